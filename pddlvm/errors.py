@@ -1,0 +1,29 @@
+"""Errors that the package raises: each says what was wrong, what was expected and what to try."""
+
+
+class InputError(ValueError):
+    """An argument of a public function is not usable: wrong shape, not finite, out of range."""
+
+
+class SupportError(InputError):
+    """Parameters lie outside the support of their prior."""
+
+
+class MeshError(InputError):
+    """A mesh cannot be read, or lacks a boundary or subdomain that was asked for."""
+
+
+class ProblemError(InputError):
+    """A problem is not well posed as stated: no Dirichlet boundary, unknown field, wrong physics."""
+
+
+class RunFileError(InputError):
+    """A file is not a saved model, or was saved from another problem."""
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration did not reach its tolerance; the message says for which sample."""
+
+
+class NonFiniteError(RuntimeError):
+    """Training met a value that is not finite; the model keeps its last good state."""

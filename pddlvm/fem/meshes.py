@@ -1,0 +1,92 @@
+"""Meshes: simple generators, and any file that meshio reads, with its named boundaries.
+
+A mesh is a scikit-fem mesh. Names of boundaries and subdomains come from the physical groups of
+the file (gmsh) or from the sets that scikit-fem itself writes.
+"""
+
+import contextlib
+import dataclasses
+import io
+from pathlib import Path
+
+import meshio
+import numpy as np
+import skfem
+from skfem.io.meshio import from_meshio
+
+from pddlvm.errors import MeshError
+
+__all__ = ["interval", "read_mesh", "unit_cube", "unit_square"]
+
+
+def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
+    """Interval [left, right] in n equal elements; its ends are named `left` and `right`."""
+    mesh = skfem.MeshLine(np.linspace(left, right, n + 1))
+    middle = 0.5 * (left + right)
+    return mesh.with_boundaries(
+        {"left": lambda x: x[0] < middle, "right": lambda x: x[0] > middle}
+    )
+
+
+def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
+    """Unit square in n x n cells (triangles in pairs); sides `left`, `right`, `bottom`, `top`."""
+    ticks = np.linspace(0, 1, n + 1)
+    kind = skfem.MeshQuad if quadrilaterals else skfem.MeshTri
+    return kind.init_tensor(ticks, ticks).with_defaults()
+
+
+def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
+    """Unit cube in n x n x n cells (six tetrahedra each); named sides as scikit-fem names them."""
+    ticks = np.linspace(0, 1, n + 1)
+    kind = skfem.MeshHex if hexahedra else skfem.MeshTet
+    return kind.init_tensor(ticks, ticks, ticks).with_defaults()
+
+
+def read_mesh(path: str | Path) -> skfem.Mesh:
+    """Read a mesh file of any format known to meshio (.msh, .vtu, .vtk, .xdmf, ...).
+
+    Args:
+        path: the file. Names of its physical groups become boundaries and subdomains.
+
+    Raises:
+        MeshError: the file does not exist, is not a mesh, has no cells that carry finite
+            elements, or has non-finite coordinates or cells of no volume.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MeshError(f"mesh file {str(path)!r} does not exist; check the path")
+    # meshio reports some failures by printing and leaving the interpreter.
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            raw = meshio.read(path)
+            mesh = from_meshio(raw, ignore_orientation=True)
+    except (Exception, SystemExit) as error:
+        raise MeshError(
+            f"{str(path)!r} cannot be read as a mesh ({type(error).__name__}: {error}); expected a "
+            "format of meshio with triangles, quadrilaterals, tetrahedra, hexahedra or lines"
+        ) from error
+    return _checked(_without_reader_names(mesh), path)
+
+
+def _without_reader_names(mesh: skfem.Mesh) -> skfem.Mesh:
+    """Without the sets that meshio adds for its own use (`gmsh:bounding_entities`)."""
+    named = {k: v for k, v in (mesh.subdomains or {}).items() if not k.startswith("gmsh:")}
+    return dataclasses.replace(mesh, _subdomains=named or None)
+
+
+def _checked(mesh: skfem.Mesh, path: Path) -> skfem.Mesh:
+    if not np.isfinite(mesh.p).all():
+        raise MeshError(f"{str(path)!r} has coordinates that are not finite")
+    mapping = mesh.mapping()
+    reference = np.full((mesh.dim(), 1), 1.0 / (mesh.dim() + 1))
+    volume = np.abs(mapping.detDF(reference)).ravel()
+    flat = np.flatnonzero(volume <= 1e-14 * volume.max())
+    if flat.size:
+        raise MeshError(
+            f"{str(path)!r} has {flat.size} cells of no volume, the first is cell {flat[0]}; "
+            "repair the mesh (duplicate nodes, slivers) and export it again"
+        )
+    orphans = np.setdiff1d(np.arange(mesh.p.shape[1]), mesh.t)
+    if orphans.size:
+        mesh = mesh.remove_unused_nodes()
+    return mesh

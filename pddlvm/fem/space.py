@@ -1,0 +1,268 @@
+"""A finite element space, seen as evaluation operators.
+
+At a quadrature point x_q the pointwise physics reads e = (u, grad u), a vector of s numbers:
+
+    e(x_q) = sum_i B_e[q, :, i] u_i,      i over the local degrees of freedom of the element,
+
+s = components * (1 + dim). The matrices B_e are extracted once from scikit-fem; stacked over all
+points they are one sparse matrix B, and every residual is B^T (w * flux(B u)) (the decomposition
+of libCEED). A `Region` holds them for the cells of the domain, or for the facets of a boundary.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import skfem
+from numpy.typing import NDArray
+from skfem.quadrature import get_quadrature
+from skfem.refdom import RefTri
+
+from pddlvm.errors import MeshError
+
+__all__ = ["Points", "Region", "Space"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+_ELEMENTS: dict[tuple[type, int], type] = {
+    (skfem.MeshLine1, 1): skfem.ElementLineP1,
+    (skfem.MeshLine1, 2): skfem.ElementLineP2,
+    (skfem.MeshTri1, 1): skfem.ElementTriP1,
+    (skfem.MeshTri1, 2): skfem.ElementTriP2,
+    (skfem.MeshQuad1, 1): skfem.ElementQuad1,
+    (skfem.MeshQuad1, 2): skfem.ElementQuad2,
+    (skfem.MeshTet1, 1): skfem.ElementTetP1,
+    (skfem.MeshTet1, 2): skfem.ElementTetP2,
+    (skfem.MeshHex1, 1): skfem.ElementHex1,
+    (skfem.MeshHex1, 2): skfem.ElementHex2,
+}
+_TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points where fields are evaluated: coordinates x (n, dim) and the cell of each (n,)."""
+
+    x: Array
+    cells: Index
+
+    def take(self, index: Index) -> "Points":
+        """The points of the given indices."""
+        return Points(self.x[index], self.cells[index])
+
+
+@dataclass(frozen=True)
+class Region:
+    """Quadrature on a part of the domain or of its boundary.
+
+    Attributes:
+        local: evaluation matrices B_e, (n_cells, n_quadrature, s, n_local).
+        dofs: global numbers of the local degrees of freedom, (n_cells, n_local).
+        weights: quadrature weights times Jacobian, (n_cells, n_quadrature).
+        points: the quadrature points, cell after cell, n_cells * n_quadrature of them.
+        n_components: components of u.
+        n_dofs: degrees of freedom of the whole space.
+        name: for messages.
+    """
+
+    local: Array
+    dofs: Index
+    weights: Array
+    points: Points
+    n_components: int
+    n_dofs: int
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n_cells, n_quadrature, s, n_local)."""
+        return self.local.shape  # type: ignore[return-value]
+
+    @cached_property
+    def matrix(self) -> sp.csr_matrix:
+        """B, sparse, (n_cells * n_quadrature * s, n_dofs)."""
+        n_cells, n_quadrature, s, n_local = self.shape
+        rows = n_cells * n_quadrature * s
+        columns = np.broadcast_to(self.dofs[:, None, None, :].astype(np.int32), self.shape)
+        pointers = np.arange(rows + 1, dtype=np.int64) * n_local
+        matrix = sp.csr_matrix(
+            (self.local.flatten(), columns.ravel(), pointers), shape=(rows, self.n_dofs)
+        )
+        matrix.eliminate_zeros()
+        return matrix
+
+
+class Space:
+    """Continuous Lagrange elements on a mesh, scalar or vector valued.
+
+    Args:
+        mesh: a scikit-fem mesh of lines, triangles, quadrilaterals, tetrahedra or hexahedra.
+        degree: 1 or 2.
+        n_components: 1 for a scalar u, else the length of the vector u.
+        element: a scikit-fem element to use instead (`degree` then only sets the quadrature).
+        quadrature: polynomial degree that is integrated exactly; default 2 degree - 1 on
+            simplices and 2 degree + 1 on quadrilaterals and hexahedra, which keeps the order of
+            convergence for variable coefficients.
+
+    Raises:
+        MeshError: no element of this degree is known for the mesh.
+    """
+
+    def __init__(
+        self,
+        mesh: skfem.Mesh,
+        degree: int = 1,
+        *,
+        n_components: int = 1,
+        element: skfem.Element | None = None,
+        quadrature: int | None = None,
+    ) -> None:
+        if element is None:
+            kind = next((k for k in _ELEMENTS if isinstance(mesh, k[0]) and k[1] == degree), None)
+            if kind is None:
+                raise MeshError(
+                    f"no element of degree {degree} for {type(mesh).__name__}; expected degree 1 "
+                    "or 2 on straight-sided cells, or pass `element`"
+                )
+            element = _ELEMENTS[kind]()
+            if n_components > 1:
+                element = skfem.ElementVector(element, n_components)
+        if quadrature is None:
+            quadrature = 2 * degree + (1 if isinstance(mesh, _TENSOR_CELLS) else -1)
+        self.mesh = mesh
+        self.n_components = n_components
+        self._element = element
+        self._rules = _quadrature_rules(mesh, quadrature)
+        self._basis = skfem.CellBasis(mesh, element, quadrature=self._rules[0])
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the domain."""
+        return int(self.mesh.dim())
+
+    @property
+    def n_dofs(self) -> int:
+        """Number of degrees of freedom, boundary included."""
+        return int(self._basis.N)
+
+    @property
+    def dof_points(self) -> Array:
+        """Location of each degree of freedom, (n_dofs, dim)."""
+        return np.ascontiguousarray(self._basis.doflocs.T)
+
+    @property
+    def dof_components(self) -> Index:
+        """Component of u that each degree of freedom belongs to, (n_dofs,)."""
+        components = np.zeros(self.n_dofs, dtype=np.int64)
+        n_local = self._basis.element_dofs.shape[0]
+        components[self._basis.element_dofs] = (np.arange(n_local) % self.n_components)[:, None]
+        return components
+
+    @property
+    def centroids(self) -> Points:
+        """Cell centroids, (n_cells, dim)."""
+        x = self.mesh.p[:, self.mesh.t].mean(axis=1).T
+        return Points(np.ascontiguousarray(x), np.arange(len(x)))
+
+    @property
+    def cell_volumes(self) -> Array:
+        """Volume of each cell, (n_cells,)."""
+        return np.asarray(self._basis.dx.sum(axis=1))
+
+    @property
+    def vertex_dofs(self) -> Index:
+        """Degrees of freedom at the mesh vertices, (n_vertices, n_components)."""
+        return np.asarray(self._basis.nodal_dofs.T, dtype=np.int64)
+
+    def interior(self, subdomain: str | None = None) -> Region:
+        """The cells of a named subdomain, by default all cells."""
+        if subdomain is None:
+            return self._region(self._basis, np.arange(self.mesh.nelements), "interior")
+        cells = np.sort(self.cells(subdomain))
+        basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
+        return self._region(basis, cells, subdomain)
+
+    def boundary(self, name: str | None = None) -> Region:
+        """The facets of a named boundary, by default the whole boundary."""
+        basis = skfem.FacetBasis(
+            self.mesh, self._element, quadrature=self._rules[1], facets=self._facets(name)
+        )
+        return self._region(basis, np.asarray(basis.tind), name or "boundary")
+
+    def dofs_on(self, name: str | None = None) -> Index:
+        """Sorted degrees of freedom on a named boundary, by default on the whole boundary."""
+        dofs = self._basis.get_dofs(self._facets(name)).all()
+        return np.unique(np.asarray(dofs, dtype=np.int64))
+
+    def cells(self, subdomain: str) -> Index:
+        """Cells of a named subdomain."""
+        known = self.mesh.subdomains or {}
+        if subdomain not in known:
+            raise MeshError(
+                f"the mesh has no subdomain {subdomain!r}; it has {sorted(known) or 'none'}"
+            )
+        return np.asarray(known[subdomain], dtype=np.int64)
+
+    def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
+        """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
+        exact = Space(
+            self.mesh,
+            element=self._element,
+            n_components=self.n_components,
+            quadrature=2 * int(self._element.maxdeg),
+        )
+        region = exact.interior()
+        c = self.n_components
+        weights = np.repeat(region.weights.ravel(), region.shape[2]).reshape(-1, region.shape[2])
+        mass, energy = weights.copy(), weights.copy()
+        mass[:, c:] = 0
+        energy[:, :c] = 0
+        b = region.matrix
+        return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))  # type: ignore[return-value]
+
+    def _facets(self, name: str | None) -> Index:
+        if name is None:
+            return np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
+        known = self.mesh.boundaries or {}
+        if name not in known:
+            raise MeshError(
+                f"the mesh has no boundary {name!r}; it has {sorted(known) or 'no named boundary'}"
+            )
+        return np.asarray(known[name], dtype=np.int64)
+
+    def _region(self, basis: skfem.AbstractBasis, cells: Index, name: str) -> Region:
+        c, dim = self.n_components, self.dim
+        n_cells, n_quadrature = basis.dx.shape
+        n_local = basis.element_dofs.shape[0]
+        local = np.empty((n_cells, n_quadrature, c * (1 + dim), n_local))
+        for i in range(n_local):
+            field = basis.basis[i][0]
+            value = np.reshape(np.asarray(field), (c, n_cells, n_quadrature))
+            gradient = np.reshape(field.grad, (c * dim, n_cells, n_quadrature))
+            local[..., :c, i] = np.moveaxis(value, 0, -1)
+            local[..., c:, i] = np.moveaxis(gradient, 0, -1)
+        x = np.moveaxis(np.asarray(basis.global_coordinates()), 0, -1)
+        return Region(
+            local=local,
+            dofs=np.ascontiguousarray(basis.element_dofs.T.astype(np.int64)),
+            weights=np.ascontiguousarray(basis.dx),
+            points=Points(np.ascontiguousarray(x.reshape(-1, dim)), np.repeat(cells, n_quadrature)),
+            n_components=c,
+            n_dofs=self.n_dofs,
+            name=name,
+        )
+
+
+def _quadrature_rules(mesh: skfem.Mesh, degree: int) -> tuple[tuple[Array, Array], ...]:
+    """Quadrature on the reference cell and on its facet, exact for polynomials of the degree."""
+    return tuple(_quadrature_rule(domain, degree) for domain in (mesh.refdom, mesh.brefdom))
+
+
+def _quadrature_rule(domain: type, degree: int) -> tuple[Array, Array]:
+    if domain is RefTri and degree <= 1:
+        # The centroid is exact for linear functions, where scikit-fem takes three points.
+        return np.full((2, 1), 1 / 3), np.array([0.5])
+    points, weights = get_quadrature(domain, degree)
+    return points, weights

@@ -1,0 +1,172 @@
+"""Parameter fields kappa(x; z) = link(shift + sum_i z_i psi_i(x)) on any mesh.
+
+A field owns its block of z and that block's prior. `shapes(points)` are the functions psi_i at
+given points; what they are computed from is the field's `state`, which travels with a saved model,
+so that z keeps its meaning on another machine.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pddlvm.errors import InputError
+from pddlvm.fem import Points, Space
+from pddlvm.links import identity
+from pddlvm.priors import Normal, Prior
+
+__all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Piecewise"]
+
+Link = Callable[[Tensor], Tensor]
+
+
+class FieldAtPoints(nn.Module):
+    """A field at fixed points: z (..., size) -> values (..., n_points)."""
+
+    shapes: Tensor
+
+    def __init__(self, shapes: Tensor, shift: float, link: Link) -> None:
+        super().__init__()
+        self.register_buffer("shapes", shapes)
+        self.shift = shift
+        self.link = link
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Values of the field, (..., n_points)."""
+        return self.link(self.shift + z @ self.shapes.T)
+
+
+@dataclass(frozen=True)
+class Field(ABC):
+    """Base of all fields.
+
+    Attributes:
+        prior: distribution of each of its parameters.
+        link: elementwise function from the latent field to the coefficient.
+        shift: constant added to the latent field.
+    """
+
+    prior: Prior = Normal()
+    link: Link = identity
+    shift: float = 0.0
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of parameters."""
+
+    @abstractmethod
+    def shapes(self, points: Points) -> Tensor:
+        """psi_i at the points, (n_points, size), float64."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that define psi."""
+        return {}
+
+    def with_state(self, state: Mapping[str, Tensor]) -> Self:
+        """The same field with psi defined by the tensors of `state`."""
+        return replace(self, **state) if state else self
+
+    def at(self, points: Points, dtype: torch.dtype = torch.float64) -> FieldAtPoints:
+        """The field at fixed points, ready to be evaluated for any batch of z."""
+        return FieldAtPoints(self.shapes(points).to(dtype), self.shift, self.link)
+
+
+@dataclass(frozen=True)
+class Constant(Field):
+    """One parameter, the same everywhere: link(shift + z)."""
+
+    @property
+    def size(self) -> int:  # noqa: D102
+        return 1
+
+    def shapes(self, points: Points) -> Tensor:  # noqa: D102
+        return torch.ones(len(points.x), 1, dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chebyshev(Field):
+    """Chebyshev polynomials T_i along one axis, scaled to [-1, 1] on [low, high].
+
+    Attributes:
+        n_terms: number of polynomials, from T_0.
+        low, high: range of the coordinate.
+        axis: which coordinate.
+    """
+
+    n_terms: int
+    low: float
+    high: float
+    axis: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_terms < 1 or not self.low < self.high:
+            raise InputError(f"Chebyshev needs n_terms >= 1 and low < high, got {self}")
+
+    @property
+    def size(self) -> int:  # noqa: D102
+        return self.n_terms
+
+    def shapes(self, points: Points) -> Tensor:  # noqa: D102
+        s = 2 * (points.x[:, self.axis] - self.low) / (self.high - self.low) - 1
+        return torch.from_numpy(np.polynomial.chebyshev.chebvander(s, self.n_terms - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piecewise(Field):
+    """One parameter per part of the mesh: psi_i = 1 on part i, 0 elsewhere.
+
+    Attributes:
+        labels: part of each cell, (n_cells,), 0 ... n_parts - 1. `on_subdomains` and `on_blocks`
+            make it.
+        n_parts: number of parts.
+    """
+
+    labels: Tensor
+    n_parts: int
+
+    @classmethod
+    def on_subdomains(
+        cls, space: Space, names: list[str], *, prior: Prior, link: Link = identity
+    ) -> "Piecewise":
+        """One parameter per named subdomain; together they must cover the mesh."""
+        labels = torch.full((space.mesh.nelements,), -1)
+        for i, name in enumerate(names):
+            labels[torch.from_numpy(space.cells(name))] = i
+        if (labels < 0).any():
+            raise InputError(
+                f"subdomains {names} leave {(labels < 0).sum()} cells of the mesh without a "
+                "parameter; name all of them"
+            )
+        return cls(prior=prior, link=link, labels=labels, n_parts=len(names))
+
+    @classmethod
+    def on_blocks(
+        cls, space: Space, counts: tuple[int, ...], *, prior: Prior, link: Link = identity
+    ) -> "Piecewise":
+        """One parameter per block of a regular grid in the bounding box, first axis fastest."""
+        x = space.centroids.x
+        low, high = space.mesh.p.min(axis=1), space.mesh.p.max(axis=1)
+        labels, stride = np.zeros(len(x), dtype=np.int64), 1
+        for axis, count in enumerate(counts):
+            s = (x[:, axis] - low[axis]) / (high[axis] - low[axis])
+            labels += stride * np.clip((s * count).astype(np.int64), 0, count - 1)
+            stride *= count
+        return cls(prior=prior, link=link, labels=torch.from_numpy(labels), n_parts=stride)
+
+    @property
+    def size(self) -> int:  # noqa: D102
+        return self.n_parts
+
+    @property
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        return {"labels": self.labels}
+
+    def shapes(self, points: Points) -> Tensor:  # noqa: D102
+        parts = self.labels[torch.from_numpy(points.cells)]
+        return nn.functional.one_hot(parts, self.n_parts).to(torch.float64)

@@ -1,0 +1,167 @@
+"""Karhunen-Loève fields of a stationary covariance, on any mesh, by the Nyström method.
+
+    int k(x, y) phi_i(y) dy = lambda_i phi_i(x),      g(x) = sum_i z_i sqrt(lambda_i) phi_i(x)
+
+The integral is replaced by a sum over at most a thousand inducing points x_j with weights w_j
+(farthest-point samples of the cell centroids, each weighted by the volume nearest to it), and
+
+    psi_i(x) = sqrt(lambda_i) phi_i(x) = lambda_i^{-1/2} sum_j k(x, x_j) sqrt(w_j) Q_ji
+
+with Q the eigenvectors of W^{1/2} K W^{1/2}. Only kernel rows are ever formed, so the cost grows
+linearly with the number of points at which the field is wanted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+from scipy.special import gamma, kv
+from torch import Tensor
+
+from pddlvm.errors import InputError
+from pddlvm.fem import Points, Space
+from pddlvm.fields import Field, Link
+from pddlvm.links import exp
+from pddlvm.priors import Normal
+
+__all__ = ["Covariance", "KarhunenLoeve", "Matern", "exponential", "gaussian"]
+
+Array = NDArray[np.float64]
+Covariance = Callable[[Array], Array]
+"""Correlation as a function of the distance in correlation lengths."""
+
+_N_INDUCING = 1000
+_CHUNK = 20_000
+
+
+def gaussian(distance: Array) -> Array:
+    """exp(-r^2 / 2), r in correlation lengths."""
+    return np.exp(-0.5 * distance**2)
+
+
+def exponential(distance: Array) -> Array:
+    """exp(-r), r in correlation lengths."""
+    return np.exp(-distance)
+
+
+@dataclass(frozen=True)
+class Matern:
+    """Matérn correlation 2^{1-nu} / Gamma(nu) s^nu K_nu(s), s = sqrt(2 nu) r."""
+
+    nu: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not self.nu > 0:
+            raise InputError(f"Matern needs a smoothness nu > 0, got {self.nu}")
+
+    def __call__(self, distance: Array) -> Array:
+        """Correlation at a distance in correlation lengths."""
+        s = np.sqrt(2 * self.nu) * np.maximum(distance, 1e-10)
+        return cast(Array, 2 ** (1 - self.nu) / gamma(self.nu) * s**self.nu * kv(self.nu, s))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarhunenLoeve(Field):
+    """The leading terms of a Gaussian field, through a link; made by `KarhunenLoeve.on`.
+
+    Attributes:
+        covariance: correlation function.
+        length: correlation length, in units of the mesh.
+        inducing: points x_j, (n_inducing, dim).
+        modes: lambda_i^{-1/2} sqrt(w_j) Q_ji, (n_inducing, n_terms).
+    """
+
+    covariance: Covariance
+    length: float
+    inducing: Tensor
+    modes: Tensor
+
+    @classmethod
+    def on(
+        cls,
+        space: Space,
+        n_terms: int,
+        *,
+        length: float,
+        covariance: Covariance = gaussian,
+        std: float = 1.0,
+        link: Link = exp,
+        shift: float = 0.0,
+    ) -> "KarhunenLoeve":
+        """The first `n_terms` modes on the mesh of a space; the terms have prior N(0, 1).
+
+        Args:
+            space: its mesh is the domain of the eigenvalue problem.
+            n_terms: number of terms, the d of its block of z.
+            length: correlation length > 0, in units of the mesh.
+            covariance: `gaussian`, `exponential`, `Matern(nu)` or any correlation function.
+            std: pointwise standard deviation of the field before truncation.
+            link: from the Gaussian field to the coefficient.
+            shift: mean of the Gaussian field.
+
+        Raises:
+            InputError: lengths or sizes out of range, more terms than the mesh can carry.
+        """
+        if not (length > 0 and std > 0):
+            raise InputError(f"length and std must be positive, got {length} and {std}")
+        centroids = space.centroids.x
+        if not 1 <= n_terms <= min(len(centroids), _N_INDUCING):
+            raise InputError(
+                f"n_terms must be between 1 and {min(len(centroids), _N_INDUCING)}, got {n_terms}"
+            )
+        inducing, weights = _inducing_points(centroids, space.cell_volumes)
+        root = np.sqrt(weights)
+        kernel = std**2 * covariance(cdist(inducing, inducing) / length)
+        values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
+        values, vectors = values[::-1][:n_terms], vectors[:, ::-1][:, :n_terms]
+        if values[-1] <= 1e-12 * values[0]:
+            raise InputError(
+                f"the covariance has fewer than {n_terms} terms above round-off; ask for fewer"
+            )
+        # The sign of an eigenvector is arbitrary: make its largest entry positive.
+        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_terms)])
+        modes = std**2 * root[:, None] * vectors / np.sqrt(values)
+        return cls(
+            prior=Normal(),
+            link=link,
+            shift=shift,
+            covariance=covariance,
+            length=length,
+            inducing=torch.from_numpy(inducing),
+            modes=torch.from_numpy(modes),
+        )
+
+    @property
+    def size(self) -> int:  # noqa: D102
+        return int(self.modes.shape[1])
+
+    @property
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        return {"inducing": self.inducing, "modes": self.modes}
+
+    def shapes(self, points: Points) -> Tensor:  # noqa: D102
+        inducing, modes = self.inducing.numpy(), self.modes.numpy()
+        chunks = [
+            self.covariance(cdist(points.x[i : i + _CHUNK], inducing) / self.length) @ modes
+            for i in range(0, len(points.x), _CHUNK)
+        ]
+        return torch.from_numpy(np.concatenate(chunks))
+
+
+def _inducing_points(x: Array, volumes: Array) -> tuple[Array, Array]:
+    """Farthest-point samples of x, and the volume that is nearest to each."""
+    if len(x) <= _N_INDUCING:
+        return x, volumes
+    chosen = np.empty(_N_INDUCING, dtype=np.int64)
+    chosen[0] = np.argmin(((x - x.mean(axis=0)) ** 2).sum(axis=1))
+    nearest = ((x - x[chosen[0]]) ** 2).sum(axis=1)
+    for k in range(1, _N_INDUCING):
+        chosen[k] = np.argmax(nearest)
+        nearest = np.minimum(nearest, ((x - x[chosen[k]]) ** 2).sum(axis=1))
+    _, owner = cKDTree(x[chosen]).query(x)
+    return x[chosen], np.bincount(owner, weights=volumes, minlength=_N_INDUCING)

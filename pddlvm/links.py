@@ -1,0 +1,21 @@
+"""Positive links from a latent Gaussian field g to a physical coefficient."""
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+__all__ = ["exp", "identity", "one_plus_softplus", "softplus"]
+
+
+def identity(g: Tensor) -> Tensor:
+    """The field itself: g."""
+    return g
+
+
+def exp(g: Tensor) -> Tensor:
+    """exp g: the log-normal field."""
+    return g.exp()
+
+
+def one_plus_softplus(g: Tensor) -> Tensor:
+    """1 + log(1 + exp g): bounded below by 1."""
+    return 1 + softplus(g)

@@ -1,0 +1,131 @@
+"""The parameter space: named blocks of z, each with its prior."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.errors import InputError, SupportError
+from pddlvm.priors import Prior
+
+__all__ = ["Block", "ParameterSpace"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """`size` parameters with the same prior."""
+
+    size: int
+    prior: Prior
+
+
+class ParameterSpace:
+    """The prior p(z) = prod_blocks prod_i p(z_i); z = (block 1, block 2, ...), d numbers.
+
+    Args:
+        blocks: name -> block, in the order in which they stand in z.
+    """
+
+    def __init__(self, blocks: Mapping[str, Block]) -> None:
+        if not blocks:
+            raise InputError("a problem needs at least one uncertain parameter, got none")
+        self.blocks = dict(blocks)
+        self.size = sum(block.size for block in blocks.values())
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, block in blocks.items():
+            self.slices[name] = slice(start, start + block.size)
+            start += block.size
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}: {b.size} x {b.prior!r}" for k, b in self.blocks.items())
+        return f"ParameterSpace({inside})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name per parameter: `block`, or `block[i]` in a block of several."""
+        return tuple(
+            name if block.size == 1 else f"{name}[{i}]"
+            for name, block in self.blocks.items()
+            for i in range(block.size)
+        )
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """Name -> its part of z, (..., block size)."""
+        return {name: z[..., part] for name, part in self.slices.items()}
+
+    def sample(
+        self,
+        shape: tuple[int, ...] = (),
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Independent draws, (*shape, d), float64; pass a generator or a seed to repeat them."""
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        return self.unstandardise(self.sample_standard(shape, generator=generator))
+
+    def sample_standard(
+        self, shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Independent draws of the standard coordinates xi, (*shape, d), float64."""
+        return torch.cat(
+            [b.prior.sample_standard((*shape, b.size), generator) for b in self.blocks.values()],
+            dim=-1,
+        )
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of z, (...,)."""
+        parts = self.split(z)
+        return sum(  # type: ignore[return-value]
+            block.prior.log_prob(parts[name]).sum(-1) for name, block in self.blocks.items()
+        )
+
+    def standardise(self, z: Tensor) -> Tensor:
+        """Standard coordinates of z, (..., d): mean 0, variance 1 under the prior."""
+        parts = self.split(z)
+        return torch.cat(
+            [block.prior.standardise(parts[name]) for name, block in self.blocks.items()], dim=-1
+        )
+
+    def unstandardise(self, xi: Tensor) -> Tensor:
+        """Parameters of the standard coordinates xi, (..., d)."""
+        parts = self.split(xi)
+        return torch.cat(
+            [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
+        )
+
+    def check(self, z: Tensor, name: str = "z") -> Tensor:
+        """Return z, or say what is wrong with it.
+
+        Raises:
+            InputError: wrong length of the last axis, not floating point, or not finite.
+            SupportError: outside the support of the prior.
+        """
+        if not isinstance(z, Tensor) or not z.is_floating_point():
+            raise InputError(
+                f"{name} must be a floating-point torch tensor, got {_kind(z)}; try "
+                f"torch.as_tensor({name}, dtype=torch.float64)"
+            )
+        if z.ndim == 0 or z.shape[-1] != self.size:
+            raise InputError(
+                f"{name} must have {self.size} parameters on its last axis "
+                f"({', '.join(self.blocks)}), got shape {tuple(z.shape)}"
+            )
+        if not torch.isfinite(z).all():
+            raise InputError(f"{name} has values that are not finite (NaN or infinity)")
+        for block, part in self.split(z).items():
+            inside = self.blocks[block].prior.contains(part)
+            if not inside.all():
+                worst = part[~inside].flatten()[0].item()
+                raise SupportError(
+                    f"{name} lies outside the prior of {block!r}: {worst:g} is not in the support "
+                    f"of {self.blocks[block].prior!r}; the maps know nothing there"
+                )
+        return z
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

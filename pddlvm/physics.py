@@ -1,0 +1,171 @@
+"""Pointwise physics: the only part of a PDE that is written per problem.
+
+At one quadrature point, with e = (u, grad u), position x and the values of the parameter fields:
+
+    Energy:  Pi(u, z) = int psi(u, grad u, x; fields)          r = dPi/du
+    Flux:    r . v    = int f0 . v + f1 : grad v,              (f0, f1) = flux(u, grad u, x; fields)
+
+Both are plain torch functions without batch, mesh or device; `torch.func` supplies derivatives and
+batches. For a scalar problem u is a number and grad u a vector (dim,); for a vector problem u is
+(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, jacrev, vmap
+
+from pddlvm.errors import ProblemError
+from pddlvm.fem import Points, Region
+from pddlvm.fields import Field
+from pddlvm.operators import LinearOperator
+
+__all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
+
+PointFunction = Callable[..., Any]
+Fields = Mapping[str, Field | float]
+
+
+@dataclass(frozen=True)
+class Term(ABC):
+    """Physics on one region. Final classes: `Energy` and `Flux`."""
+
+    region: Region
+    function: PointFunction
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the fields that the function reads: its arguments after (u, du, x)."""
+        return tuple(inspect.signature(self.function).parameters)[3:]
+
+    @abstractmethod
+    def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+        """dpsi/de or (f0, f1) at one point, (s,)."""
+
+    def unpack(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """e (s,) -> u, grad u in the shapes that the user's function expects."""
+        c = self.region.n_components
+        if c == 1:
+            return e[0], e[1:]
+        return e[:c], e[c:].reshape(c, -1)
+
+
+@dataclass(frozen=True)
+class Energy(Term):
+    """Potential energy with density psi(u, du, x, **fields) -> number."""
+
+    def density(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+        """psi at one point."""
+        result: Tensor = self.function(*self.unpack(e), x, **values)
+        return result
+
+    def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+        """dpsi/de at one point, (s,)."""
+        result: Tensor = grad(self.density)(e, x, values)
+        return result
+
+
+@dataclass(frozen=True)
+class Flux(Term):
+    """A weak form without a potential: function(u, du, x, **fields) -> (f0, f1)."""
+
+    def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+        """(f0, f1) at one point, (s,)."""
+        f0, f1 = self.function(*self.unpack(e), x, **values)
+        f0 = torch.as_tensor(f0, dtype=e.dtype, device=e.device)
+        c = self.region.n_components
+        return torch.cat([f0.reshape(-1).expand(c), f1.reshape(-1)])
+
+
+class TermEvaluator(nn.Module):
+    """A term at fixed points, through an evaluation operator, batched over u and z.
+
+    The operator is the sparse B of the region, or its product with a reduced basis; the points are
+    all quadrature points, or a cubature subset with its own weights.
+
+    Args:
+        term: the physics.
+        operator: u -> e at the points, flattened, (..., n_points * s).
+        weights: quadrature weights, (n_points,).
+        points: where fields are evaluated, n_points of them.
+        fields: name -> field or number, at least those that the term reads.
+    """
+
+    weights: Tensor
+    x: Tensor
+
+    def __init__(
+        self,
+        term: Term,
+        operator: LinearOperator,
+        weights: Tensor,
+        points: Points,
+        fields: Fields,
+    ) -> None:
+        super().__init__()
+        dtype = weights.dtype
+        self.term = term
+        self.operator = operator
+        self.s = term.region.shape[2]
+        self.register_buffer("weights", weights)
+        self.register_buffer("x", torch.from_numpy(points.x).to(dtype))
+        used = {name: _lookup(name, fields) for name in term.field_names}
+        self.numbers = {k: float(v) for k, v in used.items() if not isinstance(v, Field)}
+        self.fields = nn.ModuleDict(
+            {k: v.at(points, dtype) for k, v in used.items() if isinstance(v, Field)}
+        )
+
+    def strains(self, u: Tensor) -> Tensor:
+        """e at the points, (..., n_points, s)."""
+        return self.operator(u).unflatten(-1, (-1, self.s))
+
+    def energy(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """int psi, (batch,). Only for a term that has a density."""
+        assert isinstance(self.term, Energy)
+        return (self.weights * self._map(self.term.density)(u, z)).sum(-1)
+
+    def residual(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """B^T (w * flux(B u)), (batch, n_columns)."""
+        fluxes = self._map(self.term.flux)(u, z)
+        return self.operator.adjoint((self.weights[:, None] * fluxes).flatten(-2))
+
+    def tangents(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """w * d flux/de at the points, (batch, n_points, s, s)."""
+        derivative = jacrev(self.term.flux)
+        return self.weights[:, None, None] * self._map(derivative)(u, z)
+
+    def fluxes(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """w * flux at the points, (batch, n_points, s)."""
+        return self.weights[:, None] * self._map(self.term.flux)(u, z)
+
+    def _map(self, function: PointFunction) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        """The point function over all points and the batch: (u, z) -> (batch, n_points, ...)."""
+
+        def at_point(e: Tensor, x: Tensor, values: dict[str, Tensor]) -> Any:
+            return function(e, x, {**values, **self.numbers})
+
+        over_points = vmap(at_point)
+        over_batch = vmap(over_points, in_dims=(0, None, 0))
+
+        def mapped(u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+            values = {name: field(z[name]) for name, field in self.fields.items()}
+            e = self.strains(u)
+            values = {k: v.expand(e.shape[:-1]) for k, v in values.items()}
+            result: Tensor = over_batch(e, self.x, values)
+            return result
+
+        return mapped
+
+
+def _lookup(name: str, fields: Fields) -> Field | float:
+    if name not in fields:
+        raise ProblemError(
+            f"the physics reads a field {name!r} that the problem does not have; it has "
+            f"{sorted(fields)}. Arguments after (u, du, x) must be names of fields"
+        )
+    return fields[name]

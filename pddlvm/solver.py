@@ -1,0 +1,168 @@
+"""Reference solutions: Newton's method with a sparse direct factorisation, in float64.
+
+    K(u, z) du = -r(u, z),    u <- u + t du,    t by halving until |r| decreases
+
+The pointwise tangents come from `torch.func` for a whole batch of parameters; each sample is then
+assembled into one fixed sparsity pattern and factorised by SuperLU. For a linear problem this is
+one factorisation, and a sample whose matrix equals the one before (only loads or boundary values
+differ) reuses its factors.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import SuperLU, splu
+from torch import Tensor
+
+from pddlvm.errors import ConvergenceError
+from pddlvm.physics import Term
+
+if TYPE_CHECKING:
+    from pddlvm.problem import Problem
+
+__all__ = ["Assembler", "ReferenceSolver", "factorise"]
+
+_RELATIVE_RESIDUAL = 1e-10
+_RELATIVE_STEP = 1e-11
+_MAX_ITERATIONS = 50
+_MAX_HALVINGS = 10
+_MEMORY = 2**28
+"""Bytes of pointwise tangents held at once."""
+
+
+class Assembler:
+    """Sparse tangent matrices on the free degrees of freedom, in one fixed pattern.
+
+    Args:
+        terms: the terms, whose regions give the evaluation matrices of every element.
+        free_dofs: sorted free degrees of freedom.
+        n_dofs: number of all degrees of freedom.
+    """
+
+    def __init__(self, terms: tuple[Term, ...], free_dofs: NDArray[np.int64], n_dofs: int) -> None:
+        self._regions = [term.region for term in terms]
+        n = len(free_dofs)
+        number = np.full(n_dofs, -1, dtype=np.int64)
+        number[free_dofs] = np.arange(n)
+        keys = []
+        for region in self._regions:
+            dofs = number[region.dofs]
+            rows = np.broadcast_to(dofs[:, :, None], (*dofs.shape, dofs.shape[1]))
+            columns = np.broadcast_to(dofs[:, None, :], rows.shape)
+            keys.append(np.where((rows < 0) | (columns < 0), -1, columns * n + rows).ravel())
+        unique, position = np.unique(np.concatenate(keys), return_inverse=True)
+        self._drop = bool(unique[0] < 0)
+        entries = unique[1:] if self._drop else unique
+        self._position = np.split(position, np.cumsum([len(k) for k in keys])[:-1])
+        self._size = len(unique)
+        self._indices = (entries % n).astype(np.int32)
+        pointers = np.searchsorted(entries, np.arange(n + 1) * n)
+        self._indptr = pointers.astype(np.int32)
+        self._shape = (n, n)
+
+    def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
+        """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
+        data = np.zeros(self._size)
+        for region, tangent, position in zip(
+            self._regions, tangents, self._position, strict=True
+        ):
+            local = torch.from_numpy(region.local)
+            d = tangent.reshape(*local.shape[:3], local.shape[2])
+            weighted = (d @ local).flatten(1, 2)
+            element = local.flatten(1, 2).mT @ weighted
+            data += np.bincount(position, weights=element.numpy().ravel(), minlength=self._size)
+        data = data[1:] if self._drop else data
+        return sp.csc_matrix((data, self._indices, self._indptr), shape=self._shape)
+
+
+def factorise(matrix: sp.csc_matrix, *, symmetric: bool) -> SuperLU:
+    """Sparse LU; without pivoting, and on a symmetric ordering, where the matrix is symmetric."""
+    if symmetric:
+        return splu(
+            matrix,
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+    return splu(matrix)
+
+
+class ReferenceSolver:
+    """Newton's method for a problem, batched over parameters."""
+
+    def __init__(self, problem: "Problem") -> None:
+        self._problem = problem
+        self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
+        self.assembler = Assembler(problem.terms, problem.free_dofs, problem.n_dofs)
+        entries = sum(int(np.prod(t.region.shape[:3])) * t.region.shape[2] for t in problem.terms)
+        self._chunk = max(1, _MEMORY // (8 * entries))
+        self._factors: tuple[list[Tensor], SuperLU] | None = None
+
+    def solve(self, z: Tensor) -> Tensor:
+        """Solutions, (batch, d) -> (batch, n_dofs), float64.
+
+        Raises:
+            ConvergenceError: the residual of a sample did not reach round-off.
+        """
+        parts = [self._solve_chunk(part, i) for i, part in self._chunks(z)]
+        return torch.cat(parts) if parts else z.new_zeros(0, self._problem.n_dofs)
+
+    def matrix(self, u: Tensor, z: Tensor) -> sp.csc_matrix:
+        """K(u, z) of one sample, u (n_dofs,), z (d,)."""
+        tangents = self._operators.tangents(u[None], z[None])
+        return self.assembler([t[0] for t in tangents])
+
+    def _chunks(self, z: Tensor) -> list[tuple[int, Tensor]]:
+        return [(i, z[i : i + self._chunk]) for i in range(0, len(z), self._chunk)]
+
+    def _solve_chunk(self, z: Tensor, first: int) -> Tensor:
+        free = self._operators.free
+        u = self._operators.lift(z)
+        r = self._operators.residual(u, z)
+        start = r.norm(dim=-1)
+        active = torch.arange(len(z))[start > 0]
+        for _ in range(_MAX_ITERATIONS):
+            if not len(active):
+                return u
+            tangents = self._operators.tangents(u[active], z[active])
+            step = torch.stack(
+                [
+                    self._linear_solve([t[i] for t in tangents], -r[j])
+                    for i, j in enumerate(active)
+                ]
+            )
+            u[active], r[active] = self._line_search(u[active], z[active], r[active], step)
+            small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]
+            small_step = step.norm(dim=-1) <= _RELATIVE_STEP * u[active][:, free].norm(dim=-1)
+            active = active[~(small_residual | small_step)]
+        worst = int(active[0])
+        raise ConvergenceError(
+            f"the reference solver did not converge for sample {first + worst} (z = "
+            f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} after "
+            f"{_MAX_ITERATIONS} Newton steps; the problem may have no solution at these parameters"
+        )
+
+    def _linear_solve(self, tangents: list[Tensor], b: Tensor) -> Tensor:
+        previous = self._factors
+        if previous is None or not all(map(torch.equal, previous[0], tangents)):
+            matrix = self.assembler(tangents)
+            lu = factorise(matrix, symmetric=self._problem.has_potential)
+            self._factors = previous = ([t.clone() for t in tangents], lu)
+        return torch.from_numpy(previous[1].solve(b.numpy()))
+
+    def _line_search(self, u: Tensor, z: Tensor, r: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """u + t step with the largest t = 1, 1/2, 1/4, ... that lowers |r|, per sample."""
+        free = self._operators.free
+        norm = r.norm(dim=-1)
+        t = torch.ones(len(u), 1, dtype=u.dtype)
+        for _ in range(_MAX_HALVINGS):
+            trial = u.index_add(1, free, t * step)
+            r_trial = self._operators.residual(trial, z)
+            worse = ~(r_trial.norm(dim=-1) < norm)
+            if not worse.any():
+                break
+            t = torch.where(worse[:, None], t / 2, t)
+        return trial, r_trial

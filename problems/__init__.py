@@ -1,0 +1,1 @@
+"""Ready problems; each module has `make(...)` functions that return a `pddlvm.Problem`."""
