@@ -76,6 +76,14 @@ class ParameterSpace:
             dim=-1,
         )
 
+    def standard_log_prob(self, xi: Tensor) -> Tensor:
+        """Log density of the standard coordinates xi, (...,)."""
+        parts = self.split(xi)
+        return sum(  # type: ignore[return-value]
+            block.prior.standard_log_prob(parts[name]).sum(-1)
+            for name, block in self.blocks.items()
+        )
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,)."""
         parts = self.split(z)
@@ -95,6 +103,13 @@ class ParameterSpace:
         parts = self.split(xi)
         return torch.cat(
             [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
+        )
+
+    def clamp_standard(self, xi: Tensor) -> Tensor:
+        """xi moved into the support, (..., d)."""
+        parts = self.split(xi)
+        return torch.cat(
+            [block.prior.clamp_standard(parts[name]) for name, block in self.blocks.items()], dim=-1
         )
 
     def check(self, z: Tensor, name: str = "z") -> Tensor:

@@ -29,6 +29,10 @@ class Prior(ABC):
     def unstandardise(self, xi: Tensor) -> Tensor:
         """z(xi), the inverse of `standardise`."""
 
+    def clamp_standard(self, xi: Tensor) -> Tensor:
+        """xi moved into the support; by default all numbers are in it."""
+        return xi
+
     @abstractmethod
     def contains(self, z: Tensor) -> Tensor:
         """Is z in the support? Elementwise."""
@@ -36,6 +40,10 @@ class Prior(ABC):
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, elementwise."""
+
+    @abstractmethod
+    def standard_log_prob(self, xi: Tensor) -> Tensor:
+        """Log density of xi, elementwise."""
 
     @abstractmethod
     def sample_standard(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -69,6 +77,9 @@ class Normal(Prior):
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         return torch.distributions.Normal(self.mean, self.std).log_prob(z)
 
+    def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
+        return torch.distributions.Normal(0.0, 1.0).log_prob(xi)
+
     def sample_standard(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
@@ -92,6 +103,9 @@ class Uniform(Prior):
     def unstandardise(self, xi: Tensor) -> Tensor:  # noqa: D102
         return self.low + 0.5 * (self.high - self.low) * (xi / _ROOT_3 + 1)
 
+    def clamp_standard(self, xi: Tensor) -> Tensor:  # noqa: D102
+        return xi.clamp(-_ROOT_3, _ROOT_3)
+
     def contains(self, z: Tensor) -> Tensor:  # noqa: D102
         # One part in a million of slack: values on the edge survive a trip through float32.
         slack = 1e-6 * (self.high - self.low)
@@ -100,6 +114,9 @@ class Uniform(Prior):
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         inside = -math.log(self.high - self.low)
         return torch.where(self.contains(z), inside, -torch.inf).to(z.dtype)
+
+    def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
+        return torch.full_like(xi, -math.log(2 * _ROOT_3))
 
     def sample_standard(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None
@@ -131,6 +148,9 @@ class LogNormal(Prior):
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         density = torch.distributions.LogNormal(self.mean, self.std, validate_args=False)
         return torch.where(z > 0, density.log_prob(z.clamp(min=1e-300)), -torch.inf)
+
+    def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
+        return torch.distributions.Normal(0.0, 1.0).log_prob(xi)
 
     def sample_standard(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None

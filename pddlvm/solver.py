@@ -115,6 +115,11 @@ class ReferenceSolver:
         tangents = self._operators.tangents(u[None], z[None])
         return self.assembler([t[0] for t in tangents])
 
+    def assemble_unconstrained(self, tangents: list[Tensor]) -> sp.csc_matrix:
+        """The matrix on all degrees of freedom, Dirichlet ones included, of one sample."""
+        n = self._problem.n_dofs
+        return Assembler(self._problem.terms, np.arange(n), n)(tangents)
+
     def _chunks(self, z: Tensor) -> list[tuple[int, Tensor]]:
         return [(i, z[i : i + self._chunk]) for i in range(0, len(z), self._chunk)]
 

@@ -19,7 +19,7 @@ Density = Callable[..., Tensor]
 
 def diffusion(u: Tensor, du: Tensor, x: Tensor, kappa: Tensor) -> Tensor:
     """Stored energy 1/2 kappa |grad u|^2."""
-    return 0.5 * kappa * (du @ du)
+    return 0.5 * kappa * (du * du).sum()
 
 
 def load(u: Tensor, du: Tensor, x: Tensor, f: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def diffusion_in_material(median: float) -> Density:
     """Stored energy 1/2 median factor kappa |grad u|^2 of one material."""
 
     def density(u: Tensor, du: Tensor, x: Tensor, kappa: Tensor, material: Tensor) -> Tensor:
-        return 0.5 * median * material * kappa * (du @ du)
+        return 0.5 * median * material * kappa * (du * du).sum()
 
     return density
 

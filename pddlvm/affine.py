@@ -1,0 +1,160 @@
+"""Terms that are quadratic in u and combine few fixed functions of x: reduced operators.
+
+If the pointwise tangent is D(x; z) = sum_q theta_q(z) D_q(x) with few q, then
+
+    V^T K(z) V = sum_q theta_q(z) K_q,      K_q = V^T B^T (w D_q) B V
+
+and a training step never touches an element. The D_q are found by discrete empirical
+interpolation (Chaturantabut and Sorensen, SIAM J. Sci. Comput. 32, 2010) of D on prior draws, and
+theta_q(z) is simply the value of D at one "magic" point. The part of the flux at u = 0 (loads)
+is treated alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pddlvm.operators import DenseOperator
+from pddlvm.physics import Fields, Term, TermEvaluator
+
+__all__ = ["AffineTerm", "Interpolation", "find_interpolation"]
+
+_TOLERANCE = 1e-9
+MAX_RANK = 32
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Empirical interpolation f(x; z) = sum_q f(x_q; z) cardinal_q(x).
+
+    Attributes:
+        index: flat indices of the magic entries, (rank,).
+        cardinal: cardinal functions at all entries, (n_entries, rank).
+    """
+
+    index: NDArray[np.int64]
+    cardinal: NDArray[np.float64]
+
+
+def find_interpolation(snapshots: NDArray[np.float64], max_rank: int) -> Interpolation | None:
+    """Interpolate the rows of (n_snapshots, n_entries); None if it takes more than max_rank.
+
+    The rank is the number of singular values above 1e-9 of the largest. All-zero snapshots give
+    rank 0.
+    """
+    gram = snapshots @ snapshots.T
+    values, vectors = np.linalg.eigh(gram)
+    # Singular values by way of the Gram matrix resolve only half of the digits.
+    rank = int((values > max(_TOLERANCE**1.5 * values[-1], 1e-300)).sum())
+    if rank > max_rank or rank == len(snapshots):
+        return None
+    leading = vectors[:, ::-1][:, :rank]
+    modes = snapshots.T @ leading / np.sqrt(values[::-1][:rank])
+    index = np.empty(rank, dtype=np.int64)
+    for q in range(rank):
+        known = index[:q]
+        residual = modes[:, q] - modes[:, :q] @ np.linalg.solve(modes[known, :q], modes[known, q])
+        index[q] = np.argmax(np.abs(residual))
+    cardinal = np.linalg.solve(modes[index].T, modes.T).T if rank else modes
+    return Interpolation(index, cardinal)
+
+
+class AffineTerm(nn.Module):
+    """A quadratic term in a reduced basis: 1/2 a^T K(z) a + g(z) . a.
+
+    Args:
+        term: the physics.
+        fields: of the problem.
+        tangent: interpolation of the tangents, entries (n_points, s, s).
+        load: interpolation of the fluxes at u = 0, entries (n_points, s).
+        columns: B (V, L) at all points, (n_points, s, n_columns).
+        dtype: of the buffers.
+    """
+
+    k: Tensor
+    g: Tensor
+    tangent_entry: Tensor
+    load_entry: Tensor
+
+    def __init__(
+        self,
+        term: Term,
+        fields: Fields,
+        tangent: Interpolation,
+        load: Interpolation,
+        columns: NDArray[np.float64],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        s, n = columns.shape[1:]
+        weights = term.region.weights.ravel()
+        flat = columns.reshape(-1, n)
+        k, g = np.empty((len(tangent.index), n, n)), np.empty((len(load.index), n))
+        for q in range(len(k)):
+            d = tangent.cardinal[:, q].reshape(-1, s, s) * weights[:, None, None]
+            k[q] = flat.T @ np.matmul(d, columns).reshape(-1, n)
+        for q in range(len(g)):
+            g[q] = (load.cardinal[:, q].reshape(-1, s) * weights[:, None]).ravel() @ flat
+        magic = np.concatenate([tangent.index // s**2, load.index // s])
+        self.register_buffer("tangent_entry", torch.from_numpy(tangent.index % s**2))
+        self.register_buffer("load_entry", torch.from_numpy(load.index % s))
+        # At the magic points only the flux at u = 0 and its derivative are asked for.
+        self.magic = TermEvaluator(
+            term,
+            DenseOperator(torch.zeros(len(magic) * s, n, dtype=dtype)),
+            torch.ones(len(magic), dtype=dtype),
+            term.region.points.take(magic),
+            fields,
+        )
+        self.register_buffer("k", torch.from_numpy(k).to(dtype))
+        self.register_buffer("g", torch.from_numpy(g).to(dtype))
+        self.is_constant = not len(self.magic.fields)
+        if self.is_constant:
+            # The coefficients read no parameter: sum the operators up once.
+            zero = torch.zeros(1, n, dtype=dtype)
+            self.k = torch.einsum("q,qij->ij", self._theta(zero, {})[0], self.k)[None]
+            self.g = (self._phi(zero, {}) @ self.g)[:1]
+
+    def energy(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """1/2 a^T K a + g . a, (batch,)."""
+        return (a * (0.5 * self._times(a, z) + self._load(a, z))).sum(-1)
+
+    def residual(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """K a + g, (batch, n_columns)."""
+        return self._times(a, z) + self._load(a, z)
+
+    def stiffness(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """K(z), (batch, n_columns, n_columns)."""
+        if self.is_constant:
+            return self.k.expand(len(a), -1, -1)
+        return torch.einsum("bq,qij->bij", self._theta(a, z), self.k)
+
+    def _theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """theta(z), (batch, rank)."""
+        rank = len(self.tangent_entry)
+        if rank == 0:
+            return a.new_zeros(len(a), 0)
+        tangents = self.magic.tangents(torch.zeros_like(a), z)[:, :rank].flatten(-2)
+        return tangents.gather(-1, self.tangent_entry.expand(len(a), -1)[..., None])[..., 0]
+
+    def _phi(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """Coefficients of the load vectors, (batch, rank)."""
+        rank = len(self.load_entry)
+        if rank == 0:
+            return a.new_zeros(len(a), 0)
+        fluxes = self.magic.fluxes(torch.zeros_like(a), z)[:, -rank:]
+        return fluxes.gather(-1, self.load_entry.expand(len(a), -1)[..., None])[..., 0]
+
+    def _times(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        if len(self.tangent_entry) == 0:
+            return torch.zeros_like(a)
+        if self.is_constant:
+            return a @ self.k[0]
+        return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
+
+    def _load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        return self.g if self.is_constant else self._phi(a, z) @ self.g

@@ -1,0 +1,199 @@
+"""Bases for the solution, each K0-orthonormal and made from one factorisation of K0.
+
+- `ResidualEnriched` (default): draw z, take the Galerkin solution in the current basis, append
+  K0^{-1} r; then keep the principal components of Galerkin solutions of fresh draws.
+- `EnergyModes`: K0 phi = lambda M phi, vibration modes on any geometry.
+- `ChebyshevBasis`: products of Chebyshev polynomials in the bounding box (the paper's choice).
+- `Nodal`: every degree of freedom; exact, for small problems.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from pddlvm.errors import InputError
+from pddlvm.problem import Problem
+from pddlvm.representation import Reference, orthonormalise
+
+__all__ = ["Basis", "ChebyshevBasis", "EnergyModes", "Galerkin", "Nodal", "ResidualEnriched"]
+
+Array = NDArray[np.float64]
+
+_BLOCK = 8
+"""Draws per round of enrichment: their pointwise tangents are evaluated together."""
+_NEWTON = 20
+
+
+class Galerkin:
+    """Galerkin solutions with the full operator, u = V c + lift(z), for any V.
+
+    Args:
+        problem: the problem.
+        reference: supplies the lifting.
+    """
+
+    def __init__(self, problem: Problem, reference: Reference) -> None:
+        self.problem = problem
+        self.reference = reference
+        self.operators = problem.discretisation(torch.float64, torch.device("cpu"))
+        self._lifts = torch.from_numpy(reference.lifts)
+        self._phi = torch.from_numpy(reference.phi)
+        self._fixed = torch.from_numpy(problem.fixed_dofs)
+
+    def lift(self, z: Tensor) -> Tensor:
+        """L a(z), (batch, n_dofs)."""
+        values = self.operators.lift(z)[:, self._fixed]
+        b = (values - self._lifts[self._fixed, 0]) @ self._phi
+        return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), b], dim=1) @ self._lifts.T
+
+    def solve(self, v: Array, z: Tensor, tolerance: float = 1e-8) -> tuple[Array, Tensor]:
+        """Coefficients (batch, n_modes) and the residual that they leave (batch, n_free)."""
+        free = self.operators.free
+        u = self.lift(z)
+        r = self.operators.residual(u, z)
+        c = np.zeros((len(z), v.shape[1]))
+        if v.shape[1] == 0:
+            return c, r
+        start = np.linalg.norm(r.numpy() @ v, axis=1)
+        for _ in range(_NEWTON):
+            tangents = self.operators.tangents(u, z)
+            step = np.empty_like(c)
+            for i in range(len(z)):
+                k = self.problem.solver.assembler([t[i] for t in tangents])
+                step[i] = np.linalg.solve(v.T @ (k @ v), -(v.T @ r[i].numpy()))
+            c += step
+            u = u.index_add(1, free, torch.from_numpy(step @ v.T))
+            r = self.operators.residual(u, z)
+            if (np.linalg.norm(r.numpy() @ v, axis=1) <= tolerance * start).all():
+                break
+        return c, r
+
+
+@dataclass(frozen=True)
+class Basis(ABC):
+    """How to make V, (n_free, n_modes), K0-orthonormal."""
+
+    @property
+    @abstractmethod
+    def n_kept(self) -> int | None:
+        """Modes to keep after compression by principal components; None: keep V as it is."""
+
+    @abstractmethod
+    def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:
+        """V for a problem."""
+
+
+@dataclass(frozen=True)
+class ResidualEnriched(Basis):
+    """Residual-enriched basis, compressed.
+
+    Attributes:
+        n_modes: at most this many modes are kept, from twice as many enrichments.
+        tolerance: stop enriching when fresh draws leave a smaller |K0^{-1} r| / |u|, and keep no
+            principal components below it, both in the reference energy norm.
+    """
+
+    n_modes: int = 64
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.n_modes < 1 or not 0 < self.tolerance < 1:
+            raise InputError(f"needs n_modes >= 1 and 0 < tolerance < 1, got {self}")
+
+    @property
+    def n_kept(self) -> int | None:  # noqa: D102
+        return self.n_modes
+
+    def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
+        prior, reference = galerkin.problem.prior, galerkin.reference
+        n_free = galerkin.problem.n_free
+        n_wanted = min(2 * self.n_modes, n_free)
+        v = np.zeros((n_free, 0))
+        while v.shape[1] < n_wanted:
+            z = prior.sample((_BLOCK,), generator=generator)
+            c, r = galerkin.solve(v, z)
+            w = reference.solve(r).numpy()
+            error = np.sqrt(np.maximum((w * r.numpy()).sum(axis=1), 0))
+            size = np.sqrt((c**2).sum(axis=1) + error**2)
+            large = error > self.tolerance * size
+            if not large.any():
+                break
+            v = orthonormalise(v, w[large].T, reference.matrix)
+        return v[:, :n_wanted]
+
+
+@dataclass(frozen=True)
+class EnergyModes(Basis):
+    """The lowest modes of K0 phi = lambda M phi, scaled to unit energy."""
+
+    n_modes: int = 64
+
+    @property
+    def n_kept(self) -> int | None:  # noqa: D102
+        return None
+
+    def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
+        problem, reference = galerkin.problem, galerkin.reference
+        if not 0 < self.n_modes < problem.n_free:
+            raise InputError(
+                f"n_modes must be between 1 and {problem.n_free - 1}, got {self.n_modes}"
+            )
+        mass = problem.space.gram_matrices()[0][problem.free_dofs][:, problem.free_dofs]
+        inverse = LinearOperator(reference.matrix.shape, matvec=reference.factors.solve)
+        start = np.ones(problem.n_free)
+        values, vectors = eigsh(
+            reference.matrix, self.n_modes, M=mass.tocsc(), sigma=0.0, OPinv=inverse, v0=start
+        )
+        return np.asarray(vectors / np.sqrt(values))
+
+
+@dataclass(frozen=True)
+class ChebyshevBasis(Basis):
+    """Products of `n_terms` Chebyshev polynomials per axis of the bounding box.
+
+    They need not vanish on the Dirichlet boundary: the free degrees of freedom are fitted, the
+    fixed ones are set. Dependent products are dropped.
+    """
+
+    n_terms: int = 8
+
+    @property
+    def n_kept(self) -> int | None:  # noqa: D102
+        return None
+
+    def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
+        problem = galerkin.problem
+        x = problem.space.dof_points[problem.free_dofs]
+        low, high = problem.space.mesh.p.min(axis=1), problem.space.mesh.p.max(axis=1)
+        s = 2 * (x - low) / (high - low) - 1
+        products = np.ones((len(x), 1))
+        for axis in range(x.shape[1]):
+            along = np.polynomial.chebyshev.chebvander(s[:, axis], self.n_terms - 1)
+            products = np.einsum("ni,nj->nij", products, along).reshape(len(x), -1)
+        # A bubble makes each product vanish towards the fixed degrees of freedom.
+        products = products * galerkin.reference.factors.solve(np.ones(problem.n_free))[:, None]
+        component = problem.space.dof_components[problem.free_dofs]
+        columns = [
+            products * (component == i)[:, None] for i in range(problem.space.n_components)
+        ]
+        empty = np.zeros((problem.n_free, 0))
+        return orthonormalise(empty, np.column_stack(columns), galerkin.reference.matrix)
+
+
+@dataclass(frozen=True)
+class Nodal(Basis):
+    """All free degrees of freedom, whitened by the Cholesky factor of K0."""
+
+    @property
+    def n_kept(self) -> int | None:  # noqa: D102
+        return None
+
+    def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
+        k0: sp.csc_matrix = galerkin.reference.matrix
+        return np.asarray(np.linalg.inv(np.linalg.cholesky(k0.toarray())).T)

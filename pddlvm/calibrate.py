@@ -1,0 +1,97 @@
+"""Calibration of a trained model on fresh prior draws, without solving a PDE.
+
+The error of a predicted mean is measured against a solution refined by a few iterations that use
+only the factors of K0 and reduced solves (`refinement`). Its part in the basis and the rest are
+fitted apart. The inverse map is then given the refined solutions, because those are what a user
+will give it.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pddlvm.calibration import coverage_factor
+from pddlvm.errors import InputError
+from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
+from pddlvm.refinement import refine
+
+if TYPE_CHECKING:
+    from pddlvm.model import LatentVariableModel
+
+__all__ = ["calibrate"]
+
+_ITERATIONS = 8
+_MIN_SAMPLES = 32
+
+
+def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Generator) -> None:
+    """Fit all variance models; see the module's docstring."""
+    if n_samples < _MIN_SAMPLES:
+        raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
+    problem, like = model.problem, model.sigma_residual
+    z64 = problem.prior.sample((n_samples,), generator=generator)
+    z = z64.to(like)
+    xi = problem.prior.standardise(z)
+    predicted, corrected = model.forward(z64), model.forward(z64, corrections=1)
+    truth = refine(
+        model.exact,
+        model.reduction.reference,
+        corrected.mean.double().cpu(),
+        z64,
+        max_iterations=_ITERATIONS,
+    ).u
+    exact = model.exact.representation
+    c_true = exact.project(truth)
+    rest = (truth - exact.expand(c_true, z64)).to(like)
+    model.is_calibrated.fill_(False)
+
+    size = 2 * model.forward_map.amplitude(xi).log()[:, None]
+    model.variance_rest.fit(xi, size.detach(), rest, generator)
+    for level, forward in enumerate((predicted, corrected)):
+        c = forward.c.to(like)
+        with torch.no_grad():
+            features, base = model._forward_features(xi, z, c, level)
+        errors = (c_true.to(forward.c) - forward.c).to(like)
+        model.variance_c[level].fit(features, base, errors, generator)
+
+    _calibrate_inverse(model, c_true.to(like), truth.to(like), xi, generator)
+    model.factor_u.fill_(1)
+    model.factor_xi.fill_(1)
+    model.is_calibrated.fill_(True)
+    free = torch.from_numpy(problem.free_dofs)
+    u = truth[:, free]
+    for level in range(2):
+        forward = model.forward(z64, corrections=level)
+        error = forward.mean[:, free] - u
+        model.factor_u[level] = coverage_factor(error, forward.std[:, free])
+    inverse_levels = (0, N_INVERSE_CORRECTIONS)
+    for level, steps in enumerate(inverse_levels):
+        inverse = model.inverse(truth, corrections=steps)
+        error = inverse.xi_mean - xi.double()
+        model.factor_xi[level] = coverage_factor(error, inverse.xi_std)
+
+
+def _calibrate_inverse(
+    model: "LatentVariableModel",
+    c: torch.Tensor,
+    u: torch.Tensor,
+    xi: torch.Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Residual noise of true solutions, then the variances of the inverse map on them."""
+    z = model.problem.prior.unstandardise(xi)
+    b = model.reduced.representation.boundary_coordinates_of(u)
+    with torch.no_grad():
+        r = model.reduced.residual(c, z) / c.norm(dim=1, keepdim=True)
+        # The largest of them keeps weak directions from being trusted beyond round-off.
+        noise = r.square().mean(0).sqrt()
+        model.sigma_residual.copy_(noise.clamp(min=1e-6 + 1e-3 * float(noise.max())))
+        nothing = torch.zeros_like(xi)
+        mean, log_variance = model.neural_inverse(c, b, nothing, nothing)
+        laplace = model.correct_inverse(c, b, mean, nothing, N_INVERSE_CORRECTIONS)
+        levels = (
+            (mean, *inverse_features(mean, log_variance, None)),
+            (laplace.xi, *inverse_features(laplace.xi, 2 * laplace.std.log(), laplace.misfit)),
+        )
+    for variance, (found, features, base) in zip(model.variance_xi, levels, strict=True):
+        variance.fit(features, base, found - xi, generator)

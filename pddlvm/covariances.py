@@ -1,0 +1,109 @@
+"""The likelihood of a zero residual, p(r^ = 0 | u, z) = N(0; r(u, z), Sigma), by its covariance.
+
+    Isotropic    Sigma = eps^2 I        -|r|^2 / (2 eps^2)            the paper's; ill-conditioned
+    Whitened     Sigma = eps^2 K0       -|V^T r|^2 / (2 eps^2)        any problem
+    EnergyNorm   Sigma = eps^2 K(u, z)  -(Pi(u, z) - min Pi) / eps^2  needs a potential
+
+The last is exact where r is affine in u, the Gibbs likelihood otherwise; min Pi depends on nothing
+that is learnt and is left out. eps = tolerance * size of the problem: of the force vector, of
+c, and of the energy; the last two follow z.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pddlvm.errors import InputError, ProblemError
+from pddlvm.reduced import ReducedModel
+from pddlvm.reduction import LogQuadratic
+
+__all__ = ["Covariance", "EnergyNorm", "Isotropic", "Likelihood", "Scales", "Whitened"]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Sizes over the prior: of c (amplitude), of c^T K c (energy), of r at c = 0 (force)."""
+
+    amplitude: LogQuadratic
+    energy: LogQuadratic
+    force: float
+
+
+class Likelihood(ABC):
+    """log p(r^ = 0 | c, z) up to a constant."""
+
+    def __init__(self, reduced: ReducedModel, scales: Scales, tolerance: float) -> None:
+        self.reduced = reduced
+        self.scales = scales
+        self.tolerance = tolerance
+
+    @abstractmethod
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        """Log likelihood, (batch,), of coefficients c at parameters z = z(xi)."""
+
+
+@dataclass(frozen=True)
+class Covariance(ABC):
+    """A prescribed covariance of the residual.
+
+    Attributes:
+        tolerance: eps relative to the size of the problem.
+    """
+
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise InputError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+
+    @abstractmethod
+    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:
+        """The likelihood for a reduced model."""
+
+
+class EnergyNorm(Covariance):
+    """Sigma = eps^2 K(u, z): the default wherever the problem has a potential."""
+
+    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
+        if not reduced.representation.problem.has_potential:
+            raise ProblemError("EnergyNorm needs a problem of energies only; use Whitened()")
+        return _EnergyLikelihood(reduced, scales, self.tolerance)
+
+
+class Whitened(Covariance):
+    """Sigma = eps^2 K0: for any problem."""
+
+    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
+        return _WhitenedLikelihood(reduced, scales, self.tolerance)
+
+
+class Isotropic(Covariance):
+    """Sigma = eps^2 I: the paper's choice, for comparison; uses the full operator."""
+
+    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
+        return _IsotropicLikelihood(reduced, scales, self.tolerance)
+
+
+class _EnergyLikelihood(Likelihood):
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        return -self.reduced.energy(c, z) / (self.tolerance**2 * self.scales.energy(xi))
+
+
+class _WhitenedLikelihood(Likelihood):
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        eps = self.tolerance * self.scales.amplitude(xi)
+        return -0.5 * self.reduced.residual(c, z).square().sum(-1) / eps**2
+
+
+class _IsotropicLikelihood(Likelihood):
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        representation = self.reduced.representation
+        operators = representation.problem.discretisation(c.dtype, c.device)
+        r = operators.residual(representation.expand(c, z), z)
+        return -0.5 * r.square().sum(-1) / (self.tolerance * self.scales.force) ** 2
+
+
+def default_covariance(has_potential: bool) -> Covariance:
+    """EnergyNorm where there is a potential, else Whitened."""
+    return EnergyNorm() if has_potential else Whitened()

@@ -1,0 +1,171 @@
+"""Empirical cubature: few cells with non-negative weights that integrate the reduced residual.
+
+    min_w |A w - b|^2, w >= 0,     A_se = contribution of cell e to (V^T r)_s,   b_s = sum_e A_se
+
+with one block of rows per prior draw, projected on random directions (Hernández, Caicedo, Ferrer,
+Comput. Methods Appl. Mech. Eng. 313, 2017). The number of cells that come out depends on the
+number of rows, not on the mesh. Rows hold the part of the residual at u = 0 and the increment to
+the Galerkin solution apart, because at the solution their sum vanishes and would teach nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from pddlvm.operators import DenseOperator
+from pddlvm.physics import Fields, Term, TermEvaluator
+from pddlvm.problem import Problem
+
+__all__ = ["CellSelection", "Draws", "dense_columns", "select_cells", "selected_term"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+_N_PROJECTIONS = 12
+_MAX_CANDIDATES = 4096
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Galerkin solutions of prior draws.
+
+    Attributes:
+        a: augmented coefficients (c, 1, b), (n_draws, n_columns).
+        z: the parameters by block.
+        n_modes: how many of the columns are modes; the others lift boundary values.
+    """
+
+    a: torch.Tensor
+    z: dict[str, torch.Tensor]
+    n_modes: int
+
+    @property
+    def at_zero(self) -> torch.Tensor:
+        """The same with c = 0."""
+        mask = (torch.arange(self.a.shape[1]) >= self.n_modes).to(self.a)
+        return self.a * mask
+
+
+@dataclass(frozen=True)
+class CellSelection:
+    """Cells of one region (indices within it) and their cubature weights."""
+
+    cells: Index
+    weights: Array
+
+
+def dense_columns(term: Term, vectors: Array, cells: Index | None = None) -> Array:
+    """B (V, L) at the points of some cells (all by default), (n_points, s, n_columns)."""
+    region = term.region
+    local = region.local if cells is None else region.local[cells]
+    dofs = region.dofs if cells is None else region.dofs[cells]
+    n_cells, n_quadrature, s, n_local = local.shape
+    columns = local.reshape(n_cells, -1, n_local) @ vectors[dofs]
+    return columns.reshape(n_cells * n_quadrature, s, -1)
+
+
+def select_cells(
+    terms: Mapping[int, Term],
+    problem: Problem,
+    vectors: Array,
+    draws: Draws,
+    rng: np.random.Generator,
+) -> dict[int, CellSelection]:
+    """Choose cells jointly for some terms of a problem, by their number.
+
+    Args:
+        terms: number of the term in the problem -> term, those without an affine reduction.
+        problem: the problem.
+        vectors: (V, L), (n_dofs, n_modes + n_lifts).
+        draws: Galerkin solutions to integrate well.
+        rng: for candidates and projections.
+    """
+    total = sum(len(t.region.dofs) for t in terms.values())
+    share = min(1.0, _MAX_CANDIDATES / total)
+    n_draws, n_columns = draws.a.shape
+    directions = rng.standard_normal((n_draws, n_columns, _N_PROJECTIONS))
+    directions[:, draws.n_modes :] = 0
+    candidates: dict[int, Index] = {}
+    blocks = []
+    target = np.zeros((2, n_draws, _N_PROJECTIONS))
+    for i, term in terms.items():
+        n = len(term.region.dofs)
+        chosen = rng.choice(n, max(1, round(share * n)), replace=False) if share < 1 else range(n)
+        candidates[i] = np.sort(np.asarray(chosen, dtype=np.int64))
+        blocks.append(_contributions(term, problem, vectors, draws, directions, candidates[i]))
+        target += _totals(i, problem, vectors, draws, directions)
+    rows = target.reshape(-1)
+    scale = np.linalg.norm(target, axis=2)
+    matters = scale > 1e-10 * scale.max()
+    # The parts at c = 0 vary less than the increments: a quarter of the draws will do.
+    matters[1, n_draws // 4 :] = False
+    useful = np.repeat(matters.ravel(), _N_PROJECTIONS)
+    scale = np.repeat(scale.ravel(), _N_PROJECTIONS)[useful]
+    matrix = np.concatenate(blocks, axis=1)[useful] / scale[:, None]
+    weights, _ = nnls(matrix, rows[useful] / scale, maxiter=20 * matrix.shape[1])
+    ends = np.cumsum([len(c) for c in candidates.values()])
+    parts = np.split(weights, ends[:-1])
+    return {
+        i: CellSelection(c[w > 0], w[w > 0])
+        for (i, c), w in zip(candidates.items(), parts, strict=True)
+    }
+
+
+def selected_term(
+    term: Term,
+    fields: Fields,
+    vectors: Array,
+    selection: CellSelection,
+    dtype: torch.dtype,
+) -> TermEvaluator:
+    """The term at its cubature cells, in the reduced basis."""
+    columns = dense_columns(term, vectors, selection.cells)
+    n_quadrature = term.region.shape[1]
+    weights = term.region.weights[selection.cells] * selection.weights[:, None]
+    points = selection.cells[:, None] * n_quadrature + np.arange(n_quadrature)
+    return TermEvaluator(
+        term,
+        DenseOperator(torch.from_numpy(columns.reshape(-1, columns.shape[-1])).to(dtype)),
+        torch.from_numpy(weights.ravel()).to(dtype),
+        term.region.points.take(points.ravel()),
+        fields,
+    )
+
+
+def _contributions(
+    term: Term,
+    problem: Problem,
+    vectors: Array,
+    draws: Draws,
+    directions: Array,
+    cells: Index,
+) -> Array:
+    """What each cell adds to the increments and to the parts at c = 0, (n_rows, n_cells)."""
+    selection = CellSelection(cells, np.ones(len(cells)))
+    part = selected_term(term, problem.fields, vectors, selection, torch.float64)
+    columns = part.operator.b.unflatten(0, (len(cells), -1))
+    rows = np.empty((2, len(draws.a), directions.shape[2], len(cells)))
+    for k, direction in enumerate(directions):
+        z = {name: block[k : k + 1] for name, block in draws.z.items()}
+        test = columns @ torch.from_numpy(direction)
+        zero = part.fluxes(draws.at_zero[k : k + 1], z)[0].reshape(len(cells), -1, 1)
+        solution = part.fluxes(draws.a[k : k + 1], z)[0].reshape(len(cells), -1, 1)
+        rows[0, k] = (test * (solution - zero)).sum(1).T.numpy()
+        rows[1, k] = (test * zero).sum(1).T.numpy()
+    return rows.reshape(-1, len(cells))
+
+
+def _totals(
+    number: int, problem: Problem, vectors: Array, draws: Draws, directions: Array
+) -> Array:
+    """The same summed over all cells, by the full operator, (2, n_draws, n_projections)."""
+    term = problem.discretisation(torch.float64, torch.device("cpu")).terms[number]
+    v = torch.from_numpy(vectors)
+    zero = term.residual(draws.at_zero @ v.T, draws.z) @ v
+    solution = term.residual(draws.a @ v.T, draws.z) @ v
+    both = torch.stack([solution - zero, zero])
+    return torch.einsum("knc,ncp->knp", both, torch.from_numpy(directions)).numpy()

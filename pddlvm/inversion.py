@@ -1,0 +1,130 @@
+"""Gauss-Newton corrections of the inverse map: the residual of a given u, minimised over z.
+
+For a full solution the PDE itself says how wrong a guess of z is:
+
+    min_xi  |V^T r(u, z(xi)) / sigma|^2 + |(b(z(xi)) - b(u)) / sigma_b|^2 + |xi|^2
+
+sigma is what V^T r of a true solution amounts to, because u has a part outside of the basis; it is
+measured by the calibration. No PDE is solved.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from pddlvm.reduced import ReducedModel
+
+__all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
+
+N_INVERSE_CORRECTIONS = 3
+"""Gauss-Newton steps after the neural inverse map."""
+
+_CHUNK = 64
+_SIGMA_BOUNDARY = 1e-4
+_SHRINK = (1.0, 0.25, 0.0625)
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Minimiser, Laplace standard deviations (batch, d) and the misfit there (batch,)."""
+
+    xi: Tensor
+    std: Tensor
+    misfit: Tensor
+
+
+class GaussNewton:
+    """Damped Gauss-Newton steps in standard coordinates, batched.
+
+    Args:
+        reduced: the reduced model.
+        sigma: standard deviation of V^T r / |c| for a true solution, (n_modes,).
+    """
+
+    def __init__(self, reduced: ReducedModel, sigma: Tensor) -> None:
+        self.reduced = reduced
+        self.prior = reduced.prior
+        self.sigma = sigma
+
+    def __call__(
+        self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int
+    ) -> Laplace:
+        """Correct xi, (batch, d), for the solutions with coefficients c and boundary values b.
+
+        Args:
+            c: coefficients of u, (batch, n_modes).
+            b: boundary coordinates of u, (batch, rank).
+            xi: start; known parameters already in place.
+            unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
+            n_steps: number of steps.
+        """
+        parts = [
+            self._correct(*part, n_steps)
+            for part in zip(*(t.split(_CHUNK) for t in (c, b, xi, unknown)), strict=True)
+        ]
+        return Laplace(*(torch.cat(t) for t in zip(*parts, strict=True)))
+
+    def _correct(
+        self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        a = self.reduced.representation.augment(c, b)
+        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        rows = self._rows(a, b, size, xi)
+        for _ in range(n_steps):
+            jacobian, hessian = self._linearise(a, b, size, xi, unknown)
+            gradient = (jacobian.mT @ rows[..., None])[..., 0] + xi * unknown
+            step = -torch.linalg.solve(hessian, gradient[..., None])[..., 0]
+            xi, rows = self._search(a, b, size, xi, rows, step)
+        _, hessian = self._linearise(a, b, size, xi, unknown)
+        std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+        return xi, std, rows.square().sum(-1)
+
+    def _rows(self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor) -> Tensor:
+        z = self.prior.unstandardise(xi)
+        r = self.reduced.residual_of(a, z) / (self.sigma * size)
+        if b.shape[-1] == 0:
+            return r
+        misfit = self.reduced.representation.boundary_coordinates(z) - b
+        scale = _SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return torch.cat([r, misfit / scale], dim=-1)
+
+    def _linearise(
+        self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor, unknown: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """d rows / d xi (batch, n_rows, d), zero for known parameters, and J^T J + I."""
+
+        def rows(xi_one: Tensor, a_one: Tensor, b_one: Tensor, size_one: Tensor) -> Tensor:
+            return self._rows(a_one[None], b_one[None], size_one[None], xi_one[None])[0]
+
+        jacobian = vmap(jacrev(rows))(xi, a, b, size) * unknown[:, None, :]
+        identity = torch.eye(xi.shape[-1], dtype=xi.dtype, device=xi.device)
+        return jacobian, jacobian.mT @ jacobian + identity
+
+    def _search(
+        self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor, rows: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first of a few shrunk steps that lowers the objective, per sample; else none."""
+        best = rows.square().sum(-1) + xi.square().sum(-1)
+        done = torch.zeros_like(best, dtype=torch.bool)
+        for shrink in _SHRINK:
+            trial = self.prior.clamp_standard(xi + shrink * step)
+            trial_rows = self._rows(a, b, size, trial)
+            objective = trial_rows.square().sum(-1) + trial.square().sum(-1)
+            better = (objective < best) & ~done
+            xi = torch.where(better[:, None], trial, xi)
+            rows = torch.where(better[:, None], trial_rows, rows)
+            done = done | better
+            if done.all():
+                break
+        return xi, rows
+
+
+def inverse_features(
+    xi: Tensor, base: Tensor, misfit: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Features of the inverse map's variance model: xi, its mean log variance, the misfit."""
+    level = base.mean(-1, keepdim=True)
+    extra = torch.zeros_like(level) if misfit is None else (misfit[:, None] + 1e-12).log()
+    return torch.cat([xi, level, extra], dim=-1), base

@@ -1,0 +1,475 @@
+"""The deep latent variable model: forward map, inverse map, and the likelihood that binds them.
+
+    model:  u ~ improper uniform,   z ~ p(z | u) (inverse map),   residual r^ observed as 0
+    guide:  z ~ p(z) (prior),       u ~ q(u | z) (forward map)
+
+(Vadeboncoeur et al., arXiv 2208.04856, section 3.) u is represented by its coefficients c in a
+reduced basis, z by its standard coordinates xi. By default u is detached before it enters the
+inverse map: log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
+"""
+
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pddlvm.basis import Basis
+from pddlvm.calibration import VarianceModel
+from pddlvm.covariances import Covariance, Likelihood, Scales, default_covariance
+from pddlvm.errors import InputError
+from pddlvm.inversion import (
+    N_INVERSE_CORRECTIONS,
+    GaussNewton,
+    Laplace,
+    inverse_features,
+)
+from pddlvm.maps import ForwardMap, InverseMap
+from pddlvm.networks import NeuralGaussian
+from pddlvm.parameters import ParameterSpace
+from pddlvm.predictions import Forward, Inverse
+from pddlvm.problem import Problem
+from pddlvm.reduced import ReducedModel
+from pddlvm.reduction import LogQuadratic, Reduction, reduce
+from pddlvm.refinement import Refined, refine
+
+__all__ = ["LatentVariableModel"]
+
+Objective = Literal["detached", "coupled"]
+
+_KNOWN_FRACTION = 0.3
+
+
+class _StandardPrior(TorchDistribution):
+    """The prior of xi for a batch, drawn from the caller's generator."""
+
+    has_rsample = False
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the base class wants a dict)
+
+    def __init__(
+        self, prior: ParameterSpace, batch: int, generator: torch.Generator | None, like: Tensor
+    ) -> None:
+        super().__init__(torch.Size([batch]), torch.Size([prior.size]), validate_args=False)
+        self._prior, self._generator, self._like = prior, generator, like
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = (*sample_shape, *self.batch_shape)
+        return self._prior.sample_standard(shape, generator=self._generator).to(self._like)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._prior.standard_log_prob(value)
+
+
+class _ZeroResidual(TorchDistribution):
+    """log p(r^ | c, z) at r^ = 0, the only value that is ever observed."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, maps: "LatentVariableModel", c: Tensor, xi: Tensor) -> None:
+        super().__init__(c.shape[:1], torch.Size(), validate_args=False)
+        self._maps, self._c, self._xi = maps, c, xi
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = self._maps.problem.prior.unstandardise(self._xi)
+        return self._maps.likelihood(self._c, z, self._xi)
+
+
+class _Posterior(TorchDistribution):
+    """p(xi | u) for coefficients c; the boundary values of u are read off the value of xi.
+
+    Parameters marked in `known` are given to the map, and only the others are scored.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, maps: "LatentVariableModel", c: Tensor, known: Tensor | None) -> None:
+        super().__init__(c.shape[:1], torch.Size([maps.problem.n_parameters]), validate_args=False)
+        self._maps, self._c, self._known = maps, c, known
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = self._maps.problem.prior.unstandardise(value)
+        b = self._maps.reduced.representation.boundary_coordinates(z)
+        known = self._known
+        xi_known = None if known is None else value * known
+        mean, log_variance = self._maps.inverse_map(self._c, b, xi_known, known)
+        density = dist.Normal(mean, (0.5 * log_variance).exp()).log_prob(value)
+        result: Tensor = (density if known is None else density * (1 - known)).sum(-1)
+        return result
+
+
+class LatentVariableModel(nn.Module):
+    """Forward and inverse maps of a problem, with their uncertainty.
+
+    Args:
+        problem: the parametric PDE.
+        basis: representation of the solution, default `ResidualEnriched()`.
+        covariance: of the residual; default `EnergyNorm()` if the problem has a potential, else
+            `Whitened()`.
+        objective: "detached" (default), or "coupled" for the paper's objective, in which the
+            inverse term also trains the forward map.
+        forward_network: module xi (batch, d) -> mean, log variance (batch, n_modes); own modules
+            need a basis whose size is known, e.g. `EnergyModes(n)`.
+        inverse_network: module features -> mean, log variance (batch, d).
+        reduction: a prepared `Reduction` to share between models of the same problem.
+        seed: of the basis and of the initial weights.
+        dtype: of the maps; float32 by default.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        basis: Basis | None = None,
+        covariance: Covariance | None = None,
+        objective: Objective = "detached",
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        reduction: Reduction | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if objective not in ("detached", "coupled"):
+            raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
+        self.problem = problem
+        self.objective = objective
+        self.seed = seed
+        self.covariance = covariance or default_covariance(problem.has_potential)
+        self.reduction = reduction or reduce(problem, basis, seed=seed)
+        self.reduced = self.reduction.model(problem, dtype)
+        # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
+        self._float64 = (self.reduction.model(problem, torch.float64),)
+        d, m = problem.n_parameters, self.reduced.n_modes
+        rank = self.reduced.representation.n_lifts - 1
+        n_features = m + 1 + rank
+        self.has_known = len(problem.prior.blocks) > 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            log_variance = 2 * torch.tensor(self.covariance.tolerance).log().item()
+            forward_network = forward_network or NeuralGaussian(d, m, log_variance=log_variance)
+            inverse_network = inverse_network or NeuralGaussian(
+                n_features + (2 * d if self.has_known else 0), d
+            )
+            self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
+            self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
+            self.energy_scale = LogQuadratic(d).to(dtype)
+            # Index 0: the maps as they are; 1: after corrections.
+            self.variance_c = nn.ModuleList(VarianceModel(d + 1, m) for _ in range(2))
+            self.variance_rest = VarianceModel(d, problem.n_dofs)
+            self.variance_xi = nn.ModuleList(VarianceModel(d + 2, d) for _ in range(2))
+        for module in (self.variance_c, self.variance_rest, self.variance_xi):
+            module.to(dtype)
+        self.register_buffer("is_calibrated", torch.tensor(False))
+        self.register_buffer("factor_u", torch.ones(2, dtype=dtype))
+        self.register_buffer("factor_xi", torch.ones(2, dtype=dtype))
+        sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
+        self.register_buffer("sigma_residual", sigma)
+        self._fit_scales()
+
+    def __repr__(self) -> str:
+        return (
+            f"LatentVariableModel({self.problem!r}, {self.reduced.n_modes} modes, "
+            f"{self.covariance!r}, objective={self.objective!r}, "
+            f"calibrated={bool(self.is_calibrated)})"
+        )
+
+    # --- the probabilistic program -------------------------------------------------------------
+
+    def model(self, batch: int, generator: torch.Generator | None = None) -> None:
+        """u ~ improper uniform, z ~ inverse map, residual observed at zero."""
+        like = self.sigma_residual
+        with pyro.plate("draws", batch):
+            c = pyro.sample(
+                "c",
+                dist.ImproperUniform(
+                    constraints.real_vector, torch.Size([batch]), torch.Size([len(like)])
+                ),
+            )
+            read = c if self.objective == "coupled" else c.detach()
+            known = self._draw_known(batch, generator)
+            xi = pyro.sample("xi", _Posterior(self, read, known))
+            pyro.sample("residual", _ZeroResidual(self, c, xi), obs=c.new_zeros(batch))
+
+    def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
+        """z ~ prior, u ~ forward map."""
+        prior = _StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
+        with pyro.plate("draws", batch):
+            xi = pyro.sample("xi", prior)
+            mean, log_variance = self.forward_map(xi)
+            pyro.sample("c", dist.Normal(mean, (0.5 * log_variance).exp()).to_event(1))
+
+    def _draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor | None:
+        """Random blocks as known, (batch, d) of 0 and 1; None where there is one block only."""
+        if not self.has_known:
+            return None
+        blocks = self.problem.prior.blocks
+        draws = torch.rand(batch, len(blocks), generator=generator) < _KNOWN_FRACTION
+        sizes = torch.tensor([block.size for block in blocks.values()])
+        return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
+
+    # --- using the maps ------------------------------------------------------------------------
+
+    def forward(self, z: Tensor, corrections: int = 0) -> Forward:
+        """Predict solutions, with uncertainty.
+
+        Args:
+            z: parameters, (..., d), in the support of the prior.
+            corrections: Newton steps in the reduced basis with the full residual, per query; the
+                error then is that of the basis.
+
+        Returns:
+            A Gaussian over u: `.mean`, `.std` (..., n_dofs), `.sample`, `.log_prob`,
+            `.residual_norm`. Its dtype and device are those of z.
+
+        Raises:
+            InputError, SupportError: z is not a parameter vector of the prior.
+        """
+        z = self.problem.prior.check(z)
+        if corrections < 0:
+            raise InputError(f"corrections must be 0 or more, got {corrections}")
+        with torch.no_grad():
+            work = z.detach().to(self.sigma_residual)
+            xi = self.problem.prior.standardise(work)
+            flat = xi.reshape(-1, xi.shape[-1])
+            c, log_variance = self.forward_map(flat)
+            if corrections:
+                c = self._corrected(c, z.reshape(-1, xi.shape[-1]), corrections)
+            flat_z = work.reshape(flat.shape)
+            b = self.reduced.representation.boundary_coordinates(flat_z)
+            augmented = self.reduced.representation.augment(c.to(flat), b)
+        level = 1 if corrections else 0
+        batch = z.shape[:-1]
+
+        @torch.no_grad()
+        def variances() -> tuple[Tensor, Tensor]:
+            var_c, var_rest = self._variances(flat, flat_z, c, log_variance, level)
+            return var_c.reshape(*batch, -1), var_rest.reshape(*batch, -1)
+
+        @torch.no_grad()
+        def residual_norm() -> Tensor:
+            mean = (augmented @ self.reduced.representation.basis.T).double().cpu()
+            found = refine(
+                self.exact,
+                self.reduction.reference,
+                mean,
+                flat_z.double().cpu(),
+                max_iterations=0,
+            )
+            return found.residual_norm.reshape(batch).to(z)
+
+        return Forward(
+            c=c.to(z).reshape(*batch, -1),
+            representation=self.reduced.representation,
+            _augmented=augmented.reshape(*batch, -1),
+            _variances=variances,
+            _residual_norm=residual_norm,
+            _dtype=z.dtype,
+        )
+
+    def inverse(
+        self,
+        u: Tensor,
+        z_known: dict[str, Tensor] | None = None,
+        *,
+        corrections: int = N_INVERSE_CORRECTIONS,
+    ) -> Inverse:
+        """Infer parameters from full, noise-free solutions, with uncertainty.
+
+        Args:
+            u: solutions, (..., n_dofs), Dirichlet values included.
+            z_known: name of block -> its values, (..., size), for blocks that are known.
+            corrections: Gauss-Newton steps on the residual of u after the neural map.
+
+        Returns:
+            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`.
+
+        Raises:
+            InputError: wrong shape, values that are not finite, or an unknown block name.
+        """
+        u = self.problem.check_solution(u)
+        if corrections < 0:
+            raise InputError(f"corrections must be 0 or more, got {corrections}")
+        batch = u.shape[:-1]
+        xi_known, known = self._known_blocks(z_known, batch)
+        flat = u.detach().to(self.sigma_residual).reshape(-1, self.problem.n_dofs)
+        with torch.no_grad():
+            mean, std = self._invert(flat, xi_known, known, corrections)
+        unknown = 1 - known
+        mean, std = mean * unknown + xi_known, std * unknown
+        return Inverse(
+            mean.reshape(*batch, -1).to(u), std.reshape(*batch, -1).to(u), self.problem.prior
+        )
+
+    def refine(
+        self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10
+    ) -> Refined:
+        """Refine predictions to the finite element solution, without a new factorisation.
+
+        Args:
+            z: parameters, (..., d).
+            u: where to start, (..., n_dofs); by default the forward map after one correction.
+            tolerance: on |r| / |u| in the norms of K0^{-1} and K0.
+
+        Returns:
+            `.u` (..., n_dofs) float64, `.iterations`, `.residual_norm` (...,).
+        """
+        z = self.problem.prior.check(z)
+        flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
+        operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
+        start = self.forward(flat_z, corrections=1).mean if u is None else u.detach()
+        start = start.double().cpu().expand(*z.shape[:-1], -1).reshape(len(flat_z), -1)
+        # Exact boundary values: the maps have them to the precision of their dtype.
+        free = operators.free
+        start = operators.lift(flat_z).index_copy(1, free, start[:, free])
+        found = refine(
+            self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance
+        )
+        batch = z.shape[:-1]
+        return Refined(
+            found.u.reshape(*batch, -1),
+            found.iterations.reshape(batch),
+            found.residual_norm.reshape(batch),
+        )
+
+    def calibrate(self, n_samples: int = 512, *, seed: int = 1) -> None:
+        """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
+
+        No PDE is solved: the errors come from reduced corrections and a few iterations with the
+        factors of K0. `train` ends with it.
+        """
+        from pddlvm.calibrate import calibrate
+
+        calibrate(self, n_samples, torch.Generator().manual_seed(seed))
+
+    def save(self, path: str) -> None:
+        """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
+        from pddlvm.serialization import save
+
+        save(self, path)
+
+    def to_vtu(self, path: str, z: Tensor) -> None:
+        """Write mean, standard deviation and parameter fields for one z to a VTU file."""
+        from pddlvm.output import write_vtu
+
+        write_vtu(self, path, z)
+
+    # --- pieces shared with calibration --------------------------------------------------------
+
+    @property
+    def exact(self) -> ReducedModel:
+        """The reduced model in float64 on the CPU."""
+        return self._float64[0]
+
+    def _fit_scales(self) -> None:
+        xi, c = self.reduction.xi, self.reduction.c
+        self.forward_map.amplitude.fit(xi, c.norm(dim=1))
+        self.energy_scale.fit(xi, self.reduction.energy)
+        z = self.problem.prior.unstandardise(xi)
+        b = self.exact.representation.boundary_coordinates(z)
+        self.inverse_map.fit_scaling(c, b)
+        operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
+        force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
+        scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
+        self.likelihood: Likelihood = self.covariance.likelihood(self.reduced, scales)
+
+    def _corrected(self, c: Tensor, z: Tensor, n_steps: int) -> Tensor:
+        """Newton steps with the full residual in float64 and the reduced stiffness."""
+        representation = self.exact.representation
+        operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
+        vectors = representation.vectors[operators.free]
+        z64 = z.detach().double().cpu()
+
+        def residual(c: Tensor, z: Tensor) -> Tensor:
+            return operators.residual(representation.expand(c, z), z) @ vectors
+
+        return self.exact.solve(c.double().cpu(), z64, residual, n_steps).to(c.device)
+
+    def _log_residual(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        """log |V^T r| / a of coefficients c, (batch, 1): an error indicator per query."""
+        r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
+        return (r / self.forward_map.amplitude(xi)[:, None]).clamp(min=1e-12).log()
+
+    def _forward_features(
+        self, xi: Tensor, z: Tensor, c: Tensor, level: int
+    ) -> tuple[Tensor, Tensor]:
+        """Features and base log variance of the forward map's variance model."""
+        size = self.forward_map.amplitude(xi).log()[:, None]
+        # After a correction V^T r is round-off and tells nothing.
+        log_r = self._log_residual(c, z, xi) if level == 0 else torch.zeros_like(size)
+        return torch.cat([xi, log_r], dim=-1), 2 * (size + log_r)
+
+    def _variances(
+        self, xi: Tensor, z: Tensor, c: Tensor, log_variance: Tensor, level: int
+    ) -> tuple[Tensor, Tensor]:
+        """Variances of the coefficients and of the part outside of the basis, per dof."""
+        if not self.is_calibrated:
+            return log_variance.exp(), torch.zeros(
+                len(xi), self.problem.n_dofs, dtype=xi.dtype, device=xi.device
+            )
+        features, base = self._forward_features(xi, z, c.to(xi), level)
+        var_c = self.variance_c[level](features, base).exp()
+        size = 2 * self.forward_map.amplitude(xi).log()[:, None]
+        var_rest = self.variance_rest(xi, size).exp()
+        return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
+
+    def _known_blocks(
+        self, z_known: dict[str, Tensor] | None, batch: torch.Size
+    ) -> tuple[Tensor, Tensor]:
+        """Standard values of known parameters (0 elsewhere) and their mask, (n, d) each."""
+        prior = self.problem.prior
+        n = batch.numel()
+        values = torch.zeros(n, prior.size).to(self.sigma_residual)
+        known = torch.zeros_like(values)
+        for name, value in (z_known or {}).items():
+            if name not in prior.slices:
+                raise InputError(
+                    f"z_known names {name!r}, but the parameters are {list(prior.slices)}"
+                )
+            if not self.has_known:
+                raise InputError("z_known would leave nothing to infer: there is one block only")
+            size = prior.blocks[name].size
+            value = torch.as_tensor(value).to(values)
+            value = value[..., None] if value.ndim == 0 else value
+            if value.shape[-1] != size:
+                raise InputError(f"z_known[{name!r}] must end in {size} values, got {value.shape}")
+            part = value.expand(*batch, size).reshape(n, size)
+            values[:, prior.slices[name]] = prior.blocks[name].prior.standardise(part)
+            known[:, prior.slices[name]] = 1
+        return values, known
+
+    def neural_inverse(
+        self, c: Tensor, b: Tensor, xi_known: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the inverse map alone."""
+        arguments = (xi_known, known) if self.has_known else (None, None)
+        mean, log_variance = self.inverse_map(c, b, *arguments)
+        unknown = 1 - known
+        return mean * unknown + xi_known, log_variance
+
+    def correct_inverse(
+        self, c: Tensor, b: Tensor, xi: Tensor, known: Tensor, n_steps: int
+    ) -> Laplace:
+        """Gauss-Newton from xi; the Laplace approximation at its end."""
+        newton = GaussNewton(self.reduced, self.sigma_residual)
+        return newton(c, b, self.problem.prior.clamp_standard(xi), 1 - known, n_steps)
+
+    def _invert(
+        self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int
+    ) -> tuple[Tensor, Tensor]:
+        representation = self.reduced.representation
+        c, b = representation.project(u), representation.boundary_coordinates_of(u)
+        mean, log_variance = self.neural_inverse(c, b, xi_known, known)
+        if not corrections:
+            features, base = inverse_features(mean, log_variance, None)
+            level = 0
+        else:
+            laplace = self.correct_inverse(c, b, mean, known, corrections)
+            mean = laplace.xi
+            features, base = inverse_features(mean, 2 * laplace.std.log(), laplace.misfit)
+            level = 1
+        if self.is_calibrated:
+            base = self.variance_xi[level](features, base)
+        return mean, self.factor_xi[level] * (0.5 * base).exp()

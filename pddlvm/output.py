@@ -1,0 +1,87 @@
+"""Results for other programs: VTU files that ParaView opens."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import meshio
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+if TYPE_CHECKING:
+    from pddlvm.model import LatentVariableModel
+    from pddlvm.problem import Problem
+
+__all__ = ["write_vtu"]
+
+_CELLS = {
+    "MeshLine1": "line",
+    "MeshTri1": "triangle",
+    "MeshQuad1": "quad",
+    "MeshTet1": "tetra",
+    "MeshHex1": "hexahedron",
+}
+_HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
+"""VTK's order of the corners of scikit-fem's hexahedron."""
+
+
+def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None:
+    """Write mean, std and parameter fields at one z: `u_mean`, `u_std`, and a field per name.
+
+    Args:
+        model: a trained model.
+        path: the file, ending in .vtu; replaced in one step.
+        z: one parameter vector, (d,).
+
+    Raises:
+        InputError: more than one z, a name that does not end in .vtu, or no such folder.
+    """
+    path = Path(path)
+    problem = model.problem
+    if path.suffix != ".vtu":
+        raise InputError(f"path must end in .vtu, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist; create it first")
+    if z.shape != (problem.n_parameters,):
+        raise InputError(
+            f"z must be one parameter vector of {problem.n_parameters} values, got shape "
+            f"{tuple(z.shape)}; write one file per vector"
+        )
+    prediction = model.forward(z)
+    cell_data = {
+        name: [problem.parameter_field(z, name).double().cpu().numpy()]
+        for name in problem.random_fields
+    }
+    mesh = meshio.Mesh(
+        points=_in_space(problem.space.mesh.p.T),
+        cells=[_cells(problem)],
+        point_data={
+            "u_mean": _at_vertices(problem, prediction.mean),
+            "u_std": _at_vertices(problem, prediction.std),
+        },
+        cell_data=cell_data,
+    )
+    temporary = path.with_name(f".{path.stem}.part.vtu")
+    mesh.write(temporary)
+    os.replace(temporary, path)
+
+
+def _cells(problem: "Problem") -> tuple[str, NDArray[np.int64]]:
+    mesh = problem.space.mesh
+    kind = _CELLS[next(k.__name__ for k in type(mesh).__mro__ if k.__name__ in _CELLS)]
+    cells = np.asarray(mesh.t.T, dtype=np.int64)
+    return kind, cells[:, _HEXAHEDRON] if kind == "hexahedron" else cells
+
+
+def _at_vertices(problem: "Problem", u: Tensor) -> NDArray[np.float64]:
+    values = u.detach().double().cpu()[torch.from_numpy(problem.space.vertex_dofs)].numpy()
+    return values[:, 0] if values.shape[1] == 1 else _in_space(values)
+
+
+def _in_space(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows padded with zeros to three components, as VTK wants vectors."""
+    return np.pad(x, ((0, 0), (0, 3 - x.shape[1])))

@@ -1,0 +1,85 @@
+"""The residual in a reduced basis, V^T r(V c + L a, z), whose cost does not grow with the mesh.
+
+Each term becomes either an `AffineTerm` (few fixed operators) or an empirical cubature: the same
+pointwise physics at a few hundred cells with non-negative weights.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.affine import AffineTerm
+from pddlvm.physics import TermEvaluator
+from pddlvm.representation import Representation
+
+__all__ = ["ReducedModel", "stiffness_of"]
+
+_CHUNK = 64
+"""Samples whose strain matrices (points x s x modes) are formed at once."""
+
+
+def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tensor]) -> Tensor:
+    """Reduced stiffness of one term, (batch, n_columns, n_columns)."""
+    if isinstance(term, AffineTerm):
+        return term.stiffness(a, z)
+    columns = term.operator.b.unflatten(0, (-1, term.s))
+    weighted = torch.einsum("bpst,ptj->bpsj", term.tangents(a, z), columns)
+    return term.operator.b.T @ weighted.flatten(1, 2)
+
+
+class ReducedModel(nn.Module):
+    """Energy, residual and stiffness in the coefficients c; z and c are (batch, .)."""
+
+    def __init__(
+        self, representation: Representation, terms: list[TermEvaluator | AffineTerm]
+    ) -> None:
+        super().__init__()
+        self.representation = representation
+        self.terms = nn.ModuleList(terms)
+        self.prior = representation.problem.prior
+        self.n_modes = representation.n_modes
+
+    def energy(self, c: Tensor, z: Tensor) -> Tensor:
+        """Pi(V c + L a(z), z), (batch,)."""
+        a, blocks = self._augment(c, z), self.prior.split(z)
+        return torch.stack([term.energy(a, blocks) for term in self.terms]).sum(0)
+
+    def residual(self, c: Tensor, z: Tensor) -> Tensor:
+        """V^T r, (batch, n_modes)."""
+        return self.residual_of(self._augment(c, z), z)
+
+    def residual_of(self, a: Tensor, z: Tensor) -> Tensor:
+        """V^T r of augmented coefficients (c, 1, b), (batch, n_modes)."""
+        blocks = self.prior.split(z)
+        total = torch.stack([term.residual(a, blocks) for term in self.terms]).sum(0)
+        return total[:, : self.n_modes]
+
+    def stiffness(self, c: Tensor, z: Tensor) -> Tensor:
+        """V^T K(u, z) V, (batch, n_modes, n_modes)."""
+        a, m = self._augment(c, z), self.n_modes
+        parts = []
+        for part, z_part in zip(a.split(_CHUNK), z.split(_CHUNK), strict=True):
+            blocks = self.prior.split(z_part)
+            total = sum(stiffness_of(term, part, blocks) for term in self.terms)
+            parts.append(total[:, :m, :m])  # type: ignore[index]
+        return torch.cat(parts)
+
+    def solve(
+        self,
+        c: Tensor,
+        z: Tensor,
+        residual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        n_steps: int = 1,
+    ) -> Tensor:
+        """Newton steps c <- c - (V^T K V)^{-1} V^T r for given z.
+
+        `residual` may supply a better V^T r than that of the reduced terms: the full operator's.
+        """
+        residual = residual or self.residual
+        for _ in range(n_steps):
+            c = c - torch.linalg.solve(self.stiffness(c, z), residual(c, z)[..., None])[..., 0]
+        return c
+
+    def _augment(self, c: Tensor, z: Tensor) -> Tensor:
+        return self.representation.augment(c, self.representation.boundary_coordinates(z))

@@ -1,0 +1,157 @@
+"""The solution in a basis that is orthonormal in the reference energy.
+
+    u = V c + L a,    V^T K0 V = I,    a = (1, b(z))
+
+K0 is the stiffness at the centre of the prior. L lifts the Dirichlet values: they are
+u_D(z) = mean + Phi b(z), and each column is extended K0-harmonically into the domain, so that
+c = V^T K0 u holds for any u, whatever its boundary values: coefficients need no lifting.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import SuperLU
+from torch import Tensor, nn
+
+from pddlvm.problem import Problem
+from pddlvm.solver import factorise
+
+__all__ = ["Reference", "Representation", "orthonormalise"]
+
+Array = NDArray[np.float64]
+
+_N_LIFT_DRAWS = 64
+_RANK_TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference operator K0, factorised, and the lifting of boundary values.
+
+    Attributes:
+        matrix: K0 on the free degrees of freedom, symmetric.
+        coupling: K0 between free and fixed degrees of freedom, (n_free, n_fixed).
+        factors: of K0.
+        lifts: L, (n_dofs, 1 + rank): harmonic extension of the mean boundary values, then of Phi.
+        phi: orthonormal directions of the boundary values, (n_fixed, rank).
+    """
+
+    matrix: sp.csc_matrix
+    coupling: sp.csc_matrix
+    factors: SuperLU
+    lifts: Array
+    phi: Array
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Reference":
+        """Factorise K0 at the centre of the prior, and find the directions of the boundary data."""
+        operators = problem.discretisation(torch.float64, torch.device("cpu"))
+        free, fixed = problem.free_dofs, problem.fixed_dofs
+        generator = torch.Generator().manual_seed(0)
+        xi = problem.prior.sample_standard((_N_LIFT_DRAWS,), generator=generator)
+        centre = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters))
+        boundary = operators.lift(problem.prior.unstandardise(xi)).numpy()[:, fixed]
+        mean = boundary.mean(axis=0)
+        _, values, directions = np.linalg.svd(boundary - mean, full_matrices=False)
+        size = max(np.linalg.norm(boundary), 1e-300)
+        rank = int((values > _RANK_TOLERANCE * size).sum())
+        phi = directions[:rank].T
+
+        z0 = centre.double()
+        tangents = [t[0] for t in operators.tangents(operators.lift(z0), z0)]
+        whole = problem.solver.assemble_unconstrained(tangents)
+        whole = (0.5 * (whole + whole.T)).tocsr()
+        matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
+        factors = factorise(matrix, symmetric=True)
+        columns = np.column_stack([mean, phi])
+        lifts = np.zeros((problem.n_dofs, 1 + rank))
+        lifts[fixed] = columns
+        lifts[free] = -factors.solve(coupling @ columns)
+        return cls(matrix, coupling, factors, lifts, phi)
+
+    def solve(self, r: Tensor) -> Tensor:
+        """K0^{-1} r for a batch, (batch, n_free), float64 on the CPU inside."""
+        rows = np.ascontiguousarray(r.detach().cpu().double().numpy().T)
+        return torch.from_numpy(self.factors.solve(rows).T).to(r)
+
+
+def orthonormalise(v: Array, w: Array, k0: sp.csc_matrix) -> Array:
+    """V extended by the K0-orthonormalised columns of W; dependent columns are dropped."""
+    w = w / np.sqrt((w * (k0 @ w)).sum(axis=0))
+    for _ in range(2):
+        w = w - v @ (v.T @ (k0 @ w))
+    values, vectors = np.linalg.eigh(w.T @ (k0 @ w))
+    keep = values > 1e-8
+    w = w @ (vectors[:, keep] / np.sqrt(values[keep]))
+    w = w - v @ (v.T @ (k0 @ w))
+    w = w / np.sqrt((w * (k0 @ w)).sum(axis=0))
+    return np.column_stack([v, w])
+
+
+class Representation(nn.Module):
+    """u from coefficients and back, for batches, in one dtype.
+
+    Args:
+        problem: for degrees of freedom and boundary values.
+        reference: K0 and the lifting.
+        v: basis on the free degrees of freedom, (n_free, n_modes), K0-orthonormal.
+        dtype: of the buffers.
+    """
+
+    basis: Tensor
+    coordinates: Tensor
+    phi: Tensor
+    fixed: Tensor
+
+    def __init__(
+        self, problem: Problem, reference: Reference, v: Array, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        free, fixed = problem.free_dofs, problem.fixed_dofs
+        n_modes = v.shape[1]
+        basis = np.zeros((problem.n_dofs, n_modes))
+        basis[free] = v
+        coordinates = np.zeros((problem.n_dofs, n_modes))
+        coordinates[free] = reference.matrix @ v
+        coordinates[fixed] = reference.coupling.T @ v
+        self.n_modes = n_modes
+        self.n_lifts = reference.lifts.shape[1]
+        self.problem = problem
+        self.register_buffer(
+            "basis", torch.from_numpy(np.column_stack([basis, reference.lifts])).to(dtype)
+        )
+        self.register_buffer("coordinates", torch.from_numpy(coordinates).to(dtype))
+        self.register_buffer("phi", torch.from_numpy(reference.phi).to(dtype))
+        self.register_buffer("fixed", torch.from_numpy(fixed))
+
+    @property
+    def vectors(self) -> Tensor:
+        """V, zero on the Dirichlet boundary, (n_dofs, n_modes)."""
+        return self.basis[:, : self.n_modes]
+
+    def boundary_coordinates(self, z: Tensor) -> Tensor:
+        """b(z), (batch, rank)."""
+        if self.n_lifts == 1:
+            return z.new_zeros(len(z), 0)
+        operators = self.problem.discretisation(z.dtype, z.device)
+        return self.boundary_coordinates_of(operators.lift(z))
+
+    def boundary_coordinates_of(self, u: Tensor) -> Tensor:
+        """b of a solution, read from its boundary values, (batch, rank)."""
+        values = u[..., self.fixed] - self.basis[self.fixed, self.n_modes]
+        return values @ self.phi
+
+    def augment(self, c: Tensor, b: Tensor) -> Tensor:
+        """(c, 1, b): what multiplies the columns of (V, L)."""
+        return torch.cat([c, torch.ones_like(c[..., :1]), b], dim=-1)
+
+    def expand(self, c: Tensor, z: Tensor) -> Tensor:
+        """u = V c + L a(z), (batch, n_dofs)."""
+        return self.augment(c, self.boundary_coordinates(z)) @ self.basis.T
+
+    def project(self, u: Tensor) -> Tensor:
+        """c = V^T K0 u, (batch, n_dofs) -> (batch, n_modes)."""
+        return u @ self.coordinates

@@ -1,0 +1,212 @@
+"""Training by the ELBO, for a time or a number of steps.
+
+Muon (orthogonalised momentum) moves the hidden matrices, Adam everything else, both with a cosine
+schedule down to a thousandth. The hidden matrices of a module are its two-dimensional parameters
+but for the first and the last.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pddlvm.elbo import AntitheticELBO
+from pddlvm.errors import InputError, NonFiniteError
+from pddlvm.model import LatentVariableModel
+
+__all__ = ["TrainingResult", "train"]
+
+_CALIBRATION_SHARE = 0.1
+_LAST_RATE = 1e-3
+_SNAPSHOT_STEPS = 200
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training did.
+
+    Attributes:
+        history: one row per record: step, seconds, elbo (per prior draw, up to a constant).
+        n_steps: optimiser steps.
+        seconds: wall-clock time of the whole call.
+        device: where it ran.
+    """
+
+    n_steps: int
+    seconds: float
+    device: torch.device
+    history: list[dict[str, float]] = field(repr=False)
+
+
+def train(
+    model: LatentVariableModel,
+    *,
+    max_seconds: float | None = None,
+    max_steps: int | None = None,
+    batch_size: int = 256,
+    learning_rates: tuple[float, float] = (0.02, 2e-3),
+    device: str | torch.device = "auto",
+    seed: int | None = None,
+    progress: bool = False,
+    calibrate: bool = True,
+) -> TrainingResult:
+    """Train both maps and calibrate them.
+
+    Args:
+        model: the model, changed in place. Call again to train on: the schedule starts anew.
+        max_seconds: wall-clock limit of the call; a tenth of it is kept for the calibration.
+        max_steps: limit on the optimiser steps; runs are repeatable when it is the only limit.
+        batch_size: prior draws per step.
+        learning_rates: initial rates of Muon and of Adam.
+        device: "auto" takes a CUDA device where there is one; or any torch device.
+        seed: of the draws; by default the model's.
+        progress: show a progress bar with the loss, elapsed and remaining time.
+        calibrate: end with `model.calibrate()`.
+
+    Raises:
+        InputError: neither limit is given, or a limit is not positive.
+        NonFiniteError: the loss or a gradient is not finite; the model keeps its last good state.
+    """
+    start = time.perf_counter()
+    if max_seconds is None and max_steps is None:
+        raise InputError("give max_seconds, max_steps or both")
+    for name, limit in (("max_seconds", max_seconds), ("max_steps", max_steps)):
+        if limit is not None and not limit > 0:
+            raise InputError(f"{name} must be positive, got {limit}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    where = _device(device)
+    model.to(where)
+    seconds = math.inf if max_seconds is None else max_seconds
+    if calibrate:
+        seconds *= 1 - _CALIBRATION_SHARE
+    steps = math.inf if max_steps is None else max_steps
+
+    def fraction(step: int) -> float:
+        return min(1.0, max(step / steps, (time.perf_counter() - start) / seconds))
+
+    seed = model.seed if seed is None else seed
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        history = _optimise(model, fraction, batch_size, learning_rates, generator, progress)
+        for row in history:
+            row["seconds"] -= start
+        if calibrate:
+            model.calibrate()
+    return TrainingResult(int(history[-1]["step"]), time.perf_counter() - start, where, history)
+
+
+def _optimise(
+    model: LatentVariableModel,
+    fraction: Callable[[int], float],
+    batch_size: int,
+    learning_rates: tuple[float, float],
+    generator: torch.Generator,
+    progress: bool,
+) -> list[dict[str, float]]:
+    elbo = AntitheticELBO()
+    networks = (model.forward_map, model.inverse_map)
+    optimizers = _optimizers(networks, learning_rates)
+    parameters = [p for network in networks for p in network.parameters()]
+    history: list[dict[str, float]] = []
+    good = _state(networks)
+    step, done = 0, 0.0
+    bar = tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR)
+    while done < 1 or step == 0:
+        rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+        for optimizer, initial in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = initial * rate
+            optimizer.zero_grad(set_to_none=True)
+        loss = elbo.differentiable_loss(model.model, model.guide, batch_size, generator)
+        loss = loss / batch_size
+        loss.backward()  # type: ignore[no-untyped-call]
+        recorded = step % _RECORD_STEPS == 0
+        if recorded:
+            value = float(loss.detach())
+            if not math.isfinite(value) or not _finite_gradients(parameters):
+                _restore(networks, good)
+                raise NonFiniteError(_diagnose(model, value, step, parameters))
+            if step % _SNAPSHOT_STEPS == 0:
+                good = _state(networks)
+            history.append({"step": step, "seconds": time.perf_counter(), "elbo": -value})
+            bar.n = round(100 * done)
+            bar.set_postfix(step=step, elbo=f"{-value:.4g}")
+        for optimizer, _ in optimizers:
+            optimizer.step()
+        step += 1
+        done = fraction(step)
+    bar.n = 100
+    bar.close()
+    if not all(torch.isfinite(p).all() for p in parameters):
+        _restore(networks, good)
+        raise NonFiniteError(_diagnose(model, math.nan, step, parameters))
+    history.append({"step": step, "seconds": time.perf_counter(), "elbo": -float(loss.detach())})
+    return history
+
+
+_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+_RECORD_STEPS = 10
+
+
+def _optimizers(
+    networks: tuple[nn.Module, ...], rates: tuple[float, float]
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    hidden = [p for n in networks for p in [p for p in n.parameters() if p.ndim == 2][1:-1]]
+    taken = {id(p) for p in hidden}
+    rest = [p for n in networks for p in n.parameters() if id(p) not in taken]
+    found: list[tuple[torch.optim.Optimizer, float]] = [
+        (torch.optim.Adam(rest, lr=rates[1]), rates[1])
+    ]
+    if hidden:
+        found.append((torch.optim.Muon(hidden, lr=rates[0], weight_decay=0.0), rates[0]))
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}; try 'auto', 'cpu' or 'cuda'") from error
+
+
+def _state(networks: tuple[nn.Module, ...]) -> list[dict[str, Tensor]]:
+    return [copy.deepcopy(network.state_dict()) for network in networks]
+
+
+def _restore(networks: tuple[nn.Module, ...], states: list[dict[str, Tensor]]) -> None:
+    for network, state in zip(networks, states, strict=True):
+        network.load_state_dict(state)
+
+
+def _finite_gradients(parameters: list[nn.Parameter]) -> bool:
+    return all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
+
+
+def _diagnose(
+    model: LatentVariableModel, loss: float, step: int, parameters: list[nn.Parameter]
+) -> str:
+    """Which term is not finite, evaluated at the last good state."""
+    names = []
+    with torch.no_grad():
+        xi = model.problem.prior.sample_standard((64,)).to(model.sigma_residual)
+        mean, log_variance = model.forward_map(xi)
+        z = model.problem.prior.unstandardise(xi)
+        terms = {
+            "the forward map": mean + log_variance,
+            "the residual likelihood": model.likelihood(mean, z, xi),
+        }
+        names = [name for name, value in terms.items() if not torch.isfinite(value).all()]
+    where = " and ".join(names) or "a gradient or the inverse map"
+    return (
+        f"training stopped at step {step}: loss {loss}, {where} not finite. The model keeps its "
+        "last good state; try a lower learning rate or a larger tolerance of the covariance"
+    )
