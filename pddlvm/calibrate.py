@@ -18,10 +18,15 @@ from pddlvm.refinement import refine
 if TYPE_CHECKING:
     from pddlvm.model import LatentVariableModel
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "default_n_samples"]
 
-_ITERATIONS = 8
+_ITERATIONS = 5
 _MIN_SAMPLES = 32
+
+
+def default_n_samples(n_dofs: int) -> int:
+    """512 draws, on large meshes fewer, so that the calibration stays within seconds."""
+    return max(96, min(512, 1_500_000 // n_dofs))
 
 
 def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Generator) -> None:
@@ -54,21 +59,13 @@ def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Gen
         errors = (c_true.to(forward.c) - forward.c).to(like)
         model.variance_c[level].fit(features, base, errors, generator)
 
-    _calibrate_inverse(model, c_true.to(like), truth.to(like), xi, generator)
-    model.factor_u.fill_(1)
-    model.factor_xi.fill_(1)
     model.is_calibrated.fill_(True)
+    model.factor_u.fill_(1)
     free = torch.from_numpy(problem.free_dofs)
-    u = truth[:, free]
-    for level in range(2):
-        forward = model.forward(z64, corrections=level)
-        error = forward.mean[:, free] - u
-        model.factor_u[level] = coverage_factor(error, forward.std[:, free])
-    inverse_levels = (0, N_INVERSE_CORRECTIONS)
-    for level, steps in enumerate(inverse_levels):
-        inverse = model.inverse(truth, corrections=steps)
-        error = inverse.xi_mean - xi.double()
-        model.factor_xi[level] = coverage_factor(error, inverse.xi_std)
+    for level, forward in enumerate((predicted, corrected)):
+        error = (forward.mean.cpu() - truth)[:, free]
+        model.factor_u[level] = coverage_factor(error, forward.std.cpu()[:, free])
+    _calibrate_inverse(model, c_true.to(like), truth.to(like), xi, generator)
 
 
 def _calibrate_inverse(
@@ -93,5 +90,9 @@ def _calibrate_inverse(
             (mean, *inverse_features(mean, log_variance, None)),
             (laplace.xi, *inverse_features(laplace.xi, 2 * laplace.std.log(), laplace.misfit)),
         )
-    for variance, (found, features, base) in zip(model.variance_xi, levels, strict=True):
+    for level, (found, features, base) in enumerate(levels):
+        variance = model.variance_xi[level]
         variance.fit(features, base, found - xi, generator)
+        with torch.no_grad():
+            std = (0.5 * variance(features, base)).exp()
+        model.factor_xi[level] = coverage_factor(found - xi, std)

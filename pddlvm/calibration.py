@@ -18,7 +18,8 @@ __all__ = ["COVERAGE_2_STD", "VarianceModel", "coverage_factor"]
 COVERAGE_2_STD = math.erf(math.sqrt(2.0))
 """Fraction of a Gaussian inside +-2 standard deviations: 0.9545."""
 
-_STEPS = 400
+_STEPS = 200
+_CHECK_STEPS = 5
 _SWEEPS = 2
 _HELD_OUT = 0.25
 
@@ -75,17 +76,19 @@ class VarianceModel(nn.Module):
         return result
 
     def _fit_network(self, features: Tensor, statistic: Tensor, rest: Tensor, held: Tensor) -> None:
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=3e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=5e-3, weight_decay=1e-2)
         best, state = math.inf, {k: v.clone() for k, v in self.network.state_dict().items()}
 
         def loss(index: Tensor) -> Tensor:
             s = self._log_scale(features[index])
             return (0.5 * statistic[index] * (-2 * s).exp() + s).mean()
 
-        for _ in range(_STEPS):
+        for step in range(_STEPS):
             optimizer.zero_grad()
             loss(rest).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if step % _CHECK_STEPS:
+                continue
             with torch.no_grad():
                 now = float(loss(held))
             if now < best:

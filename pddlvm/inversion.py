@@ -18,7 +18,7 @@ from pddlvm.reduced import ReducedModel
 
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
 
-N_INVERSE_CORRECTIONS = 3
+N_INVERSE_CORRECTIONS = 2
 """Gauss-Newton steps after the neural inverse map."""
 
 _CHUNK = 64

@@ -129,6 +129,16 @@ class Problem:
         return digest.hexdigest()
 
     @cached_property
+    def probe(self) -> float:
+        """Size of the residual of one fixed state at the centre of the prior: marks the physics.
+
+        Parameter fields with random shapes vanish there, so it does not depend on eigenvectors.
+        """
+        u = torch.arange(self.n_dofs, dtype=torch.float64).cos()[None]
+        z = self.prior.unstandardise(torch.zeros(1, self.n_parameters, dtype=torch.float64))
+        return float(self.residual(u, z).norm())
+
+    @cached_property
     def solver(self) -> ReferenceSolver:
         """The reference solver: Newton with a sparse direct factorisation, float64."""
         return ReferenceSolver(self)

@@ -4,8 +4,6 @@ Each term becomes either an `AffineTerm` (few fixed operators) or an empirical c
 pointwise physics at a few hundred cells with non-negative weights.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -65,21 +63,10 @@ class ReducedModel(nn.Module):
             parts.append(total[:, :m, :m])  # type: ignore[index]
         return torch.cat(parts)
 
-    def solve(
-        self,
-        c: Tensor,
-        z: Tensor,
-        residual: Callable[[Tensor, Tensor], Tensor] | None = None,
-        n_steps: int = 1,
-    ) -> Tensor:
-        """Newton steps c <- c - (V^T K V)^{-1} V^T r for given z.
-
-        `residual` may supply a better V^T r than that of the reduced terms: the full operator's.
-        """
-        residual = residual or self.residual
-        for _ in range(n_steps):
-            c = c - torch.linalg.solve(self.stiffness(c, z), residual(c, z)[..., None])[..., 0]
-        return c
+    def newton_step(self, c: Tensor, z: Tensor) -> Tensor:
+        """c - (V^T K V)^{-1} V^T r, (batch, n_modes)."""
+        step = torch.linalg.solve(self.stiffness(c, z), self.residual(c, z)[..., None])
+        return c - step[..., 0]
 
     def _augment(self, c: Tensor, z: Tensor) -> Tensor:
         return self.representation.augment(c, self.representation.boundary_coordinates(z))

@@ -150,7 +150,7 @@ def solve_reduced(model: ReducedModel, z: Tensor, tolerance: float = 1e-9) -> Te
     c = z.new_zeros(len(z), model.n_modes)
     start = model.residual(c, z).norm(dim=1)
     for _ in range(_MAX_NEWTON):
-        c = model.solve(c, z)
+        c = model.newton_step(c, z)
         if (model.residual(c, z).norm(dim=1) <= tolerance * start).all():
             break
     return c

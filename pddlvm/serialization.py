@@ -47,6 +47,7 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
     content = {
         "format": _FORMAT,
         "fingerprint": model.problem.fingerprint,
+        "probe": model.problem.probe,
         "problem": model.problem.name,
         "objective": model.objective,
         "seed": model.seed,
@@ -103,10 +104,11 @@ def load(
         RunFileError: no such file, not a saved model, or saved from another problem.
     """
     content = _read(Path(path))
-    if content["fingerprint"] != problem.fingerprint:
+    same_mesh = content["fingerprint"] == problem.fingerprint
+    if not (same_mesh and np.isclose(content["probe"], problem.probe, rtol=1e-6)):
         raise RunFileError(
             f"{str(path)!r} was saved from another problem ({content['problem']!r}); it needs the "
-            "same mesh, boundary conditions and parameters. Make the problem with the arguments "
+            "same mesh, physics, boundary conditions and parameters. Make the problem with the arguments "
             "that it had"
         )
     try:

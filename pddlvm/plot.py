@@ -1,0 +1,213 @@
+"""Figures with matplotlib: axes in, axes out. Import this module by itself: `from pddlvm import plot`.
+
+Colour maps are perceptually uniform and readable for the colour-blind.
+"""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.errors import InputError
+from pddlvm.model import LatentVariableModel
+from pddlvm.problem import Problem
+from pddlvm.training import TrainingResult
+from pddlvm.validation import ValidationReport
+
+__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure"]
+
+Array = NDArray[np.float64]
+
+
+def field(
+    problem: Problem,
+    values: Tensor,
+    ax: Axes,
+    *,
+    title: str = "",
+    cmap: str = "viridis",
+    limits: tuple[float, float] | None = None,
+    label: str = "",
+) -> Axes:
+    """Draw one value per degree of freedom or per cell on the mesh: a line, a map, or a surface.
+
+    Args:
+        problem: owns the mesh.
+        values: (n_dofs,) of a scalar u, or (n_cells,).
+        ax: where to draw; a 3D axes for a 3D mesh, of which the outer surface is shown.
+        title: of the axes.
+        cmap: colour map.
+        limits: of the colours.
+        label: of the colour bar, or of the vertical axis in 1D.
+    """
+    data = values.detach().double().cpu().numpy()
+    mesh = problem.space.mesh
+    per_cell = len(data) == mesh.nelements
+    if not per_cell:
+        if len(data) != problem.n_dofs:
+            raise InputError(
+                f"values must have {problem.n_dofs} (dofs) or {mesh.nelements} (cells) entries, "
+                f"got {len(data)}"
+            )
+        data = data[problem.space.vertex_dofs[:, 0]]
+    ax.set_title(title)
+    if mesh.dim() == 1:
+        return _line(mesh.p[0], mesh.t, data, ax, label)
+    low, high = limits or (float(data.min()), float(data.max()))
+    style: dict[str, Any] = {"cmap": cmap, "clim": (low, high)}
+    if mesh.dim() == 2:
+        colours = data if per_cell else None
+        if not per_cell and mesh.t.shape[0] == 3:
+            drawn: Any = ax.tripcolor(*mesh.p, mesh.t.T, data, shading="gouraud", **style)
+        else:
+            colours = data[mesh.t].mean(axis=0) if colours is None else colours
+            drawn = PolyCollection(list(mesh.p.T[mesh.t.T]), array=colours, **style)
+            ax.add_collection(drawn)
+            ax.autoscale_view()
+        ax.set_aspect("equal")
+        ax.set_xlabel("x")
+        ax.set_ylabel("y")
+    else:
+        drawn = _surface(mesh, data, per_cell, ax, style)
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    figure.colorbar(drawn, ax=ax, shrink=0.75, label=label)
+    return ax
+
+
+def elbo(result: TrainingResult, ax: Axes) -> Axes:
+    """Evidence lower bound against time; the constant that min Pi adds is left out."""
+    seconds = np.array([row["seconds"] for row in result.history])
+    values = np.array([row["elbo"] for row in result.history])
+    # Distance to the best smoothed value: the bound itself only flattens out.
+    window = max(1, len(values) // 50)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    ax.plot(seconds[window - 1 :], smooth, color="C0")
+    ax.set_ylim(np.quantile(smooth, 0.05), smooth.max() + 0.05 * np.ptp(smooth[len(smooth) // 20 :]))
+    ax.set_xlabel("training time [s]")
+    ax.set_ylabel("ELBO per draw (up to a constant)")
+    ax.set_title("Training")
+    return ax
+
+
+def calibration(report: ValidationReport, ax: Axes) -> Axes:
+    """Observed against nominal coverage of the solution; the diagonal is right."""
+    ax.plot([0, 1], [0, 1], color="0.7", zorder=0)
+    ax.plot(report.nominal, report.observed, "o-", markersize=4, color="C0")
+    ax.set_xlabel("nominal coverage")
+    ax.set_ylabel("observed coverage")
+    ax.set_aspect("equal")
+    ax.set_title(f"Calibration: {report.coverage_u:.1%} inside ±2σ")
+    return ax
+
+
+def forward_figure(model: LatentVariableModel, z: Tensor) -> Figure:
+    """One forward problem: reference and mean, and the true error beside the predicted sigma."""
+    problem = model.problem
+    u = problem.solve(z)
+    prediction = model.forward(z)
+    if problem.space.dim == 1:
+        return _forward_line(problem, u, prediction.mean, prediction.std)
+    panels = _axes(problem, 2, 2)
+    range_u = (float(u.min()), float(u.max()))
+    error = (prediction.mean - u).abs()
+    range_e = (0.0, max(float(error.max()), float(prediction.std.max())))
+    field(problem, u, panels[0], title="reference solution u", limits=range_u)
+    field(problem, prediction.mean, panels[1], title="predicted mean", limits=range_u)
+    field(problem, error, panels[2], title="|error|", cmap="magma", limits=range_e)
+    field(problem, prediction.std, panels[3], title="predicted σ", cmap="magma", limits=range_e)
+    return _finished(panels)
+
+
+def inverse_figure(model: LatentVariableModel, z: Tensor, *, n_samples: int = 200) -> Figure:
+    """One inverse problem: the true field, the one read from the solution, its error and sigma."""
+    problem = model.problem
+    posterior = model.inverse(problem.solve(z))
+    name = next(iter(problem.random_fields))
+    truth = problem.field_at_centroids(z, name)
+    found = problem.field_at_centroids(posterior.median, name)
+    draws = problem.field_at_centroids(posterior.sample((n_samples,), seed=0), name)
+    sigma = draws.std(0)
+    if problem.space.dim == 1:
+        figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        x = problem.space.centroids.x[:, 0]
+        ax.plot(x, truth, "k-", label="true")
+        ax.plot(x, found, "C1--", label="inferred")
+        ax.fill_between(x, found - 2 * sigma, found + 2 * sigma, alpha=0.3, color="C1", label="±2σ")
+        ax.set(xlabel="x", ylabel=name, title="Parameter field from the solution")
+        ax.set_ylim(0, 1.3 * float(truth.max()))
+        ax.legend()
+        return figure
+    panels = _axes(problem, 2, 2)
+    limits = (float(truth.min()), float(truth.max()))
+    field(problem, truth, panels[0], title=f"true {name}", limits=limits)
+    field(problem, found, panels[1], title=f"inferred {name}", limits=limits)
+    field(problem, (found - truth).abs(), panels[2], title="|error|", cmap="magma")
+    field(problem, sigma, panels[3], title="predicted σ", cmap="magma")
+    return _finished(panels)
+
+
+def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> Axes:
+    positions = x if len(data) == len(x) else x[t].mean(axis=0)
+    order = np.argsort(positions)
+    ax.plot(positions[order], data[order])
+    ax.set_xlabel("x")
+    ax.set_ylabel(label)
+    return ax
+
+
+def _surface(mesh: Any, data: Array, per_cell: bool, ax: Axes, style: dict[str, Any]) -> Any:
+    if not isinstance(ax, Axes3D):
+        raise InputError("a 3D mesh needs 3D axes: plt.figure().add_subplot(projection='3d')")
+    facets = mesh.boundary_facets()
+    corners = mesh.facets[:, facets]
+    colours = data[mesh.f2t[0, facets]] if per_cell else data[corners].mean(axis=0)
+    drawn = Poly3DCollection(list(mesh.p.T[corners.T]), array=colours, **style)
+    ax.add_collection3d(drawn)
+    low, high = mesh.p.min(axis=1), mesh.p.max(axis=1)
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    ax.set_box_aspect(high - low)
+    return drawn
+
+
+def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Figure:
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    order = np.argsort(problem.space.dof_points[:, 0])
+    x = problem.space.dof_points[order, 0]
+    u, mean, std = (t.numpy()[order] for t in (u, mean, std))
+    panels[0].plot(x, u, "k-", label="reference")
+    panels[0].plot(x, mean, "C1--", label="mean")
+    panels[0].set(xlabel="x", ylabel="u", title="Solution")
+    panels[1].plot(x, np.abs(mean - u), "k-", label="|error|")
+    panels[1].plot(x, 2 * std, "C1--", label="2σ")
+    panels[1].set(xlabel="x", title="Error and predicted 2σ")
+    for ax in panels:
+        ax.legend()
+    return figure
+
+
+def _axes(problem: Problem, rows: int, columns: int) -> list[Axes]:
+    size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
+    height = 4.2 if problem.space.dim == 3 else float(np.clip(4.6 * size[1] / size[0], 2.4, 4.2))
+    options = {"projection": "3d"} if problem.space.dim == 3 else {}
+    _, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(5.2 * columns, height * rows),
+        layout="constrained",
+        subplot_kw=options,
+    )
+    return list(axes.ravel())
+
+
+def _finished(panels: list[Axes]) -> Figure:
+    figure = panels[0].get_figure()
+    assert isinstance(figure, Figure)
+    return figure
