@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
     figure.savefig(options.out / "training.png", dpi=120)
     plt.close("all")
 
-    model.to_vtu(str(options.out / "solution.vtu"), z)
-    model.save(str(options.out / "model.pt"))
+    model.to_vtu(options.out / "solution.vtu", z)
+    model.save(options.out / "model.pt")
     (options.out / "report.txt").write_text(f"{problem}\n\n{report}\n")
     print(f"\n{report}\n\nfigures, VTU, model and report are in {options.out}/")
     return report

@@ -77,6 +77,7 @@ class AffineTerm(nn.Module):
 
     k: Tensor
     g: Tensor
+    magic: TermEvaluator
     tangent_entry: Tensor
     load_entry: Tensor
 

@@ -179,9 +179,7 @@ class ChebyshevBasis(Basis):
         # A bubble makes each product vanish towards the fixed degrees of freedom.
         products = products * galerkin.reference.factors.solve(np.ones(problem.n_free))[:, None]
         component = problem.space.dof_components[problem.free_dofs]
-        columns = [
-            products * (component == i)[:, None] for i in range(problem.space.n_components)
-        ]
+        columns = [products * (component == i)[:, None] for i in range(problem.space.n_components)]
         empty = np.zeros((problem.n_free, 0))
         return orthonormalise(empty, np.column_stack(columns), galerkin.reference.matrix)
 

@@ -25,8 +25,8 @@ _MIN_SAMPLES = 32
 
 
 def default_n_samples(n_dofs: int) -> int:
-    """512 draws, on large meshes fewer, so that the calibration stays within seconds."""
-    return max(96, min(512, 1_500_000 // n_dofs))
+    """2048 draws, on large meshes fewer, so that the calibration stays within seconds."""
+    return max(96, min(2048, 550_000 // n_dofs))
 
 
 def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Generator) -> None:
@@ -65,17 +65,20 @@ def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Gen
     for level, forward in enumerate((predicted, corrected)):
         error = (forward.mean.cpu() - truth)[:, free]
         model.factor_u[level] = coverage_factor(error, forward.std.cpu()[:, free])
-    _calibrate_inverse(model, c_true.to(like), truth.to(like), xi, generator)
+    _calibrate_inverse(
+        model, c_true.to(like), truth.to(like), problem.prior.standardise(z64), generator
+    )
 
 
 def _calibrate_inverse(
     model: "LatentVariableModel",
     c: torch.Tensor,
     u: torch.Tensor,
-    xi: torch.Tensor,
+    xi64: torch.Tensor,
     generator: torch.Generator,
 ) -> None:
     """Residual noise of true solutions, then the variances of the inverse map on them."""
+    xi = xi64.to(u)
     z = model.problem.prior.unstandardise(xi)
     b = model.reduced.representation.boundary_coordinates_of(u)
     with torch.no_grad():
@@ -92,7 +95,9 @@ def _calibrate_inverse(
         )
     for level, (found, features, base) in enumerate(levels):
         variance = model.variance_xi[level]
-        variance.fit(features, base, found - xi, generator)
+        # In float64: a difference of float32 numbers would hide their rounding.
+        errors = (found.double() - xi64).to(xi)
+        variance.fit(features, base, errors, generator)
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
-        model.factor_xi[level] = coverage_factor(found - xi, std)
+        model.factor_xi[level] = coverage_factor(errors, std)

@@ -46,7 +46,7 @@ class VarianceModel(nn.Module):
         )
 
     def forward(self, features: Tensor, base: Tensor) -> Tensor:
-        """Log variance, (batch, n_features), (batch, n_components or 1) -> (batch, n_components)."""
+        """Log variance, (batch, n_components); base is (batch, n_components) or (batch, 1)."""
         return base + self.shift + 2 * self._log_scale(features)
 
     def fit(
@@ -60,9 +60,11 @@ class VarianceModel(nn.Module):
         held, rest = order[: int(_HELD_OUT * n)], order[int(_HELD_OUT * n) :]
         ratio = errors.square() * (-base).exp()
         floor = 1e-12 * float(ratio.mean()) + torch.finfo(errors.dtype).tiny
+        head = self.network[-1]
+        assert isinstance(head, nn.Linear)
         with torch.no_grad():
-            self.network[-1].weight.zero_()
-            self.network[-1].bias.zero_()
+            head.weight.zero_()
+            head.bias.zero_()
         for _ in range(_SWEEPS):
             with torch.no_grad():
                 spread = (-2 * self._log_scale(features[rest])).exp()
@@ -85,7 +87,7 @@ class VarianceModel(nn.Module):
 
         for step in range(_STEPS):
             optimizer.zero_grad()
-            loss(rest).backward()  # type: ignore[no-untyped-call]
+            loss(rest).backward()
             optimizer.step()
             if step % _CHECK_STEPS:
                 continue

@@ -25,8 +25,8 @@ __all__ = ["CellSelection", "Draws", "dense_columns", "select_cells", "selected_
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_N_PROJECTIONS = 12
-_MAX_CANDIDATES = 4096
+_N_PROJECTIONS = 16
+_MAX_CANDIDATES = 2048
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ def _contributions(
     """What each cell adds to the increments and to the parts at c = 0, (n_rows, n_cells)."""
     selection = CellSelection(cells, np.ones(len(cells)))
     part = selected_term(term, problem.fields, vectors, selection, torch.float64)
+    assert isinstance(part.operator, DenseOperator)
     columns = part.operator.b.unflatten(0, (len(cells), -1))
     rows = np.empty((2, len(draws.a), directions.shape[2], len(cells)))
     for k, direction in enumerate(directions):

@@ -34,7 +34,7 @@ class AntitheticELBO(Trace_ELBO):
     ) -> Tensor:
         """- E_q [log p - log q], differentiable, summed over the batch."""
         batch, rest = args[0], args[1:]
-        guided = poutine.trace(guide).get_trace(*args, **kwargs)
+        guided: Any = poutine.trace(guide).get_trace(*args, **kwargs)
         c, xi = guided.nodes["c"]["value"], guided.nodes["xi"]["value"]
         mean = guided.nodes["c"]["fn"].mean
         n = -(-batch // _SHARE)
@@ -42,10 +42,9 @@ class AntitheticELBO(Trace_ELBO):
         def score(c: Tensor, xi: Tensor, *sites: str) -> Tensor:
             """Log densities of some sites of the model, (batch,), where c and xi are these."""
             conditioned = poutine.condition(model, data={"c": c, "xi": xi})
-            trace = poutine.trace(conditioned).get_trace(len(c), *rest, **kwargs)
+            trace: Any = poutine.trace(conditioned).get_trace(len(c), *rest, **kwargs)
             shown = [trace.nodes[site] for site in sites]
-            total: Tensor = sum(node["fn"].log_prob(node["value"]) for node in shown)
-            return total
+            return torch.stack([node["fn"].log_prob(node["value"]) for node in shown]).sum(0)
 
         d = c[:n] - mean[:n]
         points = torch.cat([mean, mean[:n] + d, mean[:n] - d])

@@ -14,7 +14,7 @@ class MeshError(InputError):
 
 
 class ProblemError(InputError):
-    """A problem is not well posed as stated: no Dirichlet boundary, unknown field, wrong physics."""
+    """A problem is not well posed: no Dirichlet boundary, unknown field, wrong physics."""
 
 
 class RunFileError(InputError):

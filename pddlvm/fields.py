@@ -8,7 +8,7 @@ so that z keeps its meaning on another machine.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from pddlvm.priors import Normal, Prior
 __all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Piecewise"]
 
 Link = Callable[[Tensor], Tensor]
+
+_STANDARD_NORMAL = Normal()
 
 
 class FieldAtPoints(nn.Module):
@@ -50,7 +52,7 @@ class Field(ABC):
         shift: constant added to the latent field.
     """
 
-    prior: Prior = Normal()
+    prior: Prior = _STANDARD_NORMAL
     link: Link = identity
     shift: float = 0.0
 
@@ -70,7 +72,8 @@ class Field(ABC):
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
         """The same field with psi defined by the tensors of `state`."""
-        return replace(self, **state) if state else self
+        changes: dict[str, Any] = dict(state)
+        return replace(self, **changes) if state else self
 
     def at(self, points: Points, dtype: torch.dtype = torch.float64) -> FieldAtPoints:
         """The field at fixed points, ready to be evaluated for any batch of z."""

@@ -48,9 +48,7 @@ class GaussNewton:
         self.prior = reduced.prior
         self.sigma = sigma
 
-    def __call__(
-        self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int
-    ) -> Laplace:
+    def __call__(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Laplace:
         """Correct xi, (batch, d), for the solutions with coefficients c and boundary values b.
 
         Args:
@@ -60,10 +58,8 @@ class GaussNewton:
             unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
             n_steps: number of steps.
         """
-        parts = [
-            self._correct(*part, n_steps)
-            for part in zip(*(t.split(_CHUNK) for t in (c, b, xi, unknown)), strict=True)
-        ]
+        pieces = [slice(i, i + _CHUNK) for i in range(0, len(c), _CHUNK)]
+        parts = [self._correct(c[p], b[p], xi[p], unknown[p], n_steps) for p in pieces]
         return Laplace(*(torch.cat(t) for t in zip(*parts, strict=True)))
 
     def _correct(
@@ -121,9 +117,7 @@ class GaussNewton:
         return xi, rows
 
 
-def inverse_features(
-    xi: Tensor, base: Tensor, misfit: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def inverse_features(xi: Tensor, base: Tensor, misfit: Tensor | None) -> tuple[Tensor, Tensor]:
     """Features of the inverse map's variance model: xi, its mean log variance, the misfit."""
     level = base.mean(-1, keepdim=True)
     extra = torch.zeros_like(level) if misfit is None else (misfit[:, None] + 1e-12).log()

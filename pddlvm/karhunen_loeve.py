@@ -164,4 +164,5 @@ def _inducing_points(x: Array, volumes: Array) -> tuple[Array, Array]:
         chosen[k] = np.argmax(nearest)
         nearest = np.minimum(nearest, ((x - x[chosen[k]]) ** 2).sum(axis=1))
     _, owner = cKDTree(x[chosen]).query(x)
-    return x[chosen], np.bincount(owner, weights=volumes, minlength=_N_INDUCING)
+    weights = np.bincount(owner, weights=volumes, minlength=_N_INDUCING)
+    return x[chosen], weights.astype(np.float64)

@@ -8,7 +8,9 @@ reduced basis, z by its standard coordinates xi. By default u is detached before
 inverse map: log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import pyro
 import pyro.distributions as dist
@@ -55,7 +57,7 @@ class _StandardPrior(TorchDistribution):
         super().__init__(torch.Size([batch]), torch.Size([prior.size]), validate_args=False)
         self._prior, self._generator, self._like = prior, generator, like
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = (*sample_shape, *self.batch_shape)
         return self._prior.sample_standard(shape, generator=self._generator).to(self._like)
 
@@ -118,6 +120,17 @@ class LatentVariableModel(nn.Module):
         dtype: of the maps; float32 by default.
     """
 
+    is_calibrated: Tensor
+    factor_u: Tensor
+    factor_xi: Tensor
+    sigma_residual: Tensor
+    reduced: ReducedModel
+    forward_map: ForwardMap
+    inverse_map: InverseMap
+    variance_c: list[VarianceModel]
+    variance_rest: VarianceModel
+    variance_xi: list[VarianceModel]
+
     def __init__(
         self,
         problem: Problem,
@@ -157,10 +170,10 @@ class LatentVariableModel(nn.Module):
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)
             # Index 0: the maps as they are; 1: after corrections.
-            self.variance_c = nn.ModuleList(VarianceModel(d + 1, m) for _ in range(2))
+            self.variance_c = _pair(VarianceModel(d + 1, m) for _ in range(2))
             self.variance_rest = VarianceModel(d, problem.n_dofs)
-            self.variance_xi = nn.ModuleList(VarianceModel(d + 2, d) for _ in range(2))
-        for module in (self.variance_c, self.variance_rest, self.variance_xi):
+            self.variance_xi = _pair(VarianceModel(d + 2, d) for _ in range(2))
+        for module in (*self.variance_c, self.variance_rest, *self.variance_xi):
             module.to(dtype)
         self.register_buffer("is_calibrated", torch.tensor(False))
         self.register_buffer("factor_u", torch.ones(2, dtype=dtype))
@@ -303,9 +316,7 @@ class LatentVariableModel(nn.Module):
             mean.reshape(*batch, -1).to(u), std.reshape(*batch, -1).to(u), self.problem.prior
         )
 
-    def refine(
-        self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10
-    ) -> Refined:
+    def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
         """Refine predictions to the finite element solution, without a new factorisation.
 
         Args:
@@ -324,9 +335,7 @@ class LatentVariableModel(nn.Module):
         # Exact boundary values: the maps have them to the precision of their dtype.
         free = operators.free
         start = operators.lift(flat_z).index_copy(1, free, start[:, free])
-        found = refine(
-            self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance
-        )
+        found = refine(self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance)
         batch = z.shape[:-1]
         return Refined(
             found.u.reshape(*batch, -1),
@@ -341,20 +350,24 @@ class LatentVariableModel(nn.Module):
         factors of K0. `train` ends with it.
 
         Args:
-            n_samples: prior draws; by default 512, fewer on large meshes.
+            n_samples: prior draws; by default 2048, fewer on large meshes.
             seed: of the draws.
         """
         from pddlvm.calibrate import calibrate, default_n_samples
 
-        calibrate(self, n_samples or default_n_samples(self.problem.n_dofs), torch.Generator().manual_seed(seed))
+        calibrate(
+            self,
+            n_samples or default_n_samples(self.problem.n_dofs),
+            torch.Generator().manual_seed(seed),
+        )
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
         from pddlvm.serialization import save
 
         save(self, path)
 
-    def to_vtu(self, path: str, z: Tensor) -> None:
+    def to_vtu(self, path: str | Path, z: Tensor) -> None:
         """Write mean, standard deviation and parameter fields for one z to a VTU file."""
         from pddlvm.output import write_vtu
 
@@ -478,3 +491,7 @@ class LatentVariableModel(nn.Module):
         if self.is_calibrated:
             base = self.variance_xi[level](features, base)
         return mean, self.factor_xi[level] * (0.5 * base).exp()
+
+
+def _pair(models: Iterable[VarianceModel]) -> list[VarianceModel]:
+    return cast(list[VarianceModel], nn.ModuleList(models))

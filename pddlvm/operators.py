@@ -48,10 +48,13 @@ class _Product(torch.autograd.Function):
 class SparseOperator(LinearOperator):
     """A sparse matrix in compressed rows, with its transpose."""
 
-    def __init__(self, matrix: sp.spmatrix, dtype: torch.dtype = torch.float64) -> None:
+    b: Tensor
+    b_transposed: Tensor
+
+    def __init__(self, matrix: sp.csr_matrix, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.register_buffer("b", to_torch_csr(matrix, dtype))
-        self.register_buffer("b_transposed", to_torch_csr(matrix.T, dtype))
+        self.register_buffer("b_transposed", to_torch_csr(sp.csr_matrix(matrix.T), dtype))
 
     def forward(self, u: Tensor) -> Tensor:
         """B u."""
@@ -80,9 +83,8 @@ class DenseOperator(LinearOperator):
         return q @ self.b
 
 
-def to_torch_csr(matrix: sp.spmatrix, dtype: torch.dtype) -> Tensor:
+def to_torch_csr(matrix: sp.csr_matrix, dtype: torch.dtype) -> Tensor:
     """A SciPy sparse matrix as a torch CSR tensor with 32-bit indices (what the kernels want)."""
-    matrix = sp.csr_matrix(matrix)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")
         return torch.sparse_csr_tensor(

@@ -98,6 +98,7 @@ class TermEvaluator(nn.Module):
 
     weights: Tensor
     x: Tensor
+    operator: LinearOperator
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Figures with matplotlib: axes in, axes out. Import this module by itself: `from pddlvm import plot`.
+"""Figures with matplotlib: axes in, axes out; import it by itself, `from pddlvm import plot`.
 
 Colour maps are perceptually uniform and readable for the colour-blind.
 """
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from numpy.typing import NDArray
@@ -65,7 +66,8 @@ def field(
     if mesh.dim() == 2:
         colours = data if per_cell else None
         if not per_cell and mesh.t.shape[0] == 3:
-            drawn: Any = ax.tripcolor(*mesh.p, mesh.t.T, data, shading="gouraud", **style)
+            triangulation = Triangulation(*mesh.p, mesh.t.T)
+            drawn: Any = ax.tripcolor(triangulation, data, shading="gouraud", **style)
         else:
             colours = data[mesh.t].mean(axis=0) if colours is None else colours
             drawn = PolyCollection(list(mesh.p.T[mesh.t.T]), array=colours, **style)
@@ -90,7 +92,9 @@ def elbo(result: TrainingResult, ax: Axes) -> Axes:
     window = max(1, len(values) // 50)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(seconds[window - 1 :], smooth, color="C0")
-    ax.set_ylim(np.quantile(smooth, 0.05), smooth.max() + 0.05 * np.ptp(smooth[len(smooth) // 20 :]))
+    ax.set_ylim(
+        np.quantile(smooth, 0.05), smooth.max() + 0.05 * np.ptp(smooth[len(smooth) // 20 :])
+    )
     ax.set_xlabel("training time [s]")
     ax.set_ylabel("ELBO per draw (up to a constant)")
     ax.set_title("Training")
@@ -181,12 +185,12 @@ def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Fig
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     order = np.argsort(problem.space.dof_points[:, 0])
     x = problem.space.dof_points[order, 0]
-    u, mean, std = (t.numpy()[order] for t in (u, mean, std))
-    panels[0].plot(x, u, "k-", label="reference")
-    panels[0].plot(x, mean, "C1--", label="mean")
+    true, found, sigma = (t.numpy()[order] for t in (u, mean, std))
+    panels[0].plot(x, true, "k-", label="reference")
+    panels[0].plot(x, found, "C1--", label="mean")
     panels[0].set(xlabel="x", ylabel="u", title="Solution")
-    panels[1].plot(x, np.abs(mean - u), "k-", label="|error|")
-    panels[1].plot(x, 2 * std, "C1--", label="2σ")
+    panels[1].plot(x, np.abs(found - true), "k-", label="|error|")
+    panels[1].plot(x, 2 * sigma, "C1--", label="2σ")
     panels[1].set(xlabel="x", title="Error and predicted 2σ")
     for ax in panels:
         ax.legend()

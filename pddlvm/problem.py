@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -230,13 +230,16 @@ class Discretisation(nn.Module):
     """
 
     free: Tensor
+    terms: list[TermEvaluator]
+    boundary: "list[BoundaryValues]"
+    # Both are ModuleLists, declared by what they hold.
 
     def __init__(self, problem: Problem, dtype: torch.dtype) -> None:
         super().__init__()
         self.prior = problem.prior
         self.n_dofs = problem.n_dofs
         self.register_buffer("free", torch.from_numpy(problem.free_dofs))
-        self.terms = nn.ModuleList(
+        terms = [
             TermEvaluator(
                 term,
                 SparseOperator(term.region.matrix, dtype),
@@ -245,10 +248,12 @@ class Discretisation(nn.Module):
                 problem.fields,
             )
             for term in problem.terms
-        )
-        self.boundary = nn.ModuleList(
+        ]
+        boundary = [
             BoundaryValues(d, problem.space, problem.fields, dtype) for d in problem.dirichlet
-        )
+        ]
+        self.terms = cast(list[TermEvaluator], nn.ModuleList(terms))
+        self.boundary = cast(list[BoundaryValues], nn.ModuleList(boundary))
 
     def lift(self, z: Tensor) -> Tensor:
         """Dirichlet values, zero at the free degrees of freedom, (batch, n_dofs)."""
@@ -334,9 +339,7 @@ class BoundaryValues(nn.Module):
         if not values:
             one: Tensor = vmap(lambda x, c: at_dof(x, c, {}))(self.x, self.component)
             return one.expand(batch, -1)
-        result: Tensor = vmap(vmap(at_dof), in_dims=(None, None, 0))(
-            self.x, self.component, values
-        )
+        result: Tensor = vmap(vmap(at_dof), in_dims=(None, None, 0))(self.x, self.component, values)
         return result
 
 

@@ -4,10 +4,13 @@ Each term becomes either an `AffineTerm` (few fixed operators) or an empirical c
 pointwise physics at a few hundred cells with non-negative weights.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from pddlvm.affine import AffineTerm
+from pddlvm.operators import DenseOperator
 from pddlvm.physics import TermEvaluator
 from pddlvm.representation import Representation
 
@@ -21,6 +24,7 @@ def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tenso
     """Reduced stiffness of one term, (batch, n_columns, n_columns)."""
     if isinstance(term, AffineTerm):
         return term.stiffness(a, z)
+    assert isinstance(term.operator, DenseOperator)
     columns = term.operator.b.unflatten(0, (-1, term.s))
     weighted = torch.einsum("bpst,ptj->bpsj", term.tangents(a, z), columns)
     return term.operator.b.T @ weighted.flatten(1, 2)
@@ -29,12 +33,15 @@ def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tenso
 class ReducedModel(nn.Module):
     """Energy, residual and stiffness in the coefficients c; z and c are (batch, .)."""
 
+    terms: list[TermEvaluator | AffineTerm]
+    representation: Representation
+
     def __init__(
         self, representation: Representation, terms: list[TermEvaluator | AffineTerm]
     ) -> None:
         super().__init__()
         self.representation = representation
-        self.terms = nn.ModuleList(terms)
+        self.terms = cast(list[TermEvaluator | AffineTerm], nn.ModuleList(terms))
         self.prior = representation.problem.prior
         self.n_modes = representation.n_modes
 
@@ -59,8 +66,8 @@ class ReducedModel(nn.Module):
         parts = []
         for part, z_part in zip(a.split(_CHUNK), z.split(_CHUNK), strict=True):
             blocks = self.prior.split(z_part)
-            total = sum(stiffness_of(term, part, blocks) for term in self.terms)
-            parts.append(total[:, :m, :m])  # type: ignore[index]
+            total = torch.stack([stiffness_of(t, part, blocks) for t in self.terms]).sum(0)
+            parts.append(total[:, :m, :m])
         return torch.cat(parts)
 
     def newton_step(self, c: Tensor, z: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ __all__ = ["LogQuadratic", "Reduction", "TermReduction", "reduce"]
 Array = NDArray[np.float64]
 TermReduction = tuple[Interpolation, Interpolation] | CellSelection
 
-_N_CUBATURE_DRAWS = 64
+_N_CUBATURE_DRAWS = 48
 _N_AFFINE_DRAWS = 48
 _N_PROBE_CELLS = 500
 _N_SNAPSHOTS = 512
@@ -101,8 +101,8 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     galerkin = Galerkin(problem, reference)
     v = basis.build(galerkin, generator)
     z = problem.prior.sample((_N_CUBATURE_DRAWS,), generator=generator)
-    c, _ = galerkin.solve(v, z)
-    terms = reduce_terms(problem, galerkin, v, z, c, np.random.default_rng(seed))
+    solutions, _ = galerkin.solve(v, z)
+    terms = reduce_terms(problem, galerkin, v, z, solutions, np.random.default_rng(seed))
     full = reduced_model(problem, reference, v, terms, torch.float64)
 
     checks = problem.prior.sample((_N_CHECKS,), generator=generator)

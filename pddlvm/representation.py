@@ -56,7 +56,7 @@ class Reference:
         boundary = operators.lift(problem.prior.unstandardise(xi)).numpy()[:, fixed]
         mean = boundary.mean(axis=0)
         _, values, directions = np.linalg.svd(boundary - mean, full_matrices=False)
-        size = max(np.linalg.norm(boundary), 1e-300)
+        size = float(np.linalg.norm(boundary))
         rank = int((values > _RANK_TOLERANCE * size).sum())
         phi = directions[:rank].T
 

@@ -98,7 +98,8 @@ def load(
         path: the file.
         problem: the same problem, made anew. The returned model's own `.problem` has the saved
             parameter fields: use that one where z comes from the model.
-        forward_network, inverse_network: own modules, if the model was made with own modules.
+        forward_network: own module, if the model was made with one.
+        inverse_network: the same for the inverse map.
 
     Raises:
         RunFileError: no such file, not a saved model, or saved from another problem.
@@ -108,8 +109,8 @@ def load(
     if not (same_mesh and np.isclose(content["probe"], problem.probe, rtol=1e-6)):
         raise RunFileError(
             f"{str(path)!r} was saved from another problem ({content['problem']!r}); it needs the "
-            "same mesh, physics, boundary conditions and parameters. Make the problem with the arguments "
-            "that it had"
+            "same mesh, physics, boundary conditions and parameters. Make the problem with the "
+            "arguments that it had"
         )
     try:
         return _rebuild(content, problem, forward_network, inverse_network)
@@ -149,7 +150,7 @@ def _rebuild(
     ):
         warnings.warn(
             "the parameter fields computed here differ from the saved ones (eigenvectors of equal "
-            "eigenvalues may): use the `problem` of the loaded model, whose z has the saved meaning",
+            "eigenvalues may): use the `problem` of the loaded model; its z has the saved meaning",
             stacklevel=3,
         )
         problem = problem.with_states(states)

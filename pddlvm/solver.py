@@ -66,9 +66,7 @@ class Assembler:
     def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
         data = np.zeros(self._size)
-        for region, tangent, position in zip(
-            self._regions, tangents, self._position, strict=True
-        ):
+        for region, tangent, position in zip(self._regions, tangents, self._position, strict=True):
             local = torch.from_numpy(region.local)
             d = tangent.reshape(*local.shape[:3], local.shape[2])
             weighted = (d @ local).flatten(1, 2)
@@ -134,10 +132,7 @@ class ReferenceSolver:
                 return u
             tangents = self._operators.tangents(u[active], z[active])
             step = torch.stack(
-                [
-                    self._linear_solve([t[i] for t in tangents], -r[j])
-                    for i, j in enumerate(active)
-                ]
+                [self._linear_solve([t[i] for t in tangents], -r[j]) for i, j in enumerate(active)]
             )
             u[active], r[active] = self._line_search(u[active], z[active], r[active], step)
             small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]

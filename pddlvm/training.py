@@ -126,7 +126,7 @@ def _optimise(
             optimizer.zero_grad(set_to_none=True)
         loss = elbo.differentiable_loss(model.model, model.guide, batch_size, generator)
         loss = loss / batch_size
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         recorded = step % _RECORD_STEPS == 0
         if recorded:
             value = float(loss.detach())

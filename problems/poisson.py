@@ -1,7 +1,7 @@
 """Linear Poisson problems: diffusion with an uncertain conductivity.
 
-    -div(kappa(x; z) grad u) = f   in the domain,     Pi = int 1/2 kappa |grad u|^2 - f u
-    u = g on the Dirichlet boundary,   kappa du/dn = q on the rest
+-div(kappa(x; z) grad u) = f   in the domain,     Pi = int 1/2 kappa |grad u|^2 - f u
+u = g on the Dirichlet boundary,   kappa du/dn = q on the rest
 """
 
 from collections.abc import Callable, Mapping

@@ -23,9 +23,7 @@ def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
     """Interval [left, right] in n equal elements; its ends are named `left` and `right`."""
     mesh = skfem.MeshLine(np.linspace(left, right, n + 1))
     middle = 0.5 * (left + right)
-    return mesh.with_boundaries(
-        {"left": lambda x: x[0] < middle, "right": lambda x: x[0] > middle}
-    )
+    return mesh.with_boundaries({"left": lambda x: x[0] < middle, "right": lambda x: x[0] > middle})
 
 
 def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:

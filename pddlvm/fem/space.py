@@ -78,7 +78,7 @@ class Region:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n_cells, n_quadrature, s, n_local)."""
-        return self.local.shape  # type: ignore[return-value]
+        return self.local.shape
 
     @cached_property
     def matrix(self) -> sp.csr_matrix:
@@ -220,7 +220,7 @@ class Space:
         mass[:, c:] = 0
         energy[:, :c] = 0
         b = region.matrix
-        return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))  # type: ignore[return-value]
+        return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))
 
     def _facets(self, name: str | None) -> Index:
         if name is None:

@@ -1,0 +1,1 @@
+"""Benchmarks: accuracy against training time, speed-ups, memory. Run `make bench`."""

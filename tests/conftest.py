@@ -1,0 +1,24 @@
+"""Fixtures that several test files share."""
+
+import pytest
+import torch
+
+from problems import poisson
+
+
+@pytest.fixture(scope="session")
+def poisson_1d():
+    """Two-point problem with one parameter, its conductivity softplus(z)."""
+    return poisson.make_1d()
+
+
+@pytest.fixture(scope="session")
+def poisson_2d():
+    """Poisson problem on 8 x 8 x 2 triangles with four parameters of a log-normal field."""
+    return poisson.make(8, n_terms=4)
+
+
+@pytest.fixture
+def generator():
+    """Seeded generator, made anew for each test: its draws do not depend on which tests ran."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,183 @@
+"""Imports go one way (CONTRIBUTING.md): read from the source with `ast`, nothing is executed."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import pddlvm
+from pddlvm import fem, links
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = sorted((ROOT / "pddlvm").rglob("*.py"))
+PROBLEMS = sorted((ROOT / "problems").rglob("*.py"))
+MODULES = {"fem": fem, "links": links}
+
+MAY_IMPORT_PYRO = {"model.py", "training.py", "elbo.py"}
+"""Beside these, everything in `inference.py` or below `inference/`."""
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Dotted names of all modules that are imported anywhere in a file; relative ones as `.x`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level + (node.module or ""))
+    return found
+
+
+def packages(path: Path) -> set[str]:
+    """First parts of the dotted names that a file imports."""
+    return {name.split(".")[0] for name in imports(parsed(path))}
+
+
+def may_import_pyro(path: Path) -> bool:
+    relative = path.relative_to(ROOT / "pddlvm")
+    return relative.as_posix() in MAY_IMPORT_PYRO or relative.parts[0].startswith("inference")
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name_of)
+def test_only_fem_imports_scikit_fem(path):
+    assert "skfem" not in packages(path) or path.parent.name == "fem"
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name_of)
+def test_only_model_training_and_inference_import_pyro(path):
+    assert "pyro" not in packages(path) or may_import_pyro(path)
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name_of)
+def test_only_plot_imports_matplotlib(path):
+    drawing = packages(path) & {"matplotlib", "mpl_toolkits"}
+    assert not drawing or path.name == "plot.py"
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name_of)
+def test_the_engine_does_not_import_problems(path):
+    assert not packages(path) & {"problems", "examples", "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("path", [*ENGINE, *PROBLEMS], ids=name_of)
+def test_imports_are_absolute_and_without_star(path):
+    nodes = ast.walk(parsed(path))
+    lines = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert not any(node.level or node.names[0].name == "*" for node in lines)
+
+
+def test_importing_the_package_leaves_matplotlib_alone():
+    code = "import sys, pddlvm; assert 'matplotlib' not in sys.modules, 'imported'"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", [pddlvm, fem, links], ids=lambda m: m.__name__)
+def test_every_public_name_exists(module):
+    missing = [name for name in module.__all__ if not hasattr(module, name)]
+    assert missing == []
+
+
+def test_public_names_are_sorted_and_unique():
+    assert list(pddlvm.__all__) == sorted(set(pddlvm.__all__))
+
+
+def private_uses(tree: ast.AST) -> set[str]:
+    """Names of pddlvm that a file uses and that are not public."""
+    found, aliases = set(), {"pddlvm": pddlvm}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".", 1) for alias in node.names]
+            inner = [n[1] for n in names if n[0] == "pddlvm" and len(n) == 2]
+            found |= {f"pddlvm.{name}" for name in inner if name not in MODULES}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pddlvm":
+            rest = node.module.partition(".")[2]
+            home = MODULES.get(rest) if rest else pddlvm
+            for alias in node.names:
+                if home is None or alias.name not in home.__all__:
+                    found.add(f"{node.module}.{alias.name}")
+                elif home is pddlvm and alias.name in MODULES:
+                    aliases[alias.asname or alias.name] = MODULES[alias.name]
+
+    def module(node: ast.expr) -> object:
+        """pddlvm, fem or links, where an expression is one of them."""
+        if isinstance(node, ast.Name):
+            return aliases.get(node.id)
+        inside = isinstance(node, ast.Attribute) and module(node.value) is pddlvm
+        return MODULES.get(node.attr) if inside else None
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            home = module(node.value)
+            if home is not None and node.attr not in home.__all__:
+                found.add(f"{home.__name__}.{node.attr}")
+    return found
+
+
+@pytest.mark.parametrize("path", PROBLEMS, ids=name_of)
+def test_problems_use_public_names_only(path):
+    assert private_uses(parsed(path)) == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from pddlvm.solver import factorise",
+        "from pddlvm import solver",
+        "import pddlvm.solver",
+        "import pddlvm; pddlvm.solver.factorise",
+        "from pddlvm import fem; fem.skfem",
+        "import pddlvm; pddlvm.fem.skfem",
+    ],
+)
+def test_the_check_of_public_names_sees_a_private_one(line):
+    assert private_uses(ast.parse(line))
+
+
+def module_level(path: Path) -> set[str]:
+    """Modules of pddlvm that a file needs when it is imported: not those in functions."""
+    body = [node for node in parsed(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = set()
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pddlvm":
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name for name in [node.module, *inner] if file_of(name)}
+    return found - {"pddlvm"}
+
+
+def file_of(module: str) -> Path | None:
+    stem = ROOT / Path(*module.split("."))
+    for candidate in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_import_cycles():
+    graph = {module_of(path): module_level(path) for path in ENGINE}
+    # Raises CycleError, whose message shows the cycle.
+    assert "pddlvm.model" in TopologicalSorter(graph).static_order()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pddlvm" / "fem").glob("*.py")), ids=name_of)
+def test_fem_is_the_first_link_of_the_chain(path):
+    used = {name for name in imports(parsed(path)) if name.startswith("pddlvm")}
+    assert all(name.startswith("pddlvm.fem") or name == "pddlvm.errors" for name in used)
