@@ -17,7 +17,7 @@ _METRICS = (
     "coverage_u",
     "coverage_z",
     "std_ratio",
-    "std_ratio_rms",
+    "std_ratio_pooled",
     "log_correlation",
 )
 

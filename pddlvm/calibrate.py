@@ -26,7 +26,7 @@ _MIN_SAMPLES = 32
 
 def default_n_samples(n_dofs: int) -> int:
     """2048 draws, on large meshes fewer, so that the calibration stays within seconds."""
-    return max(96, min(2048, 550_000 // n_dofs))
+    return max(192, min(2048, 550_000 // n_dofs))
 
 
 def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Generator) -> None:
@@ -96,7 +96,7 @@ def _calibrate_inverse(
     for level, (found, features, base) in enumerate(levels):
         variance = model.variance_xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
-        errors = (found.double() - xi64).to(xi)
+        errors = (found.double() - xi64.to(found.device)).to(xi)
         variance.fit(features, base, errors, generator)
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()

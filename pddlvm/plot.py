@@ -66,13 +66,16 @@ def field(
     if mesh.dim() == 2:
         colours = data if per_cell else None
         if not per_cell and mesh.t.shape[0] == 3:
-            triangulation = Triangulation(*mesh.p, mesh.t.T)
+            triangulation = Triangulation(mesh.p[0], mesh.p[1], mesh.t.T)
             drawn: Any = ax.tripcolor(triangulation, data, shading="gouraud", **style)
         else:
             colours = data[mesh.t].mean(axis=0) if colours is None else colours
-            drawn = PolyCollection(list(mesh.p.T[mesh.t.T]), array=colours, **style)
+            drawn = PolyCollection(
+                list(mesh.p.T[mesh.t.T]), array=colours, edgecolors="face", linewidth=0.3, **style
+            )
             ax.add_collection(drawn)
             ax.autoscale_view()
+        ax.margins(0)
         ax.set_aspect("equal")
         ax.set_xlabel("x")
         ax.set_ylabel("y")

@@ -113,7 +113,7 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     z = problem.prior.unstandardise(xi)
     c = solve_reduced(full, z)
     if basis.n_kept is not None:
-        relative = c / c.norm(dim=1, keepdim=True)
+        relative = c / c.norm(dim=1, keepdim=True).clamp(min=1e-30)
         _, values, rotation = torch.linalg.svd(relative, full_matrices=False)
         tail = values.flip(0).square().cumsum(0).sqrt().flip(0) / values.norm()
         tolerance = basis.tolerance if isinstance(basis, ResidualEnriched) else 0.0

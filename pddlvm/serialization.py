@@ -75,6 +75,10 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
             "another one"
         ) from error
     try:
+        # mkstemp makes files private; give this one the permissions of any other new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.fchmod(handle, 0o666 & ~mask)
         with os.fdopen(handle, "wb") as file:
             torch.save(content, file)
             file.flush()
