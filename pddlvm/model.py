@@ -97,7 +97,7 @@ class _Posterior(TorchDistribution):
         known = self._known
         xi_known = None if known is None else value * known
         mean, log_variance = self._maps.inverse_map(self._c, b, xi_known, known)
-        density = dist.Normal(mean, (0.5 * log_variance).exp()).log_prob(value)
+        density = dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).log_prob(value)
         result: Tensor = (density if known is None else density * (1 - known)).sum(-1)
         return result
 
@@ -212,7 +212,9 @@ class LatentVariableModel(nn.Module):
         with pyro.plate("draws", batch):
             xi = pyro.sample("xi", prior)
             mean, log_variance = self.forward_map(xi)
-            pyro.sample("c", dist.Normal(mean, (0.5 * log_variance).exp()).to_event(1))
+            pyro.sample(
+                "c", dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
+            )
 
     def _draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor | None:
         """Random blocks as known, (batch, d) of 0 and 1; None where there is one block only."""

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import scipy.optimize
+import skfem
 import torch
 
 import pddlvm
@@ -75,7 +76,7 @@ def test_matern_has_its_closed_form(nu, polynomial):
 
 
 def test_smooth_matern_is_nearly_gaussian():
-    # The next term of the expansion in 1 / nu is at most 0.3 / nu.
+    # The first term of the expansion in 1 / nu is at most 0.23 / nu, the others are smaller.
     np.testing.assert_allclose(
         pddlvm.Matern(20.0)(DISTANCE), pddlvm.gaussian(DISTANCE), atol=0.3 / 20
     )
@@ -129,8 +130,8 @@ def test_eigenvalues_of_the_exponential_covariance(n_cells, length):
     space = fem.Space(fem.interval(n_cells, -1.0, 1.0))
     field = latent(space, 10, length=length, covariance=pddlvm.exponential)
     exact = exponential_eigenvalues(10, 1.0, length)
-    # The kink of the kernel costs the tenth eigenvalue (pi 10 / 300)^2 of itself.
-    np.testing.assert_allclose(eigenvalues(field, space), exact, rtol=0.02)
+    # The midpoint rule costs the tenth, of wave number w = 5 pi, (w h)^2 / 12 = 9e-4 of itself.
+    np.testing.assert_allclose(eigenvalues(field, space), exact, rtol=2e-3)
 
 
 def test_eigenvalues_grow_with_the_variance():
@@ -157,7 +158,8 @@ def test_eigenfunctions_are_orthogonal():
 def test_fewer_terms_are_the_first_ones():
     space = fem.Space(fem.unit_square(6, quadrilaterals=True).scaled((1.0, 0.7)))
     few, many = (latent(space, n).shapes(space.centroids) for n in (3, 9))
-    assert torch.equal(few, many[:, :3])
+    # The same sums of 36 numbers of size one, perhaps in another order.
+    torch.testing.assert_close(few, many[:, :3], rtol=0, atol=1e-13)
 
 
 # Variances and covariances
@@ -169,8 +171,8 @@ def test_variance_with_all_terms_is_that_asked_for(std, covariance):
     space = fem.Space(fem.unit_square(5))
     field = latent(space, 50, covariance=covariance, std=std)
     variance = (field.shapes(space.centroids) ** 2).sum(dim=1)
-    # The whole spectrum of a matrix of condition number 1e4; Matern is 1 only to 1e-10 at zero.
-    np.testing.assert_allclose(variance.numpy(), std**2, rtol=1e-8)
+    # The whole spectrum of a matrix whose condition number is at most 1e4: round-off.
+    np.testing.assert_allclose(variance.numpy(), std**2, rtol=1e-11)
 
 
 def test_covariance_with_many_terms_is_that_asked_for():
@@ -178,8 +180,8 @@ def test_covariance_with_many_terms_is_that_asked_for():
     psi = latent(space, 60, length=0.5, std=2.0).shapes(space.centroids).numpy()
     x = space.centroids.x
     distance = np.linalg.norm(x[:, None] - x, axis=-1)
-    # The eigenvalues of the Gaussian covariance fall to 1e-9 within 60 terms.
-    np.testing.assert_allclose(psi @ psi.T, 4 * pddlvm.gaussian(distance / 0.5), atol=1e-6)
+    # The last eigenvalue is 4 * 3e-12, spread over cells of volume 1 / 128.
+    np.testing.assert_allclose(psi @ psi.T, 4 * pddlvm.gaussian(distance / 0.5), atol=2e-9)
 
 
 def test_variance_away_from_the_inducing_points_is_that_asked_for():
@@ -249,32 +251,29 @@ def test_state_holds_tensors_only():
 
 
 @pytest.mark.parametrize(
-    "mesh",
+    ("mesh", "n_terms"),
     [
-        fem.interval(40),
-        fem.unit_square(6),
-        fem.unit_square(6, quadrilaterals=True),
-        fem.unit_cube(3),
-        fem.unit_cube(4, hexahedra=True),
+        (fem.interval(40), 6),
+        (fem.unit_square(6), 20),
+        (fem.unit_square(6, quadrilaterals=True), 20),
+        (fem.unit_cube(3), 50),
+        (fem.unit_cube(4, hexahedra=True), 50),
     ],
     ids=["lines", "triangles", "quadrilaterals", "tetrahedra", "hexahedra"],
 )
-def test_variance_on_any_cells(mesh):
+def test_variance_on_any_cells(mesh, n_terms):
     space = fem.Space(mesh)
-    field = latent(space, 25, length=1.0)
-    variance = (field.shapes(space.interior().points) ** 2).sum(dim=1)
-    # Two or three lengths per side: 25 terms leave less than a per cent.
-    np.testing.assert_allclose(variance.numpy(), 1.0, atol=0.01)
+    variance = (latent(space, n_terms, length=1.0).shapes(space.interior().points) ** 2).sum(dim=1)
+    # A domain of one length is exhausted by these terms.
+    np.testing.assert_allclose(variance.numpy(), 1.0, atol=1e-3)
 
 
 def test_unequal_cells_do_not_distort_the_eigenvalues():
-    ticks = np.linspace(0, 1, 301) ** 2
-    mesh = fem.interval(300)
-    graded = fem.Space(type(mesh)(2 * ticks - 1))
+    graded = fem.Space(skfem.MeshLine(2 * np.linspace(0, 1, 301) ** 2 - 1))
     field = latent(graded, 10, length=0.5, covariance=pddlvm.exponential)
     exact = exponential_eigenvalues(10, 1.0, 0.5)
-    # The kink of the kernel costs the tenth eigenvalue (pi 10 / 300)^2 of itself.
-    np.testing.assert_allclose(eigenvalues(field, graded), exact, rtol=0.02)
+    # As above, with cells up to twice as long.
+    np.testing.assert_allclose(eigenvalues(field, graded), exact, rtol=4e-3)
 
 
 def test_a_hundred_thousand_points_take_seconds():

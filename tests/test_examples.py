@@ -1,0 +1,41 @@
+"""Every example runs with a few steps, and the README's own code runs as written."""
+
+import re
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+from examples import poisson_linear, poisson_mesh_file
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_linear_poisson(tmp_path: Path):
+    arguments = ["--seconds", "20", "--steps", "60", "--n", "6", "--out", str(tmp_path / "demo")]
+    report = poisson_linear.main(arguments)
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert names >= {"forward.png", "inverse.png", "training.png", "solution.vtu", "model.pt"}
+    # 60 steps bring the error from 1 to some ten per cent; the correction takes it to the basis's.
+    assert report.relative_l2_corrected < 0.05 < 1.0
+
+
+@pytest.mark.slow
+def test_plate_from_its_mesh_file(tmp_path: Path):
+    report = poisson_mesh_file.main(["--seconds", "60", "--steps", "60", "--out", str(tmp_path)])
+    assert (tmp_path / "plate.vtu").is_file()
+    # The basis alone is good to a few parts in ten thousand.
+    assert report.relative_l2_corrected < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = re.sub(r"max_(seconds|steps)=\d+", "max_steps=20", blocks[number])
+    monkeypatch.chdir(tmp_path)
+    variables: dict[str, object] = {}
+    exec(code, variables)
+    assert variables["model"].is_calibrated

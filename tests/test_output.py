@@ -1,0 +1,73 @@
+"""VTU files hold the fields under their names, on the mesh, in one, two and three dimensions."""
+
+from pathlib import Path
+
+import meshio
+import numpy as np
+import pytest
+
+import pddlvm
+from pddlvm import fem
+from problems import poisson
+from problems.poisson import diffusion, load
+
+
+def cube(hexahedra: bool) -> pddlvm.Problem:
+    space = fem.Space(fem.unit_cube(3, hexahedra=hexahedra))
+    cells = space.interior()
+    return pddlvm.Problem(
+        "cube",
+        space,
+        [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)],
+        {"kappa": pddlvm.Constant(pddlvm.LogNormal()), "f": 1.0},
+        [pddlvm.Dirichlet(None)],
+    )
+
+
+PROBLEMS = {
+    "line": poisson.make_1d,
+    "triangle": lambda: poisson.make(5, n_terms=2),
+    "tetra": lambda: cube(False),
+    "hexahedron": lambda: cube(True),
+}
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_a_file_reads_back(kind: str, tmp_path: Path):
+    model = pddlvm.LatentVariableModel(PROBLEMS[kind](), basis=pddlvm.ResidualEnriched(n_modes=4))
+    z = model.problem.prior.sample(seed=0)
+    model.to_vtu(tmp_path / "u.vtu", z)
+    mesh = meshio.read(tmp_path / "u.vtu")
+    assert mesh.cells[0].type == kind
+    prediction = model.forward(z)
+    vertices = model.problem.space.vertex_dofs[:, 0]
+    np.testing.assert_array_equal(mesh.point_data["u_mean"], prediction.mean[vertices])
+    np.testing.assert_array_equal(mesh.point_data["u_std"], prediction.std[vertices])
+    kappa = model.problem.parameter_field(z)
+    np.testing.assert_array_equal(mesh.cell_data["kappa"][0], kappa)
+    assert [p.name for p in tmp_path.iterdir()] == ["u.vtu"]
+
+
+def test_hexahedra_keep_a_positive_volume_in_the_order_of_vtk(tmp_path: Path):
+    model = pddlvm.LatentVariableModel(cube(True), basis=pddlvm.ResidualEnriched(n_modes=2))
+    model.to_vtu(tmp_path / "u.vtu", model.problem.prior.sample(seed=0))
+    mesh = meshio.read(tmp_path / "u.vtu")
+    x = mesh.points[mesh.cells[0].data]
+    # VTK: 0-1-2-3 is the bottom ring, 4 lies above 0.
+    bottom = np.cross(x[:, 1] - x[:, 0], x[:, 3] - x[:, 0])
+    volume = np.abs(((x[:, 4] - x[:, 0]) * bottom).sum(axis=1))
+    np.testing.assert_allclose(volume, 1 / 27, rtol=1e-12)
+    np.testing.assert_allclose(x[:, 2] - x[:, 3], x[:, 1] - x[:, 0], atol=1e-12)
+
+
+def test_bad_arguments_leave_nothing_behind(tmp_path: Path):
+    model = pddlvm.LatentVariableModel(poisson.make_1d())
+    z = model.problem.prior.sample((2,), seed=0)
+    for path, parameters, message in (
+        (tmp_path / "u.vtu", z, "one parameter vector"),
+        (tmp_path / "u.png", z[0], "end in .vtu"),
+        (tmp_path / "nowhere" / "u.vtu", z[0], "does not exist"),
+    ):
+        with pytest.raises(pddlvm.InputError, match=message):
+            model.to_vtu(path, parameters)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,80 @@
+"""Figures draw what they are given, on the axes that they are given."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import pddlvm
+from pddlvm import fem, plot
+from problems import poisson
+from problems.poisson import diffusion, load
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Leave no figure open."""
+    yield
+    plt.close("all")
+
+
+def model_of(problem: pddlvm.Problem) -> pddlvm.LatentVariableModel:
+    return pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=4))
+
+
+@pytest.mark.parametrize(
+    ("problem", "n_axes"), [(poisson.make_1d, 2), (lambda: poisson.make(5, n_terms=2), 8)]
+)
+def test_forward_figure(problem, n_axes):
+    model = model_of(problem())
+    figure = plot.forward_figure(model, model.problem.prior.sample(seed=0))
+    # In 2D each of the four panels has a colour bar.
+    assert len(figure.axes) == n_axes
+
+
+@pytest.mark.parametrize(
+    ("problem", "n_axes"), [(poisson.make_1d, 1), (lambda: poisson.make(5, n_terms=2), 8)]
+)
+def test_inverse_figure(problem, n_axes):
+    model = model_of(problem())
+    figure = plot.inverse_figure(model, model.problem.prior.sample(seed=0))
+    assert len(figure.axes) == n_axes
+
+
+def test_a_field_on_a_solid_shows_its_surface():
+    space = fem.Space(fem.unit_cube(2))
+    cells = space.interior()
+    problem = pddlvm.Problem(
+        "cube",
+        space,
+        [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)],
+        {"kappa": pddlvm.Constant(pddlvm.LogNormal()), "f": 1.0},
+        [pddlvm.Dirichlet("left")],
+    )
+    ax = plt.figure().add_subplot(projection="3d")
+    plot.field(problem, torch.arange(problem.n_dofs, dtype=torch.float64), ax)
+    # Six faces of 2 x 2 squares, two triangles each.
+    assert len(ax.collections[0].get_array()) == 48
+    with pytest.raises(pddlvm.InputError, match="3D axes"):
+        plot.field(problem, torch.zeros(problem.n_dofs), plt.figure().add_subplot())
+
+
+def test_values_of_the_wrong_length_are_refused():
+    problem = poisson.make(5, n_terms=2)
+    with pytest.raises(pddlvm.InputError, match="entries"):
+        plot.field(problem, torch.zeros(7), plt.figure().add_subplot())
+
+
+def test_training_and_calibration_curves():
+    model = model_of(poisson.make_1d())
+    result = pddlvm.train(model, max_steps=60, calibrate=False)
+    _, axes = plt.subplots(1, 2)
+    curve = plot.elbo(result, axes[0]).lines[0]
+    assert np.isfinite(curve.get_ydata()).all()
+    model.calibrate(64)
+    report = pddlvm.validate(model, n_samples=20)
+    drawn = plot.calibration(report, axes[1]).lines[1]
+    np.testing.assert_array_equal(drawn.get_ydata(), report.observed)

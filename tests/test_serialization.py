@@ -1,0 +1,147 @@
+"""A saved model comes back bit for bit; anything else is refused, nothing is executed or lost."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pddlvm
+from problems import poisson
+
+BASIS = pddlvm.ResidualEnriched(n_modes=8)
+
+
+@pytest.fixture(scope="module")
+def model() -> pddlvm.LatentVariableModel:
+    """A model of a small problem after a few steps, calibrated."""
+    torch.manual_seed(0)
+    trained = pddlvm.LatentVariableModel(poisson.make(8, n_terms=3), basis=BASIS)
+    pddlvm.train(trained, max_steps=20, calibrate=False)
+    trained.calibrate(64)
+    return trained
+
+
+@pytest.fixture
+def saved(model: pddlvm.LatentVariableModel, tmp_path: Path) -> Path:
+    """Its file."""
+    model.save(tmp_path / "run.pt")
+    return tmp_path / "run.pt"
+
+
+def predictions(model: pddlvm.LatentVariableModel, z: torch.Tensor) -> list[torch.Tensor]:
+    plain, corrected = model.forward(z), model.forward(z, corrections=1)
+    inverse = model.inverse(corrected.mean)
+    return [plain.mean, plain.std, corrected.mean, corrected.std, inverse.mean, inverse.std]
+
+
+def test_predictions_are_bit_equal(model, saved):
+    z = model.problem.prior.sample((3,), seed=0)
+    loaded = pddlvm.load(saved, poisson.make(8, n_terms=3))
+    for before, after in zip(predictions(model, z), predictions(loaded, z), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: poisson.make(9, n_terms=3),
+        lambda: poisson.make(8, n_terms=4),
+        lambda: poisson.make(8, n_terms=3, source=5.0),
+        poisson.make_1d,
+    ],
+    ids=["mesh", "parameters", "physics", "dimension"],
+)
+def test_a_run_of_another_problem_is_refused(saved, other):
+    with pytest.raises(pddlvm.RunFileError, match="another problem"):
+        pddlvm.load(saved, other())
+
+
+def test_files_that_are_not_models_are_refused(saved, model, tmp_path):
+    broken = tmp_path / "broken.pt"
+    for content in (b"", b"not a model", saved.read_bytes()[:1000], saved.read_bytes()[100:]):
+        broken.write_bytes(content)
+        with pytest.raises(pddlvm.RunFileError, match="not a model"):
+            pddlvm.load(broken, model.problem)
+    torch.save({"format": "other"}, broken)
+    with pytest.raises(pddlvm.RunFileError, match="not a model"):
+        pddlvm.load(broken, model.problem)
+    with pytest.raises(pddlvm.RunFileError, match="no file"):
+        pddlvm.load(tmp_path / "missing.pt", model.problem)
+
+
+def test_a_model_with_parts_missing_is_refused(saved, model, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    del content["state"]
+    torch.save(content, tmp_path / "part.pt")
+    with pytest.raises(pddlvm.RunFileError, match="damaged"):
+        pddlvm.load(tmp_path / "part.pt", model.problem)
+
+
+class _Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x))])
+def test_code_in_a_file_is_not_executed(model, tmp_path, write):
+    trap = tmp_path / "executed"
+    write(_Malicious(trap), tmp_path / "evil.pt")
+    with pytest.raises(pddlvm.RunFileError):
+        pddlvm.load(tmp_path / "evil.pt", model.problem)
+    assert not trap.exists()
+
+
+def test_a_missing_folder_is_named(model, tmp_path):
+    with pytest.raises(pddlvm.RunFileError, match="nowhere"):
+        model.save(tmp_path / "nowhere" / "run.pt")
+
+
+def test_a_failing_save_leaves_the_old_file(model, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        model.save(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_fields_travel_with_the_model(model, saved):
+    # Another machine may find eigenvectors of the opposite sign.
+    problem = poisson.make(8, n_terms=3)
+    field = problem.fields["kappa"]
+    flipped = problem.with_states({"kappa": {"inducing": field.inducing, "modes": -field.modes}})
+    with pytest.warns(UserWarning, match="differ from the saved"):
+        loaded = pddlvm.load(saved, flipped)
+    z = problem.prior.sample((3,), seed=0)
+    assert torch.equal(loaded.problem.parameter_field(z), model.problem.parameter_field(z))
+    assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
+
+
+def test_own_networks_must_be_passed_again(tmp_path):
+    problem = poisson.make_1d()
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mean, log_variance = self.layer(x).chunk(2, dim=-1)
+            return mean, log_variance
+
+    model = pddlvm.LatentVariableModel(problem, forward_network=Own())
+    model.save(tmp_path / "own.pt")
+    with pytest.raises(pddlvm.RunFileError, match="pass forward_network"):
+        pddlvm.load(tmp_path / "own.pt", problem)
+    loaded = pddlvm.load(tmp_path / "own.pt", problem, forward_network=Own())
+    z = problem.prior.sample((2,), seed=0)
+    assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
