@@ -145,7 +145,9 @@ class EnergyModes(Basis):
                 f"n_modes must be between 1 and {problem.n_free - 1}, got {self.n_modes}"
             )
         mass = problem.space.gram_matrices()[0][problem.free_dofs][:, problem.free_dofs]
-        inverse = LinearOperator(reference.matrix.shape, matvec=reference.factors.solve)
+        inverse = LinearOperator(
+            reference.matrix.shape, matvec=reference.factors.solve, dtype=np.float64
+        )
         start = np.ones(problem.n_free)
         values, vectors = eigsh(
             reference.matrix, self.n_modes, M=mass.tocsc(), sigma=0.0, OPinv=inverse, v0=start

@@ -65,14 +65,11 @@ def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Gen
     for level, forward in enumerate((predicted, corrected)):
         error = (forward.mean.cpu() - truth)[:, free]
         model.factor_u[level] = coverage_factor(error, forward.std.cpu()[:, free])
-    _calibrate_inverse(
-        model, c_true.to(like), truth.to(like), problem.prior.standardise(z64), generator
-    )
+    _calibrate_inverse(model, truth.to(like), problem.prior.standardise(z64), generator)
 
 
 def _calibrate_inverse(
     model: "LatentVariableModel",
-    c: torch.Tensor,
     u: torch.Tensor,
     xi64: torch.Tensor,
     generator: torch.Generator,
@@ -80,6 +77,8 @@ def _calibrate_inverse(
     """Residual noise of true solutions, then the variances of the inverse map on them."""
     xi = xi64.to(u)
     z = model.problem.prior.unstandardise(xi)
+    # In the model's own precision, as for a query: where the map is exact, round-off is the error.
+    c = model.reduced.representation.project(u)
     b = model.reduced.representation.boundary_coordinates_of(u)
     with torch.no_grad():
         r = model.reduced.residual(c, z) / c.norm(dim=1, keepdim=True)

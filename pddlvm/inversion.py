@@ -70,11 +70,11 @@ class GaussNewton:
         rows = self._rows(a, b, size, xi)
         for _ in range(n_steps):
             jacobian, hessian = self._linearise(a, b, size, xi, unknown)
-            gradient = (jacobian.mT @ rows[..., None])[..., 0] + xi * unknown
-            step = -torch.linalg.solve(hessian, gradient[..., None])[..., 0]
+            gradient = (jacobian.mT @ rows.double()[..., None])[..., 0] + xi * unknown
+            step = -torch.linalg.solve(hessian, gradient[..., None])[..., 0].to(xi)
             xi, rows = self._search(a, b, size, xi, rows, step)
         _, hessian = self._linearise(a, b, size, xi, unknown)
-        std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+        std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
         return xi, std, rows.square().sum(-1)
 
     def _rows(self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor) -> Tensor:
@@ -94,8 +94,9 @@ class GaussNewton:
         def rows(xi_one: Tensor, a_one: Tensor, b_one: Tensor, size_one: Tensor) -> Tensor:
             return self._rows(a_one[None], b_one[None], size_one[None], xi_one[None])[0]
 
-        jacobian = vmap(jacrev(rows))(xi, a, b, size) * unknown[:, None, :]
-        identity = torch.eye(xi.shape[-1], dtype=xi.dtype, device=xi.device)
+        # Directions that u does not determine live on the prior alone, the I: keep it in float64.
+        jacobian = (vmap(jacrev(rows))(xi, a, b, size) * unknown[:, None, :]).double()
+        identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
         return jacobian, jacobian.mT @ jacobian + identity
 
     def _search(

@@ -332,8 +332,11 @@ class LatentVariableModel(nn.Module):
         z = self.problem.prior.check(z)
         flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
-        start = self.forward(flat_z, corrections=1).mean if u is None else u.detach()
-        start = start.double().cpu().expand(*z.shape[:-1], -1).reshape(len(flat_z), -1)
+        if u is None:
+            start = self.forward(flat_z, corrections=1).mean
+        else:
+            u = self.problem.check_solution(u.detach()).double().cpu()
+            start = u.expand(*z.shape[:-1], -1).reshape(len(flat_z), -1)
         # Exact boundary values: the maps have them to the precision of their dtype.
         free = operators.free
         start = operators.lift(flat_z).index_copy(1, free, start[:, free])
@@ -433,6 +436,7 @@ class LatentVariableModel(nn.Module):
         var_c = self.variance_c[level](features, base).exp()
         size = 2 * self.forward_map.amplitude(xi).log()[:, None]
         var_rest = self.variance_rest(xi, size).exp()
+        var_rest = var_rest.index_fill(1, self.reduced.representation.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
     def _known_blocks(
@@ -455,6 +459,11 @@ class LatentVariableModel(nn.Module):
             value = value[..., None] if value.ndim == 0 else value
             if value.shape[-1] != size:
                 raise InputError(f"z_known[{name!r}] must end in {size} values, got {value.shape}")
+            if value.ndim > 1 and value.shape[:-1] != batch:
+                raise InputError(
+                    f"z_known[{name!r}] has batch shape {tuple(value.shape[:-1])}, u has "
+                    f"{tuple(batch)}; they must agree"
+                )
             part = value.expand(*batch, size).reshape(n, size)
             values[:, prior.slices[name]] = prior.blocks[name].prior.standardise(part)
             known[:, prior.slices[name]] = 1

@@ -159,12 +159,12 @@ def _gmres(
 
         size = float(np.sqrt(max(float(b[i] @ one.precondition(b[i : i + 1])[0]), 1e-300)))
         step, _ = gmres(
-            LinearOperator((n, n), matvec=matvec),
+            LinearOperator((n, n), matvec=matvec, dtype=np.float64),
             b[i].numpy(),
             rtol=min(0.5, float(target[i]) / size),
             restart=min(n, 50),
             maxiter=max_iterations,
-            M=LinearOperator((n, n), matvec=precondition),
+            M=LinearOperator((n, n), matvec=precondition, dtype=np.float64),
             callback=count,
             callback_type="pr_norm",
         )

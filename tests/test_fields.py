@@ -118,7 +118,7 @@ def test_chebyshev_equals_that_of_numpy(n_terms, generator):
 def test_chebyshev_is_a_cosine(degree):
     field = pddlvm.Chebyshev(n_terms=6, low=-1.0, high=3.0)
     angle = np.arccos((LINE.centroids.x[:, 0] - 1.0) / 2.0)
-    # arccos loses half the digits of nothing here: its argument stays away from one.
+    # Round-off: the points stay away from the ends, where the arc cosine loses digits.
     np.testing.assert_allclose(
         field.shapes(LINE.centroids)[:, degree].numpy(), np.cos(degree * angle), atol=1e-14
     )

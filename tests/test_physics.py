@@ -286,6 +286,7 @@ def test_gradient_of_the_residual_in_u(name):
 def test_gradient_of_the_residual_in_z(name):
     case = CASES[name]
     u, z = draw(case)
+    # The defaults of gradcheck, as above.
     assert torch.autograd.gradcheck(lambda z: case.residual(u, z), (z.requires_grad_(),))
 
 
@@ -293,6 +294,7 @@ def test_gradient_of_the_residual_in_z(name):
 def test_gradient_of_the_energy(name):
     case = CASES[name]
     u, z = draw(case)
+    # The defaults of gradcheck, as above.
     assert torch.autograd.gradcheck(case.energy, (u.requires_grad_(), z.requires_grad_()))
 
 
@@ -380,9 +382,9 @@ def test_gradient_has_the_component_first():
     x = torch.from_numpy(PLANE.dof_points)
     component = torch.from_numpy(PLANE.dof_components)
     u = torch.where(component == 0, 2 * x[:, 0] + 3 * x[:, 1], 5 * x[:, 0] + 7 * x[:, 1])
-    case = problem(PLANE, pddlvm.Energy(PLANE.interior(), lambda u, du, x: du[0, 1] * du[1, 0]))
-    # The unit square with a constant integrand: round-off.
-    assert case.energy(u, draw(case)[1]).item() == pytest.approx(15.0, rel=1e-13)
+    case = problem(PLANE, pddlvm.Energy(PLANE.interior(), lambda u, du, x: du[0, 1] ** 2))
+    # du_0/dx_1 = 3 on the unit square: round-off.
+    assert case.energy(u, draw(case)[1]).item() == pytest.approx(9.0, rel=1e-13)
 
 
 def test_known_numbers_reach_the_point_function():

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import skfem
 import torch
 from torch.func import grad, jacrev, vmap
@@ -349,7 +350,7 @@ def test_problem_without_potential_is_solved():
 def test_factors_solve_their_system(matrix):
     matrix = np.array(matrix, dtype=float)
     symmetric = bool((matrix == matrix.T).all())
-    lu = solver.factorise(solver.sp.csc_matrix(matrix), symmetric=symmetric)
+    lu = solver.factorise(sp.csc_matrix(matrix), symmetric=symmetric)
     # A 3 x 3 system of small numbers: round-off.
     np.testing.assert_allclose(matrix @ lu.solve(np.arange(3.0)), np.arange(3.0), atol=1e-14)
 

@@ -1,0 +1,89 @@
+"""The inverse map with Gauss-Newton corrections: exact where the PDE is, honest where it is not."""
+
+import pddlvm
+import pytest
+import torch
+from pddlvm import fem
+from problems import poisson
+from problems.poisson import diffusion, load
+
+
+def two_blocks() -> pddlvm.Problem:
+    """A uniform conductivity and a random load: u determines their ratio only."""
+    space = fem.Space(fem.unit_square(6))
+    cells = space.interior()
+    return pddlvm.Problem(
+        "two blocks",
+        space,
+        [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)],
+        {
+            "kappa": pddlvm.Constant(pddlvm.LogNormal(0.0, 0.5)),
+            "f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0)),
+        },
+        [pddlvm.Dirichlet(None)],
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> pddlvm.LatentVariableModel:
+    trained = pddlvm.LatentVariableModel(two_blocks(), basis=pddlvm.Nodal())
+    pddlvm.train(trained, max_steps=200, calibrate=False)
+    trained.calibrate(128)
+    return trained
+
+
+def test_gauss_newton_finds_the_field_behind_a_solution():
+    problem = poisson.make(8, n_terms=3)
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.Nodal())
+    z = problem.prior.sample((10,), seed=0)
+    inverse = model.inverse(problem.solve(z), corrections=12)
+    # Untrained start, exact basis: float32 residuals limit it to some 1e-4.
+    assert (inverse.mean - z).abs().median() < 1e-3
+
+
+def test_a_known_block_is_kept_and_makes_the_other_certain(model):
+    z = model.problem.prior.sample((50,), seed=1)
+    u = model.problem.solve(z)
+    free, given = model.inverse(u), model.inverse(u, z_known={"f": z[:, 1:]})
+    assert (given.std[:, 1] == 0).all()
+    # float32 standard coordinates there and back.
+    torch.testing.assert_close(given.mean[:, 1], z[:, 1], rtol=1e-5, atol=1e-6)
+    assert given.std[:, 0].mean() < 0.2 * free.std[:, 0].mean()
+    assert (given.median[:, 0] / z[:, 0] - 1).abs().median() < 0.01
+
+
+def test_a_scalar_known_value_serves_all_samples(model):
+    z = model.problem.prior.sample((3,), seed=2)
+    z[:, 1] = 1.5
+    given = model.inverse(model.problem.solve(z), z_known={"f": torch.tensor(1.5)})
+    torch.testing.assert_close(given.mean[:, 1], z[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_median_stays_in_the_support(model):
+    z = model.problem.prior.sample((50,), seed=3)
+    for corrections in (0, 2):
+        found = model.inverse(model.problem.solve(z), corrections=corrections).median
+        model.problem.prior.check(found)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"k": torch.tensor(1.0)}, "names 'k'"),
+        ({"f": torch.zeros(3, 2)}, "must end in 1"),
+        ({"f": torch.zeros(5, 1)}, "batch"),
+    ],
+)
+def test_bad_known_values_are_refused(model, known, message):
+    u = model.problem.solve(model.problem.prior.sample((3,), seed=4))
+    with pytest.raises(pddlvm.InputError, match=message):
+        model.inverse(u, z_known=known)
+
+
+def test_bad_solutions_are_refused(model):
+    n = model.problem.n_dofs
+    for u in (torch.zeros(n - 1), torch.full((n,), torch.nan), torch.zeros(n, dtype=torch.int64)):
+        with pytest.raises(pddlvm.InputError, match="u "):
+            model.inverse(u)
+    with pytest.raises(pddlvm.InputError, match="corrections"):
+        model.inverse(torch.zeros(n), corrections=-1)

@@ -1,0 +1,127 @@
+"""What the maps return: shapes, dtypes, moments and densities of the two Gaussians."""
+
+import math
+
+import pddlvm
+import pytest
+import torch
+from pddlvm.parameters import Block, ParameterSpace
+from pddlvm.predictions import Inverse
+from problems import poisson
+from torch.distributions import LogNormal, MultivariateNormal, Normal
+
+
+@pytest.fixture(scope="module")
+def model() -> pddlvm.LatentVariableModel:
+    trained = pddlvm.LatentVariableModel(
+        poisson.make(6, n_terms=2), basis=pddlvm.ResidualEnriched(n_modes=6)
+    )
+    pddlvm.train(trained, max_steps=60, calibrate=False)
+    trained.calibrate(64)
+    return trained
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_dtypes_follow_z(model, batch, corrections, dtype):
+    n = model.problem.n_dofs
+    forward = model.forward(model.problem.prior.sample(batch, seed=0).to(dtype), corrections)
+    assert forward.mean.shape == forward.std.shape == (*batch, n)
+    assert forward.sample((4,)).shape == (4, *batch, n)
+    assert forward.log_prob(forward.mean).shape == forward.residual_norm.shape == batch
+    for value in (forward.mean, forward.std, forward.residual_norm, forward.sample()):
+        assert value.dtype == dtype
+    inverse = model.inverse(forward.mean)
+    assert inverse.mean.shape == inverse.std.shape == (*batch, 2)
+    assert inverse.mean.dtype == dtype
+    assert inverse.sample((4,)).shape == (4, *batch, 2)
+    assert inverse.log_prob(inverse.median).shape == batch
+
+
+def test_a_batch_equals_its_samples_one_by_one(model):
+    z = model.problem.prior.sample((3,), seed=0)
+    together = model.forward(z)
+    for i in range(3):
+        alone = model.forward(z[i])
+        # float32 matrix products of other shapes.
+        torch.testing.assert_close(alone.mean, together.mean[i], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(alone.std, together.std[i], rtol=1e-3, atol=1e-8)
+
+
+def test_samples_of_the_solution_have_its_moments(model):
+    forward = model.forward(model.problem.prior.sample(seed=0))
+    free = torch.from_numpy(model.problem.free_dofs)
+    n = 4000
+    draws = forward.sample((n,), seed=1)
+    mean, std = forward.mean[free], forward.std[free]
+    # Five standard errors: 1 / sqrt(n) for the mean, 1 / sqrt(2 n) for the std.
+    assert ((draws.mean(0)[free] - mean).abs() < 5 * std / math.sqrt(n)).all()
+    assert ((draws.std(0)[free] / std - 1).abs() < 5 / math.sqrt(2 * n)).all()
+    assert torch.equal(forward.sample((2,), seed=3), forward.sample((2,), seed=3))
+
+
+def test_boundary_values_are_certain(model):
+    forward = model.forward(model.problem.prior.sample((2,), seed=0))
+    fixed = torch.from_numpy(model.problem.fixed_dofs)
+    assert (forward.std[:, fixed] == 0).all() and (forward.mean[:, fixed] == 0).all()
+
+
+def test_density_of_the_solution_is_that_of_a_dense_gaussian(model):
+    z = model.problem.prior.sample(seed=0)
+    forward = model.forward(z)
+    free = torch.from_numpy(model.problem.free_dofs)
+    draws = forward.sample((20_000,), seed=0)[:, free]
+    u = forward.sample(seed=5)
+    var_c, var_rest = forward._both_variances
+    v = model.reduced.representation.vectors.double()[free]
+    covariance = v @ torch.diag(var_c.double()) @ v.T + torch.diag(var_rest.double()[free])
+    dense = MultivariateNormal(forward.mean[free], covariance)
+    # The float32 mean and a floor of 1e-7 of the solution on the std.
+    assert float(forward.log_prob(u)) == pytest.approx(float(dense.log_prob(u[free])), rel=1e-3)
+    # And that Gaussian is the one that is sampled: expected log density is minus the entropy.
+    scores = dense.log_prob(draws)
+    tolerance = 5 * float(scores.std()) / math.sqrt(len(scores))
+    assert float(scores.mean()) == pytest.approx(-float(dense.entropy()), abs=tolerance)
+
+
+def test_inverse_densities_have_closed_forms():
+    prior = ParameterSpace(
+        {
+            "a": Block(1, pddlvm.Normal(1.0, 2.0)),
+            "b": Block(1, pddlvm.Uniform(-1.0, 3.0)),
+            "c": Block(1, pddlvm.LogNormal(0.5, 0.4)),
+        }
+    )
+    xi_mean = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    xi_std = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    inverse = Inverse(xi_mean, xi_std, prior)
+    half = 2.0 / math.sqrt(3.0)
+    a = Normal(1 + 2 * xi_mean[0], 2 * xi_std[0])
+    b = Normal(1 + half * xi_mean[1], half * xi_std[1])
+    c = LogNormal(0.5 + 0.4 * xi_mean[2], 0.4 * xi_std[2])
+    z = torch.tensor([1.5, 0.7, 1.6], dtype=torch.float64)
+    expected = a.log_prob(z[0]) + b.log_prob(z[1]) + c.log_prob(z[2])
+    torch.testing.assert_close(inverse.log_prob(z), expected)
+    torch.testing.assert_close(inverse.mean, torch.stack([a.mean, b.mean, c.mean]))
+    torch.testing.assert_close(inverse.std, torch.stack([a.stddev, b.stddev, c.stddev]))
+    draws = inverse.sample((20_000,), seed=0)
+    # Five standard errors of a mean.
+    assert ((draws.mean(0) - inverse.mean).abs() < 5 * inverse.std / math.sqrt(20_000)).all()
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.zeros(3), "2 parameters"),
+        (torch.tensor([0.0, torch.nan]), "not finite"),
+        (torch.zeros(2, dtype=torch.int64), "floating-point"),
+        ([0.0, 0.0], "floating-point"),
+    ],
+)
+def test_bad_parameters_are_refused(model, z, message):
+    for call in (model.forward, model.refine, model.problem.solve):
+        with pytest.raises(pddlvm.InputError, match=message):
+            call(z)
+    with pytest.raises(pddlvm.InputError, match="corrections"):
+        model.forward(torch.zeros(2), corrections=-1)
