@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
-from scipy.special import gamma, kv
+from scipy.special import gammaln, kve
 from torch import Tensor
 
 from pddlvm.errors import InputError
@@ -62,7 +62,11 @@ class Matern:
     def __call__(self, distance: Array) -> Array:
         """Correlation at a distance in correlation lengths."""
         s = np.sqrt(2 * self.nu) * np.maximum(distance, 1e-10)
-        return cast(Array, 2 ** (1 - self.nu) / gamma(self.nu) * s**self.nu * kv(self.nu, s))
+        # exp of logarithms: the factors alone overflow where nu is large and s small.
+        with np.errstate(divide="ignore"):
+            log_k = np.log(kve(self.nu, s)) - s
+        far = (1 - self.nu) * np.log(2) - gammaln(self.nu) + self.nu * np.log(s) + log_k
+        return cast(Array, np.where(distance == 0, 1.0, np.exp(np.minimum(far, 0.0))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,7 @@ class DenseOperator(LinearOperator):
 
 def to_torch_csr(matrix: sp.csr_matrix, dtype: torch.dtype) -> Tensor:
     """A SciPy sparse matrix as a torch CSR tensor with 32-bit indices (what the kernels want)."""
+    matrix = sp.csr_matrix(matrix)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")
         return torch.sparse_csr_tensor(

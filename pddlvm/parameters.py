@@ -121,7 +121,7 @@ class ParameterSpace:
         """
         if not isinstance(z, Tensor) or not z.is_floating_point():
             raise InputError(
-                f"{name} must be a floating-point torch tensor, got {_kind(z)}; try "
+                f"{name} must be a floating-point torch tensor, got {kind_of(z)}; try "
                 f"torch.as_tensor({name}, dtype=torch.float64)"
             )
         if z.ndim == 0 or z.shape[-1] != self.size:
@@ -142,5 +142,6 @@ class ParameterSpace:
         return z
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a value is, for messages."""
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

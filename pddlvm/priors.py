@@ -62,7 +62,7 @@ class Normal(Prior):
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and self.std > 0):
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InputError(f"Normal needs a finite mean and std > 0, got {self}")
 
     def standardise(self, z: Tensor) -> Tensor:  # noqa: D102
@@ -75,10 +75,10 @@ class Normal(Prior):
         return torch.isfinite(z)
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
-        return torch.distributions.Normal(self.mean, self.std).log_prob(z)
+        return self.standard_log_prob(self.standardise(z)) - math.log(self.std)
 
     def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
-        return torch.distributions.Normal(0.0, 1.0).log_prob(xi)
+        return -0.5 * xi**2 - 0.5 * math.log(2 * math.pi)
 
     def sample_standard(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None
@@ -113,7 +113,7 @@ class Uniform(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         inside = -math.log(self.high - self.low)
-        return torch.where(self.contains(z), inside, -torch.inf).to(z.dtype)
+        return torch.where(self.contains(z), torch.full_like(z, inside), -torch.inf)
 
     def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
         return torch.full_like(xi, -math.log(2 * _ROOT_3))
@@ -133,7 +133,7 @@ class LogNormal(Prior):
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and self.std > 0):
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InputError(f"LogNormal needs a finite mean and std > 0, got {self}")
 
     def standardise(self, z: Tensor) -> Tensor:  # noqa: D102
@@ -146,11 +146,12 @@ class LogNormal(Prior):
         return (z > 0) & torch.isfinite(z)
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
-        density = torch.distributions.LogNormal(self.mean, self.std, validate_args=False)
-        return torch.where(z > 0, density.log_prob(z.clamp(min=1e-300)), -torch.inf)
+        log_z = torch.where(z > 0, z, 1.0).log()
+        inside = self.standard_log_prob((log_z - self.mean) / self.std) - math.log(self.std) - log_z
+        return torch.where(z > 0, inside, -torch.inf)
 
     def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
-        return torch.distributions.Normal(0.0, 1.0).log_prob(xi)
+        return -0.5 * xi**2 - 0.5 * math.log(2 * math.pi)
 
     def sample_standard(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None

@@ -22,7 +22,7 @@ from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import Points, Space
 from pddlvm.fields import Field, FieldAtPoints
 from pddlvm.operators import SparseOperator
-from pddlvm.parameters import Block, ParameterSpace
+from pddlvm.parameters import Block, ParameterSpace, kind_of
 from pddlvm.physics import Energy, Fields, Term, TermEvaluator
 from pddlvm.solver import ReferenceSolver
 
@@ -70,6 +70,8 @@ class Problem:
                 f"problem {name!r} has no Dirichlet boundary, so its operator is singular: add "
                 "Dirichlet(boundary, value) on at least one boundary"
             )
+        if not terms:
+            raise ProblemError(f"problem {name!r} has no terms; give at least one Energy or Flux")
         self.name = name
         self.space = space
         self.terms = tuple(terms)
@@ -176,7 +178,7 @@ class Problem:
         """
         u = self.check_solution(u)
         z = self.prior.check(z).to(u)
-        batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
+        batch = _broadcast(u, z)
         u = u.expand(*batch, -1).reshape(-1, self.n_dofs)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
         r = self.discretisation(u.dtype, u.device).residual(u, z)
@@ -187,7 +189,7 @@ class Problem:
         if not self.has_potential:
             raise ProblemError(f"problem {self.name!r} has flux terms and hence no energy")
         u, z = self.check_solution(u), self.prior.check(z).to(u)
-        batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
+        batch = _broadcast(u, z)
         u = u.expand(*batch, -1).reshape(-1, self.n_dofs)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
         return self.discretisation(u.dtype, u.device).energy(u, z).reshape(batch)
@@ -208,7 +210,7 @@ class Problem:
     def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
         """Return u, or raise an InputError that says what is wrong with it."""
         if not isinstance(u, Tensor) or not u.is_floating_point():
-            raise InputError(f"{name} must be a floating-point torch tensor, got {type(u)}")
+            raise InputError(f"{name} must be a floating-point torch tensor, got {kind_of(u)}")
         if u.ndim == 0 or u.shape[-1] != self.n_dofs:
             raise InputError(
                 f"{name} must have {self.n_dofs} degrees of freedom on its last axis (Dirichlet "
@@ -221,6 +223,17 @@ class Problem:
     @cached_property
     def _centroid_fields(self) -> dict[str, FieldAtPoints]:
         return {k: f.at(self.space.centroids) for k, f in self.random_fields.items()}
+
+
+def _broadcast(u: Tensor, z: Tensor) -> torch.Size:
+    """The common batch shape."""
+    try:
+        return torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
+    except RuntimeError as error:
+        raise InputError(
+            f"the batch shapes of u {tuple(u.shape[:-1])} and z {tuple(z.shape[:-1])} do not "
+            "broadcast; make them equal"
+        ) from error
 
 
 class Discretisation(nn.Module):
@@ -318,7 +331,7 @@ class BoundaryValues(nn.Module):
                 f"{sorted(fields)}"
             )
         self.numbers = {n: self.numbers[n] for n in names if n in self.numbers}
-        points = Points(x, np.zeros(len(x), dtype=np.int64))
+        points = Points(x, space.cells_of_dofs(dofs))
         random = {n: fields[n] for n in names if isinstance(fields[n], Field)}
         self.fields = nn.ModuleDict(
             {n: f.at(points, dtype) for n, f in random.items() if isinstance(f, Field)}
@@ -327,7 +340,7 @@ class BoundaryValues(nn.Module):
     def forward(self, z: Mapping[str, Tensor], batch: int) -> Tensor:
         """Values, (batch, n_boundary_dofs)."""
         if not callable(self.value):
-            return torch.full((batch, len(self.dofs)), float(self.value)).to(self.x)
+            return self.x.new_full((batch, len(self.dofs)), float(self.value))
         function = self.value
 
         def at_dof(x: Tensor, component: Tensor, values: dict[str, Tensor]) -> Tensor:

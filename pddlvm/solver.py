@@ -126,13 +126,17 @@ class ReferenceSolver:
         u = self._operators.lift(z)
         r = self._operators.residual(u, z)
         start = r.norm(dim=-1)
-        active = torch.arange(len(z))[start > 0]
+        active = torch.arange(len(z))[start != 0]
         for _ in range(_MAX_ITERATIONS):
+            self._check_finite(r[active], z[active], first + active)
             if not len(active):
                 return u
             tangents = self._operators.tangents(u[active], z[active])
             step = torch.stack(
-                [self._linear_solve([t[i] for t in tangents], -r[j]) for i, j in enumerate(active)]
+                [
+                    self._step([t[i] for t in tangents], r[j], z[j], first + int(j))
+                    for i, j in enumerate(active)
+                ]
             )
             u[active], r[active] = self._line_search(u[active], z[active], r[active], step)
             small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]
@@ -144,6 +148,24 @@ class ReferenceSolver:
             f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} after "
             f"{_MAX_ITERATIONS} Newton steps; the problem may have no solution at these parameters"
         )
+
+    def _check_finite(self, r: Tensor, z: Tensor, numbers: Tensor) -> None:
+        bad = torch.nonzero(~torch.isfinite(r).all(-1)).flatten()
+        if len(bad):
+            i = int(bad[0])
+            raise ConvergenceError(
+                f"the residual of sample {int(numbers[i])} (z = {z[i].tolist()}) is not finite; "
+                "check the physics at these parameters"
+            )
+
+    def _step(self, tangents: list[Tensor], r: Tensor, z: Tensor, number: int) -> Tensor:
+        try:
+            return self._linear_solve(tangents, -r)
+        except RuntimeError as error:
+            raise ConvergenceError(
+                f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "
+                "the mesh without a Dirichlet boundary, or a coefficient zero?"
+            ) from error
 
     def _linear_solve(self, tangents: list[Tensor], b: Tensor) -> Tensor:
         previous = self._factors

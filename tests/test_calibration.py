@@ -2,9 +2,10 @@
 
 import math
 
-import pddlvm
 import pytest
 import torch
+
+import pddlvm
 from pddlvm.calibration import COVERAGE_2_STD, VarianceModel, coverage_factor
 from problems import poisson
 

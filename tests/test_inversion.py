@@ -1,8 +1,9 @@
 """The inverse map with Gauss-Newton corrections: exact where the PDE is, honest where it is not."""
 
-import pddlvm
 import pytest
 import torch
+
+import pddlvm
 from pddlvm import fem
 from problems import poisson
 from problems.poisson import diffusion, load

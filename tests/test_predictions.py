@@ -2,13 +2,14 @@
 
 import math
 
-import pddlvm
 import pytest
 import torch
+from torch.distributions import LogNormal, MultivariateNormal, Normal
+
+import pddlvm
 from pddlvm.parameters import Block, ParameterSpace
 from pddlvm.predictions import Inverse
 from problems import poisson
-from torch.distributions import LogNormal, MultivariateNormal, Normal
 
 
 @pytest.fixture(scope="module")

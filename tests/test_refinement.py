@@ -1,8 +1,9 @@
 """Refinement reaches the finite element solution, sooner from a better start."""
 
-import pddlvm
 import pytest
 import torch
+
+import pddlvm
 from pddlvm import fem
 from problems import poisson
 from problems.poisson import diffusion, load

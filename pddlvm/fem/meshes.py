@@ -16,6 +16,8 @@ from skfem.io.meshio import from_meshio
 
 from pddlvm.errors import MeshError
 
+_CELL_DIMENSION = {"triangle": 2, "quad": 2, "tetra": 3, "hexahedron": 3}
+
 __all__ = ["interval", "read_mesh", "unit_cube", "unit_square"]
 
 
@@ -57,6 +59,7 @@ def read_mesh(path: str | Path) -> skfem.Mesh:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             raw = meshio.read(path)
+            _check_cells(raw)
             mesh = from_meshio(raw, ignore_orientation=True)
     except (Exception, SystemExit) as error:
         raise MeshError(
@@ -72,18 +75,37 @@ def _without_reader_names(mesh: skfem.Mesh) -> skfem.Mesh:
     return dataclasses.replace(mesh, _subdomains=named or None)
 
 
+def _check_cells(raw: meshio.Mesh) -> None:
+    """Refuse what scikit-fem would read in part or flatten: mixed cells, surfaces in space."""
+    dimension = {k: d for k, d in _CELL_DIMENSION.items() if k in raw.cells_dict}
+    highest = max(dimension.values(), default=0)
+    kinds = [k for k, d in dimension.items() if d == highest]
+    if len(kinds) > 1:
+        raise MeshError(f"it mixes {' and '.join(kinds)} cells, and one kind is expected")
+    points = raw.points
+    if highest == 2 and points.shape[1] == 3 and np.ptp(points[:, 2]) > 0:
+        raise MeshError("it is a surface in space, and a plane mesh (z constant) is expected")
+
+
 def _checked(mesh: skfem.Mesh, path: Path) -> skfem.Mesh:
     if not np.isfinite(mesh.p).all():
         raise MeshError(f"{str(path)!r} has coordinates that are not finite")
     mapping = mesh.mapping()
     reference = np.full((mesh.dim(), 1), 1.0 / (mesh.dim() + 1))
-    volume = np.abs(mapping.detDF(reference)).ravel()
+    try:
+        with np.errstate(all="ignore"):
+            volume = np.abs(mapping.detDF(reference)).ravel()
+    except IndexError as error:
+        raise MeshError(f"{str(path)!r} has cells that name nodes it does not have") from error
     flat = np.flatnonzero(volume <= 1e-14 * volume.max())
     if flat.size:
         raise MeshError(
             f"{str(path)!r} has {flat.size} cells of no volume, the first is cell {flat[0]}; "
             "repair the mesh (duplicate nodes, slivers) and export it again"
         )
+    if type(mesh).__name__.endswith("2"):
+        # Curved cells: mid-side nodes stand in no row of t and are no orphans.
+        return mesh
     orphans = np.setdiff1d(np.arange(mesh.p.shape[1]), mesh.t)
     if orphans.size:
         mesh = mesh.remove_unused_nodes()

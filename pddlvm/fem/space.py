@@ -11,6 +11,7 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -94,6 +95,22 @@ class Region:
         return matrix
 
 
+class _Vector(skfem.ElementVector):  # type: ignore[misc]
+    """c copies of an element, c any number: scikit-fem takes c for the dimension of the cell."""
+
+    def __init__(self, element: skfem.Element, c: int) -> None:
+        super().__init__(element, c)
+        self._c, self._dim = c, element.dim
+
+    def gbasis(self, mapping: Any, X: Any, i: int, tind: Any = None) -> Any:
+        """Basis function i; while it is made, the dimension means the number of components."""
+        self._dim, cell = self._c, self._dim
+        try:
+            return super().gbasis(mapping, X, i, tind)
+        finally:
+            self._dim = cell
+
+
 class Space:
     """Continuous Lagrange elements on a mesh, scalar or vector valued.
 
@@ -128,7 +145,7 @@ class Space:
                 )
             element = _ELEMENTS[kind]()
             if n_components > 1:
-                element = skfem.ElementVector(element, n_components)
+                element = _Vector(element, n_components)
         if quadrature is None:
             quadrature = 2 * degree + (1 if isinstance(mesh, _TENSOR_CELLS) else -1)
         self.mesh = mesh
@@ -204,6 +221,12 @@ class Space:
                 f"the mesh has no subdomain {subdomain!r}; it has {sorted(known) or 'none'}"
             )
         return np.asarray(known[subdomain], dtype=np.int64)
+
+    def cells_of_dofs(self, dofs: Index) -> Index:
+        """One cell that each degree of freedom belongs to."""
+        cell = np.zeros(self.n_dofs, dtype=np.int64)
+        cell[self._basis.element_dofs] = np.arange(self.mesh.nelements)
+        return cell[dofs]
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
