@@ -171,6 +171,8 @@ class ChebyshevBasis(Basis):
 
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem = galerkin.problem
+        if self.n_terms < 1:
+            raise InputError(f"n_terms must be at least 1, got {self.n_terms}")
         x = problem.space.dof_points[problem.free_dofs]
         low, high = problem.space.mesh.p.min(axis=1), problem.space.mesh.p.max(axis=1)
         s = 2 * (x - low) / (high - low) - 1

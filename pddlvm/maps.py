@@ -15,6 +15,17 @@ from pddlvm.reduction import LogQuadratic
 __all__ = ["ForwardMap", "InverseMap"]
 
 
+_BOUNDS = (-40.0, 5.0)
+
+
+def bounded(log_variance: Tensor) -> Tensor:
+    """The log variance within bounds that keep exp finite; the gradient is that at the bound.
+
+    Early in training a network may overshoot: a plain clamp would cut its gradient for good.
+    """
+    return log_variance + (log_variance.clamp(*_BOUNDS) - log_variance).detach()
+
+
 class ForwardMap(nn.Module):
     """q(c | z): network times the expected size of the solution."""
 
@@ -27,7 +38,7 @@ class ForwardMap(nn.Module):
         """Mean and log variance of c, (batch, n_modes) each."""
         mean, log_variance = self.network(xi)
         size = self.amplitude(xi)[:, None]
-        return size * mean, log_variance + 2 * size.log()
+        return size * mean, bounded(log_variance) + 2 * size.log()
 
 
 class InverseMap(nn.Module):
@@ -71,4 +82,4 @@ class InverseMap(nn.Module):
         if xi_known is not None and known is not None:
             f = torch.cat([f, xi_known, known], dim=-1)
         mean, log_variance = self.network(f)
-        return mean, log_variance
+        return mean, bounded(log_variance)

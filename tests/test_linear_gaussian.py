@@ -190,17 +190,8 @@ def test_coupled_objective_pulls_the_spread_down_from_there(scalar):
 def test_coupled_objective_loses_the_spread(scalar):
     coupled = trained_on_one_unknown("coupled")
     ratio = coupled.forward(Z[:1]).std[0, 1] / scalar.forward(Z[:1]).std[0, 1]
-    # It goes to zero, but ever slower (the pull is proportional to s^2): 0.29 after these steps.
+    # The pull is proportional to s^2, so that it gets ever slower: 0.29 after these steps.
     assert ratio < 0.4
-
-
-@pytest.mark.slow
-def test_coupled_objective_loses_more_of_the_spread_with_time(scalar):
-    coupled = trained_on_one_unknown("coupled")
-    for _ in range(4):
-        train_more(coupled)
-    ratio = coupled.forward(Z[:1]).std[0, 1] / scalar.forward(Z[:1]).std[0, 1]
-    assert ratio < 0.2
 
 
 def draws(problem: pddlvm.Problem) -> tuple[torch.Tensor, torch.Tensor]:
