@@ -52,5 +52,6 @@ class AntitheticELBO(Trace_ELBO):
         at_mean, plus, minus = at.split([batch, n, n])
         spread = 0.5 * (plus + minus) - at_mean[:n]
         likelihood = at_mean.sum() + batch / n * spread.sum()
-        prior_and_entropy: Tensor = guided.log_prob_sum()
-        return prior_and_entropy - likelihood - score(c, xi, "c", "xi").sum()
+        sites = [guided.nodes[name] for name in ("c", "xi")]
+        log_q = torch.stack([node["fn"].log_prob(node["value"]) for node in sites]).sum()
+        return log_q - likelihood - score(c, xi, "c", "xi").sum()
