@@ -26,7 +26,7 @@ _MIN_SAMPLES = 32
 
 def default_n_samples(n_dofs: int) -> int:
     """2048 draws, on large meshes fewer, so that the calibration stays within seconds."""
-    return max(192, min(2048, 550_000 // n_dofs))
+    return max(128, min(2048, 550_000 // n_dofs))
 
 
 def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Generator) -> None:

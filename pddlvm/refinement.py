@@ -58,6 +58,26 @@ def refine(
         tolerance: on the relative residual.
         max_iterations: Krylov iterations in all.
     """
+    chunk = reduced.representation.problem.solver.chunk
+    parts = [
+        _refine(reduced, reference, u[i : i + chunk], z[i : i + chunk], tolerance, max_iterations)
+        for i in range(0, len(u), chunk)
+    ]
+    return Refined(
+        torch.cat([p.u for p in parts]),
+        torch.cat([p.iterations for p in parts]),
+        torch.cat([p.residual_norm for p in parts]),
+    )
+
+
+def _refine(
+    reduced: ReducedModel,
+    reference: Reference,
+    u: Tensor,
+    z: Tensor,
+    tolerance: float,
+    max_iterations: int,
+) -> Refined:
     problem = reduced.representation.problem
     operators = problem.discretisation(torch.float64, torch.device("cpu"))
     free = operators.free

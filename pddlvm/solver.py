@@ -29,7 +29,7 @@ _RELATIVE_RESIDUAL = 1e-10
 _RELATIVE_STEP = 1e-11
 _MAX_ITERATIONS = 50
 _MAX_HALVINGS = 10
-_MEMORY = 2**28
+_MEMORY = 2**27
 """Bytes of pointwise tangents held at once."""
 
 
@@ -89,14 +89,18 @@ def factorise(matrix: sp.csc_matrix, *, symmetric: bool) -> SuperLU:
 
 
 class ReferenceSolver:
-    """Newton's method for a problem, batched over parameters."""
+    """Newton's method for a problem, batched over parameters.
+
+    Attributes:
+        chunk: samples whose pointwise tangents fit into memory at once.
+    """
 
     def __init__(self, problem: "Problem") -> None:
         self._problem = problem
         self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self.assembler = Assembler(problem.terms, problem.free_dofs, problem.n_dofs)
         entries = sum(int(np.prod(t.region.shape[:3])) * t.region.shape[2] for t in problem.terms)
-        self._chunk = max(1, _MEMORY // (8 * entries))
+        self.chunk = max(1, _MEMORY // (8 * entries))
         self._factors: tuple[list[Tensor], SuperLU] | None = None
 
     def solve(self, z: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ class ReferenceSolver:
         return Assembler(self._problem.terms, np.arange(n), n)(tangents)
 
     def _chunks(self, z: Tensor) -> list[tuple[int, Tensor]]:
-        return [(i, z[i : i + self._chunk]) for i in range(0, len(z), self._chunk)]
+        return [(i, z[i : i + self.chunk]) for i in range(0, len(z), self.chunk)]
 
     def _solve_chunk(self, z: Tensor, first: int) -> Tensor:
         free = self._operators.free

@@ -90,3 +90,17 @@ def test_predicted_std_grows_where_the_map_is_wrong(model):
 def test_too_few_samples_are_refused(model):
     with pytest.raises(pddlvm.InputError, match="at least"):
         model.calibrate(5)
+
+
+@pytest.mark.parametrize("n", [0, -1, 31])
+def test_zero_samples_are_no_default(model, n):
+    with pytest.raises(pddlvm.InputError, match="at least"):
+        model.calibrate(n)
+
+
+def test_calibration_leaves_the_global_random_state_alone(model):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    model.calibrate(64)
+    assert torch.equal(torch.rand(1), expected)

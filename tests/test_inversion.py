@@ -88,3 +88,70 @@ def test_bad_solutions_are_refused(model):
             model.inverse(u)
     with pytest.raises(pddlvm.InputError, match="corrections"):
         model.inverse(torch.zeros(n), corrections=-1)
+
+
+@pytest.mark.parametrize(
+    ("block", "value"),
+    [("f", torch.nan), ("f", torch.inf), ("f", 5.0), ("kappa", -1.0), ("kappa", 0.0)],
+)
+def test_known_values_must_lie_in_the_support(model, block, value):
+    u = model.problem.solve(model.problem.prior.sample((3,), seed=4))
+    with pytest.raises(pddlvm.InputError, match=block):
+        model.inverse(u, z_known={block: torch.tensor(value)})
+
+
+def test_a_problem_of_one_block_has_nothing_to_be_known():
+    problem = poisson.make_1d()
+    model = pddlvm.LatentVariableModel(problem)
+    z = problem.prior.sample((2,), seed=0)
+    with pytest.raises(pddlvm.InputError, match="nothing to infer"):
+        model.inverse(problem.solve(z), z_known={"kappa": z})
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_the_median_of_an_impossible_solution_stays_in_the_support(model, factor):
+    # kappa and f of the prior make no solution of this size likely.
+    u = factor * model.problem.solve(model.problem.prior.sample((5,), seed=5))
+    model.problem.prior.check(model.inverse(u, corrections=4).median)
+
+
+def loads() -> pddlvm.Problem:
+    """A random load in front of a known conductivity: the residual is affine in z."""
+    space = fem.Space(fem.interval(8))
+    cells = space.interior()
+    return pddlvm.Problem(
+        "loads",
+        space,
+        [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)],
+        {
+            "kappa": 2.0,
+            "f": pddlvm.Chebyshev(prior=pddlvm.Normal(0.5, 2.0), n_terms=3, low=0, high=1),
+        },
+        [pddlvm.Dirichlet(None)],
+    )
+
+
+def test_one_step_is_the_gaussian_posterior_where_the_residual_is_affine():
+    problem = loads()
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.Nodal(), dtype=torch.float64)
+    z = problem.prior.sample((4,), seed=6)
+    u = problem.solve(z)
+    found = model.inverse(u, corrections=1)
+    v = torch.from_numpy(model.reduction.v)
+    c = model.reduced.representation.project(u)
+    origin, unit = torch.zeros(1, 3).double(), torch.eye(3).double()
+
+    def residual(xi, solution):
+        return problem.residual(solution, problem.prior.unstandardise(xi)) @ v
+
+    for i in range(4):
+        # V^T r / |c| = J xi + r_0 with noise sigma, and xi ~ N(0, I): ridge regression.
+        scale = model.sigma_residual * c[i].norm()
+        r = residual(origin, u[i])[0] / scale
+        jacobian = ((residual(unit, u[i]) - residual(origin, u[i])) / scale).T
+        hessian = jacobian.T @ jacobian + unit
+        # Rounding times the condition number of the normal equations, about 1e6.
+        expected = -torch.linalg.solve(hessian, jacobian.T @ r)
+        torch.testing.assert_close(found.xi_mean[i], expected, rtol=1e-7, atol=1e-7)
+        spread = torch.linalg.inv(hessian).diagonal().sqrt()
+        torch.testing.assert_close(found.xi_std[i], spread, rtol=1e-7, atol=0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import meshio
 import numpy as np
 import pytest
+import torch
 
 import pddlvm
 from pddlvm import fem
@@ -71,3 +72,58 @@ def test_bad_arguments_leave_nothing_behind(tmp_path: Path):
         with pytest.raises(pddlvm.InputError, match=message):
             model.to_vtu(path, parameters)
     assert not list(tmp_path.iterdir())
+
+
+def stretched(u, du, x, e):
+    return 0.5 * e * (du * du).sum() - u[1]
+
+
+@pytest.fixture(scope="module")
+def membrane() -> pddlvm.LatentVariableModel:
+    """A plane vector field on quadratic triangles."""
+    space = fem.Space(fem.unit_square(3), degree=2, n_components=2)
+    problem = pddlvm.Problem(
+        "membrane",
+        space,
+        [pddlvm.Energy(space.interior(), stretched)],
+        {"e": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))},
+        [pddlvm.Dirichlet(None)],
+    )
+    return pddlvm.LatentVariableModel(problem, basis=pddlvm.EnergyModes(4))
+
+
+def test_vectors_have_three_components_at_the_vertices(membrane, tmp_path: Path):
+    z = torch.tensor([1.5], dtype=torch.float64)
+    membrane.to_vtu(tmp_path / "u.vtu", z)
+    mesh = meshio.read(tmp_path / "u.vtu")
+    dofs = membrane.problem.space.vertex_dofs
+    expected = np.pad(membrane.forward(z).mean.numpy()[dofs], ((0, 0), (0, 1)))
+    np.testing.assert_array_equal(mesh.point_data["u_mean"], expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, 7.0], ids=["not finite", "outside the prior"])
+def test_bad_parameters_leave_nothing_behind(membrane, value, tmp_path: Path):
+    with pytest.raises(pddlvm.InputError):
+        membrane.to_vtu(tmp_path / "u.vtu", torch.tensor([value]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_must_be_a_tensor(membrane, tmp_path: Path):
+    with pytest.raises(pddlvm.InputError, match="tensor"):
+        membrane.to_vtu(tmp_path / "u.vtu", [1.5])
+
+
+def test_a_failing_write_leaves_the_old_file(membrane, monkeypatch, tmp_path: Path):
+    z = torch.tensor([1.5])
+    membrane.to_vtu(tmp_path / "u.vtu", z)
+    before = (tmp_path / "u.vtu").read_bytes()
+
+    def full_disk(_: meshio.Mesh, path: Path, *__: object) -> None:
+        Path(path).write_text("half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(meshio.Mesh, "write", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        membrane.to_vtu(tmp_path / "u.vtu", z)
+    assert [p.name for p in tmp_path.iterdir()] == ["u.vtu"]
+    assert (tmp_path / "u.vtu").read_bytes() == before

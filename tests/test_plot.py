@@ -78,3 +78,31 @@ def test_training_and_calibration_curves():
     report = pddlvm.validate(model, n_samples=20)
     drawn = plot.calibration(report, axes[1]).lines[1]
     np.testing.assert_array_equal(drawn.get_ydata(), report.observed)
+
+
+@pytest.mark.parametrize("quadrilaterals", [False, True])
+@pytest.mark.parametrize("where", ["dofs", "cells"])
+def test_a_field_in_the_plane_has_its_range_on_the_colour_bar(quadrilaterals, where):
+    space = fem.Space(fem.unit_square(3, quadrilaterals=quadrilaterals))
+    cells = space.interior()
+    problem = pddlvm.Problem(
+        "square",
+        space,
+        [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)],
+        {"kappa": pddlvm.Constant(pddlvm.LogNormal()), "f": 1.0},
+        [pddlvm.Dirichlet(None)],
+    )
+    n = problem.n_dofs if where == "dofs" else space.mesh.nelements
+    ax = plt.figure().add_subplot()
+    plot.field(problem, torch.linspace(-1, 2, n), ax, title="T")
+    assert ax.collections[0].get_clim() == pytest.approx((-1, 2))
+    assert ax.get_title() == "T" and len(ax.figure.axes) == 2
+
+
+def test_a_field_on_a_line_is_drawn_from_left_to_right():
+    problem = poisson.make_1d()
+    x = torch.from_numpy(problem.space.dof_points[:, 0].copy())
+    ax = plot.field(problem, 3 * x, plt.figure().add_subplot())
+    drawn = ax.lines[0].get_xydata()
+    assert (np.diff(drawn[:, 0]) > 0).all()
+    np.testing.assert_allclose(drawn[:, 1], 3 * drawn[:, 0])

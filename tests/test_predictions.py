@@ -7,6 +7,7 @@ import torch
 from torch.distributions import LogNormal, MultivariateNormal, Normal
 
 import pddlvm
+from pddlvm import fem
 from pddlvm.parameters import Block, ParameterSpace
 from pddlvm.predictions import Inverse
 from problems import poisson
@@ -126,3 +127,65 @@ def test_bad_parameters_are_refused(model, z, message):
             call(z)
     with pytest.raises(pddlvm.InputError, match="corrections"):
         model.forward(torch.zeros(2), corrections=-1)
+
+
+def edge() -> Inverse:
+    """A parameter between -1 and 3 that is most likely close to 3, and a positive one."""
+    prior = ParameterSpace(
+        {"b": Block(1, pddlvm.Uniform(-1.0, 3.0)), "c": Block(1, pddlvm.LogNormal(0.0, 1.0))}
+    )
+    mean = torch.tensor([1.6, -0.5], dtype=torch.float64)  # the edge is at sqrt(3)
+    return Inverse(mean, torch.tensor([0.4, 0.8], dtype=torch.float64), prior)
+
+
+def test_samples_of_the_parameters_lie_in_the_support():
+    inverse = edge()
+    draws = inverse.sample((2000,), seed=0)
+    assert inverse.prior.check(draws) is draws
+
+
+def test_samples_of_the_parameters_have_a_density():
+    inverse = edge()
+    assert torch.isfinite(inverse.log_prob(inverse.sample((2000,), seed=0))).all()
+
+
+@pytest.mark.parametrize("z", [[5.0, 1.0], [0.0, -1.0]], ids=["beyond the edge", "negative"])
+def test_density_outside_the_support_is_zero(z):
+    assert edge().log_prob(torch.tensor(z, dtype=torch.float64)) == -torch.inf
+
+
+@pytest.fixture(scope="module")
+def bounded() -> pddlvm.LatentVariableModel:
+    """A problem whose parameters have an edge."""
+    space = fem.Space(fem.interval(6))
+    problem = pddlvm.Problem(
+        "bounded",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * (du * du).sum() - u)],
+        {"k": pddlvm.Piecewise.on_blocks(space, (2,), prior=pddlvm.Uniform(1.0, 2.0))},
+        [pddlvm.Dirichlet(None)],
+    )
+    return pddlvm.LatentVariableModel(problem, basis=pddlvm.Nodal())
+
+
+@pytest.mark.parametrize("call", ["forward", "refine"])
+def test_parameters_outside_the_support_are_refused(bounded, call):
+    with pytest.raises(pddlvm.SupportError, match=r"2\.5"):
+        getattr(bounded, call)(torch.tensor([1.5, 2.5]))
+
+
+def test_posterior_samples_can_be_fed_to_the_forward_map(bounded):
+    u = bounded.problem.solve(torch.tensor([1.001, 1.999], dtype=torch.float64))
+    draws = bounded.inverse(u, corrections=0).sample((200,), seed=0)
+    assert torch.isfinite(bounded.forward(draws).mean).all()
+
+
+@pytest.mark.parametrize("batch", [(0,), (2, 0)])
+def test_an_empty_batch_gives_an_empty_answer(bounded, batch):
+    problem = bounded.problem
+    z = torch.ones(*batch, problem.n_parameters, dtype=torch.float64)
+    for corrections in (0, 1):
+        forward = bounded.forward(z, corrections=corrections)
+        assert forward.mean.shape == forward.std.shape == (*batch, problem.n_dofs)
+    assert bounded.inverse(forward.mean).mean.shape == z.shape
+    assert bounded.refine(z).u.shape == problem.solve(z).shape == (*batch, problem.n_dofs)

@@ -73,3 +73,30 @@ def test_the_certificate_is_the_relative_energy_error_at_the_centre_of_the_prior
     expected = ((error @ k0 @ error) / (mean @ k0 @ mean)).sqrt()
     # There K(z) = K0 and |r| in K0^{-1} is |error| in K0, up to the float32 mean.
     assert float(forward.residual_norm[0]) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "nonlinear", "nonsymmetric"])
+def test_the_warm_start_saves_iterations_for_any_kind_of_problem(kind):
+    problem = problem_of(kind)
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=8))
+    pddlvm.train(model, max_steps=60, calibrate=False)
+    z = problem.prior.sample((3,), seed=0)
+    cold = model.refine(z, u=torch.zeros(3, problem.n_dofs, dtype=torch.float64))
+    assert model.refine(z).iterations.sum() < cold.iterations.sum()
+
+
+def test_a_looser_tolerance_is_kept_with_fewer_iterations():
+    problem = problem_of("linear")
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=8))
+    z = problem.prior.sample((3,), seed=0)
+    loose, tight = model.refine(z, tolerance=1e-4), model.refine(z, tolerance=1e-10)
+    assert (loose.residual_norm <= 1e-4).all() and loose.iterations.sum() < tight.iterations.sum()
+
+
+def test_boundary_values_are_exact_whatever_the_start():
+    problem = poisson.make_1d()
+    model = pddlvm.LatentVariableModel(problem)
+    z = problem.prior.sample((2,), seed=0)
+    start = torch.ones(2, problem.n_dofs, dtype=torch.float64)
+    ends = torch.from_numpy(problem.fixed_dofs)
+    assert torch.equal(model.refine(z, u=start).u[:, ends], problem.solve(z)[:, ends])

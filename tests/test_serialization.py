@@ -1,6 +1,10 @@
 """A saved model comes back bit for bit; anything else is refused, nothing is executed or lost."""
 
+import contextlib
 import pickle
+import random
+import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,9 @@ import torch
 from torch import nn
 
 import pddlvm
+from pddlvm import fem
 from problems import poisson
+from problems.poisson import diffusion, load
 
 BASIS = pddlvm.ResidualEnriched(n_modes=8)
 
@@ -145,3 +151,110 @@ def test_own_networks_must_be_passed_again(tmp_path):
     loaded = pddlvm.load(tmp_path / "own.pt", problem, forward_network=Own())
     z = problem.prior.sample((2,), seed=0)
     assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
+
+
+def line() -> pddlvm.Problem:
+    """Two blocks, boundary values that follow z, every term affine."""
+    space = fem.Space(fem.interval(6))
+    cells = space.interior()
+    return pddlvm.Problem(
+        "line",
+        space,
+        [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)],
+        {
+            "kappa": pddlvm.Piecewise.on_blocks(space, (2,), prior=pddlvm.LogNormal(0.0, 0.5)),
+            "f": pddlvm.Constant(pddlvm.Normal(1.0, 0.2)),
+            "g": pddlvm.Constant(pddlvm.Uniform(0.5, 1.0)),
+        },
+        [pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right", lambda x, g: g)],
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"covariance": pddlvm.EnergyNorm(0.2), "objective": "coupled"},
+        {"covariance": pddlvm.Whitened(0.01), "basis": pddlvm.EnergyModes(3)},
+        {"covariance": pddlvm.Isotropic(0.1), "dtype": torch.float64, "seed": 3},
+    ],
+    ids=["coupled", "whitened", "isotropic"],
+)
+def test_options_travel_with_the_model(options, tmp_path):
+    before = pddlvm.LatentVariableModel(line(), **{"basis": pddlvm.Nodal(), **options})
+    before.save(tmp_path / "run.pt")
+    after = pddlvm.load(tmp_path / "run.pt", line())
+    assert repr(after) == repr(before)
+    assert (after.seed, after.sigma_residual.dtype) == (before.seed, before.sigma_residual.dtype)
+    z = before.problem.prior.sample((3,), seed=0)
+    for one, two in zip(predictions(before, z), predictions(after, z), strict=True):
+        assert torch.equal(one, two)
+
+
+def loaded_line(tmp_path: Path) -> pddlvm.LatentVariableModel:
+    pddlvm.LatentVariableModel(line(), basis=pddlvm.Nodal()).save(tmp_path / "run.pt")
+    return pddlvm.load(tmp_path / "run.pt", line())
+
+
+def test_a_loaded_affine_model_refines(tmp_path):
+    model = loaded_line(tmp_path)
+    z = model.problem.prior.sample((3,), seed=0)
+    found = model.refine(z, u=torch.zeros(3, model.problem.n_dofs, dtype=torch.float64)).u
+    # The acceptance of the package: 1e-8 relative.
+    torch.testing.assert_close(found, model.problem.solve(z), rtol=1e-8, atol=1e-8)
+
+
+def test_a_loaded_affine_model_can_be_calibrated(tmp_path):
+    model = loaded_line(tmp_path)
+    model.calibrate(32)
+    assert torch.isfinite(model.forward(model.problem.prior.sample(seed=0)).std).all()
+
+
+def test_a_loaded_model_trains_on_as_the_saved_one(tmp_path):
+    before, after = pddlvm.LatentVariableModel(line(), basis=pddlvm.Nodal()), loaded_line(tmp_path)
+    for model in (before, after):
+        pddlvm.train(model, max_steps=3, calibrate=False)
+    z = before.problem.prior.sample((3,), seed=0)
+    assert torch.equal(before.forward(z).mean, after.forward(z).mean)
+
+
+@pytest.mark.parametrize("change", ["missing", "nonsense"])
+def test_a_damaged_part_is_refused_or_does_no_harm(change, tmp_path):
+    loaded_line(tmp_path)
+    content = torch.load(tmp_path / "run.pt", weights_only=True)
+    for part in content:
+        damaged = {k: v for k, v in content.items() if k != part}
+        if change == "nonsense":
+            damaged[part] = "nonsense"
+        torch.save(damaged, tmp_path / "damaged.pt")
+        try:
+            pddlvm.load(tmp_path / "damaged.pt", line())
+        except pddlvm.RunFileError:
+            continue
+        # Parts that no prediction depends on.
+        assert part in ("problem", "cubature_error")
+
+
+def test_random_bytes_in_the_structure_of_a_file_do_no_harm(tmp_path):
+    loaded_line(tmp_path)
+    problem, generator = line(), random.Random(0)
+    with zipfile.ZipFile(tmp_path / "run.pt") as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    (structure,) = (name for name in parts if name.endswith("data.pkl"))
+    for _ in range(150):
+        broken = bytearray(parts[structure])
+        for _ in range(generator.choice([1, 2, 8])):
+            broken[generator.randrange(len(broken))] = generator.randrange(256)
+        with zipfile.ZipFile(tmp_path / "broken.pt", "w") as file:
+            for name, data in {**parts, structure: bytes(broken)}.items():
+                file.writestr(name, data)
+        # Either the change touches nothing that matters, or it is reported as what it is.
+        with contextlib.suppress(pddlvm.RunFileError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pddlvm.load(tmp_path / "broken.pt", problem)
+
+
+def test_a_folder_is_no_place_for_a_file(model, tmp_path):
+    (tmp_path / "run.pt").mkdir()
+    with pytest.raises(pddlvm.RunFileError):
+        model.save(tmp_path / "run.pt")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]

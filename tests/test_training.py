@@ -105,3 +105,53 @@ def test_progress_is_shown_on_request(capsys):
     pddlvm.train(small_model(), max_steps=12, progress=True, calibrate=False)
     shown = capsys.readouterr().err
     assert "elbo" in shown and "100%" in shown
+
+
+def test_an_own_module_serves_as_forward_network():
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 8))
+            self.log_variance = nn.Parameter(torch.full((8,), -6.0))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.mean(x), self.log_variance.expand(len(x), -1)
+
+    model = small_model(forward_network=Own(), basis=pddlvm.EnergyModes(8))
+    before = weights(model)
+    result = pddlvm.train(model, max_steps=60, calibrate=False)
+    assert result.history[-1]["elbo"] > result.history[0]["elbo"]
+    assert not torch.equal(weights(model), before)
+
+
+def test_history_goes_forward_and_ends_with_the_last_step():
+    history = pddlvm.train(small_model(), max_steps=25, calibrate=False).history
+    assert [row["step"] for row in history] == [0, 10, 20, 25]
+    seconds = [row["seconds"] for row in history]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_auto_takes_a_device_that_exists():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    result = pddlvm.train(small_model(), max_steps=1, device="auto", calibrate=False)
+    assert result.device.type == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(pddlvm.InputError, match="cuda"):
+        pddlvm.train(small_model(), max_steps=1, device="cuda", calibrate=False)
+
+
+@pytest.mark.parametrize("n", [1, 11, 37])
+def test_a_broken_inverse_map_stops_the_run_too(n):
+    # Whatever the step: the check looks at every tenth, and whatever comes between must not pass.
+    class BreakingInverse(Breaking):
+        def __init__(self) -> None:
+            super().__init__(n)
+            self.layer = nn.Linear(8 + 1, 4)
+
+    model = small_model(inverse_network=BreakingInverse(), basis=pddlvm.EnergyModes(8))
+    with pytest.raises(pddlvm.NonFiniteError, match="inverse map"):
+        pddlvm.train(model, max_steps=45, calibrate=False)
+    assert torch.isfinite(weights(model)).all()

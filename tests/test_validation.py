@@ -60,3 +60,18 @@ def test_every_figure_is_finite_and_shown(report):
 def test_too_few_samples_are_refused(model):
     with pytest.raises(pddlvm.InputError, match="at least 2"):
         pddlvm.validate(model, n_samples=1)
+
+
+def test_mean_squares_are_not_below_squared_means(report):
+    # Jensen's inequality; the two differ unless all samples have the same error.
+    assert report.relative_l2**2 < report.mnse_u
+
+
+def test_fractions_lie_between_zero_and_one(report):
+    fractions = np.array([report.coverage_u, report.coverage_z, *report.observed])
+    assert ((fractions >= 0) & (fractions <= 1)).all()
+
+
+def test_the_same_seed_gives_the_same_errors(model, report):
+    again = pddlvm.validate(model, n_samples=50, seed=3)
+    assert (again.mnse_u, again.mnse_z) == (report.mnse_u, report.mnse_z)
