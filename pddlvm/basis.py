@@ -124,7 +124,11 @@ class ResidualEnriched(Basis):
             large = error > self.tolerance * size
             if not large.any():
                 break
-            v = orthonormalise(v, w[large].T, reference.matrix)
+            wider = orthonormalise(v, w[large].T, reference.matrix)
+            if wider.shape[1] == v.shape[1]:
+                # What is left of the residual is round-off, in directions that V has already.
+                break
+            v = wider
         return v[:, :n_wanted]
 
 

@@ -5,6 +5,9 @@ import torch
 
 from problems import poisson
 
+# The problems of the tests are tiny: a second thread costs more than it gives.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def poisson_1d():

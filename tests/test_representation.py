@@ -250,3 +250,24 @@ def test_same_seed_same_basis(square):
 def test_impossible_bases_are_refused(make):
     with pytest.raises(pddlvm.InputError):
         make()
+
+
+def test_enrichment_stops_where_only_round_off_is_left():
+    # Few degrees of freedom, large boundary values: the residual never falls below the tolerance.
+    space = fem.Space(fem.interval(64))
+
+    def bar(u, du, x, h):
+        return 0.5 * (du * du).sum() + 0.5 * h * u**2
+
+    problem = pddlvm.Problem(
+        "bar",
+        space,
+        terms=[pddlvm.Energy(space.interior(), bar)],
+        fields={
+            "h": pddlvm.KarhunenLoeve.on(space, 4, length=0.4, shift=1.0),
+            "end": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0)),
+        },
+        dirichlet=[pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right", lambda x, end: end)],
+    )
+    reduction = pddlvm.reduce(problem)
+    assert 0 < reduction.v.shape[1] <= problem.n_free
