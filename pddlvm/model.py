@@ -22,7 +22,7 @@ from torch.distributions import constraints
 from pddlvm.basis import Basis
 from pddlvm.calibration import VarianceModel
 from pddlvm.covariances import Covariance, Likelihood, Scales, default_covariance
-from pddlvm.errors import InputError
+from pddlvm.errors import InputError, SupportError
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -360,9 +360,11 @@ class LatentVariableModel(nn.Module):
         """
         from pddlvm.calibrate import calibrate, default_n_samples
 
+        if n_samples is None:
+            n_samples = default_n_samples(self.problem.n_dofs)
         calibrate(
             self,
-            n_samples or default_n_samples(self.problem.n_dofs),
+            n_samples,
             torch.Generator().manual_seed(seed),
         )
 
@@ -465,6 +467,8 @@ class LatentVariableModel(nn.Module):
                     f"{tuple(batch)}; they must agree"
                 )
             part = value.expand(*batch, size).reshape(n, size)
+            if not (torch.isfinite(part) & prior.blocks[name].prior.contains(part)).all():
+                raise SupportError(f"z_known[{name!r}] has values outside the prior of {name!r}")
             values[:, prior.slices[name]] = prior.blocks[name].prior.standardise(part)
             known[:, prior.slices[name]] = 1
         return values, known

@@ -46,6 +46,7 @@ def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None
         raise InputError(f"path must end in .vtu, got {str(path)!r}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist; create it first")
+    z = problem.prior.check(z)
     if z.shape != (problem.n_parameters,):
         raise InputError(
             f"z must be one parameter vector of {problem.n_parameters} values, got shape "
@@ -66,8 +67,12 @@ def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None
         cell_data=cell_data,
     )
     temporary = path.with_name(f".{path.stem}.part.vtu")
-    mesh.write(temporary)
-    os.replace(temporary, path)
+    try:
+        mesh.write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _cells(problem: "Problem") -> tuple[str, NDArray[np.int64]]:

@@ -43,6 +43,8 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
         RunFileError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
+    if path.is_dir():
+        raise RunFileError(f"{str(path)!r} is a folder; give the name of a file in it")
     reduction = model.reduction
     content = {
         "format": _FORMAT,
@@ -65,6 +67,8 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
         "c": reduction.c,
         "energy": reduction.energy,
         "cubature_error": reduction.cubature_error,
+        # Reduced operators in float64, for refinement and calibration after loading.
+        "exact": cast(nn.Module, model.exact.terms).state_dict(),
         "state": {k: v.cpu() for k, v in model.state_dict().items()},
     }
     try:
@@ -179,6 +183,7 @@ def _rebuild(
         dtype=cast(torch.dtype, getattr(torch, content["dtype"])),
     )
     model.load_state_dict(content["state"])
+    cast(nn.Module, model.exact.terms).load_state_dict(content["exact"])
     return model
 
 

@@ -173,9 +173,12 @@ def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"unknown device {device!r}; try 'auto', 'cpu' or 'cuda'") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here; try device='auto' or 'cpu'")
+    return found
 
 
 def _state(networks: tuple[nn.Module, ...]) -> list[dict[str, Tensor]]:

@@ -138,22 +138,6 @@ def edge() -> Inverse:
     return Inverse(mean, torch.tensor([0.4, 0.8], dtype=torch.float64), prior)
 
 
-def test_samples_of_the_parameters_lie_in_the_support():
-    inverse = edge()
-    draws = inverse.sample((2000,), seed=0)
-    assert inverse.prior.check(draws) is draws
-
-
-def test_samples_of_the_parameters_have_a_density():
-    inverse = edge()
-    assert torch.isfinite(inverse.log_prob(inverse.sample((2000,), seed=0))).all()
-
-
-@pytest.mark.parametrize("z", [[5.0, 1.0], [0.0, -1.0]], ids=["beyond the edge", "negative"])
-def test_density_outside_the_support_is_zero(z):
-    assert edge().log_prob(torch.tensor(z, dtype=torch.float64)) == -torch.inf
-
-
 @pytest.fixture(scope="module")
 def bounded() -> pddlvm.LatentVariableModel:
     """A problem whose parameters have an edge."""
@@ -172,20 +156,3 @@ def bounded() -> pddlvm.LatentVariableModel:
 def test_parameters_outside_the_support_are_refused(bounded, call):
     with pytest.raises(pddlvm.SupportError, match=r"2\.5"):
         getattr(bounded, call)(torch.tensor([1.5, 2.5]))
-
-
-def test_posterior_samples_can_be_fed_to_the_forward_map(bounded):
-    u = bounded.problem.solve(torch.tensor([1.001, 1.999], dtype=torch.float64))
-    draws = bounded.inverse(u, corrections=0).sample((200,), seed=0)
-    assert torch.isfinite(bounded.forward(draws).mean).all()
-
-
-@pytest.mark.parametrize("batch", [(0,), (2, 0)])
-def test_an_empty_batch_gives_an_empty_answer(bounded, batch):
-    problem = bounded.problem
-    z = torch.ones(*batch, problem.n_parameters, dtype=torch.float64)
-    for corrections in (0, 1):
-        forward = bounded.forward(z, corrections=corrections)
-        assert forward.mean.shape == forward.std.shape == (*batch, problem.n_dofs)
-    assert bounded.inverse(forward.mean).mean.shape == z.shape
-    assert bounded.refine(z).u.shape == problem.solve(z).shape == (*batch, problem.n_dofs)
