@@ -116,10 +116,10 @@ class ResidualEnriched(Basis):
         n_wanted = min(2 * self.n_modes, n_free)
         v = np.zeros((n_free, 0))
         while v.shape[1] < n_wanted:
-            z = prior.sample((_BLOCK,), generator=generator)
-            c, r = galerkin.solve(v, z)
-            w = reference.solve(r).numpy()
-            error = np.sqrt(np.maximum((w * r.numpy()).sum(axis=1), 0))
+            xi = prior.sample_standard((_BLOCK,), generator=generator)
+            c, r = galerkin.solve(v, prior.unstandardise(xi))
+            error = np.sqrt(np.maximum((reference.solve(r) * r).sum(dim=1).numpy(), 0))
+            w = reference.solve_near(r, xi).numpy()
             size = np.sqrt((c**2).sum(axis=1) + error**2)
             large = error > self.tolerance * size
             if not large.any():

@@ -85,18 +85,23 @@ def _calibrate_inverse(
         # The largest of them keeps weak directions from being trusted beyond round-off.
         noise = r.square().mean(0).sqrt()
         model.sigma_residual.copy_(noise.clamp(min=1e-6 + 1e-3 * float(noise.max())))
-        nothing = torch.zeros_like(xi)
-        mean, log_variance = model.neural_inverse(c, b, nothing, nothing)
-        laplace = model.correct_inverse(c, b, mean, nothing, N_INVERSE_CORRECTIONS)
+        known = model.draw_known(len(xi), generator)
+        xi_known = xi * known
+        mean, log_variance = model.neural_inverse(c, b, xi_known, known)
+        laplace = model.correct_inverse(c, b, mean, known, N_INVERSE_CORRECTIONS)
         levels = (
-            (mean, *inverse_features(mean, log_variance, None)),
-            (laplace.xi, *inverse_features(laplace.xi, 2 * laplace.std.log(), laplace.misfit)),
+            (mean, *inverse_features(mean, log_variance, None, known)),
+            (
+                laplace.xi,
+                *inverse_features(laplace.xi, 2 * laplace.std.log(), laplace.misfit, known),
+            ),
         )
+    unknown = known == 0
     for level, (found, features, base) in enumerate(levels):
         variance = model.variance_xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
-        variance.fit(features, base, errors, generator)
+        variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
-        model.factor_xi[level] = coverage_factor(errors, std)
+        model.factor_xi[level] = coverage_factor(errors[unknown], std[unknown])

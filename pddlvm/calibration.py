@@ -50,15 +50,32 @@ class VarianceModel(nn.Module):
         return base + self.shift + 2 * self._log_scale(features)
 
     def fit(
-        self, features: Tensor, base: Tensor, errors: Tensor, generator: torch.Generator
+        self,
+        features: Tensor,
+        base: Tensor,
+        errors: Tensor,
+        generator: torch.Generator,
+        counts: Tensor | None = None,
     ) -> None:
-        """Maximum likelihood on errors (n_samples, n_components); early stopping on a quarter."""
+        """Maximum likelihood on errors (n_samples, n_components); early stopping on a quarter.
+
+        Args:
+            features: (n_samples, n_features).
+            base: (n_samples, n_components) or (n_samples, 1).
+            errors: (n_samples, n_components).
+            generator: chooses the quarter.
+            counts: 1 for errors that count, 0 for others, of the shape of errors; default all.
+        """
         self.centre = features.mean(0)
         self.scale = features.std(0).clamp(min=1e-6)
         n = len(features)
         order = torch.randperm(n, generator=generator).to(features.device)
         held, rest = order[: int(_HELD_OUT * n)], order[int(_HELD_OUT * n) :]
-        ratio = errors.square() * (-base).exp()
+        counts = torch.ones_like(errors) if counts is None else counts
+        ratio = counts * errors.square() * (-base).exp()
+        # A component, or a sample, may have nothing that counts.
+        per_component = counts[rest].mean(0).clamp(min=1 / n)
+        per_sample = counts.mean(1, keepdim=True)
         floor = 1e-12 * float(ratio.mean()) + torch.finfo(errors.dtype).tiny
         head = self.network[-1]
         assert isinstance(head, nn.Linear)
@@ -68,22 +85,25 @@ class VarianceModel(nn.Module):
         for _ in range(_SWEEPS):
             with torch.no_grad():
                 spread = (-2 * self._log_scale(features[rest])).exp()
-                self.shift = (ratio[rest] * spread).mean(0).clamp(min=floor).log()
+                shift = (ratio[rest] * spread).mean(0) / per_component
+                self.shift = shift.clamp(min=floor).log()
             statistic = (ratio * (-self.shift).exp()).mean(1, keepdim=True)
-            self._fit_network(features, statistic, rest, held)
+            self._fit_network(features, statistic, per_sample, rest, held)
 
     def _log_scale(self, features: Tensor) -> Tensor:
         scaled = ((features - self.centre) / self.scale).clamp(-6, 6)
         result: Tensor = self.network(scaled)
         return result
 
-    def _fit_network(self, features: Tensor, statistic: Tensor, rest: Tensor, held: Tensor) -> None:
+    def _fit_network(
+        self, features: Tensor, statistic: Tensor, share: Tensor, rest: Tensor, held: Tensor
+    ) -> None:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=5e-3, weight_decay=1e-2)
         best, state = math.inf, {k: v.clone() for k, v in self.network.state_dict().items()}
 
         def loss(index: Tensor) -> Tensor:
             s = self._log_scale(features[index])
-            return (0.5 * statistic[index] * (-2 * s).exp() + s).mean()
+            return (0.5 * statistic[index] * (-2 * s).exp() + share[index] * s).mean()
 
         for step in range(_STEPS):
             optimizer.zero_grad()

@@ -2,19 +2,24 @@
 
     Isotropic    Sigma = eps^2 I        -|r|^2 / (2 eps^2)            the paper's; ill-conditioned
     Whitened     Sigma = eps^2 K0       -|V^T r|^2 / (2 eps^2)        any problem
-    EnergyNorm   Sigma = eps^2 K(u, z)  -(Pi(u, z) - min Pi) / eps^2  needs a potential
+    EnergyNorm   Sigma = eps^2 K(u, z)  -(Pi(u, z) - min Pi) / eps^2  needs a potential or a secant
 
 The last is exact where r is affine in u, the Gibbs likelihood otherwise; min Pi depends on nothing
-that is learnt and is left out. eps = tolerance * size of the problem: of the force vector, of
-c, and of the energy; the last two follow z.
+that is learnt and is left out. Without a potential, but with r = K_s(u, z) u - f, it is
+-r^T K_s^{-1} r / (2 eps^2) with u frozen inside of K_s; its gradient is -r / eps^2.
+
+eps = tolerance * size of the problem: of the force vector, of c, and of the energy; the last two
+follow z.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError, ProblemError
+from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic
 
@@ -63,12 +68,17 @@ class Covariance(ABC):
 
 
 class EnergyNorm(Covariance):
-    """Sigma = eps^2 K(u, z): the default wherever the problem has a potential."""
+    """Sigma = eps^2 K(u, z): the default wherever the problem has a potential or a secant."""
 
     def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
-        if not reduced.representation.problem.has_potential:
-            raise ProblemError("EnergyNorm needs a problem of energies only; use Whitened()")
-        return _EnergyLikelihood(reduced, scales, self.tolerance)
+        problem = reduced.representation.problem
+        if problem.has_potential:
+            return _EnergyLikelihood(reduced, scales, self.tolerance)
+        if problem.is_coercive:
+            return _SecantLikelihood(reduced, scales, self.tolerance)
+        raise ProblemError(
+            "EnergyNorm needs energies, or fluxes with has_secant=True; use Whitened() instead"
+        )
 
 
 class Whitened(Covariance):
@@ -90,6 +100,16 @@ class _EnergyLikelihood(Likelihood):
         return -self.reduced.energy(c, z) / (self.tolerance**2 * self.scales.energy(xi))
 
 
+class _SecantLikelihood(Likelihood):
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        with torch.no_grad():
+            r = self.reduced.residual(c, z)
+        work = (r * c).sum(-1)
+        # The gradient is r; the value, which is only watched, takes K0 for K_s.
+        value = work - work.detach() + 0.5 * r.square().sum(-1)
+        return -value / (self.tolerance**2 * self.scales.energy(xi))
+
+
 class _WhitenedLikelihood(Likelihood):
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         eps = self.tolerance * self.scales.amplitude(xi)
@@ -104,6 +124,6 @@ class _IsotropicLikelihood(Likelihood):
         return -0.5 * r.square().sum(-1) / (self.tolerance * self.scales.force) ** 2
 
 
-def default_covariance(has_potential: bool) -> Covariance:
-    """EnergyNorm where there is a potential, else Whitened."""
-    return EnergyNorm() if has_potential else Whitened()
+def default_covariance(problem: Problem) -> Covariance:
+    """EnergyNorm where there is a potential or a secant, else Whitened."""
+    return EnergyNorm() if problem.is_coercive else Whitened()

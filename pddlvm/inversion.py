@@ -58,7 +58,7 @@ class GaussNewton:
             unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
             n_steps: number of steps.
         """
-        pieces = [slice(i, i + _CHUNK) for i in range(0, len(c), _CHUNK)]
+        pieces = [slice(i, i + _CHUNK) for i in range(0, max(1, len(c)), _CHUNK)]
         parts = [self._correct(c[p], b[p], xi[p], unknown[p], n_steps) for p in pieces]
         return Laplace(*(torch.cat(t) for t in zip(*parts, strict=True)))
 
@@ -118,8 +118,16 @@ class GaussNewton:
         return xi, rows
 
 
-def inverse_features(xi: Tensor, base: Tensor, misfit: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Features of the inverse map's variance model: xi, its mean log variance, the misfit."""
-    level = base.mean(-1, keepdim=True)
+def inverse_features(
+    xi: Tensor, base: Tensor, misfit: Tensor | None, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features of the inverse map's variance model, and its base log variance.
+
+    The features are xi, the mean base of the unknown parameters, the misfit, what is known.
+    """
+    # The Laplace variance of a known parameter says nothing: it is left out.
+    unknown = 1 - known
+    base = base * unknown
+    level = base.sum(-1, keepdim=True) / unknown.sum(-1, keepdim=True).clamp(min=1)
     extra = torch.zeros_like(level) if misfit is None else (misfit[:, None] + 1e-12).log()
-    return torch.cat([xi, level, extra], dim=-1), base
+    return torch.cat([xi, level, extra, known], dim=-1), base

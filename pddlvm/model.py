@@ -10,19 +10,18 @@ inverse map: log p(z | u) rewards a forward map without spread, and would destro
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pddlvm.basis import Basis
 from pddlvm.calibration import VarianceModel
 from pddlvm.covariances import Covariance, Likelihood, Scales, default_covariance
-from pddlvm.errors import InputError, SupportError
+from pddlvm.errors import InputError
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -31,9 +30,9 @@ from pddlvm.inversion import (
 )
 from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
-from pddlvm.parameters import ParameterSpace
 from pddlvm.predictions import Forward, Inverse
 from pddlvm.problem import Problem
+from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, refine
@@ -45,71 +44,14 @@ Objective = Literal["detached", "coupled"]
 _KNOWN_FRACTION = 0.3
 
 
-class _StandardPrior(TorchDistribution):
-    """The prior of xi for a batch, drawn from the caller's generator."""
-
-    has_rsample = False
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the base class wants a dict)
-
-    def __init__(
-        self, prior: ParameterSpace, batch: int, generator: torch.Generator | None, like: Tensor
-    ) -> None:
-        super().__init__(torch.Size([batch]), torch.Size([prior.size]), validate_args=False)
-        self._prior, self._generator, self._like = prior, generator, like
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = (*sample_shape, *self.batch_shape)
-        return self._prior.sample_standard(shape, generator=self._generator).to(self._like)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self._prior.standard_log_prob(value)
-
-
-class _ZeroResidual(TorchDistribution):
-    """log p(r^ | c, z) at r^ = 0, the only value that is ever observed."""
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-
-    def __init__(self, maps: "LatentVariableModel", c: Tensor, xi: Tensor) -> None:
-        super().__init__(c.shape[:1], torch.Size(), validate_args=False)
-        self._maps, self._c, self._xi = maps, c, xi
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        z = self._maps.problem.prior.unstandardise(self._xi)
-        return self._maps.likelihood(self._c, z, self._xi)
-
-
-class _Posterior(TorchDistribution):
-    """p(xi | u) for coefficients c; the boundary values of u are read off the value of xi.
-
-    Parameters marked in `known` are given to the map, and only the others are scored.
-    """
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-
-    def __init__(self, maps: "LatentVariableModel", c: Tensor, known: Tensor | None) -> None:
-        super().__init__(c.shape[:1], torch.Size([maps.problem.n_parameters]), validate_args=False)
-        self._maps, self._c, self._known = maps, c, known
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        z = self._maps.problem.prior.unstandardise(value)
-        b = self._maps.reduced.representation.boundary_coordinates(z)
-        known = self._known
-        xi_known = None if known is None else value * known
-        mean, log_variance = self._maps.inverse_map(self._c, b, xi_known, known)
-        density = dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).log_prob(value)
-        result: Tensor = (density if known is None else density * (1 - known)).sum(-1)
-        return result
-
-
 class LatentVariableModel(nn.Module):
     """Forward and inverse maps of a problem, with their uncertainty.
 
     Args:
         problem: the parametric PDE.
         basis: representation of the solution, default `ResidualEnriched()`.
-        covariance: of the residual; default `EnergyNorm()` if the problem has a potential, else
-            `Whitened()`.
+        covariance: of the residual; default `EnergyNorm()` if the problem has a potential or a
+            secant, else `Whitened()`.
         objective: "detached" (default), or "coupled" for the paper's objective, in which the
             inverse term also trains the forward map.
         forward_network: module xi (batch, d) -> mean, log variance (batch, n_modes); own modules
@@ -150,7 +92,7 @@ class LatentVariableModel(nn.Module):
         self.problem = problem
         self.objective = objective
         self.seed = seed
-        self.covariance = covariance or default_covariance(problem.has_potential)
+        self.covariance = covariance or default_covariance(problem)
         self.reduction = reduction or reduce(problem, basis, seed=seed)
         self.reduced = self.reduction.model(problem, dtype)
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
@@ -172,7 +114,7 @@ class LatentVariableModel(nn.Module):
             # Index 0: the maps as they are; 1: after corrections.
             self.variance_c = _pair(VarianceModel(d + 1, m) for _ in range(2))
             self.variance_rest = VarianceModel(d, problem.n_dofs)
-            self.variance_xi = _pair(VarianceModel(d + 2, d) for _ in range(2))
+            self.variance_xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
         for module in (*self.variance_c, self.variance_rest, *self.variance_xi):
             module.to(dtype)
         self.register_buffer("is_calibrated", torch.tensor(False))
@@ -202,13 +144,13 @@ class LatentVariableModel(nn.Module):
                 ),
             )
             read = c if self.objective == "coupled" else c.detach()
-            known = self._draw_known(batch, generator)
-            xi = pyro.sample("xi", _Posterior(self, read, known))
-            pyro.sample("residual", _ZeroResidual(self, c, xi), obs=c.new_zeros(batch))
+            known = self.draw_known(batch, generator) if self.has_known else None
+            xi = pyro.sample("xi", InferredParameters(self, read, known))
+            pyro.sample("residual", ZeroResidual(self, c, xi), obs=c.new_zeros(batch))
 
     def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
         """z ~ prior, u ~ forward map."""
-        prior = _StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
+        prior = StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
         with pyro.plate("draws", batch):
             xi = pyro.sample("xi", prior)
             mean, log_variance = self.forward_map(xi)
@@ -216,12 +158,11 @@ class LatentVariableModel(nn.Module):
                 "c", dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
             )
 
-    def _draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor | None:
-        """Random blocks as known, (batch, d) of 0 and 1; None where there is one block only."""
-        if not self.has_known:
-            return None
+    def draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""
         blocks = self.problem.prior.blocks
-        draws = torch.rand(batch, len(blocks), generator=generator) < _KNOWN_FRACTION
+        fraction = _KNOWN_FRACTION if self.has_known else 0.0
+        draws = torch.rand(batch, len(blocks), generator=generator) < fraction
         sizes = torch.tensor([block.size for block in blocks.values()])
         return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
 
@@ -261,7 +202,7 @@ class LatentVariableModel(nn.Module):
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
             var_c, var_rest = self._variances(flat, flat_z, c, log_variance, level)
-            return var_c.reshape(*batch, -1), var_rest.reshape(*batch, -1)
+            return _unflatten(var_c, batch), _unflatten(var_rest, batch)
 
         @torch.no_grad()
         def residual_norm() -> Tensor:
@@ -276,9 +217,9 @@ class LatentVariableModel(nn.Module):
             return found.residual_norm.reshape(batch).to(z)
 
         return Forward(
-            c=c.to(z).reshape(*batch, -1),
+            c=_unflatten(c.to(z), batch),
             representation=self.reduced.representation,
-            _augmented=augmented.reshape(*batch, -1),
+            _augmented=_unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,
             _dtype=z.dtype,
@@ -308,14 +249,16 @@ class LatentVariableModel(nn.Module):
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         batch = u.shape[:-1]
-        xi_known, known = self._known_blocks(z_known, batch)
+        if z_known and not self.has_known:
+            raise InputError("z_known would leave nothing to infer: there is one block only")
+        xi_known, known = self.problem.prior.known(z_known or {}, batch, self.sigma_residual)
         flat = u.detach().to(self.sigma_residual).reshape(-1, self.problem.n_dofs)
         with torch.no_grad():
             mean, std = self._invert(flat, xi_known, known, corrections)
         unknown = 1 - known
         mean, std = mean * unknown + xi_known, std * unknown
         return Inverse(
-            mean.reshape(*batch, -1).to(u), std.reshape(*batch, -1).to(u), self.problem.prior
+            _unflatten(mean, batch).to(u), _unflatten(std, batch).to(u), self.problem.prior
         )
 
     def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
@@ -336,14 +279,14 @@ class LatentVariableModel(nn.Module):
             start = self.forward(flat_z, corrections=1).mean
         else:
             u = self.problem.check_solution(u.detach()).double().cpu()
-            start = u.expand(*z.shape[:-1], -1).reshape(len(flat_z), -1)
+            start = u.expand(*z.shape[:-1], -1).reshape(len(flat_z), self.problem.n_dofs)
         # Exact boundary values: the maps have them to the precision of their dtype.
         free = operators.free
         start = operators.lift(flat_z).index_copy(1, free, start[:, free])
         found = refine(self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance)
         batch = z.shape[:-1]
         return Refined(
-            found.u.reshape(*batch, -1),
+            _unflatten(found.u, batch),
             found.iterations.reshape(batch),
             found.residual_norm.reshape(batch),
         )
@@ -441,53 +384,21 @@ class LatentVariableModel(nn.Module):
         var_rest = var_rest.index_fill(1, self.reduced.representation.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
-    def _known_blocks(
-        self, z_known: dict[str, Tensor] | None, batch: torch.Size
-    ) -> tuple[Tensor, Tensor]:
-        """Standard values of known parameters (0 elsewhere) and their mask, (n, d) each."""
-        prior = self.problem.prior
-        n = batch.numel()
-        values = torch.zeros(n, prior.size).to(self.sigma_residual)
-        known = torch.zeros_like(values)
-        for name, value in (z_known or {}).items():
-            if name not in prior.slices:
-                raise InputError(
-                    f"z_known names {name!r}, but the parameters are {list(prior.slices)}"
-                )
-            if not self.has_known:
-                raise InputError("z_known would leave nothing to infer: there is one block only")
-            size = prior.blocks[name].size
-            value = torch.as_tensor(value).to(values)
-            value = value[..., None] if value.ndim == 0 else value
-            if value.shape[-1] != size:
-                raise InputError(f"z_known[{name!r}] must end in {size} values, got {value.shape}")
-            if value.ndim > 1 and value.shape[:-1] != batch:
-                raise InputError(
-                    f"z_known[{name!r}] has batch shape {tuple(value.shape[:-1])}, u has "
-                    f"{tuple(batch)}; they must agree"
-                )
-            part = value.expand(*batch, size).reshape(n, size)
-            if not (torch.isfinite(part) & prior.blocks[name].prior.contains(part)).all():
-                raise SupportError(f"z_known[{name!r}] has values outside the prior of {name!r}")
-            values[:, prior.slices[name]] = prior.blocks[name].prior.standardise(part)
-            known[:, prior.slices[name]] = 1
-        return values, known
-
     def neural_inverse(
         self, c: Tensor, b: Tensor, xi_known: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the inverse map alone."""
         arguments = (xi_known, known) if self.has_known else (None, None)
         mean, log_variance = self.inverse_map(c, b, *arguments)
-        unknown = 1 - known
-        return mean * unknown + xi_known, log_variance
+        mean = self.problem.prior.clamp_standard(mean)
+        return mean * (1 - known) + xi_known, log_variance
 
     def correct_inverse(
         self, c: Tensor, b: Tensor, xi: Tensor, known: Tensor, n_steps: int
     ) -> Laplace:
         """Gauss-Newton from xi; the Laplace approximation at its end."""
         newton = GaussNewton(self.reduced, self.sigma_residual)
-        return newton(c, b, self.problem.prior.clamp_standard(xi), 1 - known, n_steps)
+        return newton(c, b, xi, 1 - known, n_steps)
 
     def _invert(
         self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int
@@ -496,16 +407,22 @@ class LatentVariableModel(nn.Module):
         c, b = representation.project(u), representation.boundary_coordinates_of(u)
         mean, log_variance = self.neural_inverse(c, b, xi_known, known)
         if not corrections:
-            features, base = inverse_features(mean, log_variance, None)
+            features, base = inverse_features(mean, log_variance, None, known)
             level = 0
         else:
             laplace = self.correct_inverse(c, b, mean, known, corrections)
             mean = laplace.xi
-            features, base = inverse_features(mean, 2 * laplace.std.log(), laplace.misfit)
+            log_variance = 2 * laplace.std.log()
+            features, base = inverse_features(mean, log_variance, laplace.misfit, known)
             level = 1
         if self.is_calibrated:
             base = self.variance_xi[level](features, base)
         return mean, self.factor_xi[level] * (0.5 * base).exp()
+
+
+def _unflatten(x: Tensor, batch: torch.Size) -> Tensor:
+    """(n_batch, n) -> (*batch, n), also for an empty batch."""
+    return x.reshape(*batch, x.shape[-1])
 
 
 def _pair(models: Iterable[VarianceModel]) -> list[VarianceModel]:

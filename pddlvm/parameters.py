@@ -105,12 +105,58 @@ class ParameterSpace:
             [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
         )
 
+    def standard_bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest xi in the support, (d,) each, on the dtype and device of `like`."""
+        bounds = [b.prior.standard_bounds for b in self.blocks.values() for _ in range(b.size)]
+        low, high = torch.tensor(bounds, dtype=like.dtype, device=like.device).unbind(-1)
+        return low, high
+
     def clamp_standard(self, xi: Tensor) -> Tensor:
         """xi moved into the support, (..., d)."""
-        parts = self.split(xi)
-        return torch.cat(
-            [block.prior.clamp_standard(parts[name]) for name, block in self.blocks.items()], dim=-1
-        )
+        return xi.clamp(*self.standard_bounds(xi))
+
+    def contains(self, z: Tensor) -> Tensor:
+        """Is each parameter in the support? Elementwise, (..., d)."""
+        parts = self.split(z)
+        return torch.cat([b.prior.contains(parts[k]) for k, b in self.blocks.items()], dim=-1)
+
+    def known(
+        self, values: Mapping[str, Tensor], batch: torch.Size, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Standard coordinates of known blocks, 0 elsewhere, and their mask, (n_batch, d) each.
+
+        Args:
+            values: name of block -> its values, (..., size); a number for a block of one.
+            batch: shape of the batch, n_batch members.
+            like: gives dtype and device.
+
+        Raises:
+            InputError, SupportError: an unknown block, a wrong shape, or outside of the prior.
+        """
+        n = batch.numel()
+        xi = like.new_zeros(n, self.size)
+        mask = torch.zeros_like(xi)
+        for name, value in values.items():
+            if name not in self.slices:
+                raise InputError(f"z_known names {name!r}, but the blocks are {list(self.slices)}")
+            block = self.blocks[name]
+            value = torch.as_tensor(value).to(like)
+            value = value[..., None] if value.ndim == 0 else value
+            if value.shape[-1] != block.size:
+                raise InputError(
+                    f"z_known[{name!r}] must end in {block.size} values, got {value.shape}"
+                )
+            if value.ndim > 1 and value.shape[:-1] != batch:
+                raise InputError(
+                    f"z_known[{name!r}] has batch shape {tuple(value.shape[:-1])}, u has "
+                    f"{tuple(batch)}; they must agree"
+                )
+            part = value.expand(*batch, block.size).reshape(n, block.size)
+            if not (torch.isfinite(part) & block.prior.contains(part)).all():
+                raise SupportError(f"z_known[{name!r}] has values outside the prior of {name!r}")
+            xi[:, self.slices[name]] = block.prior.standardise(part)
+            mask[:, self.slices[name]] = 1
+        return xi, mask
 
     def check(self, z: Tensor, name: str = "z") -> Tensor:
         """Return z, or say what is wrong with it.

@@ -39,6 +39,11 @@ class Term(ABC):
     function: PointFunction
 
     @property
+    @abstractmethod
+    def is_coercive(self) -> bool:
+        """Is the flux D e + load with D symmetric and not negative?"""
+
+    @property
     def field_names(self) -> tuple[str, ...]:
         """Names of the fields that the function reads: its arguments after (u, du, x)."""
         return tuple(inspect.signature(self.function).parameters)[3:]
@@ -59,6 +64,10 @@ class Term(ABC):
 class Energy(Term):
     """Potential energy with density psi(u, du, x, **fields) -> number."""
 
+    @property
+    def is_coercive(self) -> bool:  # noqa: D102
+        return True
+
     def density(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """psi at one point."""
         result: Tensor = self.function(*self.unpack(e), x, **values)
@@ -72,7 +81,18 @@ class Energy(Term):
 
 @dataclass(frozen=True)
 class Flux(Term):
-    """A weak form without a potential: function(u, du, x, **fields) -> (f0, f1)."""
+    """A weak form without a potential: function(u, du, x, **fields) -> (f0, f1).
+
+    Attributes:
+        has_secant: is (f0, f1) = D (u, grad u) + load with D(u, x; fields) symmetric and not
+            negative (Picard's form)? Not checked. It admits the energy covariance.
+    """
+
+    has_secant: bool = False
+
+    @property
+    def is_coercive(self) -> bool:  # noqa: D102
+        return self.has_secant
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """(f0, f1) at one point, (s,)."""

@@ -3,6 +3,7 @@
 Everything beyond the mean coefficients is computed when it is asked for, and kept.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
+from torch.special import ndtr, ndtri
 
 from pddlvm.parameters import ParameterSpace
 from pddlvm.priors import LogNormal
@@ -86,10 +88,14 @@ class Forward:
 
 @dataclass(frozen=True)
 class Inverse:
-    """p(z | u): Gaussian in the standard coordinates xi of the prior.
+    """p(z | u): Gaussian in the standard coordinates xi of the prior, truncated to its support.
+
+        p(xi | u) = N(xi; m, s^2) / (Phi(beta) - Phi(alpha)),   alpha, beta = (bounds - m) / s
+
+    Only Uniform blocks have bounds. Known parameters have s = 0 and are certain.
 
     Attributes:
-        xi_mean, xi_std: its mean and standard deviation, (..., d).
+        xi_mean, xi_std: m and s, (..., d); m lies in the support.
     """
 
     xi_mean: Tensor
@@ -108,27 +114,30 @@ class Inverse:
 
     @property
     def median(self) -> Tensor:
-        """z at the mean of xi, (..., d); always in the support of the prior."""
-        return self.prior.unstandardise(self.prior.clamp_standard(self.xi_mean))
+        """Median of each parameter, (..., d)."""
+        return self._quantile(torch.full_like(self.xi_mean, 0.5))
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
-        """Parameters, (*shape, ..., d)."""
+        """Parameters, (*shape, ..., d), all in the support of the prior."""
         generator = None if seed is None else torch.Generator(self.xi_mean.device).manual_seed(seed)
         size = (*shape, *self.xi_mean.shape)
-        noise = torch.randn(
-            size, generator=generator, dtype=self.xi_mean.dtype, device=self.xi_mean.device
+        return self._quantile(
+            torch.rand(size, generator=generator, dtype=torch.float64, device=self.xi_mean.device)
         )
-        return self.prior.unstandardise(self.xi_mean + self.xi_std * noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z, (...,); known parameters (std 0) are left out."""
+        """Log density of z, (...,): -inf outside the support; known parameters are left out."""
+        inside = self.prior.contains(z)
+        # Something harmless where z is outside, so that no NaN arises.
+        z = torch.where(inside, z, self.median.to(z))
         xi = self.prior.standardise(z)
         unknown = self.xi_std > 0
         std = torch.where(unknown, self.xi_std, 1.0)
         density = torch.distributions.Normal(self.xi_mean, std).log_prob(xi)
+        density = density - self._mass.log().to(density)
         # d xi / d z, from the ratio of the two densities of the prior.
-        jacobian = self._log_jacobian(z, xi)
-        return torch.where(unknown, density + jacobian, 0.0).sum(-1)
+        density = density + self._log_jacobian(z, xi)
+        return torch.where(inside, torch.where(unknown, density, 0.0), -torch.inf).sum(-1)
 
     def _log_jacobian(self, z: Tensor, xi: Tensor) -> Tensor:
         z_parts, xi_parts = self.prior.split(z), self.prior.split(xi)
@@ -140,18 +149,56 @@ class Inverse:
             dim=-1,
         )
 
+    def _quantile(self, p: Tensor) -> Tensor:
+        """z below which a parameter lies with probability p, (..., d)."""
+        cdf = ndtr(self._limits[0])
+        score = ndtri(cdf + p * self._mass).clamp(*self._limits)
+        xi = self.xi_mean.double() + self.xi_std.double() * score
+        return self.prior.unstandardise(self.prior.clamp_standard(xi.to(self.xi_mean)))
+
+    @cached_property
+    def _limits(self) -> tuple[Tensor, Tensor]:
+        """alpha and beta, (..., d), float64."""
+        m, s = self.xi_mean.double(), self.xi_std.double().clamp(min=1e-300)
+        low, high = self.prior.standard_bounds(m)
+        return ((low - m) / s).clamp(max=0), ((high - m) / s).clamp(min=0)
+
+    @property
+    def _mass(self) -> Tensor:
+        """Phi(beta) - Phi(alpha), at least about a half because m lies in the support."""
+        alpha, beta = self._limits
+        return ndtr(beta) - ndtr(alpha)
+
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
+        alpha, beta = self._limits
+        # Mean and variance of the truncated standard normal.
+        at_alpha, at_beta = (_density(x) / self._mass for x in (alpha, beta))
+        shift = at_alpha - at_beta
+        ends = _times(alpha, at_alpha) - _times(beta, at_beta)
+        spread = (1 + ends - shift.square()).clamp(min=0).sqrt()
+        m = self.xi_mean + self.xi_std * shift.to(self.xi_mean)
+        s = self.xi_std * spread.to(self.xi_std)
         means, stds = [], []
-        at_mean = self.prior.split(self.prior.unstandardise(self.xi_mean))
-        above = self.prior.split(self.prior.unstandardise(self.xi_mean + self.xi_std))
-        spread = self.prior.split(self.xi_std)
-        for name, block in self.prior.blocks.items():
-            if isinstance(block.prior, LogNormal):
-                variance = (block.prior.std * spread[name]).square()
+        at_mean = self.prior.split(self.prior.unstandardise(m))
+        above = self.prior.split(self.prior.unstandardise(m + s))
+        for name, part in self.prior.split(s).items():
+            prior = self.prior.blocks[name].prior
+            if isinstance(prior, LogNormal):
+                variance = (prior.std * part).square()
                 means.append(at_mean[name] * (0.5 * variance).exp())
                 stds.append(means[-1] * torch.expm1(variance).sqrt())
             else:
                 means.append(at_mean[name])
                 stds.append((above[name] - at_mean[name]).abs())
         return torch.cat(means, dim=-1), torch.cat(stds, dim=-1)
+
+
+def _density(x: Tensor) -> Tensor:
+    """Standard normal density."""
+    return (-0.5 * x.square()).exp() / math.sqrt(2 * math.pi)
+
+
+def _times(x: Tensor, density: Tensor) -> Tensor:
+    """x phi(x), zero at infinity."""
+    return torch.where(density > 0, x, 0.0) * density

@@ -29,9 +29,10 @@ class Prior(ABC):
     def unstandardise(self, xi: Tensor) -> Tensor:
         """z(xi), the inverse of `standardise`."""
 
-    def clamp_standard(self, xi: Tensor) -> Tensor:
-        """xi moved into the support; by default all numbers are in it."""
-        return xi
+    @property
+    def standard_bounds(self) -> tuple[float, float]:
+        """Smallest and largest xi in the support."""
+        return -math.inf, math.inf
 
     @abstractmethod
     def contains(self, z: Tensor) -> Tensor:
@@ -103,8 +104,9 @@ class Uniform(Prior):
     def unstandardise(self, xi: Tensor) -> Tensor:  # noqa: D102
         return self.low + 0.5 * (self.high - self.low) * (xi / _ROOT_3 + 1)
 
-    def clamp_standard(self, xi: Tensor) -> Tensor:  # noqa: D102
-        return xi.clamp(-_ROOT_3, _ROOT_3)
+    @property
+    def standard_bounds(self) -> tuple[float, float]:  # noqa: D102
+        return -_ROOT_3, _ROOT_3
 
     def contains(self, z: Tensor) -> Tensor:  # noqa: D102
         # One part in a million of slack: values on the edge survive a trip through float32.

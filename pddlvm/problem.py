@@ -36,10 +36,12 @@ class Dirichlet:
     Attributes:
         boundary: name of the boundary.
         value: a number, or value(x, **fields) at one point: a number, or (c,) for a vector u.
+        component: the only component of a vector u that is prescribed; None: all of them.
     """
 
     boundary: str | None
     value: float | Callable[..., Any] = 0.0
+    component: int | None = None
 
 
 class Problem:
@@ -81,7 +83,8 @@ class Problem:
         self.prior = ParameterSpace(
             {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
         )
-        self.fixed_dofs = np.unique(np.concatenate([space.dofs_on(d.boundary) for d in dirichlet]))
+        fixed = [space.dofs_on(d.boundary, d.component) for d in dirichlet]
+        self.fixed_dofs = np.unique(np.concatenate(fixed))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
@@ -118,6 +121,11 @@ class Problem:
     def has_potential(self) -> bool:
         """Is r the gradient of an energy?"""
         return all(isinstance(term, Energy) for term in self.terms)
+
+    @property
+    def is_coercive(self) -> bool:
+        """Is r = K_s(u, z) u - f with K_s symmetric positive? See `Flux.has_secant`."""
+        return all(term.is_coercive for term in self.terms)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -315,7 +323,7 @@ class BoundaryValues(nn.Module):
         self, condition: Dirichlet, space: Space, fields: Fields, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        dofs = space.dofs_on(condition.boundary)
+        dofs = space.dofs_on(condition.boundary, condition.component)
         x = space.dof_points[dofs]
         self.value = condition.value
         self.n_components = space.n_components

@@ -5,14 +5,17 @@ two-level preconditioner
 
     P r = K0^{-1} r + V ((V^T K V)^{-1} - I) V^T r
 
-the reference operator, corrected in the reduced basis. All samples of a batch iterate together.
+the reference operator, corrected in the reduced basis. Where K is not symmetric, K0 gives way to
+the nearest of a few reference operators, and the correction is multiplicative:
+
+    P r = w + V (V^T K V)^{-1} V^T (r - K w),    w = K(z_k)^{-1} r
+
+All samples of a batch iterate together.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 
 from pddlvm.problem import Discretisation
@@ -22,6 +25,7 @@ from pddlvm.representation import Reference
 __all__ = ["Refined", "refine"]
 
 _MAX_NEWTON = 20
+_MAX_GMRES = 60
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def refine(
     chunk = reduced.representation.problem.solver.chunk
     parts = [
         _refine(reduced, reference, u[i : i + chunk], z[i : i + chunk], tolerance, max_iterations)
-        for i in range(0, len(u), chunk)
+        for i in range(0, max(1, len(u)), chunk)
     ]
     return Refined(
         torch.cat([p.u for p in parts]),
@@ -94,7 +98,8 @@ def _refine(
         if (norm <= tolerance).all() or int(iterations.max()) >= max_iterations:
             break
         stiffness = reduced.stiffness(reduced.representation.project(u), z)
-        system = _System(operators, reference, operators.tangents(u, z), v, stiffness)
+        tangents, xi = operators.tangents(u, z), problem.prior.standardise(z)
+        system = _System(operators, reference, tangents, xi, v, stiffness)
         budget = max_iterations - int(iterations.max())
         solve = _conjugate_gradients if problem.has_potential else _gmres
         step, used = solve(system, -r, 0.5 * tolerance * size, budget)
@@ -110,6 +115,7 @@ class _System:
     operators: Discretisation
     reference: Reference
     tangents: list[Tensor]
+    xi: Tensor
     v: Tensor
     stiffness: Tensor
 
@@ -117,18 +123,17 @@ class _System:
         return self.operators.apply_tangents(self.tangents, p)
 
     def precondition(self, r: Tensor) -> Tensor:
+        """P r for K that is symmetric or nearly so."""
         coarse = r @ self.v
-        corrected = torch.linalg.solve(self.stiffness, coarse[..., None])[..., 0] - coarse
-        return self.reference.solve(r) + corrected @ self.v.T
+        return self.reference.solve(r) + (self._coarse_solve(coarse) - coarse) @ self.v.T
 
-    def sample(self, i: int) -> "_System":
-        return _System(
-            self.operators,
-            self.reference,
-            [t[i : i + 1] for t in self.tangents],
-            self.v,
-            self.stiffness[i : i + 1],
-        )
+    def precondition_skew(self, r: Tensor) -> Tensor:
+        """P r for K that is not symmetric."""
+        w = self.reference.solve_near(r, self.xi)
+        return w + self._coarse_solve((r - self.apply(w)) @ self.v) @ self.v.T
+
+    def _coarse_solve(self, b: Tensor) -> Tensor:
+        return torch.linalg.solve(self.stiffness, b[..., None])[..., 0]
 
 
 def _energy_norm(reference: Reference, u: Tensor) -> Tensor:
@@ -162,31 +167,43 @@ def _conjugate_gradients(
 def _gmres(
     system: _System, b: Tensor, target: Tensor, max_iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """SciPy's GMRES, sample by sample."""
-    steps, used = torch.zeros_like(b), torch.zeros(len(b), dtype=torch.int64)
-    n = b.shape[1]
-    for i in range(len(b)):
-        one, counter = system.sample(i), [0]
+    """GMRES with the preconditioner on the right; stops when |b - K x| in K0^{-1} <= target.
 
-        def matvec(x: np.ndarray, one: _System = one) -> np.ndarray:
-            return one.apply(torch.from_numpy(np.asarray(x))[None])[0].numpy()
-
-        def precondition(x: np.ndarray, one: _System = one) -> np.ndarray:
-            return one.precondition(torch.from_numpy(np.asarray(x))[None])[0].numpy()
-
-        def count(_: float, counter: list[int] = counter) -> None:
-            counter[0] += 1
-
-        size = float(np.sqrt(max(float(b[i] @ one.precondition(b[i : i + 1])[0]), 1e-300)))
-        step, _ = gmres(
-            LinearOperator((n, n), matvec=matvec, dtype=np.float64),
-            b[i].numpy(),
-            rtol=min(0.5, float(target[i]) / size),
-            restart=min(n, 50),
-            maxiter=max_iterations,
-            M=LinearOperator((n, n), matvec=precondition, dtype=np.float64),
-            callback=count,
-            callback_type="pr_norm",
-        )
-        steps[i], used[i] = torch.from_numpy(step), counter[0]
-    return steps, used
+    The norm of the residual that GMRES minimises is the Euclidean one of R^{-1} r, K0 = R^T R, so
+    it is measured by inner products with K0^{-1}.
+    """
+    reference = system.reference
+    whitened = reference.solve(b)
+    beta = (b * whitened).sum(-1).clamp(min=1e-300).sqrt()
+    q, dual = [b / beta[:, None]], [whitened / beta[:, None]]
+    directions: list[Tensor] = []
+    n_max = min(max_iterations, _MAX_GMRES, b.shape[1])
+    hessenberg = b.new_zeros(len(b), n_max + 1, n_max)
+    first = torch.zeros(len(b), n_max + 1, dtype=b.dtype)
+    first[:, 0] = beta
+    used = torch.zeros(len(b), dtype=torch.int64)
+    y = b.new_zeros(len(b), 0)
+    active = beta > target
+    for k in range(n_max):
+        if not active.any():
+            break
+        directions.append(system.precondition_skew(q[k]))
+        w = system.apply(directions[k])
+        for i in range(k + 1):
+            h = (w * dual[i]).sum(-1)
+            hessenberg[:, i, k] = h
+            w = w - h[:, None] * q[i]
+        whitened = reference.solve(w)
+        size = (w * whitened).sum(-1).clamp(min=0).sqrt()
+        hessenberg[:, k + 1, k] = size
+        safe = size.clamp(min=1e-300)[:, None]
+        q.append(w / safe)
+        dual.append(whitened / safe)
+        used = used + active
+        part, rhs = hessenberg[:, : k + 2, : k + 1], first[:, : k + 2, None]
+        y = torch.linalg.lstsq(part, rhs, driver="gelsd").solution[..., 0]
+        misfit = (part @ y[..., None] - rhs)[..., 0].norm(dim=-1)
+        active = misfit > target
+    if not directions:
+        return torch.zeros_like(b), used
+    return torch.einsum("bk,kbn->bn", y, torch.stack(directions)), used

@@ -25,11 +25,15 @@ Array = NDArray[np.float64]
 
 _N_LIFT_DRAWS = 64
 _RANK_TOLERANCE = 1e-10
+_N_CENTRES = 16
 
 
 @dataclass(frozen=True)
 class Reference:
     """The reference operator K0, factorised, and the lifting of boundary values.
+
+    K0 is symmetric and defines the norm. Where K is not (advection), K0 is its symmetric part, and
+    a few K(z_k) approximate K(z)^{-1}: the one with z_k next to z.
 
     Attributes:
         matrix: K0 on the free degrees of freedom, symmetric.
@@ -37,6 +41,8 @@ class Reference:
         factors: of K0.
         lifts: L, (n_dofs, 1 + rank): harmonic extension of the mean boundary values, then of Phi.
         phi: orthonormal directions of the boundary values, (n_fixed, rank).
+        centres: standard parameters of the K(z_k), (n_centres, d); none where K is symmetric.
+        factors_at: of the K(z_k).
     """
 
     matrix: sp.csc_matrix
@@ -44,6 +50,8 @@ class Reference:
     factors: SuperLU
     lifts: Array
     phi: Array
+    centres: Tensor
+    factors_at: tuple[SuperLU, ...]
 
     @classmethod
     def of(cls, problem: Problem) -> "Reference":
@@ -70,12 +78,36 @@ class Reference:
         lifts = np.zeros((problem.n_dofs, 1 + rank))
         lifts[fixed] = columns
         lifts[free] = -factors.solve(coupling @ columns)
-        return cls(matrix, coupling, factors, lifts, phi)
+        centres = xi[: 0 if problem.is_coercive else _N_CENTRES]
+        factors_at = []
+        for z in problem.prior.unstandardise(centres)[:, None]:
+            matrix_at = problem.solver.matrix(torch.from_numpy(lifts[:, 0]), z[0])
+            factors_at.append(factorise(matrix_at, symmetric=False))
+        return cls(matrix, coupling, factors, lifts, phi, centres, tuple(factors_at))
 
     def solve(self, r: Tensor) -> Tensor:
         """K0^{-1} r for a batch, (batch, n_free), float64 on the CPU inside."""
-        rows = np.ascontiguousarray(r.detach().cpu().double().numpy().T)
-        return torch.from_numpy(self.factors.solve(rows).T).to(r)
+        return _solve(self.factors, r)
+
+    def solve_near(self, r: Tensor, xi: Tensor) -> Tensor:
+        """About K(z)^{-1} r: K(z_k)^{-1} r with the nearest centre, or K0^{-1} r without centres.
+
+        Args:
+            r: (batch, n_free).
+            xi: standard parameters, (batch, d).
+        """
+        if not len(self.centres):
+            return self.solve(r)
+        w = torch.empty_like(r)
+        nearest = torch.cdist(xi.double().cpu(), self.centres).argmin(dim=1)
+        for k in nearest.unique().tolist():
+            w[nearest == k] = _solve(self.factors_at[k], r[nearest == k])
+        return w
+
+
+def _solve(factors: SuperLU, r: Tensor) -> Tensor:
+    rows = np.ascontiguousarray(r.detach().cpu().double().numpy().T)
+    return torch.from_numpy(factors.solve(rows).T).to(r)
 
 
 def orthonormalise(v: Array, w: Array, k0: sp.csc_matrix) -> Array:

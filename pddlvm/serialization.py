@@ -7,9 +7,9 @@ differ.
 """
 
 import os
-import pickle
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,31 +113,45 @@ def load(
         RunFileError: no such file, not a saved model, or saved from another problem.
     """
     content = _read(Path(path))
-    same_mesh = content["fingerprint"] == problem.fingerprint
-    if not (same_mesh and np.isclose(content["probe"], problem.probe, rtol=1e-6)):
-        raise RunFileError(
-            f"{str(path)!r} was saved from another problem ({content['problem']!r}); it needs the "
-            "same mesh, physics, boundary conditions and parameters. Make the problem with the "
-            "arguments that it had"
-        )
     try:
+        _check_problem(content, problem, path)
         return _rebuild(content, problem, forward_network, inverse_network)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RuntimeError) as error:
+    except RunFileError:
+        raise
+    except Exception as error:
+        # Whatever a file can say that is not what `save` writes.
         raise RunFileError(
             f"{str(path)!r} is damaged or incomplete ({type(error).__name__}: {error})"
         ) from error
+
+
+def _check_problem(content: dict[str, Any], problem: Problem, path: str | Path) -> None:
+    saved = content["problem"]
+    same_mesh = content["fingerprint"] == problem.fingerprint
+    if not (same_mesh and np.isclose(content["probe"], problem.probe, rtol=1e-6)):
+        raise RunFileError(
+            f"{str(path)!r} was saved from another problem ({saved!r}); it needs the "
+            "same mesh, physics, boundary conditions and parameters. Make the problem with the "
+            "arguments that it had"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunFileError(f"there is no file {str(path)!r}; check the path")
     try:
+        # torch does not look at the checksums of the archive.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"wrong checksum of {damaged}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:
+        # Bytes that are no archive fail in many ways, inside of torch, zipfile and pickle.
         raise RunFileError(
-            f"{str(path)!r} is not a model saved by pddlvm ({type(error).__name__})"
+            f"{str(path)!r} is not a model saved by pddlvm, or damaged ({type(error).__name__})"
         ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise RunFileError(f"{str(path)!r} is not a model saved by pddlvm (format {_FORMAT})")
@@ -184,6 +198,8 @@ def _rebuild(
     )
     model.load_state_dict(content["state"])
     cast(nn.Module, model.exact.terms).load_state_dict(content["exact"])
+    if not all(torch.isfinite(v).all() for v in model.state_dict().values()):
+        raise ValueError("values that are not finite")
     return model
 
 

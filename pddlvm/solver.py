@@ -2,6 +2,12 @@
 
     K(u, z) du = -r(u, z),    u <- u + t du,    t by halving until |r| decreases
 
+Where no t is found, a secant (Picard) step replaces Newton's:
+
+    u <- u_D - K_s^{-1} r(u_D, z),    K_s = int_0^1 K(u_D + tau (u - u_D), z) dtau
+
+u_D is the lifting of the boundary values, and K_s (u - u_D) = r(u, z) - r(u_D, z).
+
 The pointwise tangents come from `torch.func` for a whole batch of parameters; each sample is then
 assembled into one fixed sparsity pattern and factorised by SuperLU. For a linear problem this is
 one factorisation, and a sample whose matrix equals the one before (only loads or boundary values
@@ -29,6 +35,9 @@ _RELATIVE_RESIDUAL = 1e-10
 _RELATIVE_STEP = 1e-11
 _MAX_ITERATIONS = 50
 _MAX_HALVINGS = 10
+_ROUND_OFF_STEP = 1e-7
+_TAU, _TAU_WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(4))
+_TAU = _TAU + 0.5
 _MEMORY = 2**27
 """Bytes of pointwise tangents held at once."""
 
@@ -142,7 +151,10 @@ class ReferenceSolver:
                     for i, j in enumerate(active)
                 ]
             )
-            u[active], r[active] = self._line_search(u[active], z[active], r[active], step)
+            u[active], r[active], failed = self._line_search(u[active], z[active], r[active], step)
+            for i in active[failed].tolist():
+                u[i : i + 1] = self._secant_step(u[i : i + 1], z[i : i + 1], first + i)
+                r[i : i + 1] = self._operators.residual(u[i : i + 1], z[i : i + 1])
             small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]
             small_step = step.norm(dim=-1) <= _RELATIVE_STEP * u[active][:, free].norm(dim=-1)
             active = active[~(small_residual | small_step)]
@@ -179,8 +191,10 @@ class ReferenceSolver:
             self._factors = previous = ([t.clone() for t in tangents], lu)
         return torch.from_numpy(previous[1].solve(b.numpy()))
 
-    def _line_search(self, u: Tensor, z: Tensor, r: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """u + t step with the largest t = 1, 1/2, 1/4, ... that lowers |r|, per sample."""
+    def _line_search(
+        self, u: Tensor, z: Tensor, r: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """u + t step with the largest t = 1, 1/2, 1/4, ... that lowers |r|; r; is there none?"""
         free = self._operators.free
         norm = r.norm(dim=-1)
         t = torch.ones(len(u), 1, dtype=u.dtype)
@@ -191,4 +205,18 @@ class ReferenceSolver:
             if not worse.any():
                 break
             t = torch.where(worse[:, None], t / 2, t)
-        return trial, r_trial
+        # Next to the solution round-off decides about |r|: nothing to worry about there.
+        large = step.norm(dim=-1) > _ROUND_OFF_STEP * trial[:, free].norm(dim=-1)
+        return trial, r_trial, worse & large
+
+    def _secant_step(self, u: Tensor, z: Tensor, number: int) -> Tensor:
+        """Picard's next iterate of one sample, (1, n_dofs)."""
+        start = self._operators.lift(z)
+        along = [self._operators.tangents(start + tau * (u - start), z) for tau in _TAU]
+        secants = [
+            torch.stack([w * t[0] for w, t in zip(_TAU_WEIGHTS, term, strict=True)]).sum(0)
+            for term in zip(*along, strict=True)
+        ]
+        r = self._operators.residual(start, z)[0]
+        step = self._step(secants, r, z[0], number)
+        return start.index_add(1, self._operators.free, step[None])

@@ -174,10 +174,12 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}; try 'auto', 'cpu' or 'cuda'") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here; try device='auto' or 'cpu'")
+        # Creating a device does not say whether it is there; a copy back does.
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"device {device!r} cannot be used here ({error}); try 'auto' or 'cpu'"
+        ) from error
     return found
 
 

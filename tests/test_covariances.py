@@ -157,7 +157,7 @@ def test_energy_norm_refuses_flux_terms():
     ("problem", "kind"), [(poisson.make_1d, pddlvm.EnergyNorm), (transport, pddlvm.Whitened)]
 )
 def test_default_follows_the_potential(problem, kind):
-    assert isinstance(default_covariance(problem().has_potential), kind)
+    assert isinstance(default_covariance(problem()), kind)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from torch.distributions import LogNormal, MultivariateNormal, Normal
 
@@ -100,6 +101,7 @@ def test_inverse_densities_have_closed_forms():
     inverse = Inverse(xi_mean, xi_std, prior)
     half = 2.0 / math.sqrt(3.0)
     a = Normal(1 + 2 * xi_mean[0], 2 * xi_std[0])
+    # The edges of b are seven deviations away, so its Gaussian is hardly truncated.
     b = Normal(1 + half * xi_mean[1], half * xi_std[1])
     c = LogNormal(0.5 + 0.4 * xi_mean[2], 0.4 * xi_std[2])
     z = torch.tensor([1.5, 0.7, 1.6], dtype=torch.float64)
@@ -138,6 +140,47 @@ def edge() -> Inverse:
     return Inverse(mean, torch.tensor([0.4, 0.8], dtype=torch.float64), prior)
 
 
+def truncated() -> scipy.stats.rv_continuous:
+    """The distribution of b of `edge`, by SciPy."""
+    half = 2.0 / math.sqrt(3.0)
+    mean, std = 1 + half * 1.6, half * 0.4
+    return scipy.stats.truncnorm((-1 - mean) / std, (3 - mean) / std, mean, std)
+
+
+def test_a_parameter_near_its_edge_is_a_truncated_gaussian():
+    inverse, b = edge(), truncated()
+    # float64; SciPy's own integrals of the tails have about ten digits.
+    assert float(inverse.mean[0]) == pytest.approx(b.mean(), rel=1e-9)
+    assert float(inverse.std[0]) == pytest.approx(b.std(), rel=1e-9)
+    assert float(inverse.median[0]) == pytest.approx(b.median(), rel=1e-9)
+    z = torch.tensor([2.7, 0.6], dtype=torch.float64)
+    c = LogNormal(-0.5, 0.8)
+    expected = b.logpdf(2.7) + float(c.log_prob(z[1]))
+    assert float(inverse.log_prob(z)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_samples_near_an_edge_stay_inside_and_follow_the_density():
+    inverse = edge()
+    draws = inverse.sample((5000,), seed=0)
+    assert inverse.prior.check(draws) is draws
+    # One chance in a thousand of a false alarm, at a fixed seed.
+    assert scipy.stats.kstest(draws[:, 0].numpy(), truncated().cdf).pvalue > 1e-3
+    assert torch.isfinite(inverse.log_prob(draws)).all()
+
+
+@pytest.mark.parametrize("z", [(3.1, 0.5), (-1.1, 0.5), (1.0, -0.5), (1.0, 0.0)])
+def test_the_density_is_zero_outside_of_the_support(z):
+    assert float(edge().log_prob(torch.tensor(z, dtype=torch.float64))) == -math.inf
+
+
+def test_known_parameters_are_certain():
+    known = Inverse(torch.tensor([math.sqrt(3.0), 0.2]), torch.zeros(2), edge().prior)
+    draws = known.sample((4,), seed=0)
+    torch.testing.assert_close(draws, known.median.expand(4, 2))
+    assert (known.std == 0).all()
+    assert float(known.log_prob(known.mean)) == 0.0
+
+
 @pytest.fixture(scope="module")
 def bounded() -> pddlvm.LatentVariableModel:
     """A problem whose parameters have an edge."""
@@ -156,3 +199,22 @@ def bounded() -> pddlvm.LatentVariableModel:
 def test_parameters_outside_the_support_are_refused(bounded, call):
     with pytest.raises(pddlvm.SupportError, match=r"2\.5"):
         getattr(bounded, call)(torch.tensor([1.5, 2.5]))
+
+
+def test_samples_of_the_inverse_map_are_accepted_by_the_forward_map(bounded):
+    u = bounded.problem.solve(torch.tensor([1.0, 2.0]))
+    inverse = bounded.inverse(u, corrections=0)
+    assert bounded.forward(inverse.sample((50,), seed=0)).mean.shape == (50, 7)
+    assert bounded.forward(inverse.mean).mean.shape == (7,)
+
+
+@pytest.mark.parametrize("corrections", [0, 1])
+def test_no_queries_get_no_answers(model, corrections):
+    n = model.problem.n_dofs
+    z, u = torch.zeros(0, 2), torch.zeros(0, n)
+    forward = model.forward(z, corrections)
+    assert forward.mean.shape == forward.std.shape == (0, n)
+    assert forward.residual_norm.shape == (0,)
+    inverse = model.inverse(u, corrections=corrections)
+    assert inverse.mean.shape == inverse.std.shape == (0, 2)
+    assert model.refine(z).u.shape == model.problem.solve(z).shape == (0, n)

@@ -73,12 +73,54 @@ def test_files_that_are_not_models_are_refused(saved, model, tmp_path):
         pddlvm.load(tmp_path / "missing.pt", model.problem)
 
 
-def test_a_model_with_parts_missing_is_refused(saved, model, tmp_path):
+PARTS = (
+    "fingerprint probe problem objective seed dtype covariance tolerance networks fields v terms "
+    "xi c energy exact state"
+).split()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_refused(saved, model, tmp_path, part):
     content = torch.load(saved, weights_only=True)
-    del content["state"]
+    del content[part]
     torch.save(content, tmp_path / "part.pt")
     with pytest.raises(pddlvm.RunFileError, match="damaged"):
         pddlvm.load(tmp_path / "part.pt", model.problem)
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "problem"])
+@pytest.mark.parametrize("wrong", ["nonsense", torch.ones(2, 2), {"a": 1}])
+def test_a_nonsensical_part_is_refused(saved, model, tmp_path, part, wrong):
+    content = torch.load(saved, weights_only=True)
+    content[part] = wrong
+    torch.save(content, tmp_path / "part.pt")
+    with pytest.raises(pddlvm.RunFileError, match=r"damaged|another problem"):
+        pddlvm.load(tmp_path / "part.pt", model.problem)
+
+
+def test_values_that_are_not_finite_are_refused(saved, model, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    content["state"]["factor_u"].fill_(torch.nan)
+    torch.save(content, tmp_path / "nan.pt")
+    with pytest.raises(pddlvm.RunFileError, match="not finite"):
+        pddlvm.load(tmp_path / "nan.pt", model.problem)
+
+
+def test_changed_bytes_are_refused_or_harmless(saved, model, tmp_path):
+    original = saved.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    z = model.problem.prior.sample((2,), seed=0)
+    for _ in range(40):
+        content = bytearray(original)
+        for place in torch.randint(len(content), (3,), generator=generator).tolist():
+            content[place] ^= 0xFF
+        (tmp_path / "fuzz.pt").write_bytes(content)
+        try:
+            loaded = pddlvm.load(tmp_path / "fuzz.pt", model.problem)
+        except pddlvm.RunFileError:
+            continue
+        # Padding between the records of the archive means nothing.
+        assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
 
 
 class _Malicious:

@@ -71,7 +71,9 @@ def test_time_limits_the_whole_call():
         ({"max_seconds": 0}, "positive"),
         ({"max_steps": -1}, "positive"),
         ({"max_steps": 1, "batch_size": 0}, "batch_size"),
-        ({"max_steps": 1, "device": "abacus"}, "unknown device"),
+        ({"max_steps": 1, "device": "abacus"}, "cannot be used here"),
+        ({"max_steps": 1, "device": "cuda:77"}, "cannot be used here"),
+        ({"max_steps": 1, "device": "meta"}, "cannot be used here"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
-from pddlvm.errors import MeshError
+from pddlvm.errors import MeshError, ProblemError
 
 __all__ = ["Points", "Region", "Space"]
 
@@ -208,10 +208,21 @@ class Space:
         )
         return self._region(basis, np.asarray(basis.tind), name or "boundary")
 
-    def dofs_on(self, name: str | None = None) -> Index:
-        """Sorted degrees of freedom on a named boundary, by default on the whole boundary."""
-        dofs = self._basis.get_dofs(self._facets(name)).all()
-        return np.unique(np.asarray(dofs, dtype=np.int64))
+    def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
+        """Sorted degrees of freedom on a named boundary, by default on the whole boundary.
+
+        Args:
+            name: of the boundary.
+            component: only those of this component of u.
+        """
+        dofs = np.unique(np.asarray(self._basis.get_dofs(self._facets(name)).all(), dtype=np.int64))
+        if component is None:
+            return dofs
+        if not 0 <= component < self.n_components:
+            raise ProblemError(
+                f"component must be between 0 and {self.n_components - 1}, got {component}"
+            )
+        return dofs[self.dof_components[dofs] == component]
 
     def cells(self, subdomain: str) -> Index:
         """Cells of a named subdomain."""

@@ -1,0 +1,72 @@
+"""Pyro distributions of the latent variable model's sites."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pddlvm.parameters import ParameterSpace
+
+if TYPE_CHECKING:
+    from pddlvm.model import LatentVariableModel
+
+__all__ = ["InferredParameters", "StandardPrior", "ZeroResidual"]
+
+
+class StandardPrior(TorchDistribution):
+    """The prior of xi for a batch, drawn from the caller's generator."""
+
+    has_rsample = False
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the base class wants a dict)
+
+    def __init__(
+        self, prior: ParameterSpace, batch: int, generator: torch.Generator | None, like: Tensor
+    ) -> None:
+        super().__init__(torch.Size([batch]), torch.Size([prior.size]), validate_args=False)
+        self._prior, self._generator, self._like = prior, generator, like
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008, D102
+        shape = (*sample_shape, *self.batch_shape)
+        return self._prior.sample_standard(shape, generator=self._generator).to(self._like)
+
+    def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
+        return self._prior.standard_log_prob(value)
+
+
+class ZeroResidual(TorchDistribution):
+    """log p(r^ | c, z) at r^ = 0, the only value that is ever observed."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, maps: "LatentVariableModel", c: Tensor, xi: Tensor) -> None:
+        super().__init__(c.shape[:1], torch.Size(), validate_args=False)
+        self._maps, self._c, self._xi = maps, c, xi
+
+    def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
+        z = self._maps.problem.prior.unstandardise(self._xi)
+        return self._maps.likelihood(self._c, z, self._xi)
+
+
+class InferredParameters(TorchDistribution):
+    """p(xi | u) for coefficients c; the boundary values of u are read off the value of xi.
+
+    Parameters marked in `known` are given to the map, and only the others are scored.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, maps: "LatentVariableModel", c: Tensor, known: Tensor | None) -> None:
+        super().__init__(c.shape[:1], torch.Size([maps.problem.n_parameters]), validate_args=False)
+        self._maps, self._c, self._known = maps, c, known
+
+    def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
+        z = self._maps.problem.prior.unstandardise(value)
+        b = self._maps.reduced.representation.boundary_coordinates(z)
+        known = self._known
+        xi_known = None if known is None else value * known
+        mean, log_variance = self._maps.inverse_map(self._c, b, xi_known, known)
+        density = dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).log_prob(value)
+        result: Tensor = (density if known is None else density * (1 - known)).sum(-1)
+        return result
