@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, operators, speed
+from benchmarks import accuracy, objectives, operators, speed
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     results: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for title, name, run in (
         ("Accuracy against training time (medians of the seeds)", "accuracy", accuracy.run),
+        ("Objectives, maps without calibration", "objectives", objectives.run),
         ("Forward map against direct solves", "speed", speed.run),
         ("Operators of a large mesh", "operators", operators.run),
     ):

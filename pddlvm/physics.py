@@ -148,39 +148,34 @@ class TermEvaluator(nn.Module):
     def energy(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """int psi, (batch,). Only for a term that has a density."""
         assert isinstance(self.term, Energy)
-        return (self.weights * self._map(self.term.density)(u, z)).sum(-1)
+        return (self.weights * self._map(self.term.density, self.strains(u), z)).sum(-1)
 
     def residual(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """B^T (w * flux(B u)), (batch, n_columns)."""
-        fluxes = self._map(self.term.flux)(u, z)
-        return self.operator.adjoint((self.weights[:, None] * fluxes).flatten(-2))
+        return self.operator.adjoint(self.fluxes(u, z).flatten(-2))
 
     def tangents(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * d flux/de at the points, (batch, n_points, s, s)."""
         derivative = jacrev(self.term.flux)
-        return self.weights[:, None, None] * self._map(derivative)(u, z)
+        return self.weights[:, None, None] * self._map(derivative, self.strains(u), z)
 
     def fluxes(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * flux at the points, (batch, n_points, s)."""
-        return self.weights[:, None] * self._map(self.term.flux)(u, z)
+        return self.fluxes_of(self.strains(u), z)
 
-    def _map(self, function: PointFunction) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
-        """The point function over all points and the batch: (u, z) -> (batch, n_points, ...)."""
+    def fluxes_of(self, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """The same from strains, which terms of one region share."""
+        return self.weights[:, None] * self._map(self.term.flux, e, z)
+
+    def _map(self, function: PointFunction, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """The point function over all points and the batch, (batch, n_points, ...)."""
 
         def at_point(e: Tensor, x: Tensor, values: dict[str, Tensor]) -> Any:
             return function(e, x, {**values, **self.numbers})
 
-        over_points = vmap(at_point)
-        over_batch = vmap(over_points, in_dims=(0, None, 0))
-
-        def mapped(u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-            values = {name: field(z[name]) for name, field in self.fields.items()}
-            e = self.strains(u)
-            values = {k: v.expand(e.shape[:-1]) for k, v in values.items()}
-            result: Tensor = over_batch(e, self.x, values)
-            return result
-
-        return mapped
+        values = {name: field(z[name]).expand(e.shape[:-1]) for name, field in self.fields.items()}
+        result: Tensor = vmap(vmap(at_point), in_dims=(0, None, 0))(e, self.x, values)
+        return result
 
 
 def _lookup(name: str, fields: Fields) -> Field | float:

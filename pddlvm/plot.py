@@ -3,6 +3,7 @@
 Colour maps are perceptually uniform and readable for the colour-blind.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -133,10 +134,22 @@ def forward_figure(model: LatentVariableModel, z: Tensor) -> Figure:
     return _finished(panels)
 
 
-def inverse_figure(model: LatentVariableModel, z: Tensor, *, n_samples: int = 200) -> Figure:
-    """One inverse problem: the true field, the one read from the solution, its error and sigma."""
+def inverse_figure(
+    model: LatentVariableModel, z: Tensor, *, known: Sequence[str] = (), n_samples: int = 200
+) -> Figure:
+    """One inverse problem: the true field, the one read from the solution, its error and sigma.
+
+    The band of the field comes from samples of z, so that it is right for a nonlinear link.
+
+    Args:
+        model: a trained model.
+        z: parameters of the example, (d,).
+        known: names of the blocks that the inverse map is told.
+        n_samples: samples behind sigma.
+    """
     problem = model.problem
-    posterior = model.inverse(problem.solve(z))
+    blocks = problem.prior.split(z)
+    posterior = model.inverse(problem.solve(z), z_known={k: blocks[k] for k in known})
     name = next(iter(problem.random_fields))
     truth = problem.field_at_centroids(z, name)
     found = problem.field_at_centroids(posterior.median, name)

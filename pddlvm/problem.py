@@ -9,7 +9,7 @@ Everything before this object is NumPy, SciPy and scikit-fem in float64; everyth
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from hashlib import sha256
 from typing import Any, cast
 
@@ -260,10 +260,14 @@ class Discretisation(nn.Module):
         self.prior = problem.prior
         self.n_dofs = problem.n_dofs
         self.register_buffer("free", torch.from_numpy(problem.free_dofs))
+        # Terms of one region share its operator, and in the residual its strains and its adjoint.
+        operators = {
+            id(term.region): SparseOperator(term.region.matrix, dtype) for term in problem.terms
+        }
         terms = [
             TermEvaluator(
                 term,
-                SparseOperator(term.region.matrix, dtype),
+                operators[id(term.region)],
                 torch.from_numpy(term.region.weights.ravel()).to(dtype),
                 term.region.points,
                 problem.fields,
@@ -275,6 +279,14 @@ class Discretisation(nn.Module):
         ]
         self.terms = cast(list[TermEvaluator], nn.ModuleList(terms))
         self.boundary = cast(list[BoundaryValues], nn.ModuleList(boundary))
+
+    @property
+    def _groups(self) -> list[list[TermEvaluator]]:
+        """Terms by region."""
+        groups: dict[int, list[TermEvaluator]] = {}
+        for term in self.terms:
+            groups.setdefault(id(term.operator), []).append(term)
+        return list(groups.values())
 
     def lift(self, z: Tensor) -> Tensor:
         """Dirichlet values, zero at the free degrees of freedom, (batch, n_dofs)."""
@@ -293,7 +305,11 @@ class Discretisation(nn.Module):
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z), (batch, n_free)."""
         blocks = self.prior.split(z)
-        full = torch.stack([term.residual(u, blocks) for term in self.terms]).sum(0)
+        full = torch.zeros_like(u)
+        for terms in self._groups:
+            e = terms[0].strains(u)
+            fluxes = reduce(torch.add, [term.fluxes_of(e, blocks) for term in terms])
+            full = full + terms[0].operator.adjoint(fluxes.flatten(-2))
         return full[:, self.free]
 
     def tangents(self, u: Tensor, z: Tensor) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
     K(u, z) du = -r(u, z),    u <- u + t du,    t by halving until |r| decreases
 
-Where no t is found, a secant (Picard) step replaces Newton's:
+Where no t is found, secant (Picard) steps are tried until |r| has decreased:
 
     u <- u_D - K_s^{-1} r(u_D, z),    K_s = int_0^1 K(u_D + tau (u - u_D), z) dtau
 
@@ -35,6 +35,7 @@ _RELATIVE_RESIDUAL = 1e-10
 _RELATIVE_STEP = 1e-11
 _MAX_ITERATIONS = 50
 _MAX_HALVINGS = 10
+_MAX_SECANT_STEPS = 20
 _ROUND_OFF_STEP = 1e-7
 _TAU, _TAU_WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(4))
 _TAU = _TAU + 0.5
@@ -151,10 +152,12 @@ class ReferenceSolver:
                     for i, j in enumerate(active)
                 ]
             )
+            before = u.clone(), r.norm(dim=-1)
             u[active], r[active], failed = self._line_search(u[active], z[active], r[active], step)
             for i in active[failed].tolist():
-                u[i : i + 1] = self._secant_step(u[i : i + 1], z[i : i + 1], first + i)
-                r[i : i + 1] = self._operators.residual(u[i : i + 1], z[i : i + 1])
+                found = self._secant_steps(before[0][i], z[i], before[1][i])
+                if found is not None:
+                    u[i], r[i] = found
             small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]
             small_step = step.norm(dim=-1) <= _RELATIVE_STEP * u[active][:, free].norm(dim=-1)
             active = active[~(small_residual | small_step)]
@@ -209,14 +212,24 @@ class ReferenceSolver:
         large = step.norm(dim=-1) > _ROUND_OFF_STEP * trial[:, free].norm(dim=-1)
         return trial, r_trial, worse & large
 
-    def _secant_step(self, u: Tensor, z: Tensor, number: int) -> Tensor:
-        """Picard's next iterate of one sample, (1, n_dofs)."""
+    def _secant_steps(self, u: Tensor, z: Tensor, norm: Tensor) -> tuple[Tensor, Tensor] | None:
+        """u and r after Picard steps from u of one sample, once |r| < norm; None if never."""
+        z = z[None]
         start = self._operators.lift(z)
-        along = [self._operators.tangents(start + tau * (u - start), z) for tau in _TAU]
-        secants = [
-            torch.stack([w * t[0] for w, t in zip(_TAU_WEIGHTS, term, strict=True)]).sum(0)
-            for term in zip(*along, strict=True)
-        ]
-        r = self._operators.residual(start, z)[0]
-        step = self._step(secants, r, z[0], number)
-        return start.index_add(1, self._operators.free, step[None])
+        r_start = self._operators.residual(start, z)[0]
+        for _ in range(_MAX_SECANT_STEPS):
+            along = [self._operators.tangents(start + tau * (u - start), z) for tau in _TAU]
+            secants = [
+                sum(w * t[0] for w, t in zip(_TAU_WEIGHTS, term, strict=True))
+                for term in zip(*along, strict=True)
+            ]
+            try:
+                step = self._linear_solve(secants, -r_start)
+            except RuntimeError:
+                # A singular secant is no help; Newton's own step goes on.
+                return None
+            u = start[0].index_add(0, self._operators.free, step)
+            r = self._operators.residual(u[None], z)[0]
+            if r.norm() < norm:
+                return u, r
+        return None

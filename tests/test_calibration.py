@@ -31,6 +31,17 @@ def test_variance_model_recovers_a_known_spread():
     assert difference.mean(0).abs().max() < 0.15
 
 
+def test_errors_that_do_not_count_are_ignored():
+    errors = torch.randn(2000, 2, generator=generator())
+    counts = (torch.rand(2000, 2, generator=generator(1)) < 0.5).float()
+    spoiled = torch.where(counts > 0, errors, 1e6)
+    model, x = VarianceModel(1, 2), torch.zeros(2000, 1)
+    model.fit(x, torch.zeros(2000, 1), spoiled, generator(2), counts=counts)
+    with torch.no_grad():
+        # A log variance from 750 samples has a standard error of 0.05.
+        assert model(x, torch.zeros(2000, 1))[0].abs().max() < 0.25
+
+
 def test_coverage_factor_of_gaussian_errors_is_one():
     errors = torch.randn(20_000, generator=generator())
     # The quantile at 0.9545 of 20,000 draws has a standard error of 0.7 %.

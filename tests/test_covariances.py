@@ -8,7 +8,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.covariances import Scales, default_covariance
 from pddlvm.reduction import LogQuadratic, reduce
-from problems import poisson
+from problems import nonlinear_poisson, poisson
 
 TOLERANCE = 0.3
 COVARIANCES = [pddlvm.EnergyNorm, pddlvm.Whitened, pddlvm.Isotropic]
@@ -153,8 +153,22 @@ def test_energy_norm_refuses_flux_terms():
         )
 
 
+def test_a_secant_gives_the_gradient_of_the_energy_norm():
+    case = Case(nonlinear_poisson.make_quasilinear(5, 2), pddlvm.EnergyModes(6))
+    log_prob = pddlvm.EnergyNorm(TOLERANCE).likelihood(case.reduced, case.scales)
+    c = case.c[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(log_prob(c, case.z, case.xi).sum(), c)
+    eps2 = TOLERANCE**2 * case.scales.energy(case.xi)
+    close(gradient, -case.reduced.residual(c, case.z).detach() / eps2[:, None])
+
+
 @pytest.mark.parametrize(
-    ("problem", "kind"), [(poisson.make_1d, pddlvm.EnergyNorm), (transport, pddlvm.Whitened)]
+    ("problem", "kind"),
+    [
+        (lambda: nonlinear_poisson.make_quasilinear(4, 2), pddlvm.EnergyNorm),
+        (poisson.make_1d, pddlvm.EnergyNorm),
+        (transport, pddlvm.Whitened),
+    ],
 )
 def test_default_follows_the_potential(problem, kind):
     assert isinstance(default_covariance(problem()), kind)

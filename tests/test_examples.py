@@ -8,7 +8,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from examples import poisson_linear, poisson_mesh_file
+from examples import poisson_linear, poisson_mesh_file, poisson_nonlinear
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,6 +28,15 @@ def test_plate_from_its_mesh_file(tmp_path: Path):
     assert (tmp_path / "plate.vtu").is_file()
     # The basis alone is good to a few parts in ten thousand.
     assert report.relative_l2_corrected < 0.02
+
+
+def test_nonlinear_poisson(tmp_path: Path):
+    arguments = ["--seconds", "20", "--steps", "60", "--samples", "20", "--out", str(tmp_path)]
+    report = poisson_nonlinear.main(arguments)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names >= {"forward.png", "inverse.png", "training.png", "report.txt"}
+    # The correction takes the error to that of the basis, which is complete here.
+    assert report.relative_l2_corrected < 0.01
 
 
 @pytest.mark.slow

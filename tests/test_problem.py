@@ -1,5 +1,6 @@
 """Problems: solutions and residuals of any batch, boundary values, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import softplus
@@ -466,3 +467,33 @@ def test_energy_of_a_flux_problem_is_refused():
     assert not problem.has_potential
     with pytest.raises(ProblemError, match="no energy"):
         problem.energy(torch.zeros(5), double(1.5))
+
+
+def rollers(*conditions):
+    space = fem.Space(fem.unit_square(3), n_components=2)
+    return pddlvm.Problem(
+        "rollers",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: k * (du * du).sum())],
+        {"k": pddlvm.Constant(pddlvm.LogNormal())},
+        conditions,
+    )
+
+
+def test_one_component_may_be_prescribed_alone():
+    problem = rollers(
+        pddlvm.Dirichlet("left", 1.0, component=0), pddlvm.Dirichlet("bottom", 2.0, component=1)
+    )
+    assert len(problem.fixed_dofs) == 8
+    u = problem.solve(torch.ones(1, dtype=torch.float64))
+    at, component = problem.space.dof_points, problem.space.dof_components
+    # Without other loads the solution is constant.
+    np.testing.assert_allclose(u.numpy(), np.where(component == 0, 1.0, 2.0), rtol=1e-12)
+    on_left = (at[:, 0] == 0) & (component == 0)
+    assert set(np.flatnonzero(on_left)) <= set(problem.fixed_dofs)
+
+
+@pytest.mark.parametrize("component", [-1, 2])
+def test_a_component_that_u_does_not_have_is_refused(component):
+    with pytest.raises(pddlvm.ProblemError, match="component"):
+        rollers(pddlvm.Dirichlet("left", component=component))

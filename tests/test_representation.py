@@ -13,7 +13,7 @@ from pddlvm import fem
 from pddlvm.basis import Galerkin
 from pddlvm.reduction import reduce
 from pddlvm.representation import Reference, Representation, orthonormalise
-from problems import poisson
+from problems import nonlinear_poisson, poisson
 
 BASES = [
     pddlvm.ResidualEnriched(n_modes=8),
@@ -271,3 +271,21 @@ def test_enrichment_stops_where_only_round_off_is_left():
     )
     reduction = pddlvm.reduce(problem)
     assert 0 < reduction.v.shape[1] <= problem.n_free
+
+
+def test_the_nearest_reference_operator_is_taken():
+    problem = nonlinear_poisson.make_advection_diffusion(5)
+    reference = Reference.of(problem)
+    xi = reference.centres[[3, 0, 3]]
+    r = torch.randn(3, problem.n_free, generator=torch.Generator().manual_seed(0)).double()
+    w = reference.solve_near(r, xi)
+    for one, z, rhs in zip(w, problem.prior.unstandardise(xi), r, strict=True):
+        k = problem.solver.matrix(torch.zeros(problem.n_dofs, dtype=torch.float64), z).toarray()
+        torch.testing.assert_close(torch.from_numpy(k) @ one, rhs, rtol=1e-9, atol=1e-9)
+
+
+def test_symmetric_problems_have_one_reference_operator(square):
+    reference = Reference.of(square)
+    r = torch.ones(1, square.n_free, dtype=torch.float64)
+    assert not len(reference.centres)
+    assert torch.equal(reference.solve_near(r, torch.zeros(1, 3)), reference.solve(r))

@@ -193,6 +193,7 @@ def test_line_search_shortens_steps_that_are_too_long():
 
 def test_without_line_search_newton_fails_there(monkeypatch):
     monkeypatch.setattr(solver, "_MAX_HALVINGS", 1)
+    monkeypatch.setattr(solver, "_MAX_SECANT_STEPS", 0)
     with pytest.raises(ConvergenceError):
         steep().solve(double(1.0))
 
@@ -203,6 +204,47 @@ def test_samples_of_a_batch_may_take_different_numbers_of_steps():
     one_by_one = torch.stack([problem.solve(sample) for sample in z])
     # Each ends its own iteration at a relative residual of 1e-10; condition number 1000.
     torch.testing.assert_close(problem.solve(z), one_by_one, rtol=1e-7, atol=0)
+
+
+def one_spring(flux):
+    """Two elements with the same slope of opposite sign: 2 q(2 u) = load / 2 in the middle."""
+    space = fem.Space(fem.interval(2))
+    return pddlvm.Problem(
+        "one spring",
+        space,
+        [pddlvm.Flux(space.interior(), lambda u, du, x, load: (-load, flux(du)))],
+        fields={"load": pddlvm.Constant(pddlvm.Uniform(1.0, 10.0))},
+        dirichlet=[pddlvm.Dirichlet(None)],
+    )
+
+
+def softening(s):
+    """q rises to 0.45 at s = 0.72, falls, and rises again behind s = 2."""
+    return s * (0.03 + torch.exp(-(s**2)))
+
+
+def stiffening(s):
+    """Soft below the slope 1, ten thousand times as stiff above it."""
+    return 0.01 * s + 100 * torch.relu(s - 1) - 100 * torch.relu(-s - 1)
+
+
+def test_secant_steps_pass_where_newton_is_stuck():
+    # Newton ends in the local maximum of q, below the load; the only solution is far behind it.
+    u = one_spring(softening).solve(double(2.0))
+    # q(s) = 0.5 at s = 0.5 / 0.03: exp(-278) is nothing.
+    assert u[1].item() == pytest.approx(0.5 / 0.03 / 2, rel=1e-9)
+
+
+def test_without_secant_steps_newton_stays_there(monkeypatch):
+    monkeypatch.setattr(solver, "_MAX_SECANT_STEPS", 0)
+    with pytest.raises(ConvergenceError):
+        one_spring(softening).solve(double(2.0))
+
+
+def test_newton_goes_on_where_secant_steps_do_not_help():
+    u = one_spring(stiffening).solve(double(8.0))
+    # q(s) = 0.01 s + 100 (s - 1) = 2.
+    assert u[1].item() == pytest.approx(102 / 100.01 / 2, rel=1e-9)
 
 
 # Failures

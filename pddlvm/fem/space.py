@@ -153,6 +153,7 @@ class Space:
         self._element = element
         self._rules = _quadrature_rules(mesh, quadrature)
         self._basis = skfem.CellBasis(mesh, element, quadrature=self._rules[0])
+        self._regions: dict[tuple[str, str | None], Region] = {}
 
     @property
     def dim(self) -> int:
@@ -194,19 +195,21 @@ class Space:
         return np.asarray(self._basis.nodal_dofs.T, dtype=np.int64)
 
     def interior(self, subdomain: str | None = None) -> Region:
-        """The cells of a named subdomain, by default all cells."""
-        if subdomain is None:
-            return self._region(self._basis, np.arange(self.mesh.nelements), "interior")
-        cells = np.sort(self.cells(subdomain))
-        basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
-        return self._region(basis, cells, subdomain)
+        """The cells of a named subdomain, by default all cells; made once."""
+        key = ("cells", subdomain)
+        if key not in self._regions:
+            self._regions[key] = self._interior(subdomain)
+        return self._regions[key]
 
     def boundary(self, name: str | None = None) -> Region:
-        """The facets of a named boundary, by default the whole boundary."""
-        basis = skfem.FacetBasis(
-            self.mesh, self._element, quadrature=self._rules[1], facets=self._facets(name)
-        )
-        return self._region(basis, np.asarray(basis.tind), name or "boundary")
+        """The facets of a named boundary, by default the whole boundary; made once."""
+        key = ("facets", name)
+        if key not in self._regions:
+            basis = skfem.FacetBasis(
+                self.mesh, self._element, quadrature=self._rules[1], facets=self._facets(name)
+            )
+            self._regions[key] = self._region(basis, np.asarray(basis.tind), name or "boundary")
+        return self._regions[key]
 
     def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
         """Sorted degrees of freedom on a named boundary, by default on the whole boundary.
@@ -255,6 +258,13 @@ class Space:
         energy[:, :c] = 0
         b = region.matrix
         return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))
+
+    def _interior(self, subdomain: str | None) -> Region:
+        if subdomain is None:
+            return self._region(self._basis, np.arange(self.mesh.nelements), "interior")
+        cells = np.sort(self.cells(subdomain))
+        basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
+        return self._region(basis, cells, subdomain)
 
     def _facets(self, name: str | None) -> Index:
         if name is None:
