@@ -4,7 +4,7 @@ A problem is a mesh, fields with priors, and pointwise physics; a model learns f
 alone. See `Problem`, `LatentVariableModel`, `train` and `validate`.
 """
 
-from pddlvm import fem, links
+from pddlvm import fem, links, supports
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.errors import (
@@ -18,6 +18,7 @@ from pddlvm.errors import (
 )
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
+from pddlvm.laplace_beltrami import SurfaceField
 from pddlvm.model import LatentVariableModel
 from pddlvm.networks import NeuralGaussian
 from pddlvm.parameters import ParameterSpace
@@ -59,6 +60,7 @@ __all__ = [
     "ResidualEnriched",
     "RunFileError",
     "SupportError",
+    "SurfaceField",
     "Term",
     "TrainingResult",
     "Uniform",
@@ -70,6 +72,7 @@ __all__ = [
     "links",
     "load",
     "reduce",
+    "supports",
     "train",
     "validate",
 ]

@@ -7,7 +7,7 @@ At one quadrature point, with e = (u, grad u), position x and the values of the 
 
 Both are plain torch functions without batch, mesh or device; `torch.func` supplies derivatives and
 batches. For a scalar problem u is a number and grad u a vector (dim,); for a vector problem u is
-(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j.
+(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead.
 """
 
 import inspect
@@ -54,10 +54,8 @@ class Term(ABC):
 
     def unpack(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """e (s,) -> u, grad u in the shapes that the user's function expects."""
-        c = self.region.n_components
-        if c == 1:
-            return e[0], e[1:]
-        return e[:c], e[c:].reshape(c, -1)
+        n = self.region.size_u
+        return e[:n].reshape(self.region.u_shape), e[n:].reshape(self.region.du_shape)
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,7 @@ class Flux(Term):
         """(f0, f1) at one point, (s,)."""
         f0, f1 = self.function(*self.unpack(e), x, **values)
         f0 = torch.as_tensor(f0, dtype=e.dtype, device=e.device)
-        c = self.region.n_components
-        return torch.cat([f0.reshape(-1).expand(c), f1.reshape(-1)])
+        return torch.cat([f0.reshape(-1).expand(self.region.size_u), f1.reshape(-1)])
 
 
 class TermEvaluator(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from pddlvm.errors import InputError, ProblemError
-from pddlvm.fem import Points, Space
+from pddlvm.fem import FunctionSpace, Points
 from pddlvm.fields import Field, FieldAtPoints
 from pddlvm.operators import SparseOperator
 from pddlvm.parameters import Block, ParameterSpace, kind_of
@@ -62,7 +62,7 @@ class Problem:
     def __init__(
         self,
         name: str,
-        space: Space,
+        space: FunctionSpace,
         terms: Sequence[Term],
         fields: Fields,
         dirichlet: Sequence[Dirichlet],
@@ -88,8 +88,27 @@ class Problem:
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
+        self._check_rigid_modes()
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         self.discretisation(torch.float64, torch.device("cpu"))
+
+    def _check_rigid_modes(self) -> None:
+        modes = self.space.rigid_modes
+        if not modes:
+            return
+        at_supports = np.column_stack(
+            [v[self.fixed_dofs] / np.abs(v).max() for v in modes.values()]
+        )
+        values, vectors = np.linalg.eigh(at_supports.T @ at_supports)
+        loose = vectors[:, values <= 1e-12 * len(self.fixed_dofs)]
+        if loose.size:
+            names = [
+                k for k, size in zip(modes, np.abs(loose).max(axis=1), strict=True) if size > 0.3
+            ]
+            raise ProblemError(
+                f"problem {self.name!r} can still move as a rigid body ({', '.join(names)}): "
+                "fix more degrees of freedom with Dirichlet conditions"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -336,7 +355,7 @@ class BoundaryValues(nn.Module):
     component: Tensor
 
     def __init__(
-        self, condition: Dirichlet, space: Space, fields: Fields, dtype: torch.dtype
+        self, condition: Dirichlet, space: FunctionSpace, fields: Fields, dtype: torch.dtype
     ) -> None:
         super().__init__()
         dofs = space.dofs_on(condition.boundary, condition.component)

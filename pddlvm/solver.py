@@ -14,6 +14,7 @@ one factorisation, and a sample whose matrix equals the one before (only loads o
 differ) reuses its factors.
 """
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,9 +58,13 @@ class Assembler:
         n = len(free_dofs)
         number = np.full(n_dofs, -1, dtype=np.int64)
         number[free_dofs] = np.arange(n)
+        # Terms on the same degrees of freedom are added up per element first.
+        self._groups: dict[int, list[int]] = {}
+        for i, region in enumerate(self._regions):
+            self._groups.setdefault(id(region.dofs), []).append(i)
         keys = []
-        for region in self._regions:
-            dofs = number[region.dofs]
+        for first, *_ in self._groups.values():
+            dofs = number[self._regions[first].dofs]
             rows = np.broadcast_to(dofs[:, :, None], (*dofs.shape, dofs.shape[1]))
             columns = np.broadcast_to(dofs[:, None, :], rows.shape)
             keys.append(np.where((rows < 0) | (columns < 0), -1, columns * n + rows).ravel())
@@ -76,14 +81,19 @@ class Assembler:
     def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
         data = np.zeros(self._size)
-        for region, tangent, position in zip(self._regions, tangents, self._position, strict=True):
-            local = torch.from_numpy(region.local)
-            d = tangent.reshape(*local.shape[:3], local.shape[2])
-            weighted = (d @ local).flatten(1, 2)
-            element = local.flatten(1, 2).mT @ weighted
-            data += np.bincount(position, weights=element.numpy().ravel(), minlength=self._size)
+        for terms, position in zip(self._groups.values(), self._position, strict=True):
+            parts = [self._element(i, tangents[i]) for i in terms if tangents[i].any()]
+            if parts:
+                values = reduce(torch.add, parts).numpy().ravel()
+                data += np.bincount(position, weights=values, minlength=self._size)
         data = data[1:] if self._drop else data
         return sp.csc_matrix((data, self._indices, self._indptr), shape=self._shape)
+
+    def _element(self, term: int, tangent: Tensor) -> Tensor:
+        """Element matrices of one term, (n_cells, n_local, n_local)."""
+        local = torch.from_numpy(self._regions[term].local)
+        d = tangent.reshape(*local.shape[:3], local.shape[2])
+        return local.flatten(1, 2).mT @ (d @ local).flatten(1, 2)
 
 
 def factorise(matrix: sp.csc_matrix, *, symmetric: bool) -> SuperLU:

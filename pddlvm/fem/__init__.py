@@ -1,14 +1,33 @@
-"""Finite elements: meshes and spaces, by scikit-fem. The only part that knows scikit-fem."""
+"""Finite elements: meshes and spaces by scikit-fem, and shells. Only here scikit-fem is known."""
 
 from pddlvm.fem.meshes import interval, read_mesh, unit_cube, unit_square
-from pddlvm.fem.space import Points, Region, Space
+from pddlvm.fem.regions import FunctionSpace, Points, Region
+from pddlvm.fem.shell import ShellSpace
+from pddlvm.fem.space import Space
+from pddlvm.fem.surface_operators import barycentric, surface_gram_matrices
+from pddlvm.fem.surface_shapes import cylinder, hare, hemisphere, roof, sphere
+from pddlvm.fem.surfaces import SurfaceMesh, box, plane, read_surface, surface
 
 __all__ = [
+    "FunctionSpace",
     "Points",
     "Region",
+    "ShellSpace",
     "Space",
+    "SurfaceMesh",
+    "barycentric",
+    "box",
+    "cylinder",
+    "hare",
+    "hemisphere",
     "interval",
+    "plane",
     "read_mesh",
+    "read_surface",
+    "roof",
+    "sphere",
+    "surface",
+    "surface_gram_matrices",
     "unit_cube",
     "unit_square",
 ]

@@ -7,6 +7,7 @@ the file (gmsh) or from the sets that scikit-fem itself writes.
 import contextlib
 import dataclasses
 import io
+import warnings
 from pathlib import Path
 
 import meshio
@@ -18,7 +19,7 @@ from pddlvm.errors import MeshError
 
 _CELL_DIMENSION = {"triangle": 2, "quad": 2, "tetra": 3, "hexahedron": 3}
 
-__all__ = ["interval", "read_mesh", "unit_cube", "unit_square"]
+__all__ = ["interval", "read_mesh", "read_raw", "unit_cube", "unit_square"]
 
 
 def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
@@ -53,20 +54,37 @@ def read_mesh(path: str | Path) -> skfem.Mesh:
             elements, or has non-finite coordinates or cells of no volume.
     """
     path = Path(path)
+    raw = read_raw(path)
+    try:
+        _check_cells(raw)
+        mesh = from_meshio(raw, ignore_orientation=True)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return _checked(_without_reader_names(mesh), path)
+
+
+def read_raw(path: Path) -> meshio.Mesh:
+    """What meshio reads, with its ways to fail turned into a MeshError."""
     if not path.is_file():
         raise MeshError(f"mesh file {str(path)!r} does not exist; check the path")
     # meshio reports some failures by printing and leaving the interpreter.
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            raw = meshio.read(path)
-            _check_cells(raw)
-            mesh = from_meshio(raw, ignore_orientation=True)
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            return meshio.read(path)
     except (Exception, SystemExit) as error:
-        raise MeshError(
-            f"{str(path)!r} cannot be read as a mesh ({type(error).__name__}: {error}); expected a "
-            "format of meshio with triangles, quadrilaterals, tetrahedra, hexahedra or lines"
-        ) from error
-    return _checked(_without_reader_names(mesh), path)
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> MeshError:
+    return MeshError(
+        f"{str(path)!r} cannot be read as a mesh ({type(error).__name__}: {error}); expected a "
+        "format of meshio with triangles, quadrilaterals, tetrahedra, hexahedra or lines"
+    )
 
 
 def _without_reader_names(mesh: skfem.Mesh) -> skfem.Mesh:

@@ -9,8 +9,7 @@ points they are one sparse matrix B, and every residual is B^T (w * flux(B u)) (
 of libCEED). A `Region` holds them for the cells of the domain, or for the facets of a boundary.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
 from pddlvm.errors import MeshError, ProblemError
+from pddlvm.fem.regions import Points, Region
 
-__all__ = ["Points", "Region", "Space"]
+__all__ = ["Space"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -40,59 +40,6 @@ _ELEMENTS: dict[tuple[type, int], type] = {
     (skfem.MeshHex1, 2): skfem.ElementHex2,
 }
 _TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
-
-
-@dataclass(frozen=True)
-class Points:
-    """Points where fields are evaluated: coordinates x (n, dim) and the cell of each (n,)."""
-
-    x: Array
-    cells: Index
-
-    def take(self, index: Index) -> "Points":
-        """The points of the given indices."""
-        return Points(self.x[index], self.cells[index])
-
-
-@dataclass(frozen=True)
-class Region:
-    """Quadrature on a part of the domain or of its boundary.
-
-    Attributes:
-        local: evaluation matrices B_e, (n_cells, n_quadrature, s, n_local).
-        dofs: global numbers of the local degrees of freedom, (n_cells, n_local).
-        weights: quadrature weights times Jacobian, (n_cells, n_quadrature).
-        points: the quadrature points, cell after cell, n_cells * n_quadrature of them.
-        n_components: components of u.
-        n_dofs: degrees of freedom of the whole space.
-        name: for messages.
-    """
-
-    local: Array
-    dofs: Index
-    weights: Array
-    points: Points
-    n_components: int
-    n_dofs: int
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(n_cells, n_quadrature, s, n_local)."""
-        return self.local.shape
-
-    @cached_property
-    def matrix(self) -> sp.csr_matrix:
-        """B, sparse, (n_cells * n_quadrature * s, n_dofs)."""
-        n_cells, n_quadrature, s, n_local = self.shape
-        rows = n_cells * n_quadrature * s
-        columns = np.broadcast_to(self.dofs[:, None, None, :].astype(np.int32), self.shape)
-        pointers = np.arange(rows + 1, dtype=np.int64) * n_local
-        matrix = sp.csr_matrix(
-            (self.local.flatten(), columns.ravel(), pointers), shape=(rows, self.n_dofs)
-        )
-        matrix.eliminate_zeros()
-        return matrix
 
 
 class _Vector(skfem.ElementVector):  # type: ignore[misc]
@@ -194,6 +141,11 @@ class Space:
         """Degrees of freedom at the mesh vertices, (n_vertices, n_components)."""
         return np.asarray(self._basis.nodal_dofs.T, dtype=np.int64)
 
+    @property
+    def rigid_modes(self) -> Mapping[str, Array]:
+        """None is looked for: what has no strain depends on the physics."""
+        return {}
+
     def interior(self, subdomain: str | None = None) -> Region:
         """The cells of a named subdomain, by default all cells; made once."""
         key = ("cells", subdomain)
@@ -293,7 +245,8 @@ class Space:
             dofs=np.ascontiguousarray(basis.element_dofs.T.astype(np.int64)),
             weights=np.ascontiguousarray(basis.dx),
             points=Points(np.ascontiguousarray(x.reshape(-1, dim)), np.repeat(cells, n_quadrature)),
-            n_components=c,
+            u_shape=() if c == 1 else (c,),
+            du_shape=(dim,) if c == 1 else (c, dim),
             n_dofs=self.n_dofs,
             name=name,
         )

@@ -1,0 +1,99 @@
+"""Gaussian fields on surfaces, along the surface instead of through the air.
+
+    g(x; z) = std sum_i z_i s_i phi_i(x),     -Laplace phi_i = lambda_i phi_i on the surface,
+    s_i^2 proportional to (2 nu / length^2 + lambda_i)^{-(nu + 1)}
+
+the field of Matérn covariance as the solution of a stochastic PDE (Lindgren, Rue and Lindström,
+J. R. Stat. Soc. B 73, 2011), cut after a number of terms.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from pddlvm.errors import InputError
+from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
+from pddlvm.fields import Field, Link
+from pddlvm.links import exp
+from pddlvm.priors import Normal
+from pddlvm.solver import factorise
+
+__all__ = ["SurfaceField"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurfaceField(Field):
+    """A Matérn field on a surface, through a link; made by `SurfaceField.on`.
+
+    Attributes:
+        mesh: the surface.
+        modes: std s_i phi_i at its vertices, (n_vertices, n_terms).
+    """
+
+    mesh: SurfaceMesh
+    modes: Tensor
+
+    @classmethod
+    def on(
+        cls,
+        mesh: SurfaceMesh,
+        n_terms: int,
+        *,
+        length: float,
+        smoothness: float = 1.5,
+        std: float = 1.0,
+        link: Link = exp,
+    ) -> "SurfaceField":
+        """The leading `n_terms` modes; the terms have prior N(0, 1).
+
+        Args:
+            mesh: the surface, open (no flux through its boundary) or closed.
+            n_terms: number of terms, the d of its block of z.
+            length: correlation length > 0 along the surface, in units of the mesh.
+            smoothness: nu > 0 of the Matérn covariance.
+            std: standard deviation of the field, in the mean over the surface.
+            link: from the Gaussian field to the coefficient.
+
+        Raises:
+            InputError: a number out of range.
+        """
+        n = mesh.p.shape[1]
+        if not 1 <= n_terms < n - 1:
+            raise InputError(f"n_terms must be between 1 and {n - 2}, got {n_terms}")
+        if not (length > 0 and std > 0 and smoothness > 0):
+            raise InputError(
+                f"length, std and smoothness must be positive, got {length}, {std}, {smoothness}"
+            )
+        mass, stiffness = surface_gram_matrices(mesh)
+        area = float(mass.sum())
+        # Shifted to the left of the eigenvalue zero of constants.
+        shift = -1.0 / area
+        factors = factorise((stiffness - shift * mass).tocsc(), symmetric=True)
+        inverse = LinearOperator((n, n), matvec=factors.solve, dtype=np.float64)
+        start = np.cos(np.arange(n, dtype=np.float64) ** 2)
+        values, vectors = eigsh(stiffness, n_terms, M=mass, sigma=shift, OPinv=inverse, v0=start)
+        order = np.argsort(values)
+        values, vectors = np.maximum(values[order], 0), vectors[:, order]
+        # The sign of an eigenvector is arbitrary: make its largest entry positive.
+        vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_terms)])
+        variance = (2 * smoothness / length**2 + values) ** (-(smoothness + 1))
+        # The eigenvectors have unit mass: the mean variance is the sum over the area.
+        variance *= std**2 * area / variance.sum()
+        modes = torch.from_numpy(vectors * np.sqrt(variance))
+        return cls(prior=Normal(), link=link, mesh=mesh, modes=modes)
+
+    @property
+    def size(self) -> int:  # noqa: D102
+        return int(self.modes.shape[1])
+
+    @property
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        return {"modes": self.modes}
+
+    def shapes(self, points: Points) -> Tensor:  # noqa: D102
+        corners = torch.from_numpy(self.mesh.t.T[points.cells])
+        weights = torch.from_numpy(barycentric(self.mesh, points))
+        return torch.einsum("na,nai->ni", weights, self.modes[corners])
