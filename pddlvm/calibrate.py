@@ -101,7 +101,8 @@ def _calibrate_inverse(
         variance = model.variance_xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
-        variance.fit(features, base, errors, generator, counts=unknown.to(xi))
+        held = variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
-        model.factor_xi[level] = coverage_factor(errors[unknown], std[unknown])
+        part = unknown[held]
+        model.factor_xi[level] = coverage_factor(errors[held][part], std[held][part])

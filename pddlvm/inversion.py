@@ -18,11 +18,13 @@ from pddlvm.reduced import ReducedModel
 
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
 
-N_INVERSE_CORRECTIONS = 2
-"""Gauss-Newton steps after the neural inverse map."""
+N_INVERSE_CORRECTIONS = 8
+"""At most this many Gauss-Newton steps after the neural inverse map."""
 
 _CHUNK = 64
 _SIGMA_BOUNDARY = 1e-4
+_SMALL_STEP = 1e-4
+"""In standard deviations of the prior; the steps shrink quadratically."""
 _SHRINK = (1.0, 0.25, 0.0625)
 
 
@@ -56,7 +58,7 @@ class GaussNewton:
             b: boundary coordinates of u, (batch, rank).
             xi: start; known parameters already in place.
             unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
-            n_steps: number of steps.
+            n_steps: number of steps; fewer where they become small.
         """
         pieces = [slice(i, i + _CHUNK) for i in range(0, max(1, len(c)), _CHUNK)]
         parts = [self._correct(c[p], b[p], xi[p], unknown[p], n_steps) for p in pieces]
@@ -72,7 +74,10 @@ class GaussNewton:
             jacobian, hessian = self._linearise(a, b, size, xi, unknown)
             gradient = (jacobian.mT @ rows.double()[..., None])[..., 0] + xi * unknown
             step = -torch.linalg.solve(hessian, gradient[..., None])[..., 0].to(xi)
+            before = xi
             xi, rows = self._search(a, b, size, xi, rows, step)
+            if not ((xi - before).abs() > _SMALL_STEP).any():
+                break
         _, hessian = self._linearise(a, b, size, xi, unknown)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
         return xi, std, rows.square().sum(-1)

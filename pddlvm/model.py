@@ -237,7 +237,8 @@ class LatentVariableModel(nn.Module):
         Args:
             u: solutions, (..., n_dofs), Dirichlet values included.
             z_known: name of block -> its values, (..., size), for blocks that are known.
-            corrections: Gauss-Newton steps on the residual of u after the neural map.
+            corrections: at most this many Gauss-Newton steps on the residual of u after the neural
+                map.
 
         Returns:
             A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 from torch.special import ndtr, ndtri
 
+from pddlvm.memory import multiply
 from pddlvm.parameters import ParameterSpace
 from pddlvm.priors import LogNormal
 from pddlvm.representation import Representation
@@ -41,7 +42,7 @@ class Forward:
     @cached_property
     def mean(self) -> Tensor:
         """Mean solution, (..., n_dofs)."""
-        return (self._augmented @ self.representation.basis.T).to(self._dtype)
+        return multiply(self._augmented, self.representation.rows).to(self._dtype)
 
     @cached_property
     def std(self) -> Tensor:

@@ -133,7 +133,7 @@ class Representation(nn.Module):
         dtype: of the buffers.
     """
 
-    basis: Tensor
+    rows: Tensor
     coordinates: Tensor
     phi: Tensor
     fixed: Tensor
@@ -152,12 +152,16 @@ class Representation(nn.Module):
         self.n_modes = n_modes
         self.n_lifts = reference.lifts.shape[1]
         self.problem = problem
-        self.register_buffer(
-            "basis", torch.from_numpy(np.column_stack([basis, reference.lifts])).to(dtype)
-        )
+        rows = np.ascontiguousarray(np.column_stack([basis, reference.lifts]).T)
+        self.register_buffer("rows", torch.from_numpy(rows).to(dtype))
         self.register_buffer("coordinates", torch.from_numpy(coordinates).to(dtype))
         self.register_buffer("phi", torch.from_numpy(reference.phi).to(dtype))
         self.register_buffer("fixed", torch.from_numpy(fixed))
+
+    @property
+    def basis(self) -> Tensor:
+        """(V, L), (n_dofs, n_modes + n_lifts)."""
+        return self.rows.T
 
     @property
     def vectors(self) -> Tensor:

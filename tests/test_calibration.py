@@ -63,7 +63,7 @@ def model() -> pddlvm.LatentVariableModel:
         poisson.make(8, n_terms=3), basis=pddlvm.ResidualEnriched(n_modes=8)
     )
     pddlvm.train(trained, max_steps=200, calibrate=False)
-    trained.calibrate(256)
+    trained.calibrate(1024)
     return trained
 
 
@@ -84,7 +84,7 @@ def test_inverse_map_covers_the_parameters(model):
     z = model.problem.prior.sample((200,), seed=12)
     inverse = model.inverse(model.problem.solve(z))
     inside = ((inverse.mean - z).abs() <= 2 * inverse.std).double().mean()
-    # 600 values: a standard error of 1 %, and what the calibration's own 256 draws add.
+    # 600 values: a standard error of 1 %, and what the calibration's own draws add.
     assert 0.88 < float(inside) < 0.99
 
 

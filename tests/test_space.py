@@ -64,7 +64,7 @@ def interpolated(space, degree):
 
 def assert_evaluates_exactly(region, u, degree):
     """B u is the polynomial and its gradient at the points of the region."""
-    c = region.n_components
+    c = region.size_u
     e = (region.matrix @ u).reshape(len(region.points.x), -1)
     for i in range(c):
         value, gradient = polynomial(region.points.x, i, degree)
