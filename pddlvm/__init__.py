@@ -27,6 +27,7 @@ from pddlvm.priors import LogNormal, Normal, Prior, Uniform
 from pddlvm.problem import Dirichlet, Problem
 from pddlvm.reduction import reduce
 from pddlvm.serialization import load
+from pddlvm.stresses import ShellStresses, shell_stresses
 from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
 
@@ -59,6 +60,7 @@ __all__ = [
     "ProblemError",
     "ResidualEnriched",
     "RunFileError",
+    "ShellStresses",
     "SupportError",
     "SurfaceField",
     "Term",
@@ -72,6 +74,7 @@ __all__ = [
     "links",
     "load",
     "reduce",
+    "shell_stresses",
     "supports",
     "train",
     "validate",

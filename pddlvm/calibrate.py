@@ -22,6 +22,8 @@ __all__ = ["calibrate", "default_n_samples"]
 
 _ITERATIONS = 5
 _MIN_SAMPLES = 32
+_MIN_SCORES = 100
+"""Errors behind a quantile; with fewer, those of all cases are taken."""
 
 
 def default_n_samples(n_dofs: int) -> int:
@@ -64,7 +66,8 @@ def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Gen
     free = torch.from_numpy(problem.free_dofs)
     for level, forward in enumerate((predicted, corrected)):
         error = (forward.mean.cpu() - truth)[:, free]
-        model.factor_u[level] = coverage_factor(error, forward.std.cpu()[:, free])
+        std = forward.std.cpu()[:, free]
+        model.factor_u[level] = coverage_factor(error / std.clamp(min=torch.finfo(std.dtype).tiny))
     _calibrate_inverse(model, truth.to(like), problem.prior.standardise(z64), generator)
 
 
@@ -104,5 +107,10 @@ def _calibrate_inverse(
         held = variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
-        part = unknown[held]
-        model.factor_xi[level] = coverage_factor(errors[held][part], std[held][part])
+        scores = (errors / std)[held]
+        pattern = model.known_pattern(known)[held]
+        everywhere = coverage_factor(scores[unknown[held]])
+        for k in range(model.factor_xi.shape[1]):
+            seen = unknown[held] & (pattern == k)[:, None]
+            enough = int(seen.sum()) >= _MIN_SCORES
+            model.factor_xi[level, k] = coverage_factor(scores[seen]) if enough else everywhere

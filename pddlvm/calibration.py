@@ -122,8 +122,8 @@ class VarianceModel(nn.Module):
         self.network.load_state_dict(state)
 
 
-def coverage_factor(errors: Tensor, std: Tensor) -> float:
-    """Factor on std for which 95.45 % of the errors lie inside +-2 std."""
-    ratio = (errors.abs() / std.clamp(min=torch.finfo(std.dtype).tiny)).flatten()
-    rank = min(len(ratio), max(1, math.ceil(COVERAGE_2_STD * len(ratio))))
-    return float(ratio.kthvalue(rank).values) / 2
+def coverage_factor(scores: Tensor) -> float:
+    """Factor on std for which 95.45 % of the errors, scores = errors / std, lie inside +-2 std."""
+    size = scores.abs().flatten()
+    rank = min(len(size), max(1, math.ceil(COVERAGE_2_STD * len(size))))
+    return float(size.kthvalue(rank).values) / 2

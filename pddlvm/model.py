@@ -42,6 +42,7 @@ __all__ = ["LatentVariableModel"]
 Objective = Literal["detached", "coupled"]
 
 _KNOWN_FRACTION = 0.3
+_MAX_PATTERNS = 64
 
 
 class LatentVariableModel(nn.Module):
@@ -119,7 +120,10 @@ class LatentVariableModel(nn.Module):
             module.to(dtype)
         self.register_buffer("is_calibrated", torch.tensor(False))
         self.register_buffer("factor_u", torch.ones(2, dtype=dtype))
-        self.register_buffer("factor_xi", torch.ones(2, dtype=dtype))
+        # One for each set of known blocks, so long as there are few.
+        n_patterns = 2 ** len(problem.prior.blocks)
+        n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
+        self.register_buffer("factor_xi", torch.ones(2, n_patterns, dtype=dtype))
         sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
         self.register_buffer("sigma_residual", sigma)
         self._fit_scales()
@@ -385,6 +389,14 @@ class LatentVariableModel(nn.Module):
         var_rest = var_rest.index_fill(1, self.reduced.representation.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
+    def known_pattern(self, known: Tensor) -> Tensor:
+        """Number of the set of known blocks of each sample, (batch,), from their mask."""
+        starts = [part.start for part in self.problem.prior.slices.values()]
+        if self.factor_xi.shape[1] == 1:
+            return known.new_zeros(len(known), dtype=torch.int64)
+        bits = 2 ** torch.arange(len(starts), device=known.device)
+        return (known[:, starts].long() * bits).sum(-1)
+
     def neural_inverse(
         self, c: Tensor, b: Tensor, xi_known: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -418,7 +430,8 @@ class LatentVariableModel(nn.Module):
             level = 1
         if self.is_calibrated:
             base = self.variance_xi[level](features, base)
-        return mean, self.factor_xi[level] * (0.5 * base).exp()
+        factor = self.factor_xi[level][self.known_pattern(known)][:, None]
+        return mean, factor * (0.5 * base).exp()
 
 
 def _unflatten(x: Tensor, batch: torch.Size) -> Tensor:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.fem import SurfaceMesh
+from pddlvm.stresses import shell_stresses
 
 if TYPE_CHECKING:
     from pddlvm.model import LatentVariableModel
@@ -31,6 +33,8 @@ _HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
 
 def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None:
     """Write mean, std and parameter fields at one z: `u_mean`, `u_std`, and a field per name.
+
+    A shell has `displacement_mean`, `rotation_mean` and their stds, and the stresses of the mean.
 
     Args:
         model: a trained model.
@@ -57,12 +61,15 @@ def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None
         name: [problem.parameter_field(z, name).double().cpu().numpy()]
         for name in problem.random_fields
     }
+    if isinstance(problem.space.mesh, SurfaceMesh):
+        stresses = vars(shell_stresses(problem, prediction.mean, z))
+        cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
     mesh = meshio.Mesh(
         points=_in_space(problem.space.mesh.p.T),
         cells=[_cells(problem)],
         point_data={
-            "u_mean": _at_vertices(problem, prediction.mean),
-            "u_std": _at_vertices(problem, prediction.std),
+            **_at_vertices(problem, prediction.mean, "mean"),
+            **_at_vertices(problem, prediction.std, "std"),
         },
         cell_data=cell_data,
     )
@@ -77,14 +84,18 @@ def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None
 
 def _cells(problem: "Problem") -> tuple[str, NDArray[np.int64]]:
     mesh = problem.space.mesh
+    if isinstance(mesh, SurfaceMesh):
+        return "triangle", np.ascontiguousarray(mesh.t.T)
     kind = _CELLS[next(k.__name__ for k in type(mesh).__mro__ if k.__name__ in _CELLS)]
     cells = np.asarray(mesh.t.T, dtype=np.int64)
     return kind, cells[:, _HEXAHEDRON] if kind == "hexahedron" else cells
 
 
-def _at_vertices(problem: "Problem", u: Tensor) -> NDArray[np.float64]:
+def _at_vertices(problem: "Problem", u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
     values = u.detach().double().cpu()[torch.from_numpy(problem.space.vertex_dofs)].numpy()
-    return values[:, 0] if values.shape[1] == 1 else _in_space(values)
+    if isinstance(problem.space.mesh, SurfaceMesh):
+        return {f"displacement_{what}": values[:, :3], f"rotation_{what}": values[:, 3:]}
+    return {f"u_{what}": values[:, 0] if values.shape[1] == 1 else _in_space(values)}
 
 
 def _in_space(x: NDArray[np.float64]) -> NDArray[np.float64]:

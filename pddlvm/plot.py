@@ -8,8 +8,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 from mpl_toolkits.mplot3d import Axes3D
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.fem import SurfaceMesh
 from pddlvm.model import LatentVariableModel
 from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
@@ -26,6 +30,9 @@ from pddlvm.validation import ValidationReport
 __all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure"]
 
 Array = NDArray[np.float64]
+
+_WARP = 0.1
+_LIGHT = np.array([-0.5, 0.6, 0.62])
 
 
 def field(
@@ -37,17 +44,21 @@ def field(
     cmap: str = "viridis",
     limits: tuple[float, float] | None = None,
     label: str = "",
+    warp: Tensor | None = None,
 ) -> Axes:
     """Draw one value per degree of freedom or per cell on the mesh: a line, a map, or a surface.
 
+    Of a vector u the length is drawn; of a shell that of its displacement.
+
     Args:
         problem: owns the mesh.
-        values: (n_dofs,) of a scalar u, or (n_cells,).
+        values: (n_dofs,) or (n_cells,).
         ax: where to draw; a 3D axes for a 3D mesh, of which the outer surface is shown.
         title: of the axes.
         cmap: colour map.
         limits: of the colours.
         label: of the colour bar, or of the vertical axis in 1D.
+        warp: displacements (n_dofs,) that a shell is drawn with, enlarged to a tenth of its size.
     """
     data = values.detach().double().cpu().numpy()
     mesh = problem.space.mesh
@@ -58,7 +69,7 @@ def field(
                 f"values must have {problem.n_dofs} (dofs) or {mesh.nelements} (cells) entries, "
                 f"got {len(data)}"
             )
-        data = data[problem.space.vertex_dofs[:, 0]]
+        data = _magnitude(problem, data)
     ax.set_title(title)
     if mesh.dim() == 1:
         return _line(mesh.p[0], mesh.t, data, ax, label)
@@ -81,7 +92,7 @@ def field(
         ax.set_xlabel("x")
         ax.set_ylabel("y")
     else:
-        drawn = _surface(mesh, data, per_cell, ax, style)
+        drawn = _surface(mesh, data, per_cell, ax, style, _moved(problem, warp))
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     figure.colorbar(drawn, ax=ax, shrink=0.75, label=label)
@@ -124,11 +135,14 @@ def forward_figure(model: LatentVariableModel, z: Tensor) -> Figure:
     if problem.space.dim == 1:
         return _forward_line(problem, u, prediction.mean, prediction.std)
     panels = _axes(problem, 2, 2)
-    range_u = (float(u.min()), float(u.max()))
     error = (prediction.mean - u).abs()
-    range_e = (0.0, max(float(error.max()), float(prediction.std.max())))
-    field(problem, u, panels[0], title="reference solution u", limits=range_u)
-    field(problem, prediction.mean, panels[1], title="predicted mean", limits=range_u)
+    range_u = _limits(problem, u)
+    range_e = _limits(problem, error, prediction.std)
+    warps = (u, prediction.mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
+    field(problem, u, panels[0], title="reference solution u", limits=range_u, warp=warps[0])
+    field(
+        problem, prediction.mean, panels[1], title="predicted mean", limits=range_u, warp=warps[1]
+    )
     field(problem, error, panels[2], title="|error|", cmap="magma", limits=range_e)
     field(problem, prediction.std, panels[3], title="predicted σ", cmap="magma", limits=range_e)
     return _finished(panels)
@@ -183,18 +197,53 @@ def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> 
     return ax
 
 
-def _surface(mesh: Any, data: Array, per_cell: bool, ax: Axes, style: dict[str, Any]) -> Any:
+def _limits(problem: Problem, *fields: Tensor) -> tuple[float, float]:
+    """Smallest and largest value that is drawn."""
+    drawn = [_magnitude(problem, f.detach().double().cpu().numpy()) for f in fields]
+    return min(float(d.min()) for d in drawn), max(float(d.max()) for d in drawn)
+
+
+def _magnitude(problem: Problem, u: Array) -> Array:
+    """Length of the vector at each vertex; a scalar as it is."""
+    at_vertices = u[problem.space.vertex_dofs]
+    if at_vertices.shape[1] == 1:
+        return at_vertices[:, 0]
+    return np.linalg.norm(at_vertices[:, :3], axis=1)
+
+
+def _moved(problem: Problem, warp: Tensor | None) -> Array:
+    """Vertices (n_vertices, dim), displaced visibly by `warp`."""
+    p = np.asarray(problem.space.mesh.p.T)
+    if warp is None:
+        return p
+    u = warp.detach().double().cpu().numpy()[problem.space.vertex_dofs[:, :3]]
+    return p + _WARP * np.ptp(p, axis=0).max() / np.linalg.norm(u, axis=1).max() * u
+
+
+def _surface(
+    mesh: Any, data: Array, per_cell: bool, ax: Axes, style: dict[str, Any], points: Array
+) -> Any:
     if not isinstance(ax, Axes3D):
         raise InputError("a 3D mesh needs 3D axes: plt.figure().add_subplot(projection='3d')")
-    facets = mesh.boundary_facets()
-    corners = mesh.facets[:, facets]
-    colours = data[mesh.f2t[0, facets]] if per_cell else data[corners].mean(axis=0)
-    drawn = Poly3DCollection(list(mesh.p.T[corners.T]), array=colours, **style)
-    ax.add_collection3d(drawn)
-    low, high = mesh.p.min(axis=1), mesh.p.max(axis=1)
+    if isinstance(mesh, SurfaceMesh):
+        corners, colours = mesh.t, data if per_cell else data[mesh.t].mean(axis=0)
+    else:
+        facets = mesh.boundary_facets()
+        corners = mesh.facets[:, facets]
+        colours = data[mesh.f2t[0, facets]] if per_cell else data[corners].mean(axis=0)
+    norm = Normalize(*style["clim"])
+    shaded = colormaps[style["cmap"]](norm(colours))
+    triangles = points[corners.T]
+    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    # Light from the viewer's upper left, from both sides.
+    shaded[:, :3] *= (0.65 + 0.35 * np.abs(normal @ _LIGHT))[:, None]
+    ax.add_collection3d(Poly3DCollection(list(triangles), facecolors=shaded, edgecolors=shaded))
+    low, high = points.min(axis=0), points.max(axis=0)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    ax.set(xlabel="x", ylabel="y", zlabel="z")
     ax.set_box_aspect(high - low)
-    return drawn
+    return ScalarMappable(norm, style["cmap"])
 
 
 def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Figure:
@@ -215,8 +264,9 @@ def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Fig
 
 def _axes(problem: Problem, rows: int, columns: int) -> list[Axes]:
     size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
-    height = 4.2 if problem.space.dim == 3 else float(np.clip(4.6 * size[1] / size[0], 2.4, 4.2))
-    options = {"projection": "3d"} if problem.space.dim == 3 else {}
+    solid = len(size) == 3
+    height = 4.2 if solid else float(np.clip(4.6 * size[1] / size[0], 2.4, 4.2))
+    options = {"projection": "3d"} if solid else {}
     _, axes = plt.subplots(
         rows,
         columns,

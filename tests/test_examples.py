@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 import matplotlib
+import meshio
 import pytest
 
 matplotlib.use("Agg")
 
-from examples import poisson_linear, poisson_mesh_file, poisson_nonlinear
+from examples import poisson_linear, poisson_mesh_file, poisson_nonlinear, shell_hare
+from pddlvm import fem
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,6 +39,17 @@ def test_nonlinear_poisson(tmp_path: Path):
     assert names >= {"forward.png", "inverse.png", "training.png", "report.txt"}
     # The correction takes the error to that of the basis, which is complete here.
     assert report.relative_l2_corrected < 0.01
+
+
+def test_shell(tmp_path: Path):
+    mesh = fem.hare(1)
+    meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)]).write(tmp_path / "hare.obj")
+    arguments = ["--mesh", str(tmp_path / "hare.obj"), "--steps", "60", "--seconds", "60"]
+    report = shell_hare.main([*arguments, "--samples", "8", "--out", str(tmp_path / "out")])
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names >= {"forward.png", "inverse.png", "shell.vtu", "report.txt"}
+    # The basis is good to its tolerance, 1e-5 in energy.
+    assert report.relative_l2_corrected < 1e-4
 
 
 @pytest.mark.slow

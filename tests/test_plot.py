@@ -10,7 +10,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, plot
-from problems import poisson
+from problems import poisson, shell
 from problems.poisson import diffusion, load
 
 
@@ -57,7 +57,7 @@ def test_a_field_on_a_solid_shows_its_surface():
     ax = plt.figure().add_subplot(projection="3d")
     plot.field(problem, torch.arange(problem.n_dofs, dtype=torch.float64), ax)
     # Six faces of 2 x 2 squares, two triangles each.
-    assert len(ax.collections[0].get_array()) == 48
+    assert len(ax.collections[0].get_facecolor()) == 48
     with pytest.raises(pddlvm.InputError, match="3D axes"):
         plot.field(problem, torch.zeros(problem.n_dofs), plt.figure().add_subplot())
 
@@ -106,3 +106,15 @@ def test_a_field_on_a_line_is_drawn_from_left_to_right():
     drawn = ax.lines[0].get_xydata()
     assert (np.diff(drawn[:, 0]) > 0).all()
     np.testing.assert_allclose(drawn[:, 1], 3 * drawn[:, 0])
+
+
+def test_figures_of_a_shell_show_its_displacement():
+    model = model_of(shell.make(fem.hare(0)))
+    z = model.problem.prior.sample(seed=0)
+    figure = plot.forward_figure(model, z)
+    # Four surfaces with a colour bar each.
+    assert len(figure.axes) == 8
+    u = model.problem.solve(z)
+    size = u.reshape(-1, 6)[:, :3].norm(dim=1)
+    assert figure.axes[4].get_ylim()[1] == pytest.approx(float(size.max()))
+    assert len(plot.inverse_figure(model, z).axes) == 8
