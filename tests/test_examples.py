@@ -61,3 +61,10 @@ def test_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytes
     variables: dict[str, object] = {}
     exec(code, variables)
     assert variables["model"].is_calibrated
+
+
+def test_code_on_shells_in_the_readme_runs():
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[2]
+    variables: dict[str, object] = {}
+    exec(block, variables)
+    assert variables["u"].shape[1] == 6
