@@ -50,24 +50,27 @@ def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Gen
     exact = model.exact.representation
     c_true = exact.project(truth)
     rest = (truth - exact.expand(c_true, z64)).to(like)
-    model.is_calibrated.fill_(False)
+    uncertainty = model.uncertainty
+    uncertainty.is_calibrated.fill_(False)
 
-    size = 2 * model.forward_map.amplitude(xi).log()[:, None]
-    model.variance_rest.fit(xi, size.detach(), rest, generator)
+    with torch.no_grad():
+        sizes = [
+            model.log_sizes(f.c.to(like), z, xi, i) for i, f in enumerate((predicted, corrected))
+        ]
+    uncertainty.rest.fit(xi, 2 * sizes[0][0], rest, generator)
     for level, forward in enumerate((predicted, corrected)):
-        c = forward.c.to(like)
-        with torch.no_grad():
-            features, base = model._forward_features(xi, z, c, level)
+        features, base = uncertainty.forward_features(xi, *sizes[level])
         errors = (c_true.to(forward.c) - forward.c).to(like)
-        model.variance_c[level].fit(features, base, errors, generator)
+        uncertainty.c[level].fit(features, base, errors, generator)
 
-    model.is_calibrated.fill_(True)
-    model.factor_u.fill_(1)
+    uncertainty.is_calibrated.fill_(True)
+    uncertainty.factor_u.fill_(1)
     free = torch.from_numpy(problem.free_dofs)
     for level, forward in enumerate((predicted, corrected)):
         error = (forward.mean.cpu() - truth)[:, free]
         std = forward.std.cpu()[:, free]
-        model.factor_u[level] = coverage_factor(error / std.clamp(min=torch.finfo(std.dtype).tiny))
+        scores = error / std.clamp(min=torch.finfo(std.dtype).tiny)
+        uncertainty.factor_u[level] = coverage_factor(scores)
     _calibrate_inverse(model, truth.to(like), problem.prior.standardise(z64), generator)
 
 
@@ -100,17 +103,18 @@ def _calibrate_inverse(
             ),
         )
     unknown = known == 0
+    factors = model.uncertainty.factor_xi
     for level, (found, features, base) in enumerate(levels):
-        variance = model.variance_xi[level]
+        variance = model.uncertainty.xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
         held = variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
         scores = (errors / std)[held]
-        pattern = model.known_pattern(known)[held]
+        pattern = model.uncertainty.known_pattern(known)[held]
         everywhere = coverage_factor(scores[unknown[held]])
-        for k in range(model.factor_xi.shape[1]):
+        for k in range(factors.shape[1]):
             seen = unknown[held] & (pattern == k)[:, None]
             enough = int(seen.sum()) >= _MIN_SCORES
-            model.factor_xi[level, k] = coverage_factor(scores[seen]) if enough else everywhere
+            factors[level, k] = coverage_factor(scores[seen]) if enough else everywhere

@@ -8,9 +8,8 @@ reduced basis, z by its standard coordinates xi. By default u is detached before
 inverse map: log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pddlvm.basis import Basis
-from pddlvm.calibration import VarianceModel
 from pddlvm.covariances import Covariance, Likelihood, Scales, default_covariance
 from pddlvm.errors import InputError
 from pddlvm.inversion import (
@@ -36,13 +34,13 @@ from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, refine
+from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["LatentVariableModel"]
 
 Objective = Literal["detached", "coupled"]
 
 _KNOWN_FRACTION = 0.3
-_MAX_PATTERNS = 64
 
 
 class LatentVariableModel(nn.Module):
@@ -63,16 +61,10 @@ class LatentVariableModel(nn.Module):
         dtype: of the maps; float32 by default.
     """
 
-    is_calibrated: Tensor
-    factor_u: Tensor
-    factor_xi: Tensor
     sigma_residual: Tensor
     reduced: ReducedModel
     forward_map: ForwardMap
     inverse_map: InverseMap
-    variance_c: list[VarianceModel]
-    variance_rest: VarianceModel
-    variance_xi: list[VarianceModel]
 
     def __init__(
         self,
@@ -112,18 +104,7 @@ class LatentVariableModel(nn.Module):
             self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)
-            # Index 0: the maps as they are; 1: after corrections.
-            self.variance_c = _pair(VarianceModel(d + 1, m) for _ in range(2))
-            self.variance_rest = VarianceModel(d, problem.n_dofs)
-            self.variance_xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
-        for module in (*self.variance_c, self.variance_rest, *self.variance_xi):
-            module.to(dtype)
-        self.register_buffer("is_calibrated", torch.tensor(False))
-        self.register_buffer("factor_u", torch.ones(2, dtype=dtype))
-        # One for each set of known blocks, so long as there are few.
-        n_patterns = 2 ** len(problem.prior.blocks)
-        n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
-        self.register_buffer("factor_xi", torch.ones(2, n_patterns, dtype=dtype))
+            self.uncertainty = Uncertainty(problem, m, dtype)
         sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
         self.register_buffer("sigma_residual", sigma)
         self._fit_scales()
@@ -132,8 +113,13 @@ class LatentVariableModel(nn.Module):
         return (
             f"LatentVariableModel({self.problem!r}, {self.reduced.n_modes} modes, "
             f"{self.covariance!r}, objective={self.objective!r}, "
-            f"calibrated={bool(self.is_calibrated)})"
+            f"calibrated={self.is_calibrated})"
         )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Are the reported standard deviations fitted to errors?"""
+        return bool(self.uncertainty.is_calibrated)
 
     # --- the probabilistic program -------------------------------------------------------------
 
@@ -310,11 +296,7 @@ class LatentVariableModel(nn.Module):
 
         if n_samples is None:
             n_samples = default_n_samples(self.problem.n_dofs)
-        calibrate(
-            self,
-            n_samples,
-            torch.Generator().manual_seed(seed),
-        )
+        calibrate(self, n_samples, torch.Generator().manual_seed(seed))
 
     def save(self, path: str | Path) -> None:
         """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
@@ -360,42 +342,22 @@ class LatentVariableModel(nn.Module):
             fine = fine - torch.linalg.solve(k, r[..., None])[..., 0]
         return fine.to(c.device)
 
-    def _log_residual(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
-        """log |V^T r| / a of coefficients c, (batch, 1): an error indicator per query."""
-        r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
-        return (r / self.forward_map.amplitude(xi)[:, None]).clamp(min=1e-12).log()
-
-    def _forward_features(
-        self, xi: Tensor, z: Tensor, c: Tensor, level: int
-    ) -> tuple[Tensor, Tensor]:
-        """Features and base log variance of the forward map's variance model."""
+    def log_sizes(self, c: Tensor, z: Tensor, xi: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """log of the expected |c|, and of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
         size = self.forward_map.amplitude(xi).log()[:, None]
-        # After a correction V^T r is round-off and tells nothing.
-        log_r = self._log_residual(c, z, xi) if level == 0 else torch.zeros_like(size)
-        return torch.cat([xi, log_r], dim=-1), 2 * (size + log_r)
+        if level == 1:
+            return size, torch.zeros_like(size)
+        r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
+        return size, (r * (-size).exp()).clamp(min=1e-12).log()
 
     def _variances(
         self, xi: Tensor, z: Tensor, c: Tensor, log_variance: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
         """Variances of the coefficients and of the part outside of the basis, per dof."""
         if not self.is_calibrated:
-            return log_variance.exp(), torch.zeros(
-                len(xi), self.problem.n_dofs, dtype=xi.dtype, device=xi.device
-            )
-        features, base = self._forward_features(xi, z, c.to(xi), level)
-        var_c = self.variance_c[level](features, base).exp()
-        size = 2 * self.forward_map.amplitude(xi).log()[:, None]
-        var_rest = self.variance_rest(xi, size).exp()
-        var_rest = var_rest.index_fill(1, self.reduced.representation.fixed, 0.0)
-        return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
-
-    def known_pattern(self, known: Tensor) -> Tensor:
-        """Number of the set of known blocks of each sample, (batch,), from their mask."""
-        starts = [part.start for part in self.problem.prior.slices.values()]
-        if self.factor_xi.shape[1] == 1:
-            return known.new_zeros(len(known), dtype=torch.int64)
-        bits = 2 ** torch.arange(len(starts), device=known.device)
-        return (known[:, starts].long() * bits).sum(-1)
+            return log_variance.exp(), xi.new_zeros(len(xi), self.problem.n_dofs)
+        sizes = self.log_sizes(c.to(xi), z, xi, level)
+        return self.uncertainty.forward_variances(xi, *sizes, level)
 
     def neural_inverse(
         self, c: Tensor, b: Tensor, xi_known: Tensor, known: Tensor
@@ -428,16 +390,9 @@ class LatentVariableModel(nn.Module):
             log_variance = 2 * laplace.std.log()
             features, base = inverse_features(mean, log_variance, laplace.misfit, known)
             level = 1
-        if self.is_calibrated:
-            base = self.variance_xi[level](features, base)
-        factor = self.factor_xi[level][self.known_pattern(known)][:, None]
-        return mean, factor * (0.5 * base).exp()
+        return mean, self.uncertainty.inverse_std(features, base, known, level)
 
 
 def _unflatten(x: Tensor, batch: torch.Size) -> Tensor:
     """(n_batch, n) -> (*batch, n), also for an empty batch."""
     return x.reshape(*batch, x.shape[-1])
-
-
-def _pair(models: Iterable[VarianceModel]) -> list[VarianceModel]:
-    return cast(list[VarianceModel], nn.ModuleList(models))

@@ -24,6 +24,8 @@ __all__ = ["TrainingResult", "train"]
 _CALIBRATION_SHARE = 0.1
 _LAST_RATE = 1e-3
 _SNAPSHOT_STEPS = 200
+_N_WATCHED = 64
+_WATCHED_SEED = 20221
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class TrainingResult:
     """What a training did.
 
     Attributes:
-        history: one row per record: step, seconds, elbo (per prior draw, up to a constant).
+        history: one row per record: step, seconds, elbo (mean over a few fixed prior draws, up to
+            a constant).
         n_steps: optimiser steps.
         seconds: wall-clock time of the whole call.
         device: where it ran.
@@ -135,9 +138,9 @@ def _optimise(
                 raise NonFiniteError(_diagnose(model, value, step, parameters))
             if step % _SNAPSHOT_STEPS == 0:
                 good = _state(networks)
-            history.append({"step": step, "seconds": time.perf_counter(), "elbo": -value})
+            history.append(_record(elbo, model, step))
             bar.n = round(100 * done)
-            bar.set_postfix(step=step, elbo=f"{-value:.4g}")
+            bar.set_postfix(step=step, elbo=f"{history[-1]['elbo']:.6g}")
         for optimizer, _ in optimizers:
             optimizer.step()
         step += 1
@@ -147,8 +150,22 @@ def _optimise(
     if not all(torch.isfinite(p).all() for p in parameters):
         _restore(networks, good)
         raise NonFiniteError(_diagnose(model, math.nan, step, parameters))
-    history.append({"step": step, "seconds": time.perf_counter(), "elbo": -float(loss.detach())})
+    history.append(_record(elbo, model, step))
     return history
+
+
+def _record(elbo: AntitheticELBO, model: LatentVariableModel, step: int) -> dict[str, float]:
+    """The ELBO on the same few draws each time: otherwise min Pi(z) of the draws would hide it."""
+    where = model.sigma_residual.device
+    generator = torch.Generator().manual_seed(_WATCHED_SEED)
+    with torch.no_grad(), torch.random.fork_rng([where] if where.type == "cuda" else []):
+        torch.manual_seed(_WATCHED_SEED)
+        loss = elbo.differentiable_loss(model.model, model.guide, _N_WATCHED, generator)
+    return {
+        "step": step,
+        "seconds": time.perf_counter(),
+        "elbo": -float(loss) / _N_WATCHED,
+    }
 
 
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"

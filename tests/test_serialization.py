@@ -100,7 +100,7 @@ def test_a_nonsensical_part_is_refused(saved, model, tmp_path, part, wrong):
 
 def test_values_that_are_not_finite_are_refused(saved, model, tmp_path):
     content = torch.load(saved, weights_only=True)
-    content["state"]["factor_u"].fill_(torch.nan)
+    content["state"]["uncertainty.factor_u"].fill_(torch.nan)
     torch.save(content, tmp_path / "nan.pt")
     with pytest.raises(pddlvm.RunFileError, match="not finite"):
         pddlvm.load(tmp_path / "nan.pt", model.problem)

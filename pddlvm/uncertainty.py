@@ -1,0 +1,89 @@
+"""Calibrated variances of both maps.
+
+    c:            var = factor^2 exp(2 log |c| + 2 log |V^T r| + shift + 2 s(xi, log |V^T r|))
+    rest of u:    var = factor^2 exp(2 log |c| + shift + 2 s(xi))
+    xi:           var = factor^2 exp(base + shift + 2 s(xi, base, misfit, what is known))
+
+The first follows the residual of each query. Level 0 is a map as it is, level 1 after corrections,
+where V^T r is round-off and left out.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.calibration import VarianceModel
+from pddlvm.problem import Problem
+
+__all__ = ["Uncertainty"]
+
+_MAX_PATTERNS = 64
+
+
+class Uncertainty(nn.Module):
+    """Variance models and factors; all that `calibrate` fits.
+
+    Args:
+        problem: for sizes and blocks.
+        n_modes: length of c.
+        dtype: of everything.
+    """
+
+    is_calibrated: Tensor
+    factor_u: Tensor
+    factor_xi: Tensor
+    fixed: Tensor
+    c: list[VarianceModel]
+    rest: VarianceModel
+    xi: list[VarianceModel]
+
+    def __init__(self, problem: Problem, n_modes: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        d = problem.n_parameters
+        self.n_dofs = problem.n_dofs
+        self.c = _pair(VarianceModel(d + 1, n_modes) for _ in range(2))
+        self.rest = VarianceModel(d, problem.n_dofs)
+        self.xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
+        self.register_buffer("is_calibrated", torch.tensor(False))
+        self.register_buffer("factor_u", torch.ones(2))
+        # One for each set of known blocks, so long as there are few.
+        n_patterns = 2 ** len(problem.prior.blocks)
+        n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
+        self.register_buffer("factor_xi", torch.ones(2, n_patterns))
+        self.register_buffer("fixed", torch.from_numpy(problem.fixed_dofs))
+        self.starts = [part.start for part in problem.prior.slices.values()]
+        self.to(dtype)
+
+    def forward_features(
+        self, xi: Tensor, log_size: Tensor, log_residual: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features and base log variance of c; log_size = log |c|, log_residual (batch, 1) each."""
+        return torch.cat([xi, log_residual], dim=-1), 2 * (log_size + log_residual)
+
+    def forward_variances(
+        self, xi: Tensor, log_size: Tensor, log_residual: Tensor, level: int
+    ) -> tuple[Tensor, Tensor]:
+        """Variances of c, (batch, n_modes), and of the rest of u, (batch, n_dofs)."""
+        var_c = self.c[level](*self.forward_features(xi, log_size, log_residual)).exp()
+        var_rest = self.rest(xi, 2 * log_size).exp().index_fill(1, self.fixed, 0.0)
+        return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
+
+    def inverse_std(self, features: Tensor, base: Tensor, known: Tensor, level: int) -> Tensor:
+        """Standard deviations of xi, (batch, d); those of the map itself until calibrated."""
+        if not self.is_calibrated:
+            return (0.5 * base).exp()
+        factor = self.factor_xi[level][self.known_pattern(known)][:, None]
+        return factor * (0.5 * self.xi[level](features, base)).exp()
+
+    def known_pattern(self, known: Tensor) -> Tensor:
+        """Number of the set of known blocks of each sample, (batch,), from their mask."""
+        if self.factor_xi.shape[1] == 1:
+            return known.new_zeros(len(known), dtype=torch.int64)
+        bits = 2 ** torch.arange(len(self.starts), device=known.device)
+        return (known[:, self.starts].long() * bits).sum(-1)
+
+
+def _pair(models: Iterable[VarianceModel]) -> list[VarianceModel]:
+    return cast(list[VarianceModel], nn.ModuleList(models))
