@@ -3,6 +3,8 @@
 References of the obstacle course are the converged Kirchhoff values; see the problem of each test.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import skfem
@@ -12,6 +14,7 @@ from skfem.helpers import dd, ddot
 import pddlvm
 from pddlvm import fem, supports
 from pddlvm.fem.shell_element import Facets, bending, membrane_basic, membrane_higher
+from problems import shell as shell_problems
 from problems.shell import bending_energy, membrane_energy
 
 SHIPPED = {
@@ -289,3 +292,49 @@ def test_strains_are_those_of_the_local_operators():
         np.broadcast_to(np.eye(3), (8, 3, 3)),
         atol=1e-12,
     )
+
+
+def test_units_do_not_matter_to_the_solver():
+    """A shell in millimetres with a modulus in pascal, and the same in metres and gigapascal."""
+    mesh = fem.hemisphere(6)
+    large = fem.surface(1e3 * mesh.p.T, mesh.t.T)
+    solutions = []
+    for shape, modulus, thickness, load in ((mesh, 200.0, 0.1, 1.0), (large, 2e11, 100.0, 1e6)):
+        held = shape.with_sets(held=lambda x: x[2] < 1e-6)
+        problem = shell(
+            held, weight(load), supports.clamped("held"), E=modulus, thickness=thickness
+        )
+        solutions.append(problem.solve(double(modulus)).reshape(-1, 6))
+    # Similar bodies: u ~ size load / E, 1e3 1e6 / 1e9 of the first; rotations ~ load / E.
+    for part, factor in ((slice(0, 3), 1.0), (slice(3, 6), 1e-3)):
+        small, large_one = factor * solutions[0][:, part], solutions[1][:, part]
+        assert (large_one - small).abs().max() < 1e-8 * small.abs().max()
+
+
+def test_vibration_modes_of_a_shell_are_orthonormal():
+    problem = shell(fem.roof(6), weight(1.0), supports.clamped("end"))
+    reduction = pddlvm.reduce(problem, pddlvm.EnergyModes(6))
+    k0 = reduction.reference.matrix
+    np.testing.assert_allclose(reduction.v.T @ (k0 @ reduction.v), np.eye(6), atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["hare", "roof", "hemisphere"])
+def test_shipped_surfaces_are_the_output_of_their_script(name):
+    folder = Path(__file__).parent.parent / "meshes"
+    mesh = fem.read_surface(folder / f"{name}.obj", closed=name == "hare")
+    made = {
+        "hare": fem.hare,
+        "roof": lambda: fem.roof(16),
+        "hemisphere": lambda: fem.hemisphere(16),
+    }
+    np.testing.assert_allclose(mesh.p, made[name]().p, atol=1e-5)
+    np.testing.assert_array_equal(mesh.t, made[name]().t)
+
+
+@pytest.mark.parametrize("make", [shell_problems.make_roof, shell_problems.make])
+def test_ready_shells_are_positive_definite(make):
+    problem = make(4) if make is shell_problems.make_roof else make(fem.hare(1))
+    u = problem.solve(problem.prior.sample((2,), seed=0))
+    z = problem.prior.sample((2,), seed=0)
+    # Work of the load is positive: the energy at the solution is minus half of it.
+    assert (problem.energy(u, z) < 0).all()
