@@ -7,6 +7,7 @@ alone. See `Problem`, `LatentVariableModel`, `train` and `validate`.
 from pddlvm import fem, links, supports
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
+from pddlvm.discretisation import Dirichlet
 from pddlvm.errors import (
     ConvergenceError,
     InputError,
@@ -24,7 +25,7 @@ from pddlvm.networks import NeuralGaussian
 from pddlvm.parameters import ParameterSpace
 from pddlvm.physics import Energy, Flux, Term
 from pddlvm.priors import LogNormal, Normal, Prior, Uniform
-from pddlvm.problem import Dirichlet, Problem
+from pddlvm.problem import Problem
 from pddlvm.reduction import reduce
 from pddlvm.serialization import load
 from pddlvm.stresses import ShellStresses, shell_stresses

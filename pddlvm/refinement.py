@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.problem import Discretisation
+from pddlvm.discretisation import Discretisation
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Reference
 
