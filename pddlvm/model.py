@@ -41,6 +41,7 @@ __all__ = ["LatentVariableModel"]
 Objective = Literal["detached", "coupled"]
 
 _KNOWN_FRACTION = 0.3
+_BOUNDARY_TOLERANCE = 1e-3
 
 
 class LatentVariableModel(nn.Module):
@@ -234,7 +235,8 @@ class LatentVariableModel(nn.Module):
             A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`.
 
         Raises:
-            InputError: wrong shape, values that are not finite, or an unknown block name.
+            InputError: wrong shape, values that are not finite or not those of the problem on its
+                Dirichlet boundary, or an unknown block name.
         """
         u = self.problem.check_solution(u)
         if corrections < 0:
@@ -242,15 +244,15 @@ class LatentVariableModel(nn.Module):
         batch = u.shape[:-1]
         if z_known and not self.has_known:
             raise InputError("z_known would leave nothing to infer: there is one block only")
-        xi_known, known = self.problem.prior.known(z_known or {}, batch, self.sigma_residual)
-        flat = u.detach().to(self.sigma_residual).reshape(-1, self.problem.n_dofs)
+        xi_known, known = self.problem.prior.known(z_known or {}, batch, u)
+        flat = u.detach().reshape(-1, self.problem.n_dofs)
+        self._check_boundary(flat)
+        like = self.sigma_residual
         with torch.no_grad():
-            mean, std = self._invert(flat, xi_known, known, corrections)
+            mean, std = self._invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
         unknown = 1 - known
-        mean, std = mean * unknown + xi_known, std * unknown
-        return Inverse(
-            _unflatten(mean, batch).to(u), _unflatten(std, batch).to(u), self.problem.prior
-        )
+        mean, std = mean.to(u) * unknown + xi_known, std.to(u) * unknown
+        return Inverse(_unflatten(mean, batch), _unflatten(std, batch), self.problem.prior)
 
     def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
         """Refine predictions to the finite element solution, without a new factorisation.
@@ -374,6 +376,19 @@ class LatentVariableModel(nn.Module):
         """Gauss-Newton from xi; the Laplace approximation at its end."""
         newton = GaussNewton(self.reduced, self.sigma_residual)
         return newton(c, b, xi, 1 - known, n_steps)
+
+    def _check_boundary(self, u: Tensor) -> None:
+        """Refuse solutions whose Dirichlet values are not those of any z."""
+        representation = self.exact.representation
+        u = u.double().cpu()
+        b = representation.boundary_coordinates_of(u)
+        lift = representation.augment(u.new_zeros(len(u), representation.n_modes), b)
+        wrong = (u - lift @ representation.basis.T)[:, representation.fixed].abs().amax(1)
+        if (wrong > _BOUNDARY_TOLERANCE * u.abs().amax(1)).any():
+            raise InputError(
+                "u does not have the Dirichlet values of the problem; inverse() wants full, "
+                "noise-free solutions, boundary included"
+            )
 
     def _invert(
         self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
@@ -23,7 +24,7 @@ from torch.func import grad, jacrev, vmap
 from pddlvm.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.fields import Field
-from pddlvm.operators import LinearOperator
+from pddlvm.operators import DenseOperator, LinearOperator
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 
@@ -137,6 +138,13 @@ class TermEvaluator(nn.Module):
         self.fields = nn.ModuleDict(
             {k: v.at(points, dtype) for k, v in used.items() if isinstance(v, Field)}
         )
+
+    @classmethod
+    def at_one_point(cls, term: Term, fields: Fields) -> "TermEvaluator":
+        """The term at the first point of its region, without an operator: for strains only."""
+        points = term.region.points.take(np.zeros(1, dtype=np.int64))
+        nothing = DenseOperator(torch.zeros(term.region.shape[2], 0, dtype=torch.float64))
+        return cls(term, nothing, torch.ones(1, dtype=torch.float64), points, fields)
 
     def strains(self, u: Tensor) -> Tensor:
         """e at the points, (..., n_points, s)."""

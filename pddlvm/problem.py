@@ -19,7 +19,8 @@ from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import FunctionSpace
 from pddlvm.fields import Field, FieldAtPoints
 from pddlvm.parameters import Block, ParameterSpace, kind_of
-from pddlvm.physics import Energy, Fields, Term
+from pddlvm.physics import Energy, Fields, Term, TermEvaluator
+from pddlvm.priors import Prior
 from pddlvm.solver import ReferenceSolver
 
 __all__ = ["Problem"]
@@ -53,6 +54,15 @@ class Problem:
                 f"problem {name!r} has no Dirichlet boundary, so its operator is singular: add "
                 "Dirichlet(boundary, value) on at least one boundary"
             )
+        if isinstance(terms, Term):
+            raise ProblemError(
+                "terms must be a list of Energy and Flux, got one alone: add brackets"
+            )
+        for key, field in fields.items():
+            if isinstance(field, Prior):
+                raise ProblemError(
+                    f"field {key!r} is a prior alone; make it a field, Constant({field!r}) for one"
+                )
         if not terms:
             raise ProblemError(f"problem {name!r} has no terms; give at least one Energy or Flux")
         self.name = name
@@ -71,7 +81,35 @@ class Problem:
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
         self._check_rigid_modes()
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
+        self._check_physics()
         self.discretisation(torch.float64, torch.device("cpu"))
+
+    def _check_physics(self) -> None:
+        """Evaluate each term at one point, so that a mistake in a function is named at once."""
+        z = self.prior.unstandardise(torch.zeros(self.n_parameters, dtype=torch.float64))
+        blocks = self.prior.split(z)
+        for term in self.terms:
+            s = term.region.shape[2]
+            evaluator = TermEvaluator.at_one_point(term, self.fields)
+            name = getattr(term.function, "__name__", "the function")
+            try:
+                flux = evaluator.fluxes_of(
+                    torch.linspace(0.1, 0.2, s, dtype=torch.float64)[None, None],
+                    {k: v[None] for k, v in blocks.items()},
+                )
+            except Exception as error:
+                kind = type(term).__name__
+                wanted = "a number" if kind == "Energy" else "(f0, f1), f1 of the shape of du"
+                raise ProblemError(
+                    f"{name!r} of problem {self.name!r} cannot be evaluated at a point "
+                    f"({type(error).__name__}: {error}). It must return {wanted}, made by torch "
+                    f"functions of u {term.region.u_shape}, du {term.region.du_shape}, x and fields"
+                ) from error
+            if flux.shape[-1] != s:
+                raise ProblemError(
+                    f"{name!r} of problem {self.name!r} returns {flux.shape[-1]} flux entries, "
+                    f"and {s} are expected: f0 {term.region.u_shape} and f1 {term.region.du_shape}"
+                )
 
     def _check_rigid_modes(self) -> None:
         modes = self.space.rigid_modes
@@ -140,13 +178,14 @@ class Problem:
 
     @cached_property
     def probe(self) -> float:
-        """Size of the residual of one fixed state at the centre of the prior: marks the physics.
+        """Size of residual and boundary values of one state at the centre of the prior.
 
         Parameter fields with random shapes vanish there, so it does not depend on eigenvectors.
         """
         u = torch.arange(self.n_dofs, dtype=torch.float64).cos()[None]
         z = self.prior.unstandardise(torch.zeros(1, self.n_parameters, dtype=torch.float64))
-        return float(self.residual(u, z).norm())
+        lift = self.discretisation(torch.float64, torch.device("cpu")).lift(z)
+        return float(self.residual(u + lift, z).norm() + (lift * (1 + u)).norm())
 
     @cached_property
     def solver(self) -> ReferenceSolver:

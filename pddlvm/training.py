@@ -62,7 +62,8 @@ def train(
 
     Args:
         model: the model, changed in place. Call again to train on: the schedule starts anew.
-        max_seconds: wall-clock limit of the call; a tenth of it is kept for the calibration.
+        max_seconds: wall-clock limit; a tenth of it is kept for the calibration, which takes some
+            seconds, however, and so may end later where the limit is short.
         max_steps: limit on the optimiser steps; runs are repeatable when it is the only limit.
         batch_size: prior draws per step.
         learning_rates: initial rates of Muon and of Adam.

@@ -89,6 +89,11 @@ def validate(
     if n_samples < 2:
         raise InputError(f"validation needs at least 2 samples, got {n_samples}")
     problem = model.problem
+    unknown_names = sorted(set(known) - set(problem.prior.blocks))
+    if unknown_names:
+        raise InputError(
+            f"known has {unknown_names}, but the blocks are {list(problem.prior.blocks)}"
+        )
     z = problem.prior.sample((n_samples,), seed=seed)
     u = problem.solve(z)
     free = torch.from_numpy(problem.free_dofs)

@@ -155,3 +155,20 @@ def test_one_step_is_the_gaussian_posterior_where_the_residual_is_affine():
         torch.testing.assert_close(found.xi_mean[i], expected, rtol=1e-7, atol=1e-7)
         spread = torch.linalg.inv(hessian).diagonal().sqrt()
         torch.testing.assert_close(found.xi_std[i], spread, rtol=1e-7, atol=0)
+
+
+def test_a_solution_with_other_boundary_values_is_refused(model):
+    u = model.problem.solve(model.problem.prior.sample((2,), seed=0))
+    with pytest.raises(pddlvm.InputError, match="Dirichlet"):
+        model.inverse(u + 1)
+
+
+def test_known_values_come_back_exactly(model):
+    z = model.problem.prior.sample((2,), seed=0)
+    blocks = model.problem.prior.split(z)
+    name = next(iter(blocks))
+    inverse = model.inverse(model.problem.solve(z), z_known={name: blocks[name]})
+    # Standardised and back in float64.
+    torch.testing.assert_close(
+        model.problem.prior.split(inverse.mean)[name], blocks[name], rtol=1e-14, atol=1e-15
+    )

@@ -303,3 +303,17 @@ def test_missing_subdomain_of_a_mesh_without_names():
     space = fem.Space(skfem.MeshTri())
     with pytest.raises(MeshError, match="none"):
         space.interior("core")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fem.interval(0),
+        lambda: fem.interval(4, 1.0, 0.0),
+        lambda: fem.unit_square(0),
+        lambda: fem.unit_cube(-1),
+    ],
+)
+def test_meshes_without_cells_are_refused(make):
+    with pytest.raises(MeshError):
+        make()

@@ -497,3 +497,77 @@ def test_one_component_may_be_prescribed_alone():
 def test_a_component_that_u_does_not_have_is_refused(component):
     with pytest.raises(pddlvm.ProblemError, match="component"):
         rollers(pddlvm.Dirichlet("left", component=component))
+
+
+def one_term(term_of, fields=None):
+    space = fem.Space(fem.unit_square(2))
+    return pddlvm.Problem(
+        "mistaken",
+        space,
+        [term_of(space.interior())],
+        {"k": pddlvm.Constant(pddlvm.LogNormal())} if fields is None else fields,
+        [pddlvm.Dirichlet(None)],
+    )
+
+
+def returns_a_vector(u, du, x, k):
+    return k * du
+
+
+def branches(u, du, x, k):
+    return k * (du @ du) if k > 1 else u
+
+
+def forgets_f1(u, du, x, k):
+    return k * u
+
+
+def short_flux(u, du, x, k):
+    return 0 * u, du[:1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        (pddlvm.Energy, returns_a_vector),
+        (pddlvm.Energy, branches),
+        (pddlvm.Flux, forgets_f1),
+        (pddlvm.Flux, short_flux),
+    ],
+)
+def test_a_mistake_in_a_point_function_is_named(kind, function):
+    with pytest.raises(pddlvm.ProblemError, match=function.__name__):
+        one_term(lambda cells: kind(cells, function))
+
+
+def test_a_prior_is_no_field():
+    with pytest.raises(pddlvm.ProblemError, match="Constant"):
+        one_term(lambda cells: pddlvm.Energy(cells, returns_a_vector), {"k": pddlvm.LogNormal()})
+
+
+def test_one_term_alone_is_no_list():
+    space = fem.Space(fem.unit_square(2))
+    with pytest.raises(pddlvm.ProblemError, match="brackets"):
+        pddlvm.Problem(
+            "alone",
+            space,
+            pddlvm.Energy(space.interior(), returns_a_vector),
+            {"k": pddlvm.Constant(pddlvm.LogNormal())},
+            [pddlvm.Dirichlet(None)],
+        )
+
+
+def test_probe_marks_the_boundary_values():
+    probes = {boundary_problem(value).probe for value in (0.0, 1.0, lambda x: 2 * x[0])}
+    assert len(probes) == 3
+
+
+def boundary_problem(value):
+    space = fem.Space(fem.interval(4))
+    return pddlvm.Problem(
+        "ends",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: k * (du * du).sum())],
+        {"k": pddlvm.Constant(pddlvm.LogNormal())},
+        [pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right", value)],
+    )

@@ -75,3 +75,9 @@ def test_fractions_lie_between_zero_and_one(report):
 def test_the_same_seed_gives_the_same_errors(model, report):
     again = pddlvm.validate(model, n_samples=50, seed=3)
     assert (again.mnse_u, again.mnse_z) == (report.mnse_u, report.mnse_z)
+
+
+def test_unknown_names_are_refused(poisson_1d):
+    model = pddlvm.LatentVariableModel(poisson_1d)
+    with pytest.raises(pddlvm.InputError, match="'g'"):
+        pddlvm.validate(model, 2, known=["g"])

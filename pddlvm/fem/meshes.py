@@ -24,6 +24,8 @@ __all__ = ["interval", "read_mesh", "read_raw", "unit_cube", "unit_square"]
 
 def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
     """Interval [left, right] in n equal elements; its ends are named `left` and `right`."""
+    if n < 1 or not left < right:
+        raise MeshError(f"interval needs n >= 1 and left < right, got {n}, {left}, {right}")
     mesh = skfem.MeshLine(np.linspace(left, right, n + 1))
     middle = 0.5 * (left + right)
     return mesh.with_boundaries({"left": lambda x: x[0] < middle, "right": lambda x: x[0] > middle})
@@ -31,6 +33,8 @@ def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
 
 def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
     """Unit square in n x n cells (triangles in pairs); sides `left`, `right`, `bottom`, `top`."""
+    if n < 1:
+        raise MeshError(f"a mesh needs at least one cell per side, got n = {n}")
     ticks = np.linspace(0, 1, n + 1)
     kind = skfem.MeshQuad if quadrilaterals else skfem.MeshTri
     return kind.init_tensor(ticks, ticks).with_defaults()
@@ -38,6 +42,8 @@ def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
 
 def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
     """Unit cube in n x n x n cells (six tetrahedra each); named sides as scikit-fem names them."""
+    if n < 1:
+        raise MeshError(f"a mesh needs at least one cell per side, got n = {n}")
     ticks = np.linspace(0, 1, n + 1)
     kind = skfem.MeshHex if hexahedra else skfem.MeshTet
     return kind.init_tensor(ticks, ticks, ticks).with_defaults()
