@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
         if ax.name == "3d":
             # The height of the hare is along y.
             ax.view_init(elev=15, azim=-60, vertical_axis="y")
+            ax.set_aspect("equal")
     figure.savefig(options.out / "forward.png", dpi=120)
 
     report = pddlvm.validate(model, options.samples)

@@ -193,3 +193,16 @@ def test_surface_fields_out_of_range_are_refused(options):
     arguments = {"n_terms": 3, "length": 1.0, **options}
     with pytest.raises(pddlvm.InputError):
         pddlvm.SurfaceField.on(fem.roof(3), **arguments)
+
+
+def test_obj_files_with_normals_of_their_own_are_read(tmp_path):
+    points, triangles = TETRAHEDRON
+    lines = [f"v {x} {y} {z}" for x, y, z in points]
+    lines += [f"vn 0 0 {i}" for i in range(1, 13)]
+    lines += [
+        f"f {a + 1}//{3 * i + 1} {b + 1}//{3 * i + 2} {c + 1}//{3 * i + 3}"
+        for i, (a, b, c) in enumerate(triangles)
+    ]
+    (tmp_path / "normals.obj").write_text("# comment\n" + "\n".join(lines) + "\n")
+    mesh = fem.read_surface(tmp_path / "normals.obj", closed=True)
+    assert volume(mesh) == pytest.approx(1 / 6)

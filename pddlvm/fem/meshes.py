@@ -81,9 +81,23 @@ def read_raw(path: Path) -> meshio.Mesh:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
+            if path.suffix.lower() == ".obj":
+                return meshio.read(_bare_obj(path), file_format="obj")
             return meshio.read(path)
     except (Exception, SystemExit) as error:
         raise _unreadable(path, error) from error
+
+
+def _bare_obj(path: Path) -> io.StringIO:
+    """Vertices and faces of an OBJ file; meshio stumbles over normals that faces index apart."""
+    lines = []
+    for line in path.read_text().splitlines():
+        key, *words = line.split() or [""]
+        if key == "v":
+            lines.append(" ".join(["v", *words[:3]]))
+        elif key == "f":
+            lines.append(" ".join(["f", *(word.split("/")[0] for word in words)]))
+    return io.StringIO("\n".join(lines) + "\n")
 
 
 def _unreadable(path: Path, error: BaseException) -> MeshError:
