@@ -33,7 +33,7 @@ from pddlvm.problem import Problem
 from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
-from pddlvm.refinement import Refined, refine
+from pddlvm.refinement import Refined, correct, refine
 from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["LatentVariableModel"]
@@ -183,7 +183,7 @@ class LatentVariableModel(nn.Module):
             flat = xi.reshape(-1, xi.shape[-1])
             c, log_variance = self.forward_map(flat)
             if corrections:
-                c = self._corrected(c, z.reshape(-1, xi.shape[-1]), corrections)
+                c = correct(self.exact, self.reduced, c, z.reshape(flat.shape), corrections)
             flat_z = work.reshape(flat.shape)
             b = self.reduced.representation.boundary_coordinates(flat_z)
             augmented = self.reduced.representation.augment(c.to(flat), b)
@@ -331,19 +331,6 @@ class LatentVariableModel(nn.Module):
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
         self.likelihood: Likelihood = self.covariance.likelihood(self.reduced, scales)
 
-    def _corrected(self, c: Tensor, z: Tensor, n_steps: int) -> Tensor:
-        """Newton steps with the full residual in float64 and the reduced stiffness."""
-        representation = self.exact.representation
-        operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
-        vectors = representation.vectors[operators.free]
-        z64, fine = z.detach().double().cpu(), c.double().cpu()
-        for _ in range(n_steps):
-            # The residual decides the accuracy; the stiffness may be rounded and reduced.
-            r = operators.residual(representation.expand(fine, z64), z64) @ vectors
-            k = self.reduced.stiffness(fine.to(c), z.to(c)).double().cpu()
-            fine = fine - torch.linalg.solve(k, r[..., None])[..., 0]
-        return fine.to(c.device)
-
     def log_sizes(self, c: Tensor, z: Tensor, xi: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """log of the expected |c|, and of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
         size = self.forward_map.amplitude(xi).log()[:, None]
@@ -379,11 +366,8 @@ class LatentVariableModel(nn.Module):
 
     def _check_boundary(self, u: Tensor) -> None:
         """Refuse solutions whose Dirichlet values are not those of any z."""
-        representation = self.exact.representation
         u = u.double().cpu()
-        b = representation.boundary_coordinates_of(u)
-        lift = representation.augment(u.new_zeros(len(u), representation.n_modes), b)
-        wrong = (u - lift @ representation.basis.T)[:, representation.fixed].abs().amax(1)
+        wrong = self.exact.representation.boundary_misfit(u).abs().amax(1)
         if (wrong > _BOUNDARY_TOLERANCE * u.abs().amax(1)).any():
             raise InputError(
                 "u does not have the Dirichlet values of the problem; inverse() wants full, "

@@ -22,7 +22,7 @@ from pddlvm.discretisation import Discretisation
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Reference
 
-__all__ = ["Refined", "refine"]
+__all__ = ["Refined", "correct", "refine"]
 
 _MAX_NEWTON = 20
 _MAX_GMRES = 60
@@ -41,6 +41,25 @@ class Refined:
     u: Tensor
     iterations: Tensor
     residual_norm: Tensor
+
+
+def correct(
+    exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
+) -> Tensor:
+    """Newton steps on coefficients c (batch, n_modes), within the reduced basis.
+
+    The residual decides the accuracy: it is the full one in float64, of `exact`. The stiffness may
+    be rounded, of `reduced`.
+    """
+    representation = exact.representation
+    operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
+    vectors = representation.vectors[operators.free]
+    z64, fine = z.detach().double().cpu(), c.double().cpu()
+    for _ in range(n_steps):
+        r = operators.residual(representation.expand(fine, z64), z64) @ vectors
+        k = reduced.stiffness(fine.to(c), z.to(c)).double().cpu()
+        fine = fine - torch.linalg.solve(k, r[..., None])[..., 0]
+    return fine.to(c.device)
 
 
 def refine(

@@ -177,8 +177,16 @@ class Representation(nn.Module):
 
     def boundary_coordinates_of(self, u: Tensor) -> Tensor:
         """b of a solution, read from its boundary values, (batch, rank)."""
-        values = u[..., self.fixed] - self.basis[self.fixed, self.n_modes]
-        return values @ self.phi
+        return self._boundary_values(u) @ self.phi
+
+    def boundary_misfit(self, u: Tensor) -> Tensor:
+        """Boundary values of u less those of its b, (batch, n_fixed): zero for a solution."""
+        values = self._boundary_values(u)
+        return values - (values @ self.phi) @ self.phi.T
+
+    def _boundary_values(self, u: Tensor) -> Tensor:
+        """Boundary values of u less their mean, (batch, n_fixed)."""
+        return u[..., self.fixed] - self.basis[self.fixed, self.n_modes]
 
     def augment(self, c: Tensor, b: Tensor) -> Tensor:
         """(c, 1, b): what multiplies the columns of (V, L)."""

@@ -155,7 +155,7 @@ def surface(
         t[1:, turned] = t[:0:-1, turned]
     mesh = SurfaceMesh(np.ascontiguousarray(points.T), t)
     volume = (mesh.area_vectors * points[t[0]]).sum() / 3
-    if mesh.is_closed and volume < 0:
+    if (edges.count == 2).all() and volume < 0:
         return dataclasses.replace(mesh, t=np.ascontiguousarray(t[[0, 2, 1]]))
     return mesh
 
