@@ -6,6 +6,18 @@ alone. See `Problem`, `LatentVariableModel`, `train` and `validate`.
 
 from pddlvm import fem, links, supports
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
+from pddlvm.collocation.domain import Affine, Box, Face, Graded, Sinh, Stretch
+from pddlvm.collocation.likelihood import Causal
+from pddlvm.collocation.pointwise import Condition
+from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.collocation.reader import GridGaussian
+from pddlvm.collocation.sampling import (
+    AdaptivePoints,
+    LatinHypercube,
+    PointSampler,
+    Sobol,
+    UniformPoints,
+)
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.discretisation import Dirichlet
 from pddlvm.errors import (
@@ -20,7 +32,7 @@ from pddlvm.errors import (
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
 from pddlvm.laplace_beltrami import SurfaceField
-from pddlvm.model import LatentVariableModel
+from pddlvm.latent import LatentVariableModel
 from pddlvm.networks import NeuralGaussian
 from pddlvm.parameters import ParameterSpace
 from pddlvm.physics import Energy, Flux, Term
@@ -33,20 +45,30 @@ from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
 
 __all__ = [
+    "AdaptivePoints",
+    "Affine",
+    "Box",
+    "Causal",
     "Chebyshev",
     "ChebyshevBasis",
+    "CollocationProblem",
+    "Condition",
     "Constant",
     "ConvergenceError",
     "Dirichlet",
     "Energy",
     "EnergyModes",
     "EnergyNorm",
+    "Face",
     "Field",
     "Flux",
+    "Graded",
+    "GridGaussian",
     "InputError",
     "Isotropic",
     "KarhunenLoeve",
     "LatentVariableModel",
+    "LatinHypercube",
     "LogNormal",
     "Matern",
     "MeshError",
@@ -56,17 +78,22 @@ __all__ = [
     "Normal",
     "ParameterSpace",
     "Piecewise",
+    "PointSampler",
     "Prior",
     "Problem",
     "ProblemError",
     "ResidualEnriched",
     "RunFileError",
     "ShellStresses",
+    "Sinh",
+    "Sobol",
+    "Stretch",
     "SupportError",
     "SurfaceField",
     "Term",
     "TrainingResult",
     "Uniform",
+    "UniformPoints",
     "ValidationReport",
     "Whitened",
     "exponential",

@@ -16,7 +16,7 @@ from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
 from pddlvm.refinement import refine
 
 if TYPE_CHECKING:
-    from pddlvm.model import LatentVariableModel
+    from pddlvm.model import GalerkinModel
 
 __all__ = ["calibrate", "default_n_samples"]
 
@@ -31,7 +31,7 @@ def default_n_samples(n_dofs: int) -> int:
     return max(128, min(2048, 550_000 // n_dofs))
 
 
-def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Generator) -> None:
+def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator) -> None:
     """Fit all variance models; see the module's docstring."""
     if n_samples < _MIN_SAMPLES:
         raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
@@ -75,7 +75,7 @@ def calibrate(model: "LatentVariableModel", n_samples: int, generator: torch.Gen
 
 
 def _calibrate_inverse(
-    model: "LatentVariableModel",
+    model: "GalerkinModel",
     u: torch.Tensor,
     xi64: torch.Tensor,
     generator: torch.Generator,

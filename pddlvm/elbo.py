@@ -27,7 +27,15 @@ class AntitheticELBO(Trace_ELBO):
     """The negative ELBO of a model and a guide with sites `c`, `xi` and `residual`.
 
     `c` must be reparametrised, and both programs take the batch size as their first argument.
+
+    Args:
+        scored: sites that count, "c" for the forward map, "xi" for the inverse map, or both. In the
+            detached objective they do not share a parameter and can be trained apart.
     """
+
+    def __init__(self, scored: tuple[str, ...] = ("c", "xi")) -> None:
+        super().__init__()
+        self.scored = scored
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
@@ -52,6 +60,6 @@ class AntitheticELBO(Trace_ELBO):
         at_mean, plus, minus = at.split([batch, n, n])
         spread = 0.5 * (plus + minus) - at_mean[:n]
         likelihood = at_mean.sum() + batch / n * spread.sum()
-        sites = [guided.nodes[name] for name in ("c", "xi")]
+        sites = [guided.nodes[name] for name in self.scored]
         log_q = torch.stack([node["fn"].log_prob(node["value"]) for node in sites]).sum()
-        return log_q - likelihood - score(c, xi, "c", "xi").sum()
+        return log_q - likelihood - score(c, xi, *self.scored).sum()

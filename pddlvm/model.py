@@ -1,24 +1,16 @@
-"""The deep latent variable model: forward map, inverse map, and the likelihood that binds them.
+"""The latent variable model on a reduced finite element basis: u = V c + lift(z).
 
-    model:  u ~ improper uniform,   z ~ p(z | u) (inverse map),   residual r^ observed as 0
-    guide:  z ~ p(z) (prior),       u ~ q(u | z) (forward map)
-
-(Vadeboncoeur et al., arXiv 2208.04856, section 3.) u is represented by its coefficients c in a
-reduced basis, z by its standard coordinates xi. By default u is detached before it enters the
-inverse map: log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
+See `pddlvm.latent` for the probabilistic program.
 """
 
-from pathlib import Path
 from typing import Literal
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pddlvm.basis import Basis
-from pddlvm.covariances import Covariance, Likelihood, Scales, default_covariance
+from pddlvm.covariances import Covariance, Scales, default_covariance
+from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import InputError
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
@@ -26,26 +18,25 @@ from pddlvm.inversion import (
     Laplace,
     inverse_features,
 )
+from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
 from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
 from pddlvm.predictions import Forward, Inverse
 from pddlvm.problem import Problem
-from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, correct, refine
 from pddlvm.uncertainty import Uncertainty
 
-__all__ = ["LatentVariableModel"]
+__all__ = ["GalerkinModel"]
 
 Objective = Literal["detached", "coupled"]
 
-_KNOWN_FRACTION = 0.3
 _BOUNDARY_TOLERANCE = 1e-3
 
 
-class LatentVariableModel(nn.Module):
-    """Forward and inverse maps of a problem, with their uncertainty.
+class GalerkinModel(LatentVariableModel):
+    """Forward and inverse maps of a finite element problem, with their uncertainty.
 
     Args:
         problem: the parametric PDE.
@@ -62,7 +53,6 @@ class LatentVariableModel(nn.Module):
         dtype: of the maps; float32 by default.
     """
 
-    sigma_residual: Tensor
     reduced: ReducedModel
     forward_map: ForwardMap
     inverse_map: InverseMap
@@ -94,7 +84,6 @@ class LatentVariableModel(nn.Module):
         d, m = problem.n_parameters, self.reduced.n_modes
         rank = self.reduced.representation.n_lifts - 1
         n_features = m + 1 + rank
-        self.has_known = len(problem.prior.blocks) > 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             log_variance = 2 * torch.tensor(self.covariance.tolerance).log().item()
@@ -105,7 +94,9 @@ class LatentVariableModel(nn.Module):
             self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)
-            self.uncertainty = Uncertainty(problem, m, dtype)
+            self.uncertainty = Uncertainty(
+                problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype
+            )
         sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
         self.register_buffer("sigma_residual", sigma)
         self._fit_scales()
@@ -118,44 +109,33 @@ class LatentVariableModel(nn.Module):
         )
 
     @property
-    def is_calibrated(self) -> bool:
-        """Are the reported standard deviations fitted to errors?"""
-        return bool(self.uncertainty.is_calibrated)
+    def n_modes(self) -> int:  # noqa: D102
+        return self.reduced.n_modes
 
-    # --- the probabilistic program -------------------------------------------------------------
+    @property
+    def calibration_share(self) -> float:  # noqa: D102
+        return 0.1
 
-    def model(self, batch: int, generator: torch.Generator | None = None) -> None:
-        """u ~ improper uniform, z ~ inverse map, residual observed at zero."""
-        like = self.sigma_residual
-        with pyro.plate("draws", batch):
-            c = pyro.sample(
-                "c",
-                dist.ImproperUniform(
-                    constraints.real_vector, torch.Size([batch]), torch.Size([len(like)])
-                ),
-            )
-            read = c if self.objective == "coupled" else c.detach()
-            known = self.draw_known(batch, generator) if self.has_known else None
-            xi = pyro.sample("xi", InferredParameters(self, read, known))
-            pyro.sample("residual", ZeroResidual(self, c, xi), obs=c.new_zeros(batch))
+    @property
+    def batch_size(self) -> int:  # noqa: D102
+        return 256
 
-    def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
-        """z ~ prior, u ~ forward map."""
-        prior = StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
-        with pyro.plate("draws", batch):
-            xi = pyro.sample("xi", prior)
-            mean, log_variance = self.forward_map(xi)
-            pyro.sample(
-                "c", dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
-            )
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:
+        """Both maps at once, by the whole ELBO."""
+        elbo = AntitheticELBO()
 
-    def draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor:
-        """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""
-        blocks = self.problem.prior.blocks
-        fraction = _KNOWN_FRACTION if self.has_known else 0.0
-        draws = torch.rand(batch, len(blocks), generator=generator) < fraction
-        sizes = torch.tensor([block.size for block in blocks.values()])
-        return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
+        def loss(batch: int, generator: torch.Generator) -> Tensor:
+            total = elbo.differentiable_loss(self.model, self.guide, batch, generator)
+            return total / batch
+
+        return (Stage(1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
+
+    def read(  # noqa: D102
+        self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        b = self.reduced.representation.boundary_coordinates(z)
+        mean, log_variance = self.inverse_map(c, b, xi_known, known)
+        return mean, log_variance
 
     # --- using the maps ------------------------------------------------------------------------
 
@@ -193,7 +173,7 @@ class LatentVariableModel(nn.Module):
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
             var_c, var_rest = self._variances(flat, flat_z, c, log_variance, level)
-            return _unflatten(var_c, batch), _unflatten(var_rest, batch)
+            return unflatten(var_c, batch), unflatten(var_rest, batch)
 
         @torch.no_grad()
         def residual_norm() -> Tensor:
@@ -208,9 +188,9 @@ class LatentVariableModel(nn.Module):
             return found.residual_norm.reshape(batch).to(z)
 
         return Forward(
-            c=_unflatten(c.to(z), batch),
+            c=unflatten(c.to(z), batch),
             representation=self.reduced.representation,
-            _augmented=_unflatten(augmented, batch),
+            _augmented=unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,
             _dtype=z.dtype,
@@ -242,17 +222,13 @@ class LatentVariableModel(nn.Module):
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         batch = u.shape[:-1]
-        if z_known and not self.has_known:
-            raise InputError("z_known would leave nothing to infer: there is one block only")
-        xi_known, known = self.problem.prior.known(z_known or {}, batch, u)
+        xi_known, known = self.check_known(z_known, batch, u)
         flat = u.detach().reshape(-1, self.problem.n_dofs)
         self._check_boundary(flat)
         like = self.sigma_residual
         with torch.no_grad():
             mean, std = self._invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
-        unknown = 1 - known
-        mean, std = mean.to(u) * unknown + xi_known, std.to(u) * unknown
-        return Inverse(_unflatten(mean, batch), _unflatten(std, batch), self.problem.prior)
+        return known_inverse(mean.to(u), std.to(u), xi_known, known, batch, self.problem.prior)
 
     def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
         """Refine predictions to the finite element solution, without a new factorisation.
@@ -279,7 +255,7 @@ class LatentVariableModel(nn.Module):
         found = refine(self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance)
         batch = z.shape[:-1]
         return Refined(
-            _unflatten(found.u, batch),
+            unflatten(found.u, batch),
             found.iterations.reshape(batch),
             found.residual_norm.reshape(batch),
         )
@@ -300,18 +276,6 @@ class LatentVariableModel(nn.Module):
             n_samples = default_n_samples(self.problem.n_dofs)
         calibrate(self, n_samples, torch.Generator().manual_seed(seed))
 
-    def save(self, path: str | Path) -> None:
-        """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
-        from pddlvm.serialization import save
-
-        save(self, path)
-
-    def to_vtu(self, path: str | Path, z: Tensor) -> None:
-        """Write mean, standard deviation and parameter fields for one z to a VTU file."""
-        from pddlvm.output import write_vtu
-
-        write_vtu(self, path, z)
-
     # --- pieces shared with calibration --------------------------------------------------------
 
     @property
@@ -329,7 +293,7 @@ class LatentVariableModel(nn.Module):
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
-        self.likelihood: Likelihood = self.covariance.likelihood(self.reduced, scales)
+        self.likelihood = self.covariance.likelihood(self.reduced, scales)
 
     def log_sizes(self, c: Tensor, z: Tensor, xi: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """log of the expected |c|, and of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
@@ -390,8 +354,3 @@ class LatentVariableModel(nn.Module):
             features, base = inverse_features(mean, log_variance, laplace.misfit, known)
             level = 1
         return mean, self.uncertainty.inverse_std(features, base, known, level)
-
-
-def _unflatten(x: Tensor, batch: torch.Size) -> Tensor:
-    """(n_batch, n) -> (*batch, n), also for an empty batch."""
-    return x.reshape(*batch, x.shape[-1])

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NeuralGaussian"]
+from pddlvm.errors import RunFileError
+
+__all__ = ["NeuralGaussian", "rebuild_network", "sizes_of"]
 
 
 class NeuralGaussian(nn.Module):
@@ -45,3 +47,25 @@ class NeuralGaussian(nn.Module):
         """Mean and log variance, (batch, n_out) each."""
         mean, log_variance = self.head(self.body(x)).chunk(2, dim=-1)
         return mean, log_variance
+
+
+def sizes_of(network: nn.Module) -> dict[str, int] | None:
+    """Sizes of a `NeuralGaussian`; None for a user's own module."""
+    if not isinstance(network, NeuralGaussian):
+        return None
+    linear = [layer for layer in network.body if isinstance(layer, nn.Linear)]
+    return {
+        "n_in": linear[0].in_features,
+        "n_out": network.head.out_features // 2,
+        "width": linear[0].out_features,
+        "depth": len(linear),
+    }
+
+
+def rebuild_network(name: str, sizes: dict[str, int] | None, own: nn.Module | None) -> nn.Module:
+    """A network from its saved sizes, or the user's own."""
+    if own is not None:
+        return own
+    if sizes is None:
+        raise RunFileError(f"the model had a {name} network of its own: pass {name}_network")
+    return NeuralGaussian(**sizes)

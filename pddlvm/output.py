@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import meshio
 import numpy as np
@@ -10,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.collocation.model import CollocationModel
+from pddlvm.collocation.output import grid_mesh
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
+from pddlvm.latent import LatentVariableModel
+from pddlvm.model import GalerkinModel
+from pddlvm.problem import Problem
 from pddlvm.stresses import shell_stresses
-
-if TYPE_CHECKING:
-    from pddlvm.model import LatentVariableModel
-    from pddlvm.problem import Problem
 
 __all__ = ["write_vtu"]
 
@@ -31,9 +31,10 @@ _HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
 """VTK's order of the corners of scikit-fem's hexahedron."""
 
 
-def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None:
+def write_vtu(model: LatentVariableModel, path: str | Path, z: Tensor) -> None:
     """Write mean, std and parameter fields at one z: `u_mean`, `u_std`, and a field per name.
 
+    On the mesh, or on the grid of a problem in strong form.
     A shell has `displacement_mean`, `rotation_mean` and their stds, and the stresses of the mean.
 
     Args:
@@ -56,23 +57,11 @@ def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None
             f"z must be one parameter vector of {problem.n_parameters} values, got shape "
             f"{tuple(z.shape)}; write one file per vector"
         )
-    prediction = model.forward(z)
-    cell_data = {
-        name: [problem.parameter_field(z, name).double().cpu().numpy()]
-        for name in problem.random_fields
-    }
-    if isinstance(problem.space.mesh, SurfaceMesh):
-        stresses = vars(shell_stresses(problem, prediction.mean, z))
-        cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
-    mesh = meshio.Mesh(
-        points=_in_space(problem.space.mesh.p.T),
-        cells=[_cells(problem)],
-        point_data={
-            **_at_vertices(problem, prediction.mean, "mean"),
-            **_at_vertices(problem, prediction.std, "std"),
-        },
-        cell_data=cell_data,
-    )
+    if isinstance(model, CollocationModel):
+        mesh = grid_mesh(model, z)
+    else:
+        assert isinstance(model, GalerkinModel)
+        mesh = _element_mesh(model, z)
     temporary = path.with_name(f".{path.stem}.part.vtu")
     try:
         mesh.write(temporary)
@@ -82,7 +71,27 @@ def write_vtu(model: "LatentVariableModel", path: str | Path, z: Tensor) -> None
         raise
 
 
-def _cells(problem: "Problem") -> tuple[str, NDArray[np.int64]]:
+def _element_mesh(model: GalerkinModel, z: Tensor) -> meshio.Mesh:
+    problem, prediction = model.problem, model.forward(z)
+    cell_data = {
+        name: [problem.parameter_field(z, name).double().cpu().numpy()]
+        for name in problem.random_fields
+    }
+    if isinstance(problem.space.mesh, SurfaceMesh):
+        stresses = vars(shell_stresses(problem, prediction.mean, z))
+        cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
+    return meshio.Mesh(
+        points=_in_space(problem.space.mesh.p.T),
+        cells=[_cells(problem)],
+        point_data={
+            **_at_vertices(problem, prediction.mean, "mean"),
+            **_at_vertices(problem, prediction.std, "std"),
+        },
+        cell_data=cell_data,
+    )
+
+
+def _cells(problem: Problem) -> tuple[str, NDArray[np.int64]]:
     mesh = problem.space.mesh
     if isinstance(mesh, SurfaceMesh):
         return "triangle", np.ascontiguousarray(mesh.t.T)
@@ -91,7 +100,7 @@ def _cells(problem: "Problem") -> tuple[str, NDArray[np.int64]]:
     return kind, cells[:, _HEXAHEDRON] if kind == "hexahedron" else cells
 
 
-def _at_vertices(problem: "Problem", u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
+def _at_vertices(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
     values = u.detach().double().cpu()[torch.from_numpy(problem.space.vertex_dofs)].numpy()
     if isinstance(problem.space.mesh, SurfaceMesh):
         return {f"displacement_{what}": values[:, :3], f"rotation_{what}": values[:, 3:]}

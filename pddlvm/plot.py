@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.model import LatentVariableModel
+from pddlvm.latent import LatentVariableModel
 from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport

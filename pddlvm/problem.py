@@ -254,6 +254,10 @@ class Problem:
         values: Tensor = field(z.double().cpu()[..., self.prior.slices[name]]).to(z)
         return values
 
+    def inferred(self, z: Tensor) -> Tensor:
+        """What inverse errors are measured in: the first parameter field."""
+        return self.field_at_centroids(z, next(iter(self.random_fields)))
+
     def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
         """Return u, or raise an InputError that says what is wrong with it."""
         if not isinstance(u, Tensor) or not u.is_floating_point():

@@ -10,7 +10,7 @@ from torch import Tensor
 from pddlvm.parameters import ParameterSpace
 
 if TYPE_CHECKING:
-    from pddlvm.model import LatentVariableModel
+    from pddlvm.latent import LatentVariableModel
 
 __all__ = ["InferredParameters", "StandardPrior", "ZeroResidual"]
 
@@ -50,7 +50,7 @@ class ZeroResidual(TorchDistribution):
 
 
 class InferredParameters(TorchDistribution):
-    """p(xi | u) for coefficients c; the boundary values of u are read off the value of xi.
+    """p(xi | u) for coefficients c; what else u depends on is read off the value of xi.
 
     Parameters marked in `known` are given to the map, and only the others are scored.
     """
@@ -63,10 +63,9 @@ class InferredParameters(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
         z = self._maps.problem.prior.unstandardise(value)
-        b = self._maps.reduced.representation.boundary_coordinates(z)
         known = self._known
         xi_known = None if known is None else value * known
-        mean, log_variance = self._maps.inverse_map(self._c, b, xi_known, known)
+        mean, log_variance = self._maps.read(self._c, z, xi_known, known)
         density = dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).log_prob(value)
         result: Tensor = (density if known is None else density * (1 - known)).sum(-1)
         return result

@@ -10,18 +10,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import InputError, NonFiniteError
-from pddlvm.model import LatentVariableModel
+from pddlvm.latent import LatentVariableModel, Stage
 
 __all__ = ["TrainingResult", "train"]
 
-_CALIBRATION_SHARE = 0.1
+_LEAST_SHARE = 0.5
 _LAST_RATE = 1e-3
 _SNAPSHOT_STEPS = 200
 _N_WATCHED = 64
@@ -34,7 +34,7 @@ class TrainingResult:
 
     Attributes:
         history: one row per record: step, seconds, elbo (mean over a few fixed prior draws, up to
-            a constant).
+            a constant; of the part that the stage of the training is about).
         n_steps: optimiser steps.
         seconds: wall-clock time of the whole call.
         device: where it ran.
@@ -51,7 +51,7 @@ def train(
     *,
     max_seconds: float | None = None,
     max_steps: int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     learning_rates: tuple[float, float] = (0.02, 2e-3),
     device: str | torch.device = "auto",
     seed: int | None = None,
@@ -62,10 +62,10 @@ def train(
 
     Args:
         model: the model, changed in place. Call again to train on: the schedule starts anew.
-        max_seconds: wall-clock limit; a tenth of it is kept for the calibration, which takes some
+        max_seconds: wall-clock limit; a part of it is kept for the calibration, which takes some
             seconds, however, and so may end later where the limit is short.
         max_steps: limit on the optimiser steps; runs are repeatable when it is the only limit.
-        batch_size: prior draws per step.
+        batch_size: prior draws per step; by default what suits the model.
         learning_rates: initial rates of Muon and of Adam.
         device: "auto" takes a CUDA device where there is one; or any torch device.
         seed: of the draws; by default the model's.
@@ -82,23 +82,31 @@ def train(
     for name, limit in (("max_seconds", max_seconds), ("max_steps", max_steps)):
         if limit is not None and not limit > 0:
             raise InputError(f"{name} must be positive, got {limit}")
+    batch_size = model.batch_size if batch_size is None else batch_size
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     where = _device(device)
     model.to(where)
     seconds = math.inf if max_seconds is None else max_seconds
     if calibrate:
-        seconds *= 1 - _CALIBRATION_SHARE
+        seconds *= 1 - model.calibration_share
     steps = math.inf if max_steps is None else max_steps
 
     def fraction(step: int) -> float:
-        return min(1.0, max(step / steps, (time.perf_counter() - start) / seconds))
+        return max(step / steps, (time.perf_counter() - start) / seconds)
 
     seed = model.seed if seed is None else seed
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        history = _optimise(model, fraction, batch_size, learning_rates, generator, progress)
+        history: list[dict[str, float]] = []
+        with tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar:
+            end = 0.0
+            for stage in model.stages(calibrate):
+                stage.prepare()
+                end += stage.share
+                loop = _Loop(model, stage, end, batch_size, learning_rates)
+                loop.run(fraction, generator, history, bar)
         for row in history:
             row["seconds"] -= start
         if calibrate:
@@ -106,67 +114,70 @@ def train(
     return TrainingResult(int(history[-1]["step"]), time.perf_counter() - start, where, history)
 
 
-def _optimise(
-    model: LatentVariableModel,
-    fraction: Callable[[int], float],
-    batch_size: int,
-    learning_rates: tuple[float, float],
-    generator: torch.Generator,
-    progress: bool,
-) -> list[dict[str, float]]:
-    elbo = AntitheticELBO()
-    networks = (model.forward_map, model.inverse_map)
-    optimizers = _optimizers(networks, learning_rates)
-    parameters = [p for network in networks for p in network.parameters()]
-    history: list[dict[str, float]] = []
-    good = _state(networks)
-    step, done = 0, 0.0
-    bar = tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR)
-    while done < 1 or step == 0:
-        rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
-        for optimizer, initial in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = initial * rate
-            optimizer.zero_grad(set_to_none=True)
-        loss = elbo.differentiable_loss(model.model, model.guide, batch_size, generator)
-        loss = loss / batch_size
-        loss.backward()
-        recorded = step % _RECORD_STEPS == 0
-        if recorded:
-            value = float(loss.detach())
-            if not math.isfinite(value) or not _finite_gradients(parameters):
-                _restore(networks, good)
-                raise NonFiniteError(_diagnose(model, value, step, parameters))
-            if step % _SNAPSHOT_STEPS == 0:
-                good = _state(networks)
-            history.append(_record(elbo, model, step))
-            bar.n = round(100 * done)
-            bar.set_postfix(step=step, elbo=f"{history[-1]['elbo']:.6g}")
-        for optimizer, _ in optimizers:
-            optimizer.step()
-        step += 1
-        done = fraction(step)
-    bar.n = 100
-    bar.close()
-    if not all(torch.isfinite(p).all() for p in parameters):
-        _restore(networks, good)
-        raise NonFiniteError(_diagnose(model, math.nan, step, parameters))
-    history.append(_record(elbo, model, step))
-    return history
+@dataclass(frozen=True)
+class _Loop:
+    """One stage of the training, until `end` of the whole."""
+
+    model: LatentVariableModel
+    stage: Stage
+    end: float
+    batch_size: int
+    learning_rates: tuple[float, float]
+
+    def run(
+        self,
+        fraction: Callable[[int], float],
+        generator: torch.Generator,
+        history: list[dict[str, float]],
+        bar: "tqdm[NoReturn]",
+    ) -> None:
+        """Optimise; rows are added to the history."""
+        stage, networks = self.stage, self.stage.networks
+        optimizers = _optimizers(networks, self.learning_rates)
+        parameters = [p for network in networks for p in network.parameters()]
+        good = _state(networks)
+        step, done = int(history[-1]["step"]) if history else 0, 0.0
+        first, begin = step, fraction(step)
+        # What prepares a stage takes time; a part of its share is left to it in any case.
+        end = max(self.end, begin + _LEAST_SHARE * stage.share)
+        while done < 1 or step == first:
+            rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+            for optimizer, initial in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = initial * rate
+                optimizer.zero_grad(set_to_none=True)
+            loss = stage.loss(self.batch_size, generator)
+            loss.backward()
+            if (step - first) % _RECORD_STEPS == 0:
+                value = float(loss.detach())
+                if not math.isfinite(value) or not _finite_gradients(parameters):
+                    _restore(networks, good)
+                    raise NonFiniteError(_diagnose(self.model, value, step, parameters))
+                if (step - first) % _SNAPSHOT_STEPS == 0:
+                    good = _state(networks)
+                history.append(_record(self.model, stage, step))
+                bar.n = round(100 * min(1.0, begin + (end - begin) * done))
+                bar.set_postfix(step=step, elbo=f"{history[-1]['elbo']:.6g}")
+            for optimizer, _ in optimizers:
+                optimizer.step()
+            step += 1
+            done = min(1.0, (fraction(step) - begin) / (end - begin))
+        bar.n = round(100 * min(1.0, end))
+        bar.refresh()
+        if not all(torch.isfinite(p).all() for p in parameters):
+            _restore(networks, good)
+            raise NonFiniteError(_diagnose(self.model, math.nan, step, parameters))
+        history.append(_record(self.model, stage, step))
 
 
-def _record(elbo: AntitheticELBO, model: LatentVariableModel, step: int) -> dict[str, float]:
+def _record(model: LatentVariableModel, stage: Stage, step: int) -> dict[str, float]:
     """The ELBO on the same few draws each time: otherwise min Pi(z) of the draws would hide it."""
     where = model.sigma_residual.device
     generator = torch.Generator().manual_seed(_WATCHED_SEED)
     with torch.no_grad(), torch.random.fork_rng([where] if where.type == "cuda" else []):
         torch.manual_seed(_WATCHED_SEED)
-        loss = elbo.differentiable_loss(model.model, model.guide, _N_WATCHED, generator)
-    return {
-        "step": step,
-        "seconds": time.perf_counter(),
-        "elbo": -float(loss) / _N_WATCHED,
-    }
+        loss = stage.loss(_N_WATCHED, generator)
+    return {"step": step, "seconds": time.perf_counter(), "elbo": -float(loss)}
 
 
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
@@ -218,16 +229,10 @@ def _diagnose(
     model: LatentVariableModel, loss: float, step: int, parameters: list[nn.Parameter]
 ) -> str:
     """Which term is not finite, evaluated at the last good state."""
-    names = []
     with torch.no_grad():
         xi = model.problem.prior.sample_standard((64,)).to(model.sigma_residual)
-        mean, log_variance = model.forward_map(xi)
-        z = model.problem.prior.unstandardise(xi)
-        terms = {
-            "the forward map": mean + log_variance,
-            "the residual likelihood": model.likelihood(mean, z, xi),
-        }
-        names = [name for name, value in terms.items() if not torch.isfinite(value).all()]
+        parts = model.finite_parts(xi)
+        names = [name for name, value in parts.items() if not torch.isfinite(value).all()]
     where = " and ".join(names) or "a gradient or the inverse map"
     return (
         f"training stopped at step {step}: loss {loss}, {where} not finite. The model keeps its "

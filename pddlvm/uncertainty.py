@@ -11,11 +11,13 @@ where V^T r is round-off and left out.
 from collections.abc import Iterable
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.calibration import VarianceModel
-from pddlvm.problem import Problem
+from pddlvm.parameters import ParameterSpace
 
 __all__ = ["Uncertainty"]
 
@@ -26,8 +28,10 @@ class Uncertainty(nn.Module):
     """Variance models and factors; all that `calibrate` fits.
 
     Args:
-        problem: for sizes and blocks.
+        prior: for the blocks of z.
         n_modes: length of c.
+        n_dofs: length of u.
+        fixed_dofs: entries of u that have no spread.
         dtype: of everything.
     """
 
@@ -39,21 +43,27 @@ class Uncertainty(nn.Module):
     rest: VarianceModel
     xi: list[VarianceModel]
 
-    def __init__(self, problem: Problem, n_modes: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        prior: ParameterSpace,
+        n_modes: int,
+        n_dofs: int,
+        fixed_dofs: NDArray[np.int64],
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__()
-        d = problem.n_parameters
-        self.n_dofs = problem.n_dofs
+        d = prior.size
         self.c = _pair(VarianceModel(d + 1, n_modes) for _ in range(2))
-        self.rest = VarianceModel(d, problem.n_dofs)
+        self.rest = VarianceModel(d, n_dofs)
         self.xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
         self.register_buffer("is_calibrated", torch.tensor(False))
         self.register_buffer("factor_u", torch.ones(2))
         # One for each set of known blocks, so long as there are few.
-        n_patterns = 2 ** len(problem.prior.blocks)
+        n_patterns = 2 ** len(prior.blocks)
         n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
         self.register_buffer("factor_xi", torch.ones(2, n_patterns))
-        self.register_buffer("fixed", torch.from_numpy(problem.fixed_dofs))
-        self.starts = [part.start for part in problem.prior.slices.values()]
+        self.register_buffer("fixed", torch.from_numpy(fixed_dofs))
+        self.starts = [part.start for part in prior.slices.values()]
         self.to(dtype)
 
     def forward_features(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.errors import InputError
-from pddlvm.model import LatentVariableModel
+from pddlvm.latent import LatentVariableModel
 
 __all__ = ["ValidationReport", "validate"]
 
@@ -24,11 +24,11 @@ class ValidationReport:
     """How good both maps are.
 
     Attributes:
-        mnse_u: mean of |u_fem - mean|^2 / |u_fem|^2.
+        mnse_u: mean of |u - mean|^2 / |u|^2, u the reference solution.
         relative_l2: mean of its square root.
         relative_l2_corrected: the same after one reduced correction.
-        mnse_z: mean square relative error of the first parameter field (of z where the field is
-            one number), the inverse map given the finite element solution.
+        mnse_z: mean square relative error of the first parameter field (of z in strong form where
+            that field is one number), the inverse map given the reference solution.
         coverage_u, coverage_z: fraction of true values inside mean +- 2 std; 0.954 is right.
         std_ratio: mean std over root mean square error of one sample, median over the samples.
         std_ratio_pooled: the same over all samples and nodes together. A few hard samples dominate
@@ -131,9 +131,7 @@ def validate(
 
 
 def _mnse_z(model: LatentVariableModel, z: Tensor, found: Tensor) -> float:
-    problem = model.problem
-    name = next(iter(problem.random_fields))
-    true, mean = problem.field_at_centroids(z, name), problem.field_at_centroids(found, name)
+    true, mean = model.problem.inferred(z), model.problem.inferred(found)
     return float(((true - mean).norm(dim=1) / true.norm(dim=1)).square().mean())
 
 

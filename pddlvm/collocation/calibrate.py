@@ -1,0 +1,135 @@
+"""Calibration of a collocation model on fresh prior draws: one linearised solve per draw.
+
+The error e of a mean solves  sum_a dr/du_a D_a e = -r(mean)  up to second order. Its principal
+components relative to the residual of each draw become the error modes E,
+
+    u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
+
+whose variances are fitted to a part of the draws, and one factor to the rest. A corrected mean has
+a smaller rho, and is trusted accordingly. The inverse map is then given fields with such errors,
+which are what a user will give it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pddlvm.calibration import coverage_factor
+from pddlvm.collocation import chebyshev
+from pddlvm.errors import InputError
+from pddlvm.inversion import inverse_features
+
+if TYPE_CHECKING:
+    from pddlvm.collocation.model import CollocationModel
+
+__all__ = ["N_CALIBRATION", "References", "calibrate_forward", "calibrate_inverse"]
+
+N_CALIBRATION = 96
+_SEED = 1
+
+_MIN_SAMPLES = 32
+_HELD_OUT = 0.25
+_N_INVERSE = 1024
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class References:
+    """Solutions that the calibration of the forward map found, for that of the inverse map.
+
+    Attributes:
+        drawn_with: number of draws and seed.
+        xi: (n_samples, d).
+        u: on the grid, (n_samples, n_dofs).
+    """
+
+    drawn_with: tuple[int, int]
+    xi: Tensor
+    u: Tensor
+
+
+def calibrate_forward(
+    model: "CollocationModel", n_samples: int = N_CALIBRATION, seed: int = _SEED
+) -> None:
+    """Fit the error modes and their variances; see the module's docstring."""
+    if n_samples < _MIN_SAMPLES:
+        raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
+    generator = torch.Generator().manual_seed(seed)
+    like, uncertainty = model.sigma_residual, model.uncertainty
+    z64 = model.problem.prior.sample((n_samples,), generator=generator)
+    z = z64.to(like)
+    xi = model.problem.prior.standardise(z)
+    with torch.no_grad():
+        c, _ = model.forward_map(xi)
+        jet = model.mean_jet(c, z64)
+        e = model.newton.error(jet, z64)
+        size = model.log_residual(c, z)
+    n = n_samples - int(_HELD_OUT * n_samples)
+    rho = size.exp().double().cpu()
+    modes = torch.linalg.svd(e[:n] / rho[:n], full_matrices=False).Vh[: model.n_error_modes]
+    model.error_modes.copy_(modes.T)
+    part = (e @ modes.T).to(like)
+    rest = (e - part.double().cpu() @ modes).to(like)
+    none = torch.zeros_like(size)
+    features, base = uncertainty.forward_features(xi, size, none)
+    uncertainty.c[0].fit(features[:n], base[:n], part[:n], generator)
+    uncertainty.rest.fit(xi[:n], 2 * size[:n], rest[:n], generator)
+    uncertainty.is_calibrated.fill_(True)
+    uncertainty.factor_u.fill_(1)
+    with torch.no_grad():
+        var_c, var_rest = uncertainty.forward_variances(xi[n:], size[n:], none[n:], 0)
+        std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
+        std = model.interpolate(std, z[n:], None, chebyshev.hats)
+    scores = model.newton.to_grid(e[n:], z64[n:]).to(like) / std.clamp(min=1e-30)
+    free = torch.from_numpy(model.problem.free_dofs)
+    uncertainty.factor_u[0] = coverage_factor(scores[:, free])
+    with torch.no_grad():
+        u = model.on_grid(c, z) + model.newton.to_grid(e, z64).to(like)
+    model.references = References((n_samples, seed), xi, u)
+
+
+def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
+    """Fit the variances of the inverse map on fields that differ from the mean by its errors."""
+    generator = torch.Generator().manual_seed(seed)
+    like, prior = model.sigma_residual, model.problem.prior
+    xi = prior.sample_standard((_N_INVERSE,), generator=generator).to(like)
+    z = prior.unstandardise(xi)
+    known = model.draw_known(len(xi), generator)
+    found: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad(), torch.random.fork_rng(_devices(like)):
+        torch.manual_seed(seed)
+        for start in range(0, len(xi), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            u = model.sample_fields(xi[rows], z[rows])
+            found.append(model.infer(u, xi[rows] * known[rows], known[rows]))
+    mean, log_variance = (torch.cat(parts) for parts in zip(*found, strict=True))
+    features, base = inverse_features(mean, log_variance, None, known)
+    unknown = known == 0
+    variance = model.uncertainty.xi[0]
+    variance.fit(features, base, mean - xi, generator, counts=unknown.to(xi))
+    # The factors come from the corrected solutions, each with every set of known blocks.
+    assert model.references is not None
+    references = model.references
+    for pattern, known in enumerate(_patterns(model, len(references.xi))):
+        with torch.no_grad():
+            mean, log_variance = model.infer(references.u, references.xi * known, known)
+            features, base = inverse_features(mean, log_variance, None, known)
+            std = (0.5 * variance(features, base)).exp()
+        scores = ((mean - references.xi) / std)[known == 0]
+        if len(scores):
+            model.uncertainty.factor_xi[0, pattern] = coverage_factor(scores)
+
+
+def _patterns(model: "CollocationModel", n: int) -> list[Tensor]:
+    """Masks (n, d) of all sets of known blocks, in the order of `Uncertainty.known_pattern`."""
+    sizes = [block.size for block in model.problem.prior.blocks.values()]
+    n_patterns = model.uncertainty.factor_xi.shape[1]
+    bits = [[(k >> i) & 1 for i in range(len(sizes))] for k in range(n_patterns)]
+    found = torch.tensor(bits).repeat_interleave(torch.tensor(sizes), dim=1)
+    return list(found.to(model.sigma_residual)[:, None, :].expand(-1, n, -1))
+
+
+def _devices(like: Tensor) -> list[torch.device]:
+    return [like.device] if like.device.type == "cuda" else []

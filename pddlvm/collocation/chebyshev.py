@@ -1,0 +1,88 @@
+"""Chebyshev points of [-1, 1]: differentiation and interpolation (Trefethen, 2000, chapters 5, 6).
+
+s_j = -cos(pi j / n),   p(s) = sum_j w_j f_j / (s - s_j) / sum_j w_j / (s - s_j),   j = 0 ... n
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["at_points", "barycentric", "derivative", "hats", "nodes", "tensor_product"]
+
+
+def nodes(n: int) -> Tensor:
+    """n Chebyshev points with both ends, increasing, (n,), float64."""
+    s = -torch.cos(torch.pi * torch.arange(n, dtype=torch.float64) / (n - 1))
+    return 0.5 * (s - s.flip(0))
+
+
+def _weights(n: int) -> Tensor:
+    w = (-1.0) ** torch.arange(n, dtype=torch.float64)
+    w[0], w[-1] = 0.5 * w[0], 0.5 * w[-1]
+    return w
+
+
+def derivative(n: int) -> Tensor:
+    """D with D f = f' at the nodes, exact for polynomials of degree n - 1, (n, n)."""
+    s, w = nodes(n), _weights(n)
+    difference = s[:, None] - s + torch.eye(n, dtype=torch.float64)
+    d = (w / w[:, None]) / difference
+    d.fill_diagonal_(0.0)
+    # The rows sum to zero: more accurate than the formula of the diagonal.
+    d.diagonal().copy_(-d.sum(1))
+    return d
+
+
+def barycentric(s: Tensor, n: int) -> Tensor:
+    """Matrix from values at the n nodes to values at s, (..., n_points, n); dtype of s."""
+    at, w = nodes(n).to(s.device), _weights(n).to(s.device)
+    difference = s.double()[..., None] - at
+    hit = difference.abs() < 1e-14
+    terms = w / torch.where(hit, 1.0, difference)
+    matrix = terms / terms.sum(-1, keepdim=True)
+    return torch.where(hit.any(-1, keepdim=True), hit.to(matrix), matrix).to(s)
+
+
+def hats(s: Tensor, n: int) -> Tensor:
+    """The same for piecewise linear interpolation, which keeps what is positive positive."""
+    at = nodes(n).to(s.device)
+    x = s.double().clamp(-1, 1)
+    left = (torch.searchsorted(at, x.contiguous(), right=True) - 1).clamp(0, n - 2)
+    weight = (x - at[left]) / (at[left + 1] - at[left])
+    matrix = torch.zeros(*x.shape, n, dtype=x.dtype, device=s.device)
+    matrix.scatter_(-1, left[..., None], (1 - weight)[..., None])
+    matrix.scatter_(-1, left[..., None] + 1, weight[..., None])
+    return matrix.to(s)
+
+
+def tensor_product(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Apply one matrix along each axis: (batch, n_1, ..., n_k) -> (batch, m_1, ..., m_k).
+
+    Args:
+        values: at the nodes.
+        matrices: (m_i, n_i), or (batch, m_i, n_i) where they differ between samples.
+    """
+    for axis, matrix in enumerate(matrices, start=1):
+        moved = values.movedim(axis, -1)
+        if matrix.ndim == 3:
+            between = [1] * (moved.ndim - 3)
+            matrix = matrix.reshape(len(matrix), *between, *matrix.shape[-2:])
+        values = (moved @ matrix.mT).movedim(-1, axis)
+    return values
+
+
+def at_points(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """The same at scattered points: (batch, n_1, ..., n_k) -> (batch, n_points).
+
+    Args:
+        values: at the nodes.
+        matrices: (n_points, n_i), or (batch, n_points, n_i).
+    """
+    first, *others = (m if m.ndim == 3 else m[None] for m in matrices)
+    # (batch, n_points, n_2 ... n_k): then one axis less with each row of a point.
+    found = (first @ values.flatten(2)).unflatten(-1, values.shape[2:] or (1,))
+    for matrix in others:
+        rows = matrix.reshape(*matrix.shape, *[1] * (found.ndim - 3))
+        found = (rows * found).sum(2)
+    return found.reshape(*found.shape[:2])

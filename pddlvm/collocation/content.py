@@ -1,0 +1,77 @@
+"""What a saved `CollocationModel` consists of, and how it is put together again."""
+
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from pddlvm.collocation.likelihood import Causal
+from pddlvm.collocation.model import CollocationModel
+from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.collocation.reader import PrincipalGaussian
+from pddlvm.collocation.sampling import (
+    AdaptivePoints,
+    LatinHypercube,
+    PointSampler,
+    Sobol,
+    UniformPoints,
+)
+from pddlvm.errors import RunFileError
+from pddlvm.networks import rebuild_network, sizes_of
+
+__all__ = ["content_of", "rebuild"]
+
+_SAMPLERS: dict[str, type[PointSampler]] = {
+    kind.__name__: kind for kind in (AdaptivePoints, LatinHypercube, Sobol, UniformPoints)
+}
+
+
+def content_of(model: CollocationModel) -> dict[str, Any]:
+    """All but the state: what the constructor needs."""
+    causal = model.zero_residual.causal
+    return {
+        "points": _describe(model.points),
+        "tolerance": model.tolerance,
+        "causal": None if causal is None else asdict(causal),
+        "n_functions": model.n_modes,
+        "forward": sizes_of(model.forward_map.network),
+        "has_own_inverse": not isinstance(model.inverse_map.network, PrincipalGaussian),
+    }
+
+
+def rebuild(
+    content: dict[str, Any],
+    problem: CollocationProblem,
+    forward_network: nn.Module | None,
+    inverse_network: nn.Module | None,
+) -> CollocationModel:
+    """The model of a content; its state is still to be loaded."""
+    if content["has_own_inverse"] and inverse_network is None:
+        raise RunFileError("the model had an inverse network of its own: pass inverse_network")
+    causal = content["causal"]
+    return CollocationModel(
+        problem,
+        points=_sampler(content["points"]),
+        tolerance=content["tolerance"],
+        causal=None if causal is None else Causal(**causal),
+        n_functions=content["n_functions"],
+        forward_network=rebuild_network("forward", content["forward"], forward_network),
+        inverse_network=inverse_network,
+        seed=content["seed"],
+        dtype=cast(torch.dtype, getattr(torch, content["dtype"])),
+    )
+
+
+def _describe(points: PointSampler) -> dict[str, Any]:
+    values: dict[str, Any] = {k: getattr(points, k) for k in points.__dataclass_fields__}
+    if isinstance(points, AdaptivePoints):
+        values["base"] = _describe(points.base)
+    return {"kind": type(points).__name__, **values}
+
+
+def _sampler(saved: dict[str, Any]) -> PointSampler:
+    values = {k: v for k, v in saved.items() if k != "kind"}
+    if "base" in values:
+        values["base"] = _sampler(values["base"])
+    return _SAMPLERS[saved["kind"]](**values)

@@ -1,0 +1,194 @@
+"""Boxes of named coordinates, and the reference coordinates that every computation lives on.
+
+    x_i = X_i(s_i; z),   s_i in [-1, 1],   i = 1 ... k
+
+A stretch X may depend on z: where a layer becomes thinner with a parameter, the reference
+coordinate that follows it makes all solutions look alike, and few functions of s represent them.
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+__all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
+
+Values = Mapping[str, Tensor]
+Placed = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Face:
+    """The part of the boundary of a box where one coordinate is at its start or end."""
+
+    coordinate: str
+    is_end: bool
+
+    def __str__(self) -> str:
+        return f"{'end' if self.is_end else 'start'} of {self.coordinate}"
+
+
+class Box:
+    """A product of named intervals, `Box(x=(0.0, 1.0), t=(0.0, 2.0))`."""
+
+    def __init__(self, **intervals: tuple[float, float]) -> None:
+        if not intervals:
+            raise InputError("a box needs at least one coordinate: Box(x=(0.0, 1.0))")
+        for name, (low, high) in intervals.items():
+            if not -math.inf < low < high < math.inf:
+                raise InputError(f"{name} needs finite low < high, got ({low}, {high})")
+        self.intervals = {k: (float(low), float(high)) for k, (low, high) in intervals.items()}
+
+    def __repr__(self) -> str:
+        return f"Box({', '.join(f'{k}=({a:g}, {b:g})' for k, (a, b) in self.intervals.items())})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates."""
+        return tuple(self.intervals)
+
+    def start(self, name: str) -> Face:
+        """The face where a coordinate is smallest: for the time, where the initial values are."""
+        return self._face(name, False)
+
+    def end(self, name: str) -> Face:
+        """The face where a coordinate is largest."""
+        return self._face(name, True)
+
+    def _face(self, name: str, is_end: bool) -> Face:
+        if name not in self.intervals:
+            raise InputError(f"no coordinate {name!r}; there are {list(self.intervals)}")
+        return Face(name, is_end)
+
+    def check(self, points: Tensor) -> Tensor:
+        """Return points (..., k), or raise an InputError that names what lies outside."""
+        k = len(self.intervals)
+        if not isinstance(points, Tensor) or not points.is_floating_point():
+            raise InputError("points must be a floating-point torch tensor")
+        if points.ndim == 0 or points.shape[-1] != k:
+            raise InputError(
+                f"points must end in the {k} coordinates {', '.join(self.names)}, got shape "
+                f"{tuple(points.shape)}"
+            )
+        for i, (name, (low, high)) in enumerate(self.intervals.items()):
+            x = points[..., i]
+            slack = 1e-6 * (high - low)
+            outside = ~((x >= low - slack) & (x <= high + slack))
+            if outside.any():
+                raise InputError(
+                    f"{name} = {x[outside][0].item():g} is outside the domain [{low:g}, {high:g}]"
+                )
+        return points
+
+
+class Stretch(ABC):
+    """The map between one coordinate and its reference coordinate, both ways, elementwise."""
+
+    @abstractmethod
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:
+        """x, X' > 0 and X'' at s in [-1, 1], given the values of the parameters."""
+
+    @abstractmethod
+    def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:
+        """s of x, the inverse of `place`."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """Names of the parameters that it depends on."""
+
+
+@dataclass(frozen=True)
+class Affine(Stretch):
+    """x = middle + half length * s."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # noqa: D102
+        return ()
+
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
+        low, high = interval
+        half = 0.5 * (high - low)
+        return 0.5 * (low + high) + half * s, s.new_full((), half), s.new_zeros(())
+
+    def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:  # noqa: D102
+        low, high = interval
+        return (x - 0.5 * (low + high)) / (0.5 * (high - low))
+
+
+@dataclass(frozen=True)
+class Graded(Stretch):
+    """x = low + length (q^2 + a q) / (1 + a), q = (1 + s) / 2: fine at the start.
+
+    For solutions that change fast after the start, as where initial and boundary values do not fit
+    together.
+
+    Attributes:
+        a: > 0; dx/ds at the start is a / (2 + a) of that at the end.
+    """
+
+    a: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.a > 0:
+            raise InputError(f"Graded needs a > 0, got {self.a}")
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # noqa: D102
+        return ()
+
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
+        low, high = interval
+        q, scale = 0.5 * (1 + s), (high - low) / (1 + self.a)
+        return (
+            low + scale * (q * q + self.a * q),
+            0.5 * scale * (2 * q + self.a),
+            torch.full_like(s, 0.5 * scale),
+        )
+
+    def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:  # noqa: D102
+        low, high = interval
+        y = (1 + self.a) * (x - low) / (high - low)
+        # The larger root of q^2 + a q = y, without cancellation.
+        q = 2 * y / (self.a + torch.sqrt(self.a**2 + 4 * y))
+        return 2 * q - 1
+
+
+@dataclass(frozen=True)
+class Sinh(Stretch):
+    """x = centre + width sinh(a + b s): fine around the centre at the scale `width`.
+
+    Attributes:
+        centre: of the layer.
+        width: function of parameters, which are its arguments by name, to a positive tensor.
+    """
+
+    centre: float
+    width: Callable[..., Tensor]
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # noqa: D102
+        return tuple(inspect.signature(self.width).parameters)
+
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
+        width, a, b = self._constants(interval, values)
+        high, low = (width * e for e in (torch.exp(a + b * s), torch.exp(-a - b * s)))
+        from_centre = 0.5 * (high - low)
+        return self.centre + from_centre, 0.5 * b * (high + low), b**2 * from_centre
+
+    def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:  # noqa: D102
+        width, a, b = self._constants(interval, values)
+        return (torch.asinh((x - self.centre) / width) - a) / b
+
+    def _constants(
+        self, interval: tuple[float, float], values: Values
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        width = self.width(**{name: values[name] for name in self.reads})
+        low, high = (torch.asinh((end - self.centre) / width) for end in interval)
+        return width, 0.5 * (low + high), 0.5 * (high - low)

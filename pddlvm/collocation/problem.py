@@ -1,0 +1,451 @@
+"""A parametric PDE in strong form: r(u, u_x, u_t, u_xx, ..., x, t; z) = 0 in a box, with p(z).
+
+    u(x; z) = lift(x; z) + F(s) n(s),    x = X(s; z),   F = prod of (1 +- s_i) over the hard faces
+
+On hard faces u equals the lift whatever n is; on the others conditions are rows of the residual.
+Along a coordinate that is `odd`, n is even in s and F odd, so that u is odd where the lift is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.collocation.domain import Affine, Box, Face, Stretch
+from pddlvm.collocation.jets import Jet, chain, closure, partials, product
+from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
+from pddlvm.errors import InputError, ProblemError
+from pddlvm.fields import Field
+from pddlvm.parameters import Block, ParameterSpace, kind_of
+
+__all__ = ["CollocationProblem"]
+
+Reference = Callable[[Tensor], Tensor]
+
+_N_CHECKED = 64
+_DEFAULT_NODES = {1: (64,), 2: (64, 20), 3: (14, 14, 8)}
+
+
+class CollocationProblem:
+    """A parametric PDE in strong form on a box, without a mesh. Immutable.
+
+    Args:
+        name: for messages, plots and saved runs.
+        box: the domain; a time is a coordinate like the others.
+        residual: function of u, its derivatives, coordinates and fields, by name.
+        fields: name -> field (with parameters and prior) or number (known).
+        lift: function of coordinates and fields that has the values of the hard conditions.
+        hard: faces on which u equals the lift by construction.
+        conditions: initial and boundary conditions that hold up to a tolerance.
+        odd: coordinates in which every solution is odd; the box and the lift must be.
+        stretch: coordinate -> map from its reference coordinate, default `Affine()`.
+        along: name of a field that varies in space -> its coordinate.
+        residual_scale: function like `residual`, positive: where it is large the residual may be.
+            u and its derivatives in it are not differentiated.
+        grid: points along each coordinate on which solutions are compared and given to the
+            inverse map.
+        nodes: Chebyshev nodes along each coordinate, for errors and for fast evaluation on grids.
+        reference: z (n, d) float64 -> solutions on the grid, (n, n_dofs), for validation only;
+            by default Newton's method on the nodes.
+
+    Raises:
+        ProblemError: a missing condition, an unknown argument, a residual that cannot be evaluated.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        box: Box,
+        residual: Callable[..., Tensor],
+        fields: Mapping[str, Field | float],
+        *,
+        lift: Callable[..., Tensor] | None = None,
+        hard: Sequence[Face] = (),
+        conditions: Sequence[Condition] = (),
+        odd: Sequence[str] = (),
+        stretch: Mapping[str, Stretch] | None = None,
+        along: Mapping[str, str] | None = None,
+        residual_scale: Callable[..., Tensor] | None = None,
+        grid: tuple[int, ...] | None = None,
+        nodes: tuple[int, ...] | None = None,
+        reference: Reference | None = None,
+    ) -> None:
+        self.name = name
+        self.box = box
+        self.fields = dict(fields)
+        self.random_fields = {k: f for k, f in fields.items() if isinstance(f, Field)}
+        self.prior = ParameterSpace(
+            {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
+        )
+        k = len(box.names)
+        self.residual_function = PointFunction(residual, box, fields)
+        self.scale_function = PointFunction(residual_scale or _one, box, fields)
+        self.lift_function = PointFunction(lift or _zero, box, fields)
+        self.hard = tuple(dict.fromkeys(hard))
+        self.conditions = tuple(conditions)
+        self.condition_functions = tuple(PointFunction(c.function, box, fields) for c in conditions)
+        self.odd = tuple(odd)
+        self.stretch = {c: Affine() for c in box.names} | dict(stretch or {})
+        self.grid = tuple(grid or (64,) * k)
+        self.nodes = tuple(nodes or _DEFAULT_NODES.get(k, (6,) * k))
+        self._along, self._reference = dict(along or {}), reference
+        self._values = FieldValues(self.fields, self._along, box)
+        functions = [self.residual_function, self.scale_function, *self.condition_functions]
+        self.indices = closure(i for f in functions for i in f.derivatives.values())
+        self._check_shapes()
+        self._check_conditions()
+        self._check_physics()
+
+    # --- what users ask for --------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return (
+            f"CollocationProblem({self.name!r}, {self.box!r}, grid {self.grid}, "
+            f"{self.n_parameters} parameters: {self.prior!r})"
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """d, the length of z."""
+        return self.prior.size
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """One name per parameter."""
+        return self.prior.names
+
+    @property
+    def n_dofs(self) -> int:
+        """Number of grid points."""
+        return int(np.prod(self.grid))
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, ...]:
+        """The grid along each coordinate, float64."""
+        return tuple(
+            torch.linspace(*interval, n, dtype=torch.float64)
+            for interval, n in zip(self.box.intervals.values(), self.grid, strict=True)
+        )
+
+    @cached_property
+    def grid_points(self) -> Tensor:
+        """The grid, (n_dofs, k), float64; the last coordinate runs fastest."""
+        return torch.stack([a.flatten() for a in torch.meshgrid(*self.axes, indexing="ij")], -1)
+
+    @cached_property
+    def fixed_dofs(self) -> NDArray[np.int64]:
+        """Grid points on hard faces."""
+        return self.is_hard(self.grid_points).nonzero()[:, 0].numpy()
+
+    @cached_property
+    def free_dofs(self) -> NDArray[np.int64]:
+        """Grid points that are not on hard faces."""
+        return np.setdiff1d(np.arange(self.n_dofs), self.fixed_dofs)
+
+    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "CollocationProblem":
+        """The same problem with its fields defined by saved tensors (see `Field.state`)."""
+        fields: dict[str, Field | float] = {
+            k: f.with_state(states.get(k, {})) if isinstance(f, Field) else f
+            for k, f in self.fields.items()
+        }
+        return CollocationProblem(
+            self.name,
+            self.box,
+            self.residual_function.function,
+            fields,
+            lift=self.lift_function.function,
+            hard=self.hard,
+            conditions=self.conditions,
+            odd=self.odd,
+            stretch=self.stretch,
+            along=self._along,
+            residual_scale=self.scale_function.function,
+            grid=self.grid,
+            nodes=self.nodes,
+            reference=self._reference,
+        )
+
+    def solve(self, z: Tensor) -> Tensor:
+        """Reference solutions on the grid, (..., d) -> (..., n_dofs), float64 on the CPU.
+
+        Raises:
+            InputError, SupportError: z is not a parameter vector of the prior.
+            ConvergenceError: Newton's method failed.
+        """
+        z = self.prior.check(z)
+        flat = z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters)
+        if self._reference is not None:
+            u = self._reference(flat)
+        else:
+            from pddlvm.collocation.newton import SpaceTimeNewton
+
+            u = SpaceTimeNewton(self).solve(flat)
+        return u.reshape(*z.shape[:-1], self.n_dofs)
+
+    def residual(self, u: Callable[..., Tensor], z: Tensor, points: Tensor) -> Tensor:
+        """r of any smooth function u(x, t, ...), by automatic differentiation.
+
+        Args:
+            u: elementwise torch function of the coordinates.
+            z: (..., d).
+            points: (n_points, k), in the box.
+
+        Returns:
+            (..., n_points), in the dtype of z.
+        """
+        z = self.prior.check(z)
+        x = self.box.check(points).to(z).unbind(-1)
+        flat = z.reshape(-1, self.n_parameters)
+        jet = {i: v.expand(len(flat), -1) for i, v in partials(u, x, self.indices).items()}
+        r = self.residual_function(jet, self.values(flat, x))
+        return r.expand(len(flat), -1).reshape(*z.shape[:-1], -1)
+
+    def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
+        """A field along its coordinate, (..., n_grid); a constant one has n_grid = 1."""
+        z = self.prior.check(z)
+        return self.field_at_centroids(z, name or next(iter(self.random_fields)))
+
+    def field_at_centroids(self, z: Tensor, name: str) -> Tensor:
+        """`parameter_field` without checking the support of z."""
+        if name not in self.random_fields:
+            raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")
+        flat = z.reshape(-1, self.n_parameters)
+        x = {} if name not in self._along else self._coordinates(name, z)
+        return self._values(flat, x)[name].reshape(*z.shape[:-1], -1)
+
+    def inferred(self, z: Tensor) -> Tensor:
+        """What inverse errors are measured in: the first field if it varies, else all of z."""
+        first = next(iter(self.random_fields))
+        return self.field_at_centroids(z, first) if first in self._along else z
+
+    def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
+        """Return u, or raise an InputError that says what is wrong with it."""
+        if not isinstance(u, Tensor) or not u.is_floating_point():
+            raise InputError(f"{name} must be a floating-point torch tensor, got {kind_of(u)}")
+        if u.ndim == 0 or u.shape[-1] != self.n_dofs:
+            raise InputError(
+                f"{name} must have the {self.n_dofs} values on the grid {self.grid} on its last "
+                f"axis, got shape {tuple(u.shape)}"
+            )
+        if not torch.isfinite(u).all():
+            raise InputError(f"{name} has values that are not finite (NaN or infinity)")
+        return u
+
+    def is_hard(self, points: Tensor) -> Tensor:
+        """Are the points (n_points, k) on hard faces? (n_points,)."""
+        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for face in self.hard:
+            low, high = self.box.intervals[face.coordinate]
+            x = points[:, self.box.names.index(face.coordinate)]
+            found |= (x - (high if face.is_end else low)).abs() <= 1e-6 * (high - low)
+        return found
+
+    # --- geometry and jets, for the model ------------------------------------------------------
+
+    def values(self, z: Tensor, x: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Coordinates and fields by name, for z (n_samples, d) at x."""
+        at = dict(zip(self.box.names, x, strict=True))
+        return at | self._values(z, at)
+
+    def place(self, s: Sequence[Tensor], z: Tensor) -> tuple[list[Tensor], ...]:
+        """x, X' and X'' of each coordinate at s, (n_points,) or (n_samples, n_points) each."""
+        values = self._values(z, {})
+        placed = [
+            self.stretch[c].place(at, self.box.intervals[c], values)
+            for c, at in zip(self.box.names, s, strict=True)
+        ]
+        return tuple(list(part) for part in zip(*placed, strict=True))
+
+    def locate(self, x: Sequence[Tensor], z: Tensor) -> list[Tensor]:
+        """s of x, (n_points,) or (n_samples, n_points) each."""
+        values = self._values(z, {})
+        return [
+            self.stretch[c].locate(at, self.box.intervals[c], values).clamp(-1, 1)
+            for c, at in zip(self.box.names, x, strict=True)
+        ]
+
+    def features(self, s: Sequence[Tensor]) -> Jet:
+        """What the trunk reads at s, and its derivatives along s, (n_points, k) each."""
+        one, zero = torch.ones_like(s[0]), torch.zeros_like(s[0])
+        found = {}
+        for index in self.indices:
+            columns = []
+            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True)):
+                # s, or 2 s^2 - 1 where solutions are odd.
+                odd = c in self.odd
+                derivatives = (2 * at * at - 1, 4 * at, 4 * one) if odd else (at, one, zero)
+                depends = index.count(i) == len(index)
+                columns.append(derivatives[len(index)] if depends else zero)
+            found[index] = torch.stack(columns, dim=-1)
+        return found
+
+    def factor(self, s: Sequence[Tensor]) -> Jet:
+        """F, zero on the hard faces, and its derivatives along s, (n_points,) each."""
+        zero = torch.zeros_like(s[0])
+        found: Jet = {index: zero for index in self.indices} | {(): torch.ones_like(s[0])}
+        signs = [(f.coordinate, 1.0, -1.0 if f.is_end else 1.0) for f in self.hard]
+        for c, constant, sign in [*signs, *((c, 0.0, 1.0) for c in self.odd)]:
+            i = self.box.names.index(c)
+            linear = dict.fromkeys(self.indices, zero) | {(): constant + sign * s[i]}
+            if (i,) in linear:
+                linear[(i,)] = sign * torch.ones_like(zero)
+            found = product(linear, found)
+        return found
+
+    def lift(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
+        """The lift at x, broadcastable to (n_samples, n_points)."""
+        values = self._values(z, {}) | dict(zip(self.box.names, x, strict=True))
+        return self.lift_function({}, values)
+
+    def lift_jet(self, z: Tensor, x: Sequence[Tensor]) -> Jet:
+        """The lift and its derivatives along x, each broadcastable to (n_samples, n_points)."""
+        constants = self._values(z, {})
+
+        def lift(*at: Tensor) -> Tensor:
+            values = constants | dict(zip(self.box.names, at, strict=True))
+            u = self.lift_function({}, values)
+            shape = torch.broadcast_shapes(u.shape, *(c.shape for c in at))
+            return u.expand(shape)
+
+        return partials(lift, x, self.indices)
+
+    def assemble(
+        self, n: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor], z: Tensor
+    ) -> tuple[Jet, dict[str, Tensor]]:
+        """Jet of u along x and the values there, from the jet of F n along s.
+
+        Args:
+            n: jet of F n, (n_samples, n_points) each.
+            s: reference coordinates, (n_points,) each.
+            z: (n_samples, d).
+        """
+        x, first, second = self.place(s, z)
+        jet = chain(n, first, second)
+        lift = self.lift_jet(z, x)
+        return {i: v + lift[i] for i, v in jet.items()}, self.values(z, x)
+
+    def weighted(self, phi: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor]) -> Jet:
+        """Jet of F phi along s, from that of phi, (n_points, m) each."""
+        return product({i: f[..., None] for i, f in self.factor(s).items()}, phi)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what a saved model depends on: name, domain, conditions, parameters, grid."""
+        content = (
+            self.name, self.box, self.prior, self.grid, self.nodes, self.hard, self.odd,
+            [(c.face, c.tolerance) for c in self.conditions], self.indices,
+        )  # fmt: skip
+        return sha256(repr(content).encode()).hexdigest()
+
+    @cached_property
+    def probe(self) -> float:
+        """Size of residuals, lift and conditions of one function at the centre of the prior."""
+        z = self.prior.unstandardise(torch.zeros(1, self.n_parameters, dtype=torch.float64))
+        s = torch.linspace(-0.9, 0.8, _N_CHECKED, dtype=torch.float64)
+        points = [torch.cos((i + 1) * s) for i in range(len(self.box.names))]
+        wave = partials(lambda *at: torch.stack([c.sin() for c in at]).sum(0), points, self.indices)
+        jet, values = self.assemble({i: w[None] for i, w in wave.items()}, points, z)
+        functions = (self.residual_function, self.scale_function, *self.condition_functions)
+        parts = [f(jet, values).square().mean() for f in functions]
+        return float(torch.stack([*parts, jet[()].square().mean()]).sqrt().sum())
+
+    # --- checks --------------------------------------------------------------------------------
+
+    def _coordinates(self, name: str, like: Tensor) -> dict[str, Tensor]:
+        c = self._along[name]
+        return {c: self.axes[self.box.names.index(c)].to(like)}
+
+    def _check_shapes(self) -> None:
+        k = len(self.box.names)
+        for what, sizes, least in (("grid", self.grid, 2), ("nodes", self.nodes, 4)):
+            if len(sizes) != k or min(sizes) < least:
+                raise ProblemError(
+                    f"{what} must give at least {least} points along each of "
+                    f"{', '.join(self.box.names)}, got {sizes}"
+                )
+        unknown = {*self.odd, *self.stretch} - set(self.box.names)
+        if unknown:
+            raise ProblemError(f"no coordinates {sorted(unknown)}; there are {self.box.names}")
+
+    def _check_conditions(self) -> None:
+        held = {*self.hard, *(c.face for c in self.conditions)}
+        for i, c in enumerate(self.box.names):
+            order = max(
+                (j.count(i) for j in self.residual_function.derivatives.values()), default=0
+            )
+            start, end = self.box.start(c), self.box.end(c)
+            missing = [f for f in (start, end) if f not in held]
+            if order == 1 and len(missing) == 2:
+                raise ProblemError(
+                    f"problem {self.name!r} has a first derivative along {c} and no condition at "
+                    f"its start or end: an initial condition is missing. Add box.start({c!r}) to "
+                    "`hard`, or a Condition there"
+                )
+            if order == 2 and missing:
+                raise ProblemError(
+                    f"problem {self.name!r} has second derivatives along {c} and no condition at "
+                    f"the {' and the '.join(map(str, missing))}: add the face to `hard`, or a "
+                    "Condition there"
+                )
+
+    def _check_physics(self) -> None:
+        """Evaluate everything at a few points, so that a mistake is named at once."""
+        generator = torch.Generator().manual_seed(0)
+        k = len(self.box.names)
+        s = (2 * torch.rand(_N_CHECKED, k, generator=generator, dtype=torch.float64) - 1).unbind(-1)
+        z = self.prior.sample((4,), generator=generator)
+        name = self.residual_function.name
+        try:
+            zero = {i: torch.zeros(4, _N_CHECKED, dtype=torch.float64) for i in self.indices}
+            jet, values = self.assemble(zero, s, z)
+            r = self.residual_function(jet, values)
+            for f in (self.scale_function, *self.condition_functions):
+                f(jet, values)
+        except Exception as error:
+            raise ProblemError(
+                f"problem {self.name!r} cannot be evaluated ({type(error).__name__}: {error}). "
+                "Its functions must be elementwise torch functions of their arguments"
+            ) from error
+        sizes = r.shape[-2:]
+        if r.ndim > 2 or any(
+            n not in (1, m) for n, m in zip(sizes[::-1], (_N_CHECKED, 4), strict=False)
+        ):
+            raise ProblemError(f"{name!r} returns shape {tuple(r.shape)}; it must be elementwise")
+        self.check_finite(r, values, z, name)
+        self._check_odd(s, z)
+
+    def check_finite(self, r: Tensor, values: Mapping[str, Tensor], z: Tensor, name: str) -> None:
+        """Raise a ProblemError that names the point and z where r is not finite."""
+        bad = ~torch.isfinite(r).expand(len(z), -1)
+        if bad.any():
+            i, j = (int(v) for v in bad.nonzero()[0])
+            at = {c: values[c].expand(bad.shape)[i, j].item() for c in self.box.names}
+            point = ", ".join(f"{c} = {v:g}" for c, v in at.items())
+            raise ProblemError(
+                f"{name!r} of problem {self.name!r} is not finite at {point} for z = "
+                f"{[round(v, 4) for v in z[i].tolist()]}"
+            )
+
+    def _check_odd(self, s: Sequence[Tensor], z: Tensor) -> None:
+        for c in self.odd:
+            i = self.box.names.index(c)
+            mirrored = [-at if j == i else at for j, at in enumerate(s)]
+            x, back = self.place(s, z)[0], self.place(mirrored, z)[0]
+            u, v = self.lift_jet(z, x)[()], self.lift_jet(z, back)[()]
+            if not (torch.allclose(x[i], -back[i]) and torch.allclose(u, -v)):
+                raise ProblemError(
+                    f"problem {self.name!r} is not odd in {c}: its interval must be symmetric "
+                    "about 0, and the lift odd"
+                )
+
+
+def _zero() -> Tensor:
+    return torch.zeros(())
+
+
+def _one() -> Tensor:
+    return torch.ones(())

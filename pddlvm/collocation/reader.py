@@ -1,0 +1,120 @@
+"""Inverse maps that read solutions on the grid.
+
+`PrincipalGaussian`, the default, reads principal components of u over the prior, each scaled to
+one: parameters that u hardly shows are then as visible to the network as the others. `GridGaussian`
+is a small convolutional network, the paper's choice.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.networks import NeuralGaussian
+
+__all__ = ["GridGaussian", "InverseField", "PrincipalGaussian"]
+
+_CHANNELS = (16, 32, 32)
+_FLOOR = 1e-3
+
+
+class GridGaussian(nn.Module):
+    """Strided convolutions on u of a grid, then a head for mean and log variance.
+
+    Any module with the same call may take its place: forward(u: (batch, *grid), extra: (batch,
+    n_extra)) returns a pair of (batch, n_out) tensors.
+
+    Args:
+        grid: points along each coordinate, of one to three.
+        n_extra: further inputs: known parameters and which ones are known.
+        n_out: length of the mean.
+    """
+
+    def __init__(self, grid: tuple[int, ...], n_extra: int, n_out: int) -> None:
+        super().__init__()
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid) - 1]
+        layers: list[nn.Module] = []
+        channels = 1
+        for n, stride in zip(_CHANNELS, (4, 2, 2), strict=True):
+            layers += [kind(channels, n, stride + 1, stride, padding=1), nn.SiLU()]
+            channels = n
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            n_features = self.body(torch.zeros(1, 1, *grid)).shape[1]
+        self.head = nn.Sequential(
+            nn.Linear(n_features + n_extra, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
+            nn.Linear(64, 2 * n_out),
+        )  # fmt: skip
+
+    def forward(self, u: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, (batch, n_out) each."""
+        features = torch.cat([self.body(u[:, None]), extra], dim=-1)
+        mean, log_variance = self.head(features).chunk(2, dim=-1)
+        return mean, log_variance
+
+
+class PrincipalGaussian(nn.Module):
+    """A perceptron on scaled principal components of u.
+
+    Args:
+        grid: points along each coordinate.
+        n_extra: further inputs: known parameters and which ones are known.
+        n_out: length of the mean.
+        n_components: principal components that are read.
+    """
+
+    components: Tensor
+
+    def __init__(
+        self, grid: tuple[int, ...], n_extra: int, n_out: int, n_components: int = 24
+    ) -> None:
+        super().__init__()
+        self.register_buffer("components", torch.zeros(math.prod(grid), n_components))
+        self.network = NeuralGaussian(n_components + n_extra, n_out, width=128, depth=3)
+
+    def fit(self, u: Tensor) -> None:
+        """Take the components from centred fields, (n_samples, n_dofs)."""
+        n = self.components.shape[1]
+        _, sizes, rows = torch.linalg.svd(u.double(), full_matrices=False)
+        # What varies less than the errors of the forward map would only show these.
+        scales = (sizes / len(u) ** 0.5).clamp(min=float(_FLOOR * sizes[0]) / len(u) ** 0.5)
+        found = (rows / scales[:, None])[:n].T
+        self.components.zero_()
+        self.components[:, : found.shape[1]] = found.to(self.components)
+
+    def forward(self, u: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, (batch, n_out) each, of u (batch, *grid)."""
+        features = torch.cat([u.flatten(1) @ self.components, extra], dim=-1)
+        mean, log_variance = self.network(features)
+        return mean, log_variance
+
+
+class InverseField(nn.Module):
+    """p(xi | u on the grid): a network of u, centred and scaled point by point."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.grid = grid
+        n = math.prod(grid)
+        self.register_buffer("centre", torch.zeros(n))
+        self.register_buffer("scale", torch.ones(n))
+
+    def fit_scaling(self, u: Tensor) -> None:
+        """Centre and scale with some solutions, (n_samples, n_dofs)."""
+        self.centre = u.mean(0).to(self.centre)
+        # One scale for all points: where u hardly varies there is little to read.
+        self.scale = (
+            u.std(0).square().mean().sqrt().clamp(min=1e-12).expand_as(self.scale).to(self.scale)
+        )
+        if isinstance(self.network, PrincipalGaussian):
+            self.network.fit((u - self.centre) / self.scale)
+
+    def forward(self, u: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of xi, (batch, d) each; u is (batch, n_dofs)."""
+        scaled = (u - self.centre) / self.scale
+        mean, log_variance = self.network(scaled.reshape(-1, *self.grid), extra)
+        return mean, log_variance

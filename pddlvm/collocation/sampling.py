@@ -1,0 +1,103 @@
+"""Where the residual is taken: points of the reference box [-1, 1]^k, new ones at each step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import qmc
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+__all__ = ["AdaptivePoints", "LatinHypercube", "PointSampler", "Sobol", "UniformPoints"]
+
+Score = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class PointSampler(ABC):
+    """Draws collocation points.
+
+    Attributes:
+        n_points: per step, at least 1.
+    """
+
+    n_points: int = 256
+
+    def __post_init__(self) -> None:
+        if self.n_points < 1:
+            raise InputError(f"a sampler needs at least one point, got {self.n_points}")
+
+    @abstractmethod
+    def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:
+        """n points, (n, k), float64 in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class UniformPoints(PointSampler):
+    """Independent and uniform."""
+
+    def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+        return 2 * torch.rand(n, k, generator=generator, dtype=torch.float64) - 1
+
+
+@dataclass(frozen=True)
+class LatinHypercube(PointSampler):
+    """One point in each of n slices of each coordinate."""
+
+    def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+        slices = torch.stack([torch.randperm(n, generator=generator) for _ in range(k)], dim=1)
+        within = torch.rand(n, k, generator=generator, dtype=torch.float64)
+        return 2 * (slices + within) / n - 1
+
+
+@dataclass(frozen=True)
+class Sobol(PointSampler):
+    """Scrambled Sobol points, scrambled anew at each draw."""
+
+    def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        engine = qmc.Sobol(k, scramble=True, rng=seed)
+        # A power of two is balanced; the first n points of it are nearly so.
+        points = engine.random_base2(max(0, (n - 1).bit_length()))[:n]
+        return 2 * torch.from_numpy(points) - 1
+
+
+@dataclass(frozen=True)
+class AdaptivePoints(PointSampler):
+    """A share of the points where the residual is large (Wu et al., 2023, RAD).
+
+        density ~ 1 + |r| / mean |r|,   estimated at candidates every few steps
+
+    Attributes:
+        n_points: per step.
+        base: draws the other points and the candidates.
+        share: of the adaptive points.
+        every: steps between two estimates.
+        n_candidates: points at which the residual is looked at.
+    """
+
+    base: PointSampler = UniformPoints()
+    share: float = 0.5
+    every: int = 100
+    n_candidates: int = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share <= 1 or self.every < 1 or self.n_candidates < 1:
+            raise InputError(
+                f"AdaptivePoints needs 0 < share <= 1, every >= 1 and candidates, got {self}"
+            )
+
+    def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+        return self.base.draw(n, k, generator)
+
+    def draw_from(
+        self, candidates: Tensor, residual: Tensor, n: int, generator: torch.Generator
+    ) -> Tensor:
+        """n of the candidates (n_candidates, k), by their mean |residual| (n_candidates,)."""
+        density = 1 + residual / residual.mean().clamp(min=torch.finfo(residual.dtype).tiny)
+        return candidates[
+            torch.multinomial(density.cpu(), n, replacement=True, generator=generator)
+        ]

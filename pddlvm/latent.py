@@ -1,0 +1,217 @@
+"""The deep latent variable model: forward map, inverse map, and the likelihood that binds them.
+
+    model:  u ~ improper uniform,   z ~ p(z | u) (inverse map),   residual r^ observed as 0
+    guide:  z ~ p(z) (prior),       u ~ q(u | z) (forward map)
+
+(Vadeboncoeur et al., arXiv 2208.04856, section 3.) u is represented by its coefficients c in a
+basis, z by its standard coordinates xi. By default u is detached before it enters the inverse map:
+log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
+
+What the basis is depends on the problem: a reduced finite element basis for a `Problem`
+(`GalerkinModel`), learnt functions of space and time for a `CollocationProblem`
+(`CollocationModel`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pddlvm.errors import InputError
+from pddlvm.predictions import Inverse
+from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
+from pddlvm.uncertainty import Uncertainty
+
+if TYPE_CHECKING:
+    from pddlvm.collocation.predictions import FieldForward
+    from pddlvm.predictions import Forward
+
+__all__ = ["LatentVariableModel", "Stage", "known_inverse", "unflatten"]
+
+_KNOWN_FRACTION = 0.3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        share: of the training time.
+        networks: what it trains.
+        loss: batch size, generator -> the negative ELBO per draw, or a part of it.
+        prepare: called once before its first step.
+    """
+
+    share: float
+    networks: tuple[nn.Module, ...]
+    loss: Callable[[int, torch.Generator], Tensor]
+    prepare: Callable[[], None]
+
+
+class LatentVariableModel(nn.Module, ABC):
+    """Forward and inverse maps of a problem, with their uncertainty.
+
+    `LatentVariableModel(problem, ...)` makes the model that fits the problem: a `GalerkinModel` for
+    a `Problem`, a `CollocationModel` for a `CollocationProblem`; see there for the arguments.
+    """
+
+    problem: Any
+    objective: str
+    seed: int
+    sigma_residual: Tensor
+    forward_map: nn.Module
+    inverse_map: nn.Module
+    uncertainty: Uncertainty
+    likelihood: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(c, z, xi) -> log p(r^ = 0 | c, z) up to a constant, (batch,)."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":
+        """The final class that fits the problem, as `pathlib.Path` does for paths."""
+        if cls is not LatentVariableModel:
+            return super().__new__(cls)
+        from pddlvm.collocation.model import CollocationModel
+        from pddlvm.collocation.problem import CollocationProblem
+        from pddlvm.model import GalerkinModel
+
+        problem = options.get("problem", arguments[0] if arguments else None)
+        in_strong_form = isinstance(problem, CollocationProblem)
+        return super().__new__(CollocationModel if in_strong_form else GalerkinModel)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Are the reported standard deviations fitted to errors?"""
+        return bool(self.uncertainty.is_calibrated)
+
+    @property
+    def has_known(self) -> bool:
+        """Can some blocks of z be known to the inverse map, and others not?"""
+        return len(self.problem.prior.blocks) > 1
+
+    # --- the probabilistic program -------------------------------------------------------------
+
+    def model(self, batch: int, generator: torch.Generator | None = None) -> None:
+        """u ~ improper uniform, z ~ inverse map, residual observed at zero."""
+        like = self.sigma_residual
+        with pyro.plate("draws", batch):
+            c = pyro.sample(
+                "c",
+                dist.ImproperUniform(
+                    constraints.real_vector, torch.Size([batch]), torch.Size([self.n_modes])
+                ),
+            )
+            read = c if self.objective == "coupled" else c.detach()
+            known = self.draw_known(batch, generator) if self.has_known else None
+            xi = pyro.sample("xi", InferredParameters(self, read, known))
+            pyro.sample("residual", ZeroResidual(self, c, xi), obs=like.new_zeros(batch))
+
+    def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
+        """z ~ prior, u ~ forward map."""
+        prior = StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
+        with pyro.plate("draws", batch):
+            xi = pyro.sample("xi", prior)
+            mean, log_variance = self.forward_map(xi)
+            pyro.sample(
+                "c", dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
+            )
+
+    def draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""
+        blocks = self.problem.prior.blocks
+        fraction = _KNOWN_FRACTION if self.has_known else 0.0
+        draws = torch.rand(batch, len(blocks), generator=generator) < fraction
+        sizes = torch.tensor([block.size for block in blocks.values()])
+        return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
+
+    # --- what the two kinds of model supply ----------------------------------------------------
+
+    @property
+    @abstractmethod
+    def n_modes(self) -> int:
+        """Length of c."""
+
+    @property
+    @abstractmethod
+    def calibration_share(self) -> float:
+        """Part of the training time that is kept for the calibration at the end."""
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Prior draws per training step, unless told otherwise."""
+
+    @abstractmethod
+    def read(
+        self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The inverse map: mean and log variance of xi, from the u of coefficients c at z."""
+
+    @abstractmethod
+    def forward(self, z: Tensor, corrections: int = 0) -> "Forward | FieldForward":
+        """Predict solutions, with uncertainty."""
+
+    @abstractmethod
+    def inverse(self, u: Tensor, z_known: dict[str, Tensor] | None = None) -> Inverse:
+        """Infer parameters from full, noise-free solutions, with uncertainty."""
+
+    @abstractmethod
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:
+        """The parts of the training, in their order; does a calibration follow?"""
+
+    @abstractmethod
+    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
+        """Fit the reported standard deviations to the errors of both maps on fresh draws."""
+
+    # --- using it ------------------------------------------------------------------------------
+
+    def check_known(
+        self, z_known: dict[str, Tensor] | None, batch: torch.Size, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Standard coordinates of known blocks and their mask, (n_batch, d) each."""
+        if z_known and not self.has_known:
+            raise InputError("z_known would leave nothing to infer: there is one block only")
+        return self.problem.prior.known(z_known or {}, batch, like)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
+        from pddlvm.serialization import save
+
+        save(self, path)
+
+    def after_loading(self) -> None:
+        """Bring up to date what is not in the state."""
+
+    def to_vtu(self, path: str | Path, z: Tensor) -> None:
+        """Write mean, standard deviation and parameter fields for one z to a VTU file."""
+        from pddlvm.output import write_vtu
+
+        write_vtu(self, path, z)
+
+    def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:
+        """Parts of the objective by name, evaluated at xi: to say which one is not finite."""
+        mean, log_variance = self.forward_map(xi)
+        z = self.problem.prior.unstandardise(xi)
+        return {
+            "the forward map": mean + log_variance,
+            "the residual likelihood": self.likelihood(mean, z, xi),
+        }
+
+
+def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
+    """(n_batch, n) -> (*batch, n), also for an empty batch."""
+    return x.reshape(*batch, x.shape[-1])
+
+
+def known_inverse(
+    mean: Tensor, std: Tensor, xi_known: Tensor, known: Tensor, batch: torch.Size, prior: Any
+) -> Inverse:
+    """An `Inverse` with the known parameters in place, without spread."""
+    unknown = 1 - known
+    mean, std = mean * unknown + xi_known, std * unknown
+    return Inverse(unflatten(mean, batch), unflatten(std, batch), prior)

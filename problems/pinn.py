@@ -1,0 +1,131 @@
+"""Time-dependent nonlinear problems in strong form, for maps that need no mesh.
+
+    heat               u_t = (1 / gamma) ((kappa u + 1 / kappa) u_x)_x      (0, 2 pi) x (0, 2)
+    Burgers            u_t + u u_x = nu u_xx                                (-1, 1) x (0, 1)
+    reaction-diffusion u_t = D u_xx + rate u^2 + f(x; z)                    (0, 1) x (0, 1)
+
+The first is the case of Vadeboncoeur et al., arXiv 2208.04856, section 4. References come from
+`problems.method_of_lines` and are used for validation only.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+import pddlvm
+from pddlvm import fem
+from problems import method_of_lines
+
+__all__ = ["make_burgers", "make_heat", "make_reaction_diffusion"]
+
+
+def heat(u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
+    """Residual of the nonlinear heat equation."""
+    return u_t - ((kappa * u + 1 / kappa) * u_xx + kappa * u_x**2) / gamma
+
+
+def make_heat(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
+    """Conductivity kappa u + 1 / kappa and capacity gamma, both U[1, 5].
+
+    u = 1 + sin x at the start, u = 1 at both ends.
+
+    Args:
+        grid: points in x and t on which solutions are compared and inverted.
+    """
+    box = pddlvm.Box(x=(0.0, 2 * math.pi), t=(0.0, 2.0))
+    return pddlvm.CollocationProblem(
+        "nonlinear heat",
+        box,
+        heat,
+        fields={
+            "gamma": pddlvm.Constant(pddlvm.Uniform(1.0, 5.0)),
+            "kappa": pddlvm.Constant(pddlvm.Uniform(1.0, 5.0)),
+        },
+        lift=lambda x: 1 + torch.sin(x),
+        hard=[box.start("t"), box.start("x"), box.end("x")],
+        stretch={"t": pddlvm.Graded()},
+        grid=grid,
+        reference=lambda z: method_of_lines.heat(z, *_axes(box, grid)),
+    )
+
+
+def burgers(u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, log_viscosity: Tensor) -> Tensor:
+    """Residual of the viscous Burgers equation."""
+    return u_t + u * u_x - torch.exp(log_viscosity) * u_xx
+
+
+def steepness(u_x: Tensor) -> Tensor:
+    """Where the solution is steep the residual may be larger: sqrt(1 + u_x^2 / 10)."""
+    return torch.sqrt(1 + 0.1 * u_x**2)
+
+
+def make_burgers(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
+    """Viscosity log-uniform in [0.01 / pi, 0.1]; u = -sin(pi x) at the start, 0 at both ends.
+
+    The reference coordinate follows the layer at x = 0, whose width is some 4 nu.
+
+    Args:
+        grid: points in x and t on which solutions are compared and inverted.
+    """
+    box = pddlvm.Box(x=(-1.0, 1.0), t=(0.0, 1.0))
+    return pddlvm.CollocationProblem(
+        "Burgers",
+        box,
+        burgers,
+        fields={
+            "log_viscosity": pddlvm.Constant(
+                pddlvm.Uniform(math.log(0.01 / math.pi), math.log(0.1))
+            )
+        },
+        lift=lambda x: -torch.sin(math.pi * x),
+        hard=[box.start("t"), box.start("x"), box.end("x")],
+        odd=["x"],
+        stretch={"x": pddlvm.Sinh(0.0, lambda log_viscosity: 4 * torch.exp(log_viscosity))},
+        residual_scale=steepness,
+        grid=grid,
+        nodes=(48, 24),
+        reference=lambda z: method_of_lines.burgers(z, *_axes(box, grid)),
+    )
+
+
+def make_reaction_diffusion(
+    diffusion: float = 0.01, rate: float = 0.01, grid: tuple[int, int] = (100, 100)
+) -> pddlvm.CollocationProblem:
+    """Source f(x; z), a Gaussian field with five Karhunen-Loève terms; zero values all around.
+
+    Args:
+        diffusion: D > 0.
+        rate: of the reaction.
+        grid: points in x and t on which solutions are compared and inverted.
+    """
+    box = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
+    f = pddlvm.KarhunenLoeve.on(
+        fem.Space(fem.interval(256)), 5, length=0.2, link=pddlvm.links.identity
+    )
+
+    def reaction_diffusion(u: Tensor, u_t: Tensor, u_xx: Tensor, f: Tensor) -> Tensor:
+        return u_t - diffusion * u_xx - rate * u**2 - f
+
+    return pddlvm.CollocationProblem(
+        "reaction-diffusion",
+        box,
+        reaction_diffusion,
+        fields={"f": f},
+        along={"f": "x"},
+        hard=[box.start("t"), box.start("x"), box.end("x")],
+        stretch={"t": pddlvm.Graded()},
+        grid=grid,
+        reference=lambda z: method_of_lines.reaction_diffusion(
+            z, f, diffusion, rate, *_axes(box, grid)
+        ),
+    )
+
+
+def _axes(box: pddlvm.Box, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The grid along x and t, float64."""
+    x, t = (
+        torch.linspace(*interval, n, dtype=torch.float64)
+        for interval, n in zip(box.intervals.values(), grid, strict=True)
+    )
+    return x, t
