@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, objectives, operators, speed
+from benchmarks import accuracy, objectives, operators, pinn, speed
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -37,6 +37,8 @@ def main() -> None:
     for title, name, run in (
         ("Accuracy against training time (medians of the seeds)", "accuracy", accuracy.run),
         ("Objectives, maps without calibration", "objectives", objectives.run),
+        ("Strong form: our maps against a plain PINN", "pinn", pinn.run),
+        ("Derivatives of a network, per step", "derivatives", pinn.derivatives),
         ("Forward map against direct solves", "speed", speed.run),
         ("Operators of a large mesh", "operators", operators.run),
     ):

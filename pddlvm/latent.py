@@ -43,12 +43,14 @@ class Stage:
     """A part of the training.
 
     Attributes:
+        name: what it trains, for figures.
         share: of the training time.
         networks: what it trains.
         loss: batch size, generator -> the negative ELBO per draw, or a part of it.
         prepare: called once before its first step.
     """
 
+    name: str
     share: float
     networks: tuple[nn.Module, ...]
     loss: Callable[[int, torch.Generator], Tensor]

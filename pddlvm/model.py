@@ -128,7 +128,7 @@ class GalerkinModel(LatentVariableModel):
             total = elbo.differentiable_loss(self.model, self.guide, batch, generator)
             return total / batch
 
-        return (Stage(1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
+        return (Stage("both maps", 1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None

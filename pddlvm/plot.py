@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -20,6 +21,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
 from pddlvm.latent import LatentVariableModel
@@ -27,7 +29,7 @@ from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
 
-__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure"]
+__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure", "space_time"]
 
 Array = NDArray[np.float64]
 
@@ -101,11 +103,15 @@ def field(
 
 def elbo(result: TrainingResult, ax: Axes) -> Axes:
     """What is missing to the best evidence lower bound, against time."""
-    seconds = np.array([row["seconds"] for row in result.history])
-    values = np.array([row["elbo"] for row in result.history])
-    gap = values.max() - values
-    shown = gap > 0
-    ax.semilogy(seconds[shown], gap[shown], color="C0")
+    for k, name in enumerate(result.stages):
+        rows = [row for row in result.history if row["stage"] == k]
+        seconds = np.array([row["seconds"] for row in rows])
+        values = np.array([row["elbo"] for row in rows])
+        gap = values.max() - values
+        shown = gap > 0
+        ax.semilogy(seconds[shown], gap[shown], color=f"C{k}", label=name)
+    if len(result.stages) > 1:
+        ax.legend()
     ax.set_xlabel("training time [s]")
     ax.set_ylabel("best ELBO - ELBO, per draw")
     ax.set_title("Training")
@@ -123,11 +129,47 @@ def calibration(report: ValidationReport, ax: Axes) -> Axes:
     return ax
 
 
+def space_time(
+    problem: CollocationProblem,
+    values: Tensor,
+    ax: Axes,
+    *,
+    title: str = "",
+    cmap: str = "viridis",
+    limits: tuple[float, float] | None = None,
+) -> Axes:
+    """Draw values on the grid of a problem with two coordinates, the second one to the right.
+
+    Args:
+        problem: owns the grid.
+        values: (n_dofs,).
+        ax: where to draw.
+        title: of the axes.
+        cmap: colour map.
+        limits: of the colours.
+    """
+    if len(problem.grid) != 2:
+        raise InputError(f"space_time draws two coordinates, the problem has {len(problem.grid)}")
+    if values.shape != (problem.n_dofs,):
+        raise InputError(f"values must have shape ({problem.n_dofs},), got {tuple(values.shape)}")
+    data = values.detach().double().cpu().reshape(problem.grid).numpy()
+    low, high = limits or (float(data.min()), float(data.max()))
+    across, along = (a.numpy() for a in problem.axes)
+    drawn = ax.pcolormesh(along, across, data, cmap=cmap, vmin=low, vmax=high, shading="gouraud")
+    ax.set(title=title, xlabel=problem.box.names[1], ylabel=problem.box.names[0])
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(drawn, ax=ax)
+    return ax
+
+
 def forward_figure(model: LatentVariableModel, z: Tensor) -> Figure:
     """One forward problem: reference and mean, and the true error beside the predicted sigma."""
     problem = model.problem
     u = problem.solve(z)
     prediction = model.forward(z)
+    if isinstance(problem, CollocationProblem):
+        return _space_time_figure(problem, u, prediction.mean, prediction.std)
     if problem.space.dim == 1:
         return _forward_line(problem, u, prediction.mean, prediction.std)
     panels = _axes(problem, 2, 2)
@@ -165,14 +207,15 @@ def inverse_figure(
     found = problem.field_at_centroids(posterior.median, name)
     draws = problem.field_at_centroids(posterior.sample((n_samples,), seed=0), name)
     sigma = draws.std(0)
-    if problem.space.dim == 1:
+    x = _line_of(problem, name)
+    if x is not None:
         figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-        x = problem.space.centroids.x[:, 0]
         ax.plot(x, truth, "k-", label="true")
         ax.plot(x, found, "C1--", label="inferred")
         ax.fill_between(x, found - 2 * sigma, found + 2 * sigma, alpha=0.3, color="C1", label="±2σ")
         ax.set(xlabel="x", ylabel=name, title="Parameter field from the solution")
-        ax.set_ylim(0, 1.3 * float(truth.max()))
+        if truth.min() > 0:
+            ax.set_ylim(0, 1.3 * float(truth.max()))
         ax.legend()
         return figure
     panels = _axes(problem, 2, 2)
@@ -182,6 +225,16 @@ def inverse_figure(
     field(problem, (found - truth).abs(), panels[2], title="|error|", cmap="magma")
     field(problem, sigma, panels[3], title="predicted σ", cmap="magma")
     return _finished(panels)
+
+
+def _line_of(problem: Problem | CollocationProblem, name: str) -> Array | None:
+    """Where the values of a parameter field stand on a line, None where it is no line."""
+    if isinstance(problem, Problem):
+        return problem.space.centroids.x[:, 0] if problem.space.dim == 1 else None
+    if name not in problem.along:
+        raise InputError(f"{name!r} is one number: there is nothing to draw. See inverse(u).mean")
+    x: Array = problem.axes[problem.box.names.index(problem.along[name])].numpy()
+    return x
 
 
 def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> Axes:
@@ -255,6 +308,18 @@ def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Fig
     panels[1].set(xlabel="x", title="Error and predicted 2σ")
     for ax in panels:
         ax.legend()
+    return figure
+
+
+def _space_time_figure(problem: CollocationProblem, u: Tensor, mean: Tensor, std: Tensor) -> Figure:
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    error = (mean - u).abs()
+    of_u = (float(u.min()), float(u.max()))
+    of_error = (0.0, float(torch.stack([error, std]).max()))
+    space_time(problem, u, axes[0, 0], title="reference solution u", limits=of_u)
+    space_time(problem, mean, axes[0, 1], title="predicted mean", limits=of_u)
+    space_time(problem, error, axes[1, 0], title="|error|", cmap="magma", limits=of_error)
+    space_time(problem, std, axes[1, 1], title="predicted σ", cmap="magma", limits=of_error)
     return figure
 
 

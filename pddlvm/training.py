@@ -33,8 +33,9 @@ class TrainingResult:
     """What a training did.
 
     Attributes:
-        history: one row per record: step, seconds, elbo (mean over a few fixed prior draws, up to
-            a constant; of the part that the stage of the training is about).
+        stages: names of the parts of the training, in their order.
+        history: one row per record: step, seconds, stage, elbo (mean over a few fixed prior draws,
+            up to a constant; of the part that the stage of the training is about).
         n_steps: optimiser steps.
         seconds: wall-clock time of the whole call.
         device: where it ran.
@@ -43,6 +44,7 @@ class TrainingResult:
     n_steps: int
     seconds: float
     device: torch.device
+    stages: tuple[str, ...]
     history: list[dict[str, float]] = field(repr=False)
 
 
@@ -102,16 +104,19 @@ def train(
         history: list[dict[str, float]] = []
         with tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar:
             end = 0.0
-            for stage in model.stages(calibrate):
+            stages = model.stages(calibrate)
+            for number, stage in enumerate(stages):
                 stage.prepare()
                 end += stage.share
-                loop = _Loop(model, stage, end, batch_size, learning_rates)
+                loop = _Loop(model, stage, number, end, batch_size, learning_rates)
                 loop.run(fraction, generator, history, bar)
         for row in history:
             row["seconds"] -= start
         if calibrate:
             model.calibrate()
-    return TrainingResult(int(history[-1]["step"]), time.perf_counter() - start, where, history)
+    names = tuple(stage.name for stage in stages)
+    seconds = time.perf_counter() - start
+    return TrainingResult(int(history[-1]["step"]), seconds, where, names, history)
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class _Loop:
 
     model: LatentVariableModel
     stage: Stage
+    number: int
     end: float
     batch_size: int
     learning_rates: tuple[float, float]
@@ -155,7 +161,7 @@ class _Loop:
                     raise NonFiniteError(_diagnose(self.model, value, step, parameters))
                 if (step - first) % _SNAPSHOT_STEPS == 0:
                     good = _state(networks)
-                history.append(_record(self.model, stage, step))
+                history.append({**_record(self.model, stage, step), "stage": self.number})
                 bar.n = round(100 * min(1.0, begin + (end - begin) * done))
                 bar.set_postfix(step=step, elbo=f"{history[-1]['elbo']:.6g}")
             for optimizer, _ in optimizers:
@@ -167,7 +173,7 @@ class _Loop:
         if not all(torch.isfinite(p).all() for p in parameters):
             _restore(networks, good)
             raise NonFiniteError(_diagnose(self.model, math.nan, step, parameters))
-        history.append(_record(self.model, stage, step))
+        history.append({**_record(self.model, stage, step), "stage": self.number})
 
 
 def _record(model: LatentVariableModel, stage: Stage, step: int) -> dict[str, float]:

@@ -63,7 +63,7 @@ def steepness(u_x: Tensor) -> Tensor:
 def make_burgers(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
     """Viscosity log-uniform in [0.01 / pi, 0.1]; u = -sin(pi x) at the start, 0 at both ends.
 
-    The reference coordinate follows the layer at x = 0, whose width is some 4 nu.
+    The reference coordinate follows the layer at x = 0, whose width is some 3 nu.
 
     Args:
         grid: points in x and t on which solutions are compared and inverted.
@@ -81,10 +81,10 @@ def make_burgers(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProble
         lift=lambda x: -torch.sin(math.pi * x),
         hard=[box.start("t"), box.start("x"), box.end("x")],
         odd=["x"],
-        stretch={"x": pddlvm.Sinh(0.0, lambda log_viscosity: 4 * torch.exp(log_viscosity))},
+        stretch={"x": pddlvm.Sinh(0.0, lambda log_viscosity: 3 * torch.exp(log_viscosity))},
         residual_scale=steepness,
         grid=grid,
-        nodes=(48, 24),
+        nodes=(48, 32),
         reference=lambda z: method_of_lines.burgers(z, *_axes(box, grid)),
     )
 

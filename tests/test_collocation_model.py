@@ -231,7 +231,7 @@ def test_options_survive_saving(problem, tmp_path):
     model = pddlvm.LatentVariableModel(problem, points=points, causal=Causal(rate=0.3))
     model.save(tmp_path / "model.pt")
     loaded = pddlvm.load(tmp_path / "model.pt", problem)
-    assert loaded.points == points
+    assert loaded.stream.sampler == points
     assert loaded.zero_residual.causal == Causal(rate=0.3)
 
 
@@ -307,11 +307,11 @@ def test_the_likelihood_is_that_of_its_formula(problem, generator):
     z = problem.prior.sample((2,), generator=generator)
     c = torch.randn(2, 12, generator=generator, dtype=torch.float64)
     s = model.zero_residual.inside.s
-    points = torch.stack(problem.place(s, z)[0], dim=-1)
+    points = torch.stack(problem.ansatz.place(s, z)[0], dim=-1)
 
     def square(c, z):
         def u(x, t):
-            basis = Collocation.at(problem, model.trunk, _located(problem, x, t)).basis[()]
+            basis = Collocation.at(problem, model.basis.trunk, _located(problem, x, t)).basis[()]
             return basis @ c + torch.sin(math.pi * x)
 
         # Finite differences of fourth order, h = 1e-2: errors of some 1e-6.

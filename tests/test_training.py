@@ -51,7 +51,7 @@ def test_the_bound_and_the_solutions_improve():
     before = error()
     result = pddlvm.train(model, max_steps=300, calibrate=False)
     assert result.history[-1]["elbo"] > result.history[0]["elbo"]
-    assert set(result.history[0]) == {"step", "seconds", "elbo"}
+    assert set(result.history[0]) == {"step", "seconds", "stage", "elbo"}
     assert result.n_steps == 300
     # Untrained the mean is near zero (error 1); 300 steps reach a few per cent.
     assert before > 0.5 and error() < 0.1

@@ -63,7 +63,7 @@ def calibrate_forward(
     xi = model.problem.prior.standardise(z)
     with torch.no_grad():
         c, _ = model.forward_map(xi)
-        jet = model.mean_jet(c, z64)
+        jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
         e = model.newton.error(jet, z64)
         size = model.log_residual(c, z)
     n = n_samples - int(_HELD_OUT * n_samples)
@@ -81,12 +81,12 @@ def calibrate_forward(
     with torch.no_grad():
         var_c, var_rest = uncertainty.forward_variances(xi[n:], size[n:], none[n:], 0)
         std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
-        std = model.interpolate(std, z[n:], None, chebyshev.hats)
+        std = model.basis.interpolate(std, z[n:], None, chebyshev.hats)
     scores = model.newton.to_grid(e[n:], z64[n:]).to(like) / std.clamp(min=1e-30)
     free = torch.from_numpy(model.problem.free_dofs)
     uncertainty.factor_u[0] = coverage_factor(scores[:, free])
     with torch.no_grad():
-        u = model.on_grid(c, z) + model.newton.to_grid(e, z64).to(like)
+        u = model.basis.on_grid(c, z) + model.newton.to_grid(e, z64).to(like)
     model.references = References((n_samples, seed), xi, u)
 
 

@@ -31,7 +31,7 @@ def content_of(model: CollocationModel) -> dict[str, Any]:
     """All but the state: what the constructor needs."""
     causal = model.zero_residual.causal
     return {
-        "points": _describe(model.points),
+        "points": _describe(model.stream.sampler),
         "tolerance": model.tolerance,
         "causal": None if causal is None else asdict(causal),
         "n_functions": model.n_modes,

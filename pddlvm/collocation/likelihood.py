@@ -56,7 +56,9 @@ class Collocation:
     def at(cls, problem: CollocationProblem, trunk: Trunk, s: Tensor) -> "Collocation":
         """The functions of a trunk at points s (n_points, k)."""
         columns = s.unbind(-1)
-        return cls(columns, problem.weighted(trunk(problem.features(columns)), columns))
+        return cls(
+            columns, problem.ansatz.weighted(trunk(problem.ansatz.features(columns)), columns)
+        )
 
     def split(self, sizes: list[int]) -> list["Collocation"]:
         """Parts of the given numbers of points."""
@@ -77,7 +79,7 @@ class Collocation:
             c: (n_samples, m).
             z: (n_samples, d).
         """
-        return problem.assemble({i: c @ b.mT for i, b in self.basis.items()}, self.s, z)
+        return problem.ansatz.assemble({i: c @ b.mT for i, b in self.basis.items()}, self.s, z)
 
 
 class CollocationLikelihood:

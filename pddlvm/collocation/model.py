@@ -9,13 +9,11 @@ nothing: residuals at 256 points of 64 draws take the time of 256 points. See `p
 the probabilistic program.
 """
 
-from collections.abc import Callable
-from functools import cached_property
-
 import torch
 from torch import Tensor, nn
 
 from pddlvm.collocation import chebyshev
+from pddlvm.collocation.basis import Interpolation, LearntBasis
 from pddlvm.collocation.calibrate import (
     N_CALIBRATION,
     References,
@@ -28,7 +26,8 @@ from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.predictions import FieldForward, Spread
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import InverseField, PrincipalGaussian
-from pddlvm.collocation.sampling import AdaptivePoints, PointSampler, Sobol
+from pddlvm.collocation.sampling import PointSampler, Sobol
+from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import InputError
@@ -43,7 +42,6 @@ __all__ = ["CollocationModel"]
 
 _FORWARD_SHARE = 0.75
 _N_ERROR_MODES = 24
-_N_RESIDUAL_POINTS = 256
 _N_SCALING = 256
 
 
@@ -64,11 +62,9 @@ class CollocationModel(LatentVariableModel):
     """
 
     problem: CollocationProblem
-    trunk: Trunk
+    basis: LearntBasis
     forward_map: "Branch"
     inverse_map: InverseField
-    node_basis: Tensor
-    residual_points: Tensor
     error_modes: Tensor
 
     def __init__(
@@ -89,10 +85,9 @@ class CollocationModel(LatentVariableModel):
             raise InputError(f"tolerance must lie between 0 and 1, got {tolerance}")
         self.problem = problem
         self.objective = "detached"
-        self.points = points
         self.tolerance = tolerance
         self.seed = seed
-        d, k = problem.n_parameters, len(problem.box.names)
+        d = problem.n_parameters
         self.newton = SpaceTimeNewton(problem)
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
@@ -101,32 +96,29 @@ class CollocationModel(LatentVariableModel):
             forward_network = forward_network or NeuralGaussian(
                 d, n_functions, width=64, depth=3, log_variance=-8.0
             )
-            self.trunk = Trunk(k, n_functions).to(dtype)
+            trunk = Trunk(len(problem.box.names), n_functions)
+            self.basis = LearntBasis(problem, trunk, self.newton.s, seed).to(dtype)
             self.forward_map = Branch(forward_network).to(dtype)
             inverse_network = inverse_network or PrincipalGaussian(problem.grid, n_extra, d)
             self.inverse_map = InverseField(inverse_network, problem.grid).to(dtype)
             n_nodes, hard = self.newton.n_nodes, (~self.newton.free).nonzero()[:, 0].numpy()
             self.uncertainty = Uncertainty(problem.prior, _N_ERROR_MODES, n_nodes, hard, dtype)
         self.register_buffer("sigma_residual", torch.ones(1, dtype=dtype))
-        self.register_buffer("node_basis", torch.zeros(n_nodes, n_functions, dtype=dtype))
         self.register_buffer("error_modes", torch.zeros(n_nodes, _N_ERROR_MODES, dtype=dtype))
-        sobol = Sobol().draw(_N_RESIDUAL_POINTS, k, torch.Generator().manual_seed(seed))
-        self.register_buffer("residual_points", sobol.to(dtype))
         self.references: References | None = None
-        self.steps_since_look = 0
-        self.candidates: tuple[Tensor, Tensor] | None = None
+        self.stream = PointStream(problem, points, self._residual_at)
         self._fit_scales()
-        self.freeze()
+        self.basis.freeze()
 
     def __repr__(self) -> str:
         return (
-            f"CollocationModel({self.problem!r}, {self.n_modes} functions, {self.points!r}, "
-            f"calibrated={self.is_calibrated})"
+            f"CollocationModel({self.problem!r}, {self.n_modes} functions, "
+            f"{self.stream.sampler!r}, calibrated={self.is_calibrated})"
         )
 
     @property
     def n_modes(self) -> int:  # noqa: D102
-        return self.node_basis.shape[1]
+        return self.basis.at_nodes.shape[1]
 
     @property
     def n_error_modes(self) -> int:
@@ -157,11 +149,10 @@ class CollocationModel(LatentVariableModel):
 
         def inverse_loss(batch: int, generator: torch.Generator) -> Tensor:
             n = max(1, batch // 2)
+            xi = self.problem.prior.sample_standard((n,), generator=generator)
+            xi = xi.to(self.sigma_residual)
             with torch.no_grad():
-                xi = self.problem.prior.sample_standard((n,), generator=generator)
-                xi = xi.to(self.sigma_residual)
-                z = self.problem.prior.unstandardise(xi)
-                u = self.sample_fields(xi, z)
+                u = self.sample_fields(xi, self.problem.prior.unstandardise(xi))
             known = self.draw_known(n, generator) if self.has_known else None
             xi_known = None if known is None else xi * known
             mean, log_variance = self.read_field(u, xi_known, known)
@@ -169,19 +160,23 @@ class CollocationModel(LatentVariableModel):
             return (score if known is None else score * (1 - known)).sum(-1).mean()
 
         def hand_over() -> None:
-            self.freeze()
+            self.basis.freeze()
             if calibrate:
                 calibrate_forward(self)
-            xi = self.problem.prior.sample_standard(
-                (_N_SCALING,), generator=torch.Generator().manual_seed(self.seed)
-            ).to(self.sigma_residual)
+            z = self.problem.prior.sample((_N_SCALING,), seed=self.seed).to(self.sigma_residual)
             with torch.no_grad():
-                z = self.problem.prior.unstandardise(xi)
-                self.inverse_map.fit_scaling(self.on_grid(self.forward_map(xi)[0], z))
+                xi = self.problem.prior.standardise(z)
+                self.inverse_map.fit_scaling(self.basis.on_grid(self.forward_map(xi)[0], z))
 
         return (
-            Stage(_FORWARD_SHARE, (self.forward_map, self.trunk), forward_loss, self._begin),
-            Stage(1 - _FORWARD_SHARE, (self.inverse_map,), inverse_loss, hand_over),
+            Stage(
+                "forward map",
+                _FORWARD_SHARE,
+                (self.forward_map, self.basis.trunk),
+                forward_loss,
+                self._begin,
+            ),
+            Stage("inverse map", 1 - _FORWARD_SHARE, (self.inverse_map,), inverse_loss, hand_over),
         )
 
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
@@ -189,25 +184,16 @@ class CollocationModel(LatentVariableModel):
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
         var_c, _ = self._variances(xi, size, log_variance)
-        modes = self.error_modes if self.is_calibrated else self.node_basis
-        n = c @ self.node_basis.T + (var_c.sqrt() * torch.randn_like(var_c)) @ modes.T
-        return self._grid_of(n, z) + self._lift(z)
+        modes = self.error_modes if self.is_calibrated else self.basis.at_nodes
+        n = self.basis.nodal(c) + (var_c.sqrt() * torch.randn_like(var_c)) @ modes.T
+        return self.basis.grid_of(n, z)
 
     def draw_points(self, generator: torch.Generator) -> None:
         """New collocation points, and the functions there."""
-        k, n = len(self.problem.box.names), self.points.n_points
-        s = self.points.draw(n, k, generator).to(self.sigma_residual)
-        if isinstance(self.points, AdaptivePoints):
-            s = self._adapt(self.points, s, generator)
-        faces = []
-        for condition in self.problem.conditions:
-            at = self.points.draw(max(1, n // 4), k, generator).to(s)
-            i = self.problem.box.names.index(condition.face.coordinate)
-            at[:, i] = 1.0 if condition.face.is_end else -1.0
-            faces.append(at)
-        everywhere = Collocation.at(self.problem, self.trunk, torch.cat([s, *faces]))
+        parts = self.stream.draw(self.sigma_residual, generator)
+        everywhere = Collocation.at(self.problem, self.basis.trunk, torch.cat(parts))
         self.zero_residual.inside, *self.zero_residual.on_faces = everywhere.split(
-            [len(s), *map(len, faces)]
+            [len(part) for part in parts]
         )
 
     def likelihood(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:  # noqa: D102
@@ -216,7 +202,7 @@ class CollocationModel(LatentVariableModel):
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        return self.read_field(self.on_grid(c, z), xi_known, known)
+        return self.read_field(self.basis.on_grid(c, z), xi_known, known)
 
     def read_field(
         self, u: Tensor, xi_known: Tensor | None, known: Tensor | None
@@ -268,33 +254,35 @@ class CollocationModel(LatentVariableModel):
             c, log_variance = self.forward_map(xi)
             e = self._newton_steps(c, flat, corrections) if corrections else {}
             if points is None:
-                n = c @ self.node_basis.T + e.get((), torch.zeros(())).to(c)
-                mean = self._grid_of(n, work) + self._lift(work)
+                n = c @ self.basis.at_nodes.T + e.get((), torch.zeros(())).to(c)
+                mean = self.basis.grid_of(n, work)
             else:
-                mean = self._at_points(c, work, x)
+                mean = self.basis.at_points(c, work, x)
                 if e:
-                    mean = mean + self.interpolate(e[()].to(c), work, x, chebyshev.barycentric)
+                    mean = mean + self.basis.interpolate(
+                        e[()].to(c), work, x, chebyshev.barycentric
+                    )
             size = self.log_residual(c, work, e)
 
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
             return self._variances(xi, size, log_variance)
 
-        def at(values: Tensor, matrix: Callable[[Tensor, int], Tensor]) -> Tensor:
-            return self.interpolate(values, work, None if points is None else x, matrix)
+        def at(values: Tensor, matrix: Interpolation) -> Tensor:
+            return self.basis.interpolate(values, work, None if points is None else x, matrix)
 
         @torch.no_grad()
         def std() -> Tensor:
             var_c, var_rest = variances()
-            modes = self.error_modes if self.is_calibrated else self.node_basis
+            modes = self.error_modes if self.is_calibrated else self.basis.at_nodes
             found = at((var_c @ modes.square().T + var_rest).sqrt(), chebyshev.hats)
             # Exactly zero where u is prescribed, whatever round-off says.
-            return torch.where(self.problem.is_hard(x).to(found.device), 0.0, found)
+            return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, found)
 
         @torch.no_grad()
         def spread() -> Spread:
             var_c, var_rest = variances()
-            modes = self.error_modes if self.is_calibrated else self.node_basis
+            modes = self.error_modes if self.is_calibrated else self.basis.at_nodes
             shapes = torch.stack(
                 [at(m.expand(len(work), -1), chebyshev.barycentric) for m in modes.T], dim=-1
             )
@@ -353,28 +341,9 @@ class CollocationModel(LatentVariableModel):
         calibrate_inverse(self, seed)
 
     def after_loading(self) -> None:  # noqa: D102
-        self.freeze()
+        self.basis.freeze()
 
-    # --- pieces --------------------------------------------------------------------------------
-
-    def freeze(self) -> None:
-        """Evaluate the functions where they are needed again and again."""
-        with torch.no_grad():
-            nodes = torch.stack(self.newton.s, dim=-1).to(self.sigma_residual)
-            self.node_basis.copy_(Collocation.at(self.problem, self.trunk, nodes).basis[()])
-            self.__dict__.pop("_watched", None)
-
-    def on_grid(self, c: Tensor, z: Tensor) -> Tensor:
-        """u on the grid, (batch, n_dofs)."""
-        return self._grid_of(c @ self.node_basis.T, z) + self._lift(z)
-
-    def mean_jet(self, c: Tensor, z: Tensor) -> Jet:
-        """u and its derivatives at the nodes, float64 on the CPU."""
-        nodes = torch.stack(self.newton.s, dim=-1).to(self.sigma_residual)
-        basis = Collocation.at(self.problem, self.trunk, nodes).basis
-        n = {i: c.double().cpu() @ b.double().cpu().T for i, b in basis.items()}
-        jet, _ = self.problem.assemble(n, self.newton.s, z.double().cpu())
-        return {i: u.expand(len(z), -1) for i, u in jet.items()}
+    # --- shared with the calibration --------------------------------------------------------------
 
     def log_residual(self, c: Tensor, z: Tensor, change: Jet | None = None) -> Tensor:
         """log of the root mean square of r / scale, relative to that of the lift, (batch, 1).
@@ -384,23 +353,12 @@ class CollocationModel(LatentVariableModel):
             z: (batch, d).
             change: jet along x that is added to u, given at the nodes, (batch, n_nodes) each.
         """
-        jet, values = self._watched.jet(self.problem, c, z)
-        for index, e in (change or {}).items():
-            matrices = [
-                chebyshev.barycentric(s, n)
-                for s, n in zip(self._watched.s, self.problem.nodes, strict=True)
-            ]
-            boxed = e.to(c).reshape(len(e), *self.problem.nodes)
-            jet[index] = jet[index] + chebyshev.at_points(boxed, matrices)
+        jet, values = self.basis.watched_jet(c, z, change or {})
         r = self.zero_residual.scaled_at(jet, values) / self.sigma_residual * self.tolerance
         return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log()
 
-    @cached_property
-    def _watched(self) -> Collocation:
-        return Collocation.at(self.problem, self.trunk, self.residual_points)
-
     def _begin(self) -> None:
-        self.candidates = None
+        self.stream.restart()
         self.references = None
         self.uncertainty.is_calibrated.fill_(False)
 
@@ -409,58 +367,21 @@ class CollocationModel(LatentVariableModel):
         z = self.problem.prior.sample((64,), seed=self.seed).to(self.sigma_residual)
         with torch.no_grad():
             c = z.new_zeros(len(z), self.n_modes)
-            size = self.zero_residual.scaled(self._watched, c, z).square().mean().sqrt()
+            size = self.zero_residual.scaled(self.basis.watched, c, z).square().mean().sqrt()
         self.sigma_residual.copy_(self.tolerance * size.clamp(min=1e-12))
 
-    def _adapt(self, points: AdaptivePoints, s: Tensor, generator: torch.Generator) -> Tensor:
-        """Replace a share of the points by candidates with a large residual."""
-        if self.candidates is None or self.steps_since_look >= points.every:
-            at = points.draw(points.n_candidates, s.shape[1], generator).to(s)
-            xi = self.problem.prior.sample_standard((16,), generator=generator).to(s)
-            z = self.problem.prior.unstandardise(xi)
-            with torch.no_grad():
-                functions = Collocation.at(self.problem, self.trunk, at)
-                r = self.zero_residual.scaled(functions, self.forward_map(xi)[0], z)
-            self.candidates, self.steps_since_look = (at, r.abs().mean(0)), 0
-        self.steps_since_look += 1
-        n = round(points.share * len(s))
-        return torch.cat([points.draw_from(*self.candidates, n, generator), s[n:]])
-
-    def _lift(self, z: Tensor) -> Tensor:
-        return self.problem.lift(z, self.problem.grid_points.to(z).unbind(-1))
-
-    def _grid_of(self, values: Tensor, z: Tensor) -> Tensor:
-        return self.interpolate(values, z, None, chebyshev.barycentric)
-
-    def interpolate(
-        self,
-        values: Tensor,
-        z: Tensor,
-        points: Tensor | None,
-        matrix: Callable[[Tensor, int], Tensor],
-    ) -> Tensor:
-        """From the nodes to the grid or to points, (batch, n_nodes) -> (batch, n_points)."""
-        axes = self.problem.axes if points is None else points.unbind(-1)
-        s = self.problem.locate([a.to(values) for a in axes], z)
-        matrices = [matrix(at, n) for at, n in zip(s, self.problem.nodes, strict=True)]
-        boxed = values.reshape(len(values), *self.problem.nodes)
-        if points is None:
-            return chebyshev.tensor_product(boxed, matrices).flatten(1)
-        return chebyshev.at_points(boxed, matrices)
-
-    def _at_points(self, c: Tensor, z: Tensor, x: Tensor) -> Tensor:
-        """u at points (n_points, k), from the functions themselves."""
-        columns = x.to(c).unbind(-1)
-        s = torch.stack(torch.broadcast_tensors(*self.problem.locate(columns, z)), dim=-1)
-        flat = s.reshape(-1, s.shape[-1]).unbind(-1)
-        phi = self.trunk({(): self.problem.features(flat)[()]})[()]
-        basis = (self.problem.factor(flat)[()][:, None] * phi).reshape(*s.shape[:-1], -1)
-        return (basis @ c[..., None])[..., 0] + self.problem.lift(z, columns)
+    @torch.no_grad()
+    def _residual_at(self, s: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean |r| over a few prior draws at points s (n_points, k)."""
+        xi = self.problem.prior.sample_standard((16,), generator=generator).to(s)
+        z = self.problem.prior.unstandardise(xi)
+        at = Collocation.at(self.problem, self.basis.trunk, s)
+        return self.zero_residual.scaled(at, self.forward_map(xi)[0], z).abs().mean(0)
 
     def _newton_steps(self, c: Tensor, z: Tensor, n_steps: int) -> Jet:
         """Sum of n_steps Newton steps from the mean: a jet at the nodes, (batch, n_nodes) each."""
         z = z.double().cpu()
-        start = jet = self.mean_jet(c, z)
+        start = jet = self.newton.jet(self.basis.nodal(c).cpu(), z)
         for _ in range(n_steps):
             jet = self.newton.correct(jet, self.newton.error(jet, z), z)
         return {index: (jet[index] - start[index]).to(c.device) for index in jet}

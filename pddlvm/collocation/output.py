@@ -40,7 +40,7 @@ def grid_mesh(model: "CollocationModel", z: Tensor) -> meshio.Mesh:
     ]
     prediction = model.forward(z)
     x = problem.grid_points.to(z).unbind(-1)
-    fields = problem.values(z[None], x)
+    fields = problem.ansatz.values(z[None], x)
     data = {"u_mean": prediction.mean, "u_std": prediction.std}
     data |= {name: fields[name].expand(1, problem.n_dofs)[0] for name in problem.random_fields}
     return meshio.Mesh(

@@ -1,9 +1,7 @@
 """A parametric PDE in strong form: r(u, u_x, u_t, u_xx, ..., x, t; z) = 0 in a box, with p(z).
 
-    u(x; z) = lift(x; z) + F(s) n(s),    x = X(s; z),   F = prod of (1 +- s_i) over the hard faces
-
-On hard faces u equals the lift whatever n is; on the others conditions are rows of the residual.
-Along a coordinate that is `odd`, n is even in s and F odd, so that u is odd where the lift is.
+On hard faces u has its values by construction (see `pddlvm.collocation.ansatz`); on the others
+conditions are rows of the residual.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.collocation.ansatz import Ansatz
 from pddlvm.collocation.domain import Affine, Box, Face, Stretch
-from pddlvm.collocation.jets import Jet, chain, closure, partials, product
+from pddlvm.collocation.jets import closure, partials
 from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
 from pddlvm.errors import InputError, ProblemError
 from pddlvm.fields import Field
@@ -84,18 +83,22 @@ class CollocationProblem:
         k = len(box.names)
         self.residual_function = PointFunction(residual, box, fields)
         self.scale_function = PointFunction(residual_scale or _one, box, fields)
-        self.lift_function = PointFunction(lift or _zero, box, fields)
-        self.hard = tuple(dict.fromkeys(hard))
         self.conditions = tuple(conditions)
         self.condition_functions = tuple(PointFunction(c.function, box, fields) for c in conditions)
-        self.odd = tuple(odd)
-        self.stretch = {c: Affine() for c in box.names} | dict(stretch or {})
         self.grid = tuple(grid or (64,) * k)
         self.nodes = tuple(nodes or _DEFAULT_NODES.get(k, (6,) * k))
-        self._along, self._reference = dict(along or {}), reference
-        self._values = FieldValues(self.fields, self._along, box)
+        self.along, self._reference = dict(along or {}), reference
         functions = [self.residual_function, self.scale_function, *self.condition_functions]
         self.indices = closure(i for f in functions for i in f.derivatives.values())
+        self.ansatz = Ansatz(
+            box,
+            FieldValues(self.fields, self.along, box),
+            PointFunction(lift or _zero, box, fields),
+            hard=tuple(dict.fromkeys(hard)),
+            odd=tuple(odd),
+            stretch={c: Affine() for c in box.names} | dict(stretch or {}),
+            indices=self.indices,
+        )
         self._check_shapes()
         self._check_conditions()
         self._check_physics()
@@ -139,7 +142,7 @@ class CollocationProblem:
     @cached_property
     def fixed_dofs(self) -> NDArray[np.int64]:
         """Grid points on hard faces."""
-        return self.is_hard(self.grid_points).nonzero()[:, 0].numpy()
+        return self.ansatz.is_hard(self.grid_points).nonzero()[:, 0].numpy()
 
     @cached_property
     def free_dofs(self) -> NDArray[np.int64]:
@@ -157,12 +160,12 @@ class CollocationProblem:
             self.box,
             self.residual_function.function,
             fields,
-            lift=self.lift_function.function,
-            hard=self.hard,
+            lift=self.ansatz.lift_function.function,
+            hard=self.ansatz.hard,
             conditions=self.conditions,
-            odd=self.odd,
-            stretch=self.stretch,
-            along=self._along,
+            odd=self.ansatz.odd,
+            stretch=self.ansatz.stretch,
+            along=self.along,
             residual_scale=self.scale_function.function,
             grid=self.grid,
             nodes=self.nodes,
@@ -201,7 +204,7 @@ class CollocationProblem:
         x = self.box.check(points).to(z).unbind(-1)
         flat = z.reshape(-1, self.n_parameters)
         jet = {i: v.expand(len(flat), -1) for i, v in partials(u, x, self.indices).items()}
-        r = self.residual_function(jet, self.values(flat, x))
+        r = self.residual_function(jet, self.ansatz.values(flat, x))
         return r.expand(len(flat), -1).reshape(*z.shape[:-1], -1)
 
     def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
@@ -214,13 +217,13 @@ class CollocationProblem:
         if name not in self.random_fields:
             raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")
         flat = z.reshape(-1, self.n_parameters)
-        x = {} if name not in self._along else self._coordinates(name, z)
-        return self._values(flat, x)[name].reshape(*z.shape[:-1], -1)
+        x = {} if name not in self.along else self._coordinates(name, z)
+        return self.ansatz.fields(flat, x)[name].reshape(*z.shape[:-1], -1)
 
     def inferred(self, z: Tensor) -> Tensor:
         """What inverse errors are measured in: the first field if it varies, else all of z."""
         first = next(iter(self.random_fields))
-        return self.field_at_centroids(z, first) if first in self._along else z
+        return self.field_at_centroids(z, first) if first in self.along else z
 
     def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
         """Return u, or raise an InputError that says what is wrong with it."""
@@ -235,110 +238,13 @@ class CollocationProblem:
             raise InputError(f"{name} has values that are not finite (NaN or infinity)")
         return u
 
-    def is_hard(self, points: Tensor) -> Tensor:
-        """Are the points (n_points, k) on hard faces? (n_points,)."""
-        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        for face in self.hard:
-            low, high = self.box.intervals[face.coordinate]
-            x = points[:, self.box.names.index(face.coordinate)]
-            found |= (x - (high if face.is_end else low)).abs() <= 1e-6 * (high - low)
-        return found
-
-    # --- geometry and jets, for the model ------------------------------------------------------
-
-    def values(self, z: Tensor, x: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Coordinates and fields by name, for z (n_samples, d) at x."""
-        at = dict(zip(self.box.names, x, strict=True))
-        return at | self._values(z, at)
-
-    def place(self, s: Sequence[Tensor], z: Tensor) -> tuple[list[Tensor], ...]:
-        """x, X' and X'' of each coordinate at s, (n_points,) or (n_samples, n_points) each."""
-        values = self._values(z, {})
-        placed = [
-            self.stretch[c].place(at, self.box.intervals[c], values)
-            for c, at in zip(self.box.names, s, strict=True)
-        ]
-        return tuple(list(part) for part in zip(*placed, strict=True))
-
-    def locate(self, x: Sequence[Tensor], z: Tensor) -> list[Tensor]:
-        """s of x, (n_points,) or (n_samples, n_points) each."""
-        values = self._values(z, {})
-        return [
-            self.stretch[c].locate(at, self.box.intervals[c], values).clamp(-1, 1)
-            for c, at in zip(self.box.names, x, strict=True)
-        ]
-
-    def features(self, s: Sequence[Tensor]) -> Jet:
-        """What the trunk reads at s, and its derivatives along s, (n_points, k) each."""
-        one, zero = torch.ones_like(s[0]), torch.zeros_like(s[0])
-        found = {}
-        for index in self.indices:
-            columns = []
-            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True)):
-                # s, or 2 s^2 - 1 where solutions are odd.
-                odd = c in self.odd
-                derivatives = (2 * at * at - 1, 4 * at, 4 * one) if odd else (at, one, zero)
-                depends = index.count(i) == len(index)
-                columns.append(derivatives[len(index)] if depends else zero)
-            found[index] = torch.stack(columns, dim=-1)
-        return found
-
-    def factor(self, s: Sequence[Tensor]) -> Jet:
-        """F, zero on the hard faces, and its derivatives along s, (n_points,) each."""
-        zero = torch.zeros_like(s[0])
-        found: Jet = {index: zero for index in self.indices} | {(): torch.ones_like(s[0])}
-        signs = [(f.coordinate, 1.0, -1.0 if f.is_end else 1.0) for f in self.hard]
-        for c, constant, sign in [*signs, *((c, 0.0, 1.0) for c in self.odd)]:
-            i = self.box.names.index(c)
-            linear = dict.fromkeys(self.indices, zero) | {(): constant + sign * s[i]}
-            if (i,) in linear:
-                linear[(i,)] = sign * torch.ones_like(zero)
-            found = product(linear, found)
-        return found
-
-    def lift(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
-        """The lift at x, broadcastable to (n_samples, n_points)."""
-        values = self._values(z, {}) | dict(zip(self.box.names, x, strict=True))
-        return self.lift_function({}, values)
-
-    def lift_jet(self, z: Tensor, x: Sequence[Tensor]) -> Jet:
-        """The lift and its derivatives along x, each broadcastable to (n_samples, n_points)."""
-        constants = self._values(z, {})
-
-        def lift(*at: Tensor) -> Tensor:
-            values = constants | dict(zip(self.box.names, at, strict=True))
-            u = self.lift_function({}, values)
-            shape = torch.broadcast_shapes(u.shape, *(c.shape for c in at))
-            return u.expand(shape)
-
-        return partials(lift, x, self.indices)
-
-    def assemble(
-        self, n: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor], z: Tensor
-    ) -> tuple[Jet, dict[str, Tensor]]:
-        """Jet of u along x and the values there, from the jet of F n along s.
-
-        Args:
-            n: jet of F n, (n_samples, n_points) each.
-            s: reference coordinates, (n_points,) each.
-            z: (n_samples, d).
-        """
-        x, first, second = self.place(s, z)
-        jet = chain(n, first, second)
-        lift = self.lift_jet(z, x)
-        return {i: v + lift[i] for i, v in jet.items()}, self.values(z, x)
-
-    def weighted(self, phi: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor]) -> Jet:
-        """Jet of F phi along s, from that of phi, (n_points, m) each."""
-        return product({i: f[..., None] for i, f in self.factor(s).items()}, phi)
-
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what a saved model depends on: name, domain, conditions, parameters, grid."""
-        content = (
-            self.name, self.box, self.prior, self.grid, self.nodes, self.hard, self.odd,
-            [(c.face, c.tolerance) for c in self.conditions], self.indices,
-        )  # fmt: skip
+        conditions = [(c.face, c.tolerance) for c in self.conditions]
+        sizes = (self.grid, self.nodes)
+        held = (self.ansatz.hard, self.ansatz.odd, conditions)
+        content = (self.name, self.box, self.prior, sizes, held, self.indices)
         return sha256(repr(content).encode()).hexdigest()
 
     @cached_property
@@ -348,7 +254,7 @@ class CollocationProblem:
         s = torch.linspace(-0.9, 0.8, _N_CHECKED, dtype=torch.float64)
         points = [torch.cos((i + 1) * s) for i in range(len(self.box.names))]
         wave = partials(lambda *at: torch.stack([c.sin() for c in at]).sum(0), points, self.indices)
-        jet, values = self.assemble({i: w[None] for i, w in wave.items()}, points, z)
+        jet, values = self.ansatz.assemble({i: w[None] for i, w in wave.items()}, points, z)
         functions = (self.residual_function, self.scale_function, *self.condition_functions)
         parts = [f(jet, values).square().mean() for f in functions]
         return float(torch.stack([*parts, jet[()].square().mean()]).sqrt().sum())
@@ -356,7 +262,7 @@ class CollocationProblem:
     # --- checks --------------------------------------------------------------------------------
 
     def _coordinates(self, name: str, like: Tensor) -> dict[str, Tensor]:
-        c = self._along[name]
+        c = self.along[name]
         return {c: self.axes[self.box.names.index(c)].to(like)}
 
     def _check_shapes(self) -> None:
@@ -367,12 +273,12 @@ class CollocationProblem:
                     f"{what} must give at least {least} points along each of "
                     f"{', '.join(self.box.names)}, got {sizes}"
                 )
-        unknown = {*self.odd, *self.stretch} - set(self.box.names)
+        unknown = {*self.ansatz.odd, *self.ansatz.stretch} - set(self.box.names)
         if unknown:
             raise ProblemError(f"no coordinates {sorted(unknown)}; there are {self.box.names}")
 
     def _check_conditions(self) -> None:
-        held = {*self.hard, *(c.face for c in self.conditions)}
+        held = {*self.ansatz.hard, *(c.face for c in self.conditions)}
         for i, c in enumerate(self.box.names):
             order = max(
                 (j.count(i) for j in self.residual_function.derivatives.values()), default=0
@@ -401,7 +307,7 @@ class CollocationProblem:
         name = self.residual_function.name
         try:
             zero = {i: torch.zeros(4, _N_CHECKED, dtype=torch.float64) for i in self.indices}
-            jet, values = self.assemble(zero, s, z)
+            jet, values = self.ansatz.assemble(zero, s, z)
             r = self.residual_function(jet, values)
             for f in (self.scale_function, *self.condition_functions):
                 f(jet, values)
@@ -416,7 +322,7 @@ class CollocationProblem:
         ):
             raise ProblemError(f"{name!r} returns shape {tuple(r.shape)}; it must be elementwise")
         self.check_finite(r, values, z, name)
-        self._check_odd(s, z)
+        self.ansatz.check_odd(s, z, self.name)
 
     def check_finite(self, r: Tensor, values: Mapping[str, Tensor], z: Tensor, name: str) -> None:
         """Raise a ProblemError that names the point and z where r is not finite."""
@@ -429,18 +335,6 @@ class CollocationProblem:
                 f"{name!r} of problem {self.name!r} is not finite at {point} for z = "
                 f"{[round(v, 4) for v in z[i].tolist()]}"
             )
-
-    def _check_odd(self, s: Sequence[Tensor], z: Tensor) -> None:
-        for c in self.odd:
-            i = self.box.names.index(c)
-            mirrored = [-at if j == i else at for j, at in enumerate(s)]
-            x, back = self.place(s, z)[0], self.place(mirrored, z)[0]
-            u, v = self.lift_jet(z, x)[()], self.lift_jet(z, back)[()]
-            if not (torch.allclose(x[i], -back[i]) and torch.allclose(u, -v)):
-                raise ProblemError(
-                    f"problem {self.name!r} is not odd in {c}: its interval must be symmetric "
-                    "about 0, and the lift odd"
-                )
 
 
 def _zero() -> Tensor:

@@ -1,0 +1,160 @@
+"""How u is written so that it has its values on hard faces, and its derivatives.
+
+    u(x; z) = lift(x; z) + F(s) n(s),    x = X(s; z),   F = prod of (1 +- s_i) over the hard faces
+
+On hard faces u equals the lift whatever n is. Along a coordinate that is `odd`, n is even in s and
+F odd, so that u is odd where the lift is.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pddlvm.collocation.domain import Box, Face, Stretch
+from pddlvm.collocation.jets import Index, Jet, chain, partials, product
+from pddlvm.collocation.pointwise import FieldValues, PointFunction
+from pddlvm.errors import ProblemError
+
+__all__ = ["Ansatz"]
+
+
+class Ansatz:
+    """Geometry, lift and factor of a problem in strong form.
+
+    Args:
+        box: the domain.
+        fields: values of all fields at points.
+        lift_function: of coordinates and fields.
+        hard: faces on which u equals the lift.
+        odd: coordinates in which u is odd.
+        stretch: coordinate -> map from its reference coordinate.
+        indices: derivatives that are needed.
+    """
+
+    def __init__(
+        self,
+        box: Box,
+        fields: FieldValues,
+        lift_function: PointFunction,
+        *,
+        hard: tuple[Face, ...],
+        odd: tuple[str, ...],
+        stretch: Mapping[str, Stretch],
+        indices: tuple[Index, ...],
+    ) -> None:
+        self.box = box
+        self.fields = fields
+        self.lift_function = lift_function
+        self.hard = hard
+        self.odd = odd
+        self.stretch = dict(stretch)
+        self.indices = indices
+
+    def is_hard(self, points: Tensor) -> Tensor:
+        """Are the points (n_points, k) on hard faces? (n_points,)."""
+        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for face in self.hard:
+            low, high = self.box.intervals[face.coordinate]
+            x = points[:, self.box.names.index(face.coordinate)]
+            found |= (x - (high if face.is_end else low)).abs() <= 1e-6 * (high - low)
+        return found
+
+    def values(self, z: Tensor, x: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Coordinates and fields by name, for z (n_samples, d) at x."""
+        at = dict(zip(self.box.names, x, strict=True))
+        return at | self.fields(z, at)
+
+    def place(self, s: Sequence[Tensor], z: Tensor) -> tuple[list[Tensor], ...]:
+        """x, X' and X'' of each coordinate at s, (n_points,) or (n_samples, n_points) each."""
+        values = self.fields(z, {})
+        placed = [
+            self.stretch[c].place(at, self.box.intervals[c], values)
+            for c, at in zip(self.box.names, s, strict=True)
+        ]
+        return tuple(list(part) for part in zip(*placed, strict=True))
+
+    def locate(self, x: Sequence[Tensor], z: Tensor) -> list[Tensor]:
+        """s of x, (n_points,) or (n_samples, n_points) each."""
+        values = self.fields(z, {})
+        return [
+            self.stretch[c].locate(at, self.box.intervals[c], values).clamp(-1, 1)
+            for c, at in zip(self.box.names, x, strict=True)
+        ]
+
+    def features(self, s: Sequence[Tensor]) -> Jet:
+        """What the trunk reads at s, and its derivatives along s, (n_points, k) each."""
+        one, zero = torch.ones_like(s[0]), torch.zeros_like(s[0])
+        found = {}
+        for index in self.indices:
+            columns = []
+            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True)):
+                # s, or 2 s^2 - 1 where solutions are odd.
+                odd = c in self.odd
+                derivatives = (2 * at * at - 1, 4 * at, 4 * one) if odd else (at, one, zero)
+                depends = index.count(i) == len(index)
+                columns.append(derivatives[len(index)] if depends else zero)
+            found[index] = torch.stack(columns, dim=-1)
+        return found
+
+    def factor(self, s: Sequence[Tensor]) -> Jet:
+        """F, zero on the hard faces, and its derivatives along s, (n_points,) each."""
+        zero = torch.zeros_like(s[0])
+        found: Jet = {index: zero for index in self.indices} | {(): torch.ones_like(s[0])}
+        signs = [(f.coordinate, 1.0, -1.0 if f.is_end else 1.0) for f in self.hard]
+        for c, constant, sign in [*signs, *((c, 0.0, 1.0) for c in self.odd)]:
+            i = self.box.names.index(c)
+            linear = dict.fromkeys(self.indices, zero) | {(): constant + sign * s[i]}
+            if (i,) in linear:
+                linear[(i,)] = sign * torch.ones_like(zero)
+            found = product(linear, found)
+        return found
+
+    def lift(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
+        """The lift at x, broadcastable to (n_samples, n_points)."""
+        values = self.fields(z, {}) | dict(zip(self.box.names, x, strict=True))
+        return self.lift_function({}, values)
+
+    def lift_jet(self, z: Tensor, x: Sequence[Tensor]) -> Jet:
+        """The lift and its derivatives along x, each broadcastable to (n_samples, n_points)."""
+        constants = self.fields(z, {})
+
+        def lift(*at: Tensor) -> Tensor:
+            values = constants | dict(zip(self.box.names, at, strict=True))
+            u = self.lift_function({}, values)
+            shape = torch.broadcast_shapes(u.shape, *(c.shape for c in at))
+            return u.expand(shape)
+
+        return partials(lift, x, self.indices)
+
+    def assemble(
+        self, n: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor], z: Tensor
+    ) -> tuple[Jet, dict[str, Tensor]]:
+        """Jet of u along x and the values there, from the jet of F n along s.
+
+        Args:
+            n: jet of F n, (n_samples, n_points) each.
+            s: reference coordinates, (n_points,) each.
+            z: (n_samples, d).
+        """
+        x, first, second = self.place(s, z)
+        jet = chain(n, first, second)
+        lift = self.lift_jet(z, x)
+        return {i: v + lift[i] for i, v in jet.items()}, self.values(z, x)
+
+    def weighted(self, phi: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor]) -> Jet:
+        """Jet of F phi along s, from that of phi, (n_points, m) each."""
+        return product({i: f[..., None] for i, f in self.factor(s).items()}, phi)
+
+    def check_odd(self, s: Sequence[Tensor], z: Tensor, name: str) -> None:
+        """Raise a ProblemError where the problem `name` cannot be odd."""
+        for c in self.odd:
+            i = self.box.names.index(c)
+            mirrored = [-at if j == i else at for j, at in enumerate(s)]
+            x, back = self.place(s, z)[0], self.place(mirrored, z)[0]
+            u, v = self.lift_jet(z, x)[()], self.lift_jet(z, back)[()]
+            if not (torch.allclose(x[i], -back[i]) and torch.allclose(u, -v)):
+                raise ProblemError(
+                    f"problem {name!r} is not odd in {c}: its interval must be symmetric "
+                    "about 0, and the lift odd"
+                )

@@ -1,0 +1,122 @@
+"""The learnt functions F phi_j where they are needed: at nodes, on grids, at points.
+
+A solution on a tensor grid is interpolated from the Chebyshev nodes, where the functions are known
+once and for all: two small matrix products per query instead of a network at every grid point.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.collocation import chebyshev
+from pddlvm.collocation.jets import Jet
+from pddlvm.collocation.likelihood import Collocation
+from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.collocation.sampling import Sobol
+from pddlvm.collocation.trunk import Trunk
+
+__all__ = ["Interpolation", "LearntBasis"]
+
+Interpolation = Callable[[Tensor, int], Tensor]
+"""Reference coordinates and number of nodes -> matrix, see `chebyshev.barycentric`."""
+
+_N_WATCHED = 256
+
+
+class LearntBasis(nn.Module):
+    """u = lift + F sum_j c_j phi_j, phi the trunk.
+
+    Args:
+        problem: geometry, lift and factor.
+        trunk: phi.
+        nodes: reference coordinates of all nodes, (n_nodes,) each.
+        seed: of the points at which the residual of a query is watched.
+    """
+
+    at_nodes: Tensor
+    watched_points: Tensor
+
+    def __init__(
+        self, problem: CollocationProblem, trunk: Trunk, nodes: tuple[Tensor, ...], seed: int
+    ) -> None:
+        super().__init__()
+        self.problem = problem
+        self.trunk = trunk
+        self.nodes = nodes
+        n_functions = trunk.layers[-1].out_features
+        self.register_buffer("at_nodes", torch.zeros(len(nodes[0]), n_functions))
+        points = Sobol().draw(_N_WATCHED, len(nodes), torch.Generator().manual_seed(seed))
+        self.register_buffer("watched_points", points)
+
+    def freeze(self) -> None:
+        """Evaluate the functions at the nodes and at the watched points, after a training."""
+        with torch.no_grad():
+            nodes = torch.stack(self.nodes, dim=-1).to(self.at_nodes)
+            self.at_nodes.copy_(Collocation.at(self.problem, self.trunk, nodes).basis[()])
+        self.__dict__.pop("watched", None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # What is cached does not move with the module.
+        self.__dict__.pop("watched", None)
+        return super()._apply(fn, recurse)
+
+    @cached_property
+    def watched(self) -> Collocation:
+        """The functions at fixed points, for the residual of a query."""
+        with torch.no_grad():
+            return Collocation.at(self.problem, self.trunk, self.watched_points)
+
+    def nodal(self, c: Tensor) -> Tensor:
+        """F n at the nodes, (batch, n_nodes)."""
+        return c @ self.at_nodes.T
+
+    def on_grid(self, c: Tensor, z: Tensor) -> Tensor:
+        """u on the grid, (batch, n_dofs)."""
+        return self.grid_of(self.nodal(c), z)
+
+    def grid_of(self, n: Tensor, z: Tensor) -> Tensor:
+        """u on the grid from F n at the nodes, (batch, n_nodes) -> (batch, n_dofs)."""
+        x = self.problem.grid_points.to(z).unbind(-1)
+        lift = self.problem.ansatz.lift(z, x)
+        return self.interpolate(n, z, None, chebyshev.barycentric) + lift
+
+    def at_points(self, c: Tensor, z: Tensor, points: Tensor) -> Tensor:
+        """u at points (n_points, k), from the functions themselves, (batch, n_points)."""
+        ansatz = self.problem.ansatz
+        x = points.to(c).unbind(-1)
+        s = torch.stack(torch.broadcast_tensors(*ansatz.locate(x, z)), dim=-1)
+        flat = s.reshape(-1, s.shape[-1]).unbind(-1)
+        phi = self.trunk({(): ansatz.features(flat)[()]})[()]
+        basis = (ansatz.factor(flat)[()][:, None] * phi).reshape(*s.shape[:-1], -1)
+        return (basis @ c[..., None])[..., 0] + ansatz.lift(z, x)
+
+    def watched_jet(self, c: Tensor, z: Tensor, change: Jet) -> tuple[Jet, dict[str, Tensor]]:
+        """Jet of u and values at the watched points.
+
+        Args:
+            c: (batch, m).
+            z: (batch, d).
+            change: jet along x that is added to u, at the nodes, (batch, n_nodes) each; or empty.
+        """
+        jet, values = self.watched.jet(self.problem, c, z)
+        if change:
+            sizes = zip(self.watched.s, self.problem.nodes, strict=True)
+            matrices = [chebyshev.barycentric(s, n) for s, n in sizes]
+            boxed = {i: e.to(c).reshape(len(e), *self.problem.nodes) for i, e in change.items()}
+            jet = {i: u + chebyshev.at_points(boxed[i], matrices) for i, u in jet.items()}
+        return jet, values
+
+    def interpolate(
+        self, values: Tensor, z: Tensor, points: Tensor | None, matrix: Interpolation
+    ) -> Tensor:
+        """From the nodes to points or, if None, the grid: (batch, n_nodes) -> (batch, n_points)."""
+        axes = self.problem.axes if points is None else points.unbind(-1)
+        s = self.problem.ansatz.locate([a.to(values) for a in axes], z.to(values))
+        matrices = [matrix(at, n) for at, n in zip(s, self.problem.nodes, strict=True)]
+        boxed = values.reshape(len(values), *self.problem.nodes)
+        if points is None:
+            return chebyshev.tensor_product(boxed, matrices).flatten(1)
+        return chebyshev.at_points(boxed, matrices)

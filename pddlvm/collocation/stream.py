@@ -1,0 +1,60 @@
+"""The collocation points of a training: drawn anew for each step, some where the residual is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.collocation.sampling import AdaptivePoints, PointSampler
+
+__all__ = ["PointStream"]
+
+Residual = Callable[[Tensor, torch.Generator], Tensor]
+"""Points (n, k) and a generator for z -> mean |r| over some draws, (n,)."""
+
+
+class PointStream:
+    """Points in the reference box and on the faces that carry conditions.
+
+    Args:
+        problem: its box and conditions.
+        sampler: draws the points.
+        residual: what adaptive points follow.
+    """
+
+    def __init__(
+        self, problem: CollocationProblem, sampler: PointSampler, residual: Residual
+    ) -> None:
+        self.problem = problem
+        self.sampler = sampler
+        self.residual = residual
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the residual of an earlier training."""
+        self._steps = 0
+        self._candidates: tuple[Tensor, Tensor] | None = None
+
+    def draw(self, like: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Points inside, then those on the face of each condition, (n, k) each."""
+        k, n = len(self.problem.box.names), self.sampler.n_points
+        inside = self.sampler.draw(n, k, generator).to(like)
+        if isinstance(self.sampler, AdaptivePoints):
+            inside = self._adapt(self.sampler, inside, generator)
+        found = [inside]
+        for condition in self.problem.conditions:
+            at = self.sampler.draw(max(1, n // 4), k, generator).to(like)
+            i = self.problem.box.names.index(condition.face.coordinate)
+            at[:, i] = 1.0 if condition.face.is_end else -1.0
+            found.append(at)
+        return found
+
+    def _adapt(self, sampler: AdaptivePoints, s: Tensor, generator: torch.Generator) -> Tensor:
+        """Replace a share of the points by candidates with a large residual."""
+        if self._candidates is None or self._steps % sampler.every == 0:
+            at = sampler.draw(sampler.n_candidates, s.shape[1], generator).to(s)
+            self._candidates = (at, self.residual(at, generator))
+        self._steps += 1
+        n = round(sampler.share * len(s))
+        return torch.cat([sampler.draw_from(*self._candidates, n, generator), s[n:]])
