@@ -33,9 +33,9 @@ BOX = (1.0, 5.0)
 def profiles(model: pddlvm.LatentVariableModel, z: torch.Tensor, ax: Axes) -> None:
     """u(x) at a few times: mean with its band of 2 sigma, and the reference."""
     problem = model.problem
-    x, t = problem.axes
-    forward, u = model.forward(z), problem.solve(z).reshape(problem.grid)
-    mean, std = forward.mean.reshape(problem.grid), forward.std.reshape(problem.grid)
+    x, t = (axis.numpy() for axis in problem.axes)
+    forward, shape = model.forward(z), problem.grid
+    u, mean, std = (v.reshape(shape).numpy() for v in (problem.solve(z), forward.mean, forward.std))
     for k, j in enumerate((0, 10, 40, 100, len(t) - 1)):
         colour = f"C{k}"
         ax.plot(x, mean[:, j], colour, label=f"t = {t[j]:.2f}")
@@ -49,10 +49,10 @@ def profiles(model: pddlvm.LatentVariableModel, z: torch.Tensor, ax: Axes) -> No
 def magnified(model: pddlvm.LatentVariableModel, z: torch.Tensor, ax: Axes) -> None:
     """The error at one time inside of the band of 2 sigma, which is too narrow to be seen above."""
     problem = model.problem
-    x, t = problem.axes
+    x, t = (axis.numpy() for axis in problem.axes)
     forward = model.forward(z)
-    error = (problem.solve(z) - forward.mean).reshape(problem.grid)
-    band = 2 * forward.std.reshape(problem.grid)
+    error = (problem.solve(z) - forward.mean).reshape(problem.grid).numpy()
+    band = 2 * forward.std.reshape(problem.grid).numpy()
     j = 40
     ax.plot(x, error[:, j], "k-", label="reference - mean")
     ax.fill_between(x, -band[:, j], band[:, j], color="C1", alpha=0.4, label="±2σ")
@@ -62,7 +62,9 @@ def magnified(model: pddlvm.LatentVariableModel, z: torch.Tensor, ax: Axes) -> N
 
 def over_the_plane(values: torch.Tensor, axis: torch.Tensor, ax: Axes, title: str) -> None:
     """A map over gamma and kappa, with the box of the training drawn in."""
-    drawn = ax.pcolormesh(axis, axis, values.T, cmap="viridis", shading="gouraud")
+    drawn = ax.pcolormesh(
+        axis.numpy(), axis.numpy(), values.T.numpy(), cmap="viridis", shading="gouraud"
+    )
     side = BOX[1] - BOX[0]
     ax.add_patch(Rectangle((BOX[0], BOX[0]), side, side, fill=False, edgecolor="red", lw=2))
     ax.set(xlabel="gamma", ylabel="kappa", title=title)
@@ -84,7 +86,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
     parser.add_argument("--seconds", type=float, default=120.0, help="training time")
     parser.add_argument("--steps", type=int, default=None, help="limit on the training steps")
     parser.add_argument("--samples", type=int, default=16, help="draws of the validation")
-    parser.add_argument("--plane", type=int, default=25, help="parameters along each axis")
+    parser.add_argument("--plane", type=int, default=19, help="parameters along each axis")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
 

@@ -50,9 +50,11 @@ class Problem:
         dirichlet: Sequence[Dirichlet],
     ) -> None:
         if not dirichlet:
+            modes = ", ".join(space.rigid_modes)
+            free = f" (it can move as a rigid body: {modes})" if modes else ""
             raise ProblemError(
-                f"problem {name!r} has no Dirichlet boundary, so its operator is singular: add "
-                "Dirichlet(boundary, value) on at least one boundary"
+                f"problem {name!r} has no Dirichlet boundary, so its operator is singular{free}: "
+                "add Dirichlet(boundary, value) on at least one boundary"
             )
         if isinstance(terms, Term):
             raise ProblemError(

@@ -157,8 +157,9 @@ class _Loop:
             if (step - first) % _RECORD_STEPS == 0:
                 value = float(loss.detach())
                 if not math.isfinite(value) or not _finite_gradients(parameters):
+                    message = _diagnose(self.model, value, step)
                     _restore(networks, good)
-                    raise NonFiniteError(_diagnose(self.model, value, step, parameters))
+                    raise NonFiniteError(message)
                 if (step - first) % _SNAPSHOT_STEPS == 0:
                     good = _state(networks)
                 history.append({**_record(self.model, stage, step), "stage": self.number})
@@ -171,8 +172,9 @@ class _Loop:
         bar.n = round(100 * min(1.0, end))
         bar.refresh()
         if not all(torch.isfinite(p).all() for p in parameters):
+            message = _diagnose(self.model, math.nan, step)
             _restore(networks, good)
-            raise NonFiniteError(_diagnose(self.model, math.nan, step, parameters))
+            raise NonFiniteError(message)
         history.append({**_record(self.model, stage, step), "stage": self.number})
 
 
@@ -231,10 +233,8 @@ def _finite_gradients(parameters: list[nn.Parameter]) -> bool:
     return all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
 
 
-def _diagnose(
-    model: LatentVariableModel, loss: float, step: int, parameters: list[nn.Parameter]
-) -> str:
-    """Which term is not finite, evaluated at the last good state."""
+def _diagnose(model: LatentVariableModel, loss: float, step: int) -> str:
+    """Which term is not finite, evaluated where the training stopped."""
     with torch.no_grad():
         xi = model.problem.prior.sample_standard((64,)).to(model.sigma_residual)
         parts = model.finite_parts(xi)

@@ -1,6 +1,11 @@
 """Checks that several test files share."""
 
+import numpy as np
 import torch
+
+import pddlvm
+from pddlvm import fem
+from problems.shell import bending_energy, membrane_energy
 
 
 def dot_test(operator, n_columns, n_rows):
@@ -15,3 +20,23 @@ def dot_test(operator, n_columns, n_rows):
     # Two orders of the same sum: equal to some units of round-off of its largest possible value.
     scale = e.norm() * q.norm() + u.norm() * adjoint.norm()
     assert abs(e @ q - u @ adjoint) <= 10 * torch.finfo(dtype).eps * scale
+
+
+def shell(mesh, loads, dirichlet, *, E=1.0, nu=0.3, thickness=0.1):
+    """A shell of which the only parameter is its Young's modulus."""
+    space = fem.ShellSpace(mesh)
+    return pddlvm.Problem(
+        "shell",
+        space,
+        [
+            pddlvm.Energy(space.membrane(), membrane_energy),
+            pddlvm.Energy(space.bending(), bending_energy),
+            *loads(space),
+        ],
+        {
+            "E": pddlvm.Constant(pddlvm.LogNormal(np.log(E), 0.1)),
+            "thickness": thickness,
+            "nu": nu,
+        },
+        dirichlet,
+    )

@@ -1,6 +1,8 @@
 """The latent variable model of problems in strong form."""
 
 import math
+import re
+from pathlib import Path
 
 import meshio
 import numpy as np
@@ -17,10 +19,10 @@ BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
 HARD = (BOX.start("t"), BOX.start("x"), BOX.end("x"))
 
 
-def make(**changes):
+def make(residual=None, **changes):
     """sin(pi x) decays and is fed: u_t = rate u_xx + source sin(2 pi x)."""
 
-    def residual(u_t, u_xx, x, rate, source):
+    def fed(u_t, u_xx, x, rate, source):
         return u_t - rate * u_xx - source * torch.sin(2 * math.pi * x)
 
     arguments = {
@@ -33,7 +35,7 @@ def make(**changes):
         "grid": (15, 12),
         "nodes": (14, 10),
     }
-    return pddlvm.CollocationProblem("fed", BOX, residual, **(arguments | changes))
+    return pddlvm.CollocationProblem("fed", BOX, residual or fed, **(arguments | changes))
 
 
 def build(problem, **options):
@@ -358,6 +360,16 @@ def test_a_run_that_becomes_non_finite_stops(problem):
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+def test_a_residual_that_overflows_in_training_is_located():
+    def fragile(u, u_t, u_xx, rate, source):
+        # Finite for every u of the checks, but not for what a wild step makes of it.
+        return u_t - rate * u_xx - source + torch.where(u.abs() > 3, torch.inf, 0.0) * u
+
+    model = build(make(residual=fragile))
+    with pytest.raises(pddlvm.NonFiniteError, match=r"the residual at x = .*, t = .* for z"):
+        pddlvm.train(model, max_steps=300, learning_rates=(3.0, 3.0))
+
+
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"causal": Causal("y")}])
 def test_options_are_checked(problem, options):
     with pytest.raises(pddlvm.InputError):
@@ -378,3 +390,13 @@ def test_a_solution_on_another_grid_is_refused(trained):
 def test_too_few_draws_for_a_calibration(trained):
     with pytest.raises(pddlvm.InputError, match="at least 32"):
         trained.calibrate(8)
+
+
+def test_code_of_the_page_runs():
+    page = Path(__file__).parent.parent / "docs" / "strong_form.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    variables: dict = {}
+    exec(re.sub(r"max_seconds=\d+", "max_steps=30", code), variables)
+    assert variables["at"].mean.shape == (4, 2)
+    u = variables["problem"].solve(variables["z"])
+    assert u.shape == (4, variables["problem"].n_dofs)

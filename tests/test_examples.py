@@ -9,7 +9,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from examples import poisson_linear, poisson_mesh_file, poisson_nonlinear, shell_hare
+from examples import pinn_heat, poisson_linear, poisson_mesh_file, poisson_nonlinear, shell_hare
 from pddlvm import fem
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +52,16 @@ def test_shell(tmp_path: Path):
     assert report.relative_l2_corrected < 1e-4
 
 
+def test_heat_without_a_mesh(tmp_path: Path):
+    arguments = ["--steps", "400", "--seconds", "60", "--samples", "4", "--plane", "3"]
+    report = pinn_heat.main([*arguments, "--out", str(tmp_path)])
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names >= {"profiles.png", "space_time.png", "plane.png", "heat.vtu", "report.txt"}
+    # A correction takes the error to that of the nodes.
+    assert report.relative_l2 < 0.2
+    assert report.relative_l2_corrected < 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -68,3 +78,10 @@ def test_code_on_shells_in_the_readme_runs():
     variables: dict[str, object] = {}
     exec(block, variables)
     assert variables["u"].shape[1] == 6
+
+
+def test_code_without_a_mesh_in_the_readme_runs():
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[3]
+    variables: dict = {}
+    exec(block.replace("max_seconds=120", "max_steps=10"), variables)
+    assert variables["u"].shape == (4, 100, 200)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pddlvm
-from problems import poisson
+from problems import pinn, poisson
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,3 +53,21 @@ def test_refinement_reaches_the_reference_solution(trained: pddlvm.LatentVariabl
     torch.testing.assert_close(
         trained.refine(z.cuda()).u.cpu(), trained.problem.solve(z), rtol=1e-8, atol=1e-8
     )
+
+
+def test_a_problem_in_strong_form_trains_on_the_device() -> None:
+    problem = pinn.make_heat(grid=(12, 10))
+    model = pddlvm.LatentVariableModel(problem, points=pddlvm.Sobol(64), n_functions=8)
+    result = pddlvm.train(model, max_steps=30)
+    assert result.device.type == "cuda"
+    z = problem.prior.sample((3,), seed=0)
+    for corrections in (0, 1):
+        on_device = model.forward(z.cuda(), corrections=corrections)
+        on_host = model.forward(z, corrections=corrections)
+        assert on_device.mean.is_cuda and on_device.std.is_cuda
+        torch.testing.assert_close(on_device.mean.cpu(), on_host.mean, rtol=1e-4, atol=1e-5)
+    points = torch.tensor([[1.0, 0.5]])
+    assert model.forward(z.cuda(), points=points.cuda()).std.is_cuda
+    assert model.inverse(problem.solve(z).cuda()).mean.is_cuda
+    before = model.forward(z).mean
+    torch.testing.assert_close(model.cpu().forward(z).mean, before, rtol=1e-4, atol=1e-5)

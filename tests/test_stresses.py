@@ -4,12 +4,12 @@ import meshio
 import numpy as np
 import pytest
 import torch
+from checks import shell as build_shell
 
 import pddlvm
 from pddlvm import fem, supports
 from pddlvm.stresses import von_mises
 from problems import poisson, shell
-from problems.shell import bending_energy, membrane_energy
 
 E, NU, T = 7.0, 0.25, 0.1
 
@@ -23,17 +23,7 @@ def strip() -> pddlvm.Problem:
     a = (5 * np.arange(4)[:, None] + np.arange(4)).ravel()
     triangles = np.concatenate([np.stack([a, a + 5, a + 6], 1), np.stack([a, a + 6, a + 1], 1)])
     mesh = fem.surface(points, triangles).with_sets(root=fem.plane(0, 0.0, 1e-9))
-    space = fem.ShellSpace(mesh)
-    return pddlvm.Problem(
-        "strip",
-        space,
-        [
-            pddlvm.Energy(space.membrane(), membrane_energy),
-            pddlvm.Energy(space.bending(), bending_energy),
-        ],
-        {"E": pddlvm.Constant(pddlvm.LogNormal()), "thickness": T, "nu": NU},
-        supports.clamped("root"),
-    )
+    return build_shell(mesh, lambda space: [], supports.clamped("root"), nu=NU, thickness=T)
 
 
 Z = torch.tensor([E], dtype=torch.float64)

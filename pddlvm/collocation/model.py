@@ -343,6 +343,14 @@ class CollocationModel(LatentVariableModel):
     def after_loading(self) -> None:  # noqa: D102
         self.basis.freeze()
 
+    def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:  # noqa: D102
+        parts = super().finite_parts(xi)
+        z = self.problem.prior.unstandardise(xi)
+        jet, values = self.zero_residual.inside.jet(self.problem, self.forward_map(xi)[0], z)
+        r = self.problem.residual_function(jet, values)
+        where = self.problem.first_bad(r, values, z)
+        return parts if where is None else {**parts, f"the residual at {where}": r}
+
     # --- shared with the calibration --------------------------------------------------------------
 
     def log_residual(self, c: Tensor, z: Tensor, change: Jet | None = None) -> Tensor:

@@ -9,8 +9,10 @@ from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from pddlvm.collocation.ansatz import Ansatz
@@ -321,20 +323,37 @@ class CollocationProblem:
             n not in (1, m) for n, m in zip(sizes[::-1], (_N_CHECKED, 4), strict=False)
         ):
             raise ProblemError(f"{name!r} returns shape {tuple(r.shape)}; it must be elementwise")
-        self.check_finite(r, values, z, name)
+        where = self.first_bad(r, values, z)
+        if where is not None:
+            raise ProblemError(f"{name!r} of problem {self.name!r} is not finite at {where}")
         self.ansatz.check_odd(s, z, self.name)
 
-    def check_finite(self, r: Tensor, values: Mapping[str, Tensor], z: Tensor, name: str) -> None:
-        """Raise a ProblemError that names the point and z where r is not finite."""
+    def evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
+        """Matrix from u on the grid to its values at points (n_points, k), cubic in between.
+
+        Raises:
+            InputError: a point is outside of the box.
+        """
+        columns = self.box.check(torch.from_numpy(points)).unbind(-1)
+        found = sp.csr_matrix(np.ones((len(points), 1)))
+        for axis, x in zip(self.axes, columns, strict=True):
+            degree = min(3, len(axis) - 1)
+            cardinal = make_interp_spline(axis.numpy(), np.eye(len(axis)), k=degree)
+            weights = sp.csr_matrix(cardinal(x.numpy()))
+            # Row by row the product of the weights along each axis.
+            rows = [sp.kron(found[i], weights[i], format="csr") for i in range(len(points))]
+            found = sp.vstack(rows, format="csr")
+        return found
+
+    def first_bad(self, r: Tensor, values: Mapping[str, Tensor], z: Tensor) -> str | None:
+        """Where r (n_samples, n_points) is not finite, in words; None if it is everywhere."""
         bad = ~torch.isfinite(r).expand(len(z), -1)
-        if bad.any():
-            i, j = (int(v) for v in bad.nonzero()[0])
-            at = {c: values[c].expand(bad.shape)[i, j].item() for c in self.box.names}
-            point = ", ".join(f"{c} = {v:g}" for c, v in at.items())
-            raise ProblemError(
-                f"{name!r} of problem {self.name!r} is not finite at {point} for z = "
-                f"{[round(v, 4) for v in z[i].tolist()]}"
-            )
+        if not bad.any():
+            return None
+        i, j = (int(v) for v in bad.nonzero()[0])
+        at = {c: values[c].expand(bad.shape)[i, j].item() for c in self.box.names}
+        point = ", ".join(f"{c} = {v:g}" for c, v in at.items())
+        return f"{point} for z = {[round(v, 4) for v in z[i].tolist()]}"
 
 
 def _zero() -> Tensor:

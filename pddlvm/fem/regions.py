@@ -128,5 +128,8 @@ class FunctionSpace(Protocol):
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One cell that each degree of freedom belongs to."""
 
+    def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
+        """Matrix from u to its values, or gradients, at points."""
+
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices, (n_dofs, n_dofs)."""

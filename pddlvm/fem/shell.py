@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from pddlvm.errors import InputError, MeshError, ProblemError
+from pddlvm.fem.closest import closest
 from pddlvm.fem.regions import Points, Region
 from pddlvm.fem.shell_element import (
     MIDPOINTS,
@@ -183,6 +184,40 @@ class ShellSpace:
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One triangle that each degree of freedom belongs to."""
         return self._cell_of_vertex[dofs // 6]
+
+    def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
+        """Matrix from u to the displacements at the points of the surface next to some points.
+
+        Displacements are taken linear between the vertices.
+
+        Args:
+            points: (n_points, 3).
+            gradient: not offered for shells; strains come from `membrane` and `bending`.
+
+        Returns:
+            (3 n_points, n_dofs), the three components of a point after each other.
+
+        Raises:
+            InputError: a point is further from the surface than the longest edge, or a gradient.
+        """
+        if gradient:
+            raise InputError("a shell has no gradient of u at points; see membrane() and bending()")
+        corners = self.mesh.p.T[self.mesh.t.T]
+        longest = float(np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max())
+        rows, columns, data = [], [], []
+        for i, x in enumerate(points):
+            cell, weights, distance = closest(corners, x)
+            if distance > longest:
+                raise InputError(
+                    f"point {i}, {x.tolist()}, is {distance:.3g} away from the surface, which is "
+                    f"more than its longest edge, {longest:.3g}"
+                )
+            for corner, weight in zip(self.mesh.t[:, cell], weights, strict=True):
+                rows += [3 * i + axis for axis in range(3)]
+                columns += [6 * int(corner) + axis for axis in range(3)]
+                data += 3 * [float(weight)]
+        shape = (3 * len(points), self.n_dofs)
+        return sp.csr_matrix((data, (rows, columns)), shape=shape)
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Lumped mass (displacements; rotations times the squared facet size) and unit stiffness.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
-from pddlvm.errors import MeshError, ProblemError
+from pddlvm.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.regions import Points, Region
 
 __all__ = ["Space"]
@@ -40,6 +40,10 @@ _ELEMENTS: dict[tuple[type, int], type] = {
     (skfem.MeshHex1, 2): skfem.ElementHex2,
 }
 _TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
+
+
+_OUTSIDE = 1e-8
+"""Tolerance in coordinates of the reference cell."""
 
 
 class _Vector(skfem.ElementVector):  # type: ignore[misc]
@@ -193,6 +197,63 @@ class Space:
         cell = np.zeros(self.n_dofs, dtype=np.int64)
         cell[self._basis.element_dofs] = np.arange(self.mesh.nelements)
         return cell[dofs]
+
+    def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
+        """Matrix from u to its values at points, row after row all components of a point.
+
+        Args:
+            points: (n_points, dim), in the mesh.
+            gradient: grad u instead, du_i/dx_j with j running fastest.
+
+        Returns:
+            (n_points * n_components, n_dofs), times dim for the gradient.
+
+        Raises:
+            InputError: a point is outside of the mesh.
+        """
+        x = np.ascontiguousarray(points.T)
+        cells = self._cells_at(points)
+        mapping = self._basis.mapping
+        local = mapping.invF(x[:, :, None], tind=cells)
+        size, n = self.n_components * (self.dim if gradient else 1), len(points)
+        dofs = self._basis.element_dofs[:, cells]
+        rows = np.arange(n * size).reshape(n, size)
+        data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
+        for i in range(len(dofs)):
+            field = self._element.gbasis(mapping, local, i, tind=cells)[0]
+            values = field.grad if gradient else np.asarray(field)
+            data[i] = np.reshape(values, (size, n)).T
+            columns[i] = dofs[i][:, None]
+        index = (np.broadcast_to(rows, data.shape).ravel(), columns.ravel())
+        return sp.csr_matrix((data.ravel(), index), shape=(n * size, self.n_dofs))
+
+    def _cells_at(self, points: Array) -> Index:
+        """The cell of each point."""
+        finder = self.mesh.element_finder(mapping=self._basis.mapping)
+        reference = self.mesh.refdom.p
+
+        def find(some: Array) -> Index:
+            cells = np.asarray(finder(*some.T))
+            local = self._basis.mapping.invF(some.T[:, :, None], tind=cells)[:, :, 0]
+            simplex = reference.shape[1] == self.dim + 1
+            outside = (local < -_OUTSIDE).any(axis=0) | (local > 1 + _OUTSIDE).any(axis=0)
+            if simplex:
+                outside |= local.sum(axis=0) > 1 + _OUTSIDE
+            if outside.any():
+                raise ValueError
+            return cells
+
+        try:
+            return find(points)
+        except (ValueError, IndexError):
+            for i in range(len(points)):
+                try:
+                    find(points[i : i + 1])
+                except (ValueError, IndexError) as error:
+                    raise InputError(
+                        f"point {i}, {points[i].tolist()}, is outside of the mesh"
+                    ) from error
+            raise
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""

@@ -1,0 +1,1 @@
+"""Posteriors of parameters and solutions from noisy, partial data."""

@@ -1,0 +1,190 @@
+"""Measurement noise: log density of misfits y - H u, and draws.
+
+    Gaussian        e ~ N(0, C),   C = std^2 I, diag(std^2) or full
+    StudentT        e_i ~ std t_df: heavy tails, for outliers
+    UnknownStd      e ~ N(0, s^2 I),   log s ~ N(log scale, spread^2), s inferred with z
+
+Values that are missing (NaN) are left out: the density is that of the others.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+__all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd"]
+
+
+class Noise(ABC):
+    """Distribution of the misfits of n sensors."""
+
+    @abstractmethod
+    def log_prob(self, misfit: Tensor) -> Tensor:
+        """Log density of misfits (..., n), (...,); NaN stands for a missing value."""
+
+    @abstractmethod
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Draws (*shape, n), float64."""
+
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        """Covariance, or a stand-in of the same size, (n, n), float64."""
+
+
+class Gaussian(Noise):
+    """N(0, C).
+
+    Args:
+        std: a number, one per sensor (n,), or the full covariance (n, n); in the units of y.
+        n: number of sensors.
+
+    Raises:
+        InputError: not positive, not finite, or of another size.
+    """
+
+    def __init__(self, std: float | Tensor, n: int) -> None:
+        given = torch.as_tensor(std, dtype=torch.float64)
+        if not torch.isfinite(given).all():
+            raise InputError("the noise has values that are not finite")
+        if given.ndim == 2:
+            if given.shape != (n, n) or not torch.allclose(given, given.T):
+                raise InputError(
+                    f"a noise covariance must be symmetric of shape ({n}, {n}), got "
+                    f"{tuple(given.shape)}"
+                )
+            matrix = given
+        else:
+            if given.shape not in ((), (n,)):
+                raise InputError(
+                    f"noise_std must be a number or have {n} values, got {tuple(given.shape)}"
+                )
+            if not (given > 0).all():
+                raise InputError(f"noise_std must be positive, got {float(given.min())}")
+            matrix = given.expand(n).square().diag()
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if info:
+            raise InputError("the noise covariance is not positive definite")
+        self._matrix, self._factor = matrix, factor
+        self.is_diagonal = given.ndim < 2
+
+    def __repr__(self) -> str:
+        kind = "diagonal" if self.is_diagonal else "full"
+        return f"Gaussian({len(self._matrix)} sensors, {kind})"
+
+    def covariance(self) -> Tensor:  # noqa: D102
+        return self._matrix
+
+    def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        seen = ~torch.isnan(misfit)
+        if self.is_diagonal:
+            std = self._matrix.diagonal().sqrt().to(misfit)
+            # No NaN in the density: its gradient would be NaN where it does not count.
+            density = -0.5 * (misfit.nan_to_num() / std).square() - std.log() - _HALF_LOG_2PI
+            return torch.where(seen, density, 0.0).sum(-1)
+        flat, masks = misfit.reshape(-1, misfit.shape[-1]), seen.reshape(-1, seen.shape[-1])
+        found = flat.new_empty(len(flat))
+        for mask in masks.unique(dim=0):
+            rows = (masks == mask).all(-1)
+            factor = torch.linalg.cholesky(self._matrix[mask][:, mask]).to(misfit)
+            white = torch.linalg.solve_triangular(factor, flat[rows][:, mask].T, upper=False)
+            constant = factor.diagonal().log().sum() + int(mask.sum()) * _HALF_LOG_2PI
+            found[rows] = -0.5 * white.square().sum(0) - constant
+        return found.reshape(misfit.shape[:-1])
+
+    def sample(  # noqa: D102
+        self, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        n = len(self._matrix)
+        return torch.randn(*shape, n, generator=generator, dtype=torch.float64) @ self._factor.T
+
+
+@dataclass(frozen=True)
+class StudentT(Noise):
+    """Independent std t_df.
+
+    Attributes:
+        std: scale, > 0, in the units of y (the standard deviation is larger).
+        n: number of sensors.
+        df: degrees of freedom, > 2.
+    """
+
+    std: float
+    n: int
+    df: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0 and self.df > 2):
+            raise InputError(f"StudentT needs std > 0 and df > 2, got {self}")
+
+    def covariance(self) -> Tensor:  # noqa: D102
+        variance = self.std**2 * self.df / (self.df - 2)
+        return variance * torch.eye(self.n, dtype=torch.float64)
+
+    def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        seen = ~torch.isnan(misfit)
+        density = torch.distributions.StudentT(self.df, 0.0, self.std, validate_args=False)
+        return torch.where(seen, density.log_prob(misfit.nan_to_num()), 0.0).sum(-1)
+
+    def sample(  # noqa: D102
+        self, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        size = (*shape, self.n)
+        normal = torch.randn(size, generator=generator, dtype=torch.float64)
+        # A chi-square with real degrees of freedom, by its quantiles, from the same generator.
+        gamma = torch.distributions.Gamma(0.5 * self.df, 0.5)
+        with torch.random.fork_rng(devices=[]):
+            if generator is not None:
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            chi2 = gamma.sample(size).double()
+        return self.std * normal * (self.df / chi2).sqrt()
+
+
+@dataclass(frozen=True)
+class UnknownStd(Noise):
+    """N(0, s^2 I) with log s ~ N(log scale, spread^2); its density has s integrated out.
+
+    Attributes:
+        scale: median of s, > 0, in the units of y.
+        spread: standard deviation of log s, > 0.
+        n: number of sensors.
+    """
+
+    scale: float
+    spread: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and self.spread > 0):
+            raise InputError(f"UnknownStd needs scale > 0 and spread > 0, got {self}")
+
+    def covariance(self) -> Tensor:  # noqa: D102
+        return self.scale**2 * torch.eye(self.n, dtype=torch.float64)
+
+    def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        seen = ~torch.isnan(misfit)
+        count = seen.sum(-1, keepdim=True)
+        square = misfit.nan_to_num().square().sum(-1, keepdim=True)
+        log_s, log_weight = self._quadrature(misfit)
+        density = -0.5 * square * (-2 * log_s).exp() - count * (log_s + _HALF_LOG_2PI)
+        return torch.logsumexp(density + log_weight, dim=-1)
+
+    def sample(  # noqa: D102
+        self, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        log_s = torch.randn(*shape, 1, generator=generator, dtype=torch.float64) * self.spread
+        normal = torch.randn(*shape, self.n, generator=generator, dtype=torch.float64)
+        return self.scale * log_s.exp() * normal
+
+    def _quadrature(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Points log s and the logarithms of their weights: a fine trapezoidal rule."""
+        t = torch.linspace(-6, 6, 241, dtype=torch.float64)
+        log_weight = -0.5 * t.square()
+        log_weight = log_weight - torch.logsumexp(log_weight, dim=0)
+        return (math.log(self.scale) + self.spread * t).to(like), log_weight.to(like)
+
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

@@ -1,0 +1,234 @@
+"""What is measured of a solution, and with which noise: y = H u + e.
+
+    LinearObservation(problem, matrix, noise)     any matrix on the dofs, sparse or dense
+    PointObservation(problem, points, noise)      values of u at points of the mesh or the box
+    FunctionObservation(problem, f, n, noise)     any differentiable function of u
+
+Flux and strain sensors, averages over patches and masks are linear: `gradient_matrix`,
+`average_matrix` and `mask_matrix` make their rows. Values that are NaN were not measured.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.errors import InputError
+from pddlvm.fem import Space
+from pddlvm.noise import Gaussian, Noise
+from pddlvm.operators import SparseOperator
+from pddlvm.parameters import kind_of
+from pddlvm.problem import Problem
+
+__all__ = [
+    "FunctionObservation",
+    "LinearObservation",
+    "Observation",
+    "PointObservation",
+    "average_matrix",
+    "gradient_matrix",
+    "mask_matrix",
+]
+
+AnyProblem = Problem | CollocationProblem
+
+
+class Observation(ABC):
+    """y = h(u) + e. Final classes: see the module's docstring.
+
+    Args:
+        problem: whose solutions are observed.
+        n: length of y.
+        noise: a standard deviation (number or one per sensor), a covariance (n, n), or a `Noise`.
+    """
+
+    def __init__(self, problem: AnyProblem, n: int, noise: "float | Tensor | Noise") -> None:
+        if n < 1:
+            raise InputError("an observation needs at least one sensor")
+        self.problem = problem
+        self.n = n
+        self.noise = noise if isinstance(noise, Noise) else Gaussian(noise, n)
+        size = len(self.noise.covariance())
+        if size != n:
+            raise InputError(f"the noise is that of {size} sensors, and there are {n}")
+
+    @abstractmethod
+    def apply(self, u: Tensor) -> Tensor:
+        """h(u), (..., n_dofs) -> (..., n); differentiable, dtype and device of u."""
+
+    def simulate(self, u: Tensor, *, seed: int | None = None) -> Tensor:
+        """Noisy data of solutions, (..., n_dofs) -> (..., n)."""
+        u = self.problem.check_solution(u)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        clean = self.apply(u)
+        return clean + self.noise.sample(tuple(u.shape[:-1]), generator).to(clean)
+
+    def log_prob(self, y: Tensor, u: Tensor) -> Tensor:
+        """log p(y | u), (...,), of the values of y that are not NaN."""
+        y, u = self.check(y), self.problem.check_solution(u)
+        return self.noise.log_prob(y.to(u) - self.apply(u))
+
+    def check(self, y: Tensor, *, allow_missing: bool = True) -> Tensor:
+        """Return data, or raise an InputError that says what is wrong with them."""
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            raise InputError(f"y must be a floating-point torch tensor, got {kind_of(y)}")
+        if y.ndim == 0 or y.shape[-1] != self.n:
+            raise InputError(
+                f"y must have {self.n} values on its last axis, one per sensor, got shape "
+                f"{tuple(y.shape)}"
+            )
+        if torch.isinf(y).any():
+            raise InputError("y has infinite values; mark values that were not measured by NaN")
+        missing = torch.isnan(y)
+        if missing.any() and not allow_missing:
+            raise InputError("y has missing values (NaN), which this method cannot do without")
+        if missing.all(-1).any():
+            raise InputError("y has no value at all (only NaN) in at least one data set")
+        return y
+
+
+class LinearObservation(Observation):
+    """y = H u + e.
+
+    Args:
+        problem: whose solutions are observed.
+        matrix: H, (n, n_dofs), sparse (SciPy) or dense (NumPy, torch).
+        noise_std: see `Observation`.
+
+    Raises:
+        InputError: a matrix of another size, or with values that are not finite.
+    """
+
+    def __init__(
+        self, problem: AnyProblem, matrix: Any, noise_std: "float | Tensor | Noise"
+    ) -> None:
+        if isinstance(matrix, Tensor):
+            matrix = matrix.detach().cpu().numpy()
+        rows = sp.csr_matrix(matrix, dtype=np.float64)
+        if rows.shape[1] != problem.n_dofs:
+            raise InputError(
+                f"the matrix must have {problem.n_dofs} columns, one per degree of freedom, got "
+                f"shape {rows.shape}"
+            )
+        if not np.isfinite(rows.data).all():
+            raise InputError("the matrix has values that are not finite")
+        super().__init__(problem, rows.shape[0], noise_std)
+        self.matrix = rows
+        self._operators: dict[tuple[torch.dtype, torch.device], SparseOperator] = {}
+
+    def apply(self, u: Tensor) -> Tensor:  # noqa: D102
+        key = (u.dtype, u.device)
+        if key not in self._operators:
+            self._operators[key] = SparseOperator(self.matrix, u.dtype).to(u.device)
+        result: Tensor = self._operators[key](u)
+        return result
+
+
+class PointObservation(LinearObservation):
+    """Values of u at points: every component of a vector, the displacement of a shell.
+
+    Args:
+        problem: whose solutions are observed.
+        points: (n_points, dim), in the mesh or in the box; a list of numbers in 1D. On a shell the
+            nearest points of the surface are taken.
+        noise_std: see `Observation`; there is one sensor per point and component.
+
+    Raises:
+        InputError: a point outside, named.
+    """
+
+    def __init__(
+        self,
+        problem: AnyProblem,
+        points: "ArrayLike | Tensor",
+        noise_std: "float | Tensor | Noise",
+    ) -> None:
+        self.points = _as_points(problem, points)
+        super().__init__(problem, _evaluation(problem, self.points), noise_std)
+
+
+class FunctionObservation(Observation):
+    """y = f(u) + e.
+
+    Args:
+        problem: whose solutions are observed.
+        function: differentiable torch function (..., n_dofs) -> (..., n).
+        n: number of values.
+        noise_std: see `Observation`.
+    """
+
+    def __init__(
+        self,
+        problem: AnyProblem,
+        function: Callable[[Tensor], Tensor],
+        n: int,
+        noise_std: "float | Tensor | Noise",
+    ) -> None:
+        super().__init__(problem, n, noise_std)
+        self.function = function
+        found = function(torch.zeros(2, problem.n_dofs, dtype=torch.float64))
+        if found.shape != (2, n):
+            raise InputError(
+                f"the function must map (2, {problem.n_dofs}) to (2, {n}), it returns "
+                f"{tuple(found.shape)}"
+            )
+
+    def apply(self, u: Tensor) -> Tensor:  # noqa: D102
+        return self.function(u)
+
+
+def gradient_matrix(problem: Problem, points: "ArrayLike | Tensor") -> sp.csr_matrix:
+    """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs)."""
+    if not isinstance(problem, Problem):
+        raise InputError("gradient_matrix needs a finite element problem")
+    return problem.space.evaluation(_as_points(problem, points), gradient=True)
+
+
+def average_matrix(problem: Problem, subdomains: list[str]) -> sp.csr_matrix:
+    """Rows that give the mean of u over subdomains, (n_subdomains * n_components, n_dofs)."""
+    if not isinstance(problem.space, Space):
+        raise InputError("average_matrix needs Lagrange elements, and this is a shell")
+    found = []
+    for name in subdomains:
+        region = problem.space.interior(name)
+        s, c = region.shape[2], region.size_u
+        weights = region.weights.ravel() / region.weights.sum()
+        for component in range(c):
+            row = sp.csr_matrix(weights) @ region.matrix[component::s]
+            found.append(row)
+    return sp.vstack(found, format="csr")
+
+
+def mask_matrix(problem: AnyProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:
+    """Rows of the identity: the degrees of freedom (n_dofs booleans, or numbers) that are seen."""
+    index = np.asarray(seen)
+    index = np.flatnonzero(index) if index.dtype == bool else index
+    if index.size == 0 or index.min() < 0 or index.max() >= problem.n_dofs:
+        raise InputError(f"the mask must select some of the {problem.n_dofs} degrees of freedom")
+    return sp.identity(problem.n_dofs, format="csr")[index]
+
+
+def _as_points(problem: AnyProblem, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
+    values = np.asarray(points, dtype=np.float64)
+    if isinstance(problem, CollocationProblem):
+        dim = len(problem.grid)
+    else:
+        dim = problem.space.mesh.p.shape[0]
+    values = values[:, None] if values.ndim == 1 and dim == 1 else values
+    if values.ndim != 2 or values.shape[1] != dim or not len(values):
+        raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise InputError("points has values that are not finite")
+    return values
+
+
+def _evaluation(problem: AnyProblem, points: NDArray[np.float64]) -> sp.csr_matrix:
+    if isinstance(problem, CollocationProblem):
+        return problem.evaluation(points)
+    return problem.space.evaluation(points)
