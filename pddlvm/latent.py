@@ -31,6 +31,9 @@ from pddlvm.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from pddlvm.collocation.predictions import FieldForward
+    from pddlvm.inference.infer import Method
+    from pddlvm.inference.posterior import Posterior
+    from pddlvm.observation import Observation
     from pddlvm.predictions import Forward
 
 __all__ = ["LatentVariableModel", "Stage", "known_inverse", "unflatten"]
@@ -179,6 +182,25 @@ class LatentVariableModel(nn.Module, ABC):
         if z_known and not self.has_known:
             raise InputError("z_known would leave nothing to infer: there is one block only")
         return self.problem.prior.known(z_known or {}, batch, like)
+
+    def infer(self, y: Tensor, observation: "Observation", method: "Method") -> "Posterior":
+        """Posterior of the parameters from noisy, partial data.
+
+        Args:
+            y: data, (..., n); NaN where nothing was measured.
+            observation: sensors and noise, of the problem of this model.
+            method: "laplace": Gauss-Newton on the corrected map, then a Gaussian; for any sensors,
+                without training.
+
+        Returns:
+            `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`.
+
+        Raises:
+            InputError: data of the wrong length, an observation of another problem, no such method.
+        """
+        from pddlvm.inference.infer import infer
+
+        return infer(self, y, observation, method)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""

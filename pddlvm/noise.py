@@ -34,6 +34,14 @@ class Noise(ABC):
     def covariance(self) -> Tensor:
         """Covariance, or a stand-in of the same size, (n, n), float64."""
 
+    @abstractmethod
+    def precision(self, misfit: Tensor) -> Tensor:
+        """P (..., n, n) with d log p / d misfit = -P misfit, positive semi-definite.
+
+        Where the density is not Gaussian P depends on the misfit (reweighted least squares); the
+        rows of missing values are zero.
+        """
+
 
 class Gaussian(Noise):
     """N(0, C).
@@ -77,6 +85,13 @@ class Gaussian(Noise):
 
     def covariance(self) -> Tensor:  # noqa: D102
         return self._matrix
+
+    def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        seen = (~torch.isnan(misfit)).to(misfit)
+        both = seen[..., :, None] * seen[..., None, :]
+        # The identity in the place of what is missing keeps the others' block apart.
+        block = self._matrix.to(misfit) * both + torch.diag_embed(1 - seen)
+        return torch.linalg.inv(block) * both
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = ~torch.isnan(misfit)
@@ -124,6 +139,11 @@ class StudentT(Noise):
         variance = self.std**2 * self.df / (self.df - 2)
         return variance * torch.eye(self.n, dtype=torch.float64)
 
+    def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        seen = (~torch.isnan(misfit)).to(misfit)
+        square = misfit.nan_to_num().square()
+        return torch.diag_embed(seen * (self.df + 1) / (self.df * self.std**2 + square))
+
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = ~torch.isnan(misfit)
         density = torch.distributions.StudentT(self.df, 0.0, self.std, validate_args=False)
@@ -164,13 +184,23 @@ class UnknownStd(Noise):
     def covariance(self) -> Tensor:  # noqa: D102
         return self.scale**2 * torch.eye(self.n, dtype=torch.float64)
 
+    def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        seen = (~torch.isnan(misfit)).to(misfit)
+        log_s, density = self._joint(misfit)
+        # The mean of 1 / s^2 given the misfits.
+        mean = (density.softmax(-1) * (-2 * log_s).exp()).sum(-1, keepdim=True)
+        return torch.diag_embed(seen * mean)
+
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        seen = ~torch.isnan(misfit)
-        count = seen.sum(-1, keepdim=True)
+        return torch.logsumexp(self._joint(misfit)[1], dim=-1)
+
+    def _joint(self, misfit: Tensor) -> tuple[Tensor, Tensor]:
+        """Points log s and log p(misfit, log s) with the weight of each, (..., n_points)."""
+        count = (~torch.isnan(misfit)).sum(-1, keepdim=True)
         square = misfit.nan_to_num().square().sum(-1, keepdim=True)
         log_s, log_weight = self._quadrature(misfit)
         density = -0.5 * square * (-2 * log_s).exp() - count * (log_s + _HALF_LOG_2PI)
-        return torch.logsumexp(density + log_weight, dim=-1)
+        return log_s, density + log_weight
 
     def sample(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None

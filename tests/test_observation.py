@@ -200,6 +200,26 @@ def test_an_unknown_std_is_integrated_out():
 
 
 @pytest.mark.parametrize(
+    "noise",
+    [
+        Gaussian(FULL, 2),
+        Gaussian(torch.tensor([0.1, 0.7]).double(), 2),
+        StudentT(0.5, 2, df=5.0),
+        UnknownStd(0.2, 0.5, 2),
+    ],
+)
+@pytest.mark.parametrize("misfit", [[0.3, -0.4], [torch.nan, 0.2]])
+def test_the_precision_gives_the_slope_of_the_density(noise, misfit):
+    e = torch.tensor(misfit, dtype=torch.float64)
+    at = e.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(noise.log_prob(at), at)
+    seen = ~torch.isnan(e)
+    found = -(noise.precision(e) @ e.nan_to_num())
+    torch.testing.assert_close(found[seen], slope[seen], rtol=1e-7, atol=1e-9)
+    assert (noise.precision(e)[~seen] == 0).all()
+
+
+@pytest.mark.parametrize(
     ("noise", "std"),
     [
         (Gaussian(FULL, 2), [1.0, math.sqrt(2.0)]),

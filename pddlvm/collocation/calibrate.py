@@ -103,7 +103,7 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
         for start in range(0, len(xi), _CHUNK):
             rows = slice(start, start + _CHUNK)
             u = model.sample_fields(xi[rows], z[rows])
-            found.append(model.infer(u, xi[rows] * known[rows], known[rows]))
+            found.append(model.neural_inverse(u, xi[rows] * known[rows], known[rows]))
     mean, log_variance = (torch.cat(parts) for parts in zip(*found, strict=True))
     features, base = inverse_features(mean, log_variance, None, known)
     unknown = known == 0
@@ -114,7 +114,7 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
     references = model.references
     for pattern, known in enumerate(_patterns(model, len(references.xi))):
         with torch.no_grad():
-            mean, log_variance = model.infer(references.u, references.xi * known, known)
+            mean, log_variance = model.neural_inverse(references.u, references.xi * known, known)
             features, base = inverse_features(mean, log_variance, None, known)
             std = (0.5 * variance(features, base)).exp()
         scores = ((mean - references.xi) / std)[known == 0]

@@ -314,11 +314,11 @@ class CollocationModel(LatentVariableModel):
 
     def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of xi, (batch, d) each."""
-        mean, log_variance = self.infer(u, xi_known, known)
+        mean, log_variance = self.neural_inverse(u, xi_known, known)
         features, base = inverse_features(mean, log_variance, None, known)
         return mean, self.uncertainty.inverse_std(features, base, known, 0)
 
-    def infer(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def neural_inverse(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Mean, in the support and with the known parameters in place, and log variance of xi."""
         arguments = (xi_known, known) if self.has_known else (None, None)
         mean, log_variance = self.read_field(u, *arguments)

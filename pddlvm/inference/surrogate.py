@@ -1,0 +1,172 @@
+"""What a trained model says about the data: y = h(u(z)), with derivatives and an error.
+
+    mean(xi) = h(V c(xi) + L a(z)),     cov(xi) = H cov(u | z) H^T
+
+c is the mean of the forward map or, corrected, the solution of the reduced problem, whose
+derivative is that of an implicit function: dc/dxi = -(V^T K V)^{-1} d(V^T r)/dxi.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.func import jacfwd, jacrev, vmap
+
+from pddlvm.collocation.model import CollocationModel
+from pddlvm.errors import InputError
+from pddlvm.latent import LatentVariableModel
+from pddlvm.model import GalerkinModel
+from pddlvm.observation import LinearObservation, Observation
+from pddlvm.refinement import correct
+
+__all__ = ["Surrogate", "surrogate_of"]
+
+_STEP = 1e-3
+
+
+class Surrogate(ABC):
+    """Data predicted by a model, float64 on the CPU; xi is (batch, d)."""
+
+    def __init__(self, model: LatentVariableModel, observation: Observation) -> None:
+        self.prior = model.problem.prior
+        self.model = model
+        self.observation = observation
+
+    @abstractmethod
+    def mean(self, xi: Tensor) -> Tensor:
+        """Predicted data, (batch, n)."""
+
+    @abstractmethod
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted data (batch, n) and their derivatives (batch, n, d)."""
+
+    def covariance(self, xi: Tensor) -> Tensor:
+        """Covariance of the error of the prediction, (batch, n, n), from draws of u."""
+        z = self.prior.unstandardise(xi)
+        draws = self.model.forward(z).sample((128,), seed=0)
+        data = self.observation.apply(draws)
+        centred = data - data.mean(0)
+        return torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1)
+
+
+class GalerkinSurrogate(Surrogate):
+    """The forward map of a finite element problem, or its correction in the reduced basis.
+
+    Args:
+        model: a trained model.
+        observation: sensors and noise.
+        corrections: Newton steps in the reduced basis; 0 for the forward map as it is.
+    """
+
+    model: GalerkinModel
+
+    def __init__(self, model: GalerkinModel, observation: Observation, corrections: int) -> None:
+        super().__init__(model, observation)
+        self.corrections = corrections
+        basis = model.exact.representation.basis
+        self._rows: Tensor | None = None
+        if isinstance(observation, LinearObservation):
+            self._rows = torch.from_numpy(observation.matrix @ basis.numpy())
+
+    def mean(self, xi: Tensor) -> Tensor:
+        return self._data(self._augmented(xi, self._coefficients(xi)))
+
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        c = self._coefficients(xi)
+        slope_c = self._implicit(xi, c) if self.corrections else self._network_slope(xi)
+
+        def of_boundary(one: Tensor, c_one: Tensor) -> Tensor:
+            return self._augmented(one[None], c_one[None])[0]
+
+        slope = vmap(jacrev(of_boundary))(xi, c)
+        m = c.shape[1]
+        slope = torch.cat([slope_c, slope[:, m:]], dim=1)
+        a = self._augmented(xi, c)
+        if self._rows is not None:
+            return self._data(a), self._rows @ slope
+        at = a.detach().requires_grad_()
+        data = self._data(at)
+        rows = [
+            torch.autograd.grad(data[:, i].sum(), at, retain_graph=True)[0]
+            for i in range(data.shape[1])
+        ]
+        return data.detach(), torch.stack(rows, dim=1) @ slope
+
+    def _data(self, a: Tensor) -> Tensor:
+        if self._rows is not None:
+            return a @ self._rows.T
+        return self.observation.apply(a @ self.model.exact.representation.basis.T)
+
+    def _augmented(self, xi: Tensor, c: Tensor) -> Tensor:
+        representation = self.model.exact.representation
+        z = self.prior.unstandardise(xi)
+        return representation.augment(c, representation.boundary_coordinates(z))
+
+    def _coefficients(self, xi: Tensor) -> Tensor:
+        with torch.no_grad():
+            c = self.model.forward_map(xi.to(self.model.sigma_residual))[0].double().cpu()
+            if not self.corrections:
+                return c
+            exact = self.model.exact
+            return correct(exact, exact, c, self.prior.unstandardise(xi), self.corrections)
+
+    def _network_slope(self, xi: Tensor) -> Tensor:
+        """dc/dxi of the forward map, (batch, n_modes, d)."""
+
+        def c(one: Tensor) -> Tensor:
+            mean: Tensor = self.model.forward_map(one[None])[0][0]
+            return mean
+
+        return vmap(jacfwd(c))(xi.to(self.model.sigma_residual)).detach().double().cpu()
+
+    def _implicit(self, xi: Tensor, c: Tensor) -> Tensor:
+        """dc/dxi of the reduced solution, (batch, n_modes, d)."""
+        exact = self.model.exact
+
+        def residual(one: Tensor, c_one: Tensor) -> Tensor:
+            z = self.prior.unstandardise(one[None])
+            return exact.residual(c_one[None], z)[0]
+
+        slope = vmap(jacrev(residual))(xi, c)
+        k = exact.stiffness(c, self.prior.unstandardise(xi))
+        return -torch.linalg.solve(k, slope).detach()
+
+
+class CollocationSurrogate(Surrogate):
+    """The forward map of a problem in strong form; derivatives by central differences.
+
+    The map is smooth and costs microseconds, and differences also see how the stretch of the
+    coordinates follows z.
+    """
+
+    model: CollocationModel
+
+    def mean(self, xi: Tensor) -> Tensor:
+        z = self.prior.unstandardise(xi)
+        return self.observation.apply(self.model.forward(z, extrapolate=True).mean.detach())
+
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        d = xi.shape[1]
+        steps = _STEP * torch.eye(d, dtype=xi.dtype)
+        moved = torch.stack([xi[:, None] + steps, xi[:, None] - steps])
+        data = self.mean(moved.reshape(-1, d)).reshape(2, len(xi), d, -1)
+        return self.mean(xi), ((data[0] - data[1]) / (2 * _STEP)).mT
+
+
+def surrogate_of(
+    model: LatentVariableModel, observation: Observation, corrections: int = 0
+) -> Surrogate:
+    """The surrogate that fits a model.
+
+    Raises:
+        InputError: the observation belongs to another problem.
+    """
+    if observation.problem.fingerprint != model.problem.fingerprint:
+        raise InputError(
+            f"the observation is of problem {observation.problem.name!r}, the model of "
+            f"{model.problem.name!r} or of another mesh"
+        )
+    if isinstance(model, CollocationModel):
+        return CollocationSurrogate(model, observation)
+    assert isinstance(model, GalerkinModel)
+    return GalerkinSurrogate(model, observation, corrections)
