@@ -54,7 +54,8 @@ class Problem:
             free = f" (it can move as a rigid body: {modes})" if modes else ""
             raise ProblemError(
                 f"problem {name!r} has no Dirichlet boundary, so its operator is singular{free}: "
-                "add Dirichlet(boundary, value) on at least one boundary"
+                "add Dirichlet(boundary, value) on at least one boundary, for a shell "
+                "pddlvm.supports.clamped(name)"
             )
         if isinstance(terms, Term):
             raise ProblemError(

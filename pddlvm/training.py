@@ -106,6 +106,7 @@ def train(
             end = 0.0
             stages = model.stages(calibrate)
             for number, stage in enumerate(stages):
+                bar.set_postfix_str(f"preparing: {stage.name}")
                 stage.prepare()
                 end += stage.share
                 loop = _Loop(model, stage, number, end, batch_size, learning_rates)

@@ -373,6 +373,11 @@ def test_a_residual_of_another_shape_is_refused():
         make(lambda u_t, u_xx: torch.cat([u_t, u_xx]))
 
 
+def test_a_parameter_that_nothing_reads_is_named():
+    with pytest.raises(pddlvm.ProblemError, match=r"no function reads: \['rate'\]"):
+        make(lambda u_t, u_xx: u_t - u_xx)
+
+
 def test_a_mistake_in_a_function_is_named():
     with pytest.raises(pddlvm.ProblemError, match="cannot be evaluated"):
         make(lambda u_t, u_xx: u_t + "1")

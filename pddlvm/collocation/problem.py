@@ -39,7 +39,8 @@ class CollocationProblem:
         box: the domain; a time is a coordinate like the others.
         residual: function of u, its derivatives, coordinates and fields, by name.
         fields: name -> field (with parameters and prior) or number (known).
-        lift: function of coordinates and fields that has the values of the hard conditions.
+        lift: function of coordinates and fields that has the values of the hard conditions; zero
+            by default.
         hard: faces on which u equals the lift by construction.
         conditions: initial and boundary conditions that hold up to a tolerance.
         odd: coordinates in which every solution is odd; the box and the lift must be.
@@ -104,6 +105,7 @@ class CollocationProblem:
         self._check_shapes()
         self._check_conditions()
         self._check_physics()
+        self._check_fields()
 
     # --- what users ask for --------------------------------------------------------------------
 
@@ -278,6 +280,17 @@ class CollocationProblem:
         unknown = {*self.ansatz.odd, *self.ansatz.stretch} - set(self.box.names)
         if unknown:
             raise ProblemError(f"no coordinates {sorted(unknown)}; there are {self.box.names}")
+
+    def _check_fields(self) -> None:
+        functions = [self.residual_function, self.scale_function, *self.condition_functions]
+        read = {name for f in [*functions, self.ansatz.lift_function] for name in f.others}
+        read |= {name for stretch in self.ansatz.stretch.values() for name in stretch.reads}
+        unread = sorted(set(self.random_fields) - read)
+        if unread:
+            raise ProblemError(
+                f"problem {self.name!r} has parameters that no function reads: {unread}; name them "
+                "as arguments of the residual, or leave them out"
+            )
 
     def _check_conditions(self) -> None:
         held = {*self.ansatz.hard, *(c.face for c in self.conditions)}

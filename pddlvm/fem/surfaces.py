@@ -41,6 +41,10 @@ class SurfaceMesh:
     t: Index
     vertex_sets: Mapping[str, Index] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        sizes = f"{self.p.shape[1]} vertices, {self.t.shape[1]} triangles"
+        return f"SurfaceMesh({sizes}, sets {sorted(self.vertex_sets)})"
+
     @property
     def nelements(self) -> int:
         """Number of triangles."""
