@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pddlvm.fields import Fields
 from pddlvm.operators import DenseOperator
-from pddlvm.physics import Fields, Term, TermEvaluator
+from pddlvm.physics import Term, TermEvaluator
 
 __all__ = ["AffineTerm", "Interpolation", "find_interpolation"]
 

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from pddlvm.fields import Fields
 from pddlvm.operators import DenseOperator
-from pddlvm.physics import Fields, Term, TermEvaluator
+from pddlvm.physics import Term, TermEvaluator
 from pddlvm.problem import Problem
 
 __all__ = ["CellSelection", "Draws", "dense_columns", "select_cells", "selected_term"]

@@ -16,9 +16,9 @@ from torch.func import vmap
 
 from pddlvm.errors import ProblemError
 from pddlvm.fem import FunctionSpace, Points
-from pddlvm.fields import Field
+from pddlvm.fields import Field, Fields
 from pddlvm.operators import SparseOperator
-from pddlvm.physics import Fields, TermEvaluator
+from pddlvm.physics import TermEvaluator
 
 if TYPE_CHECKING:
     from pddlvm.problem import Problem

@@ -19,7 +19,7 @@ from pddlvm.fem import Points, Space
 from pddlvm.links import identity
 from pddlvm.priors import Normal, Prior
 
-__all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Piecewise"]
+__all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Fields", "Piecewise"]
 
 Link = Callable[[Tensor], Tensor]
 
@@ -78,6 +78,9 @@ class Field(ABC):
     def at(self, points: Points, dtype: torch.dtype = torch.float64) -> FieldAtPoints:
         """The field at fixed points, ready to be evaluated for any batch of z."""
         return FieldAtPoints(self.shapes(points).to(dtype), self.shift, self.link)
+
+
+Fields = Mapping[str, Field | float]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
 from pddlvm.predictions import Forward, Inverse
 from pddlvm.problem import Problem
+from pddlvm.random import seeded
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, correct, refine
@@ -84,8 +85,7 @@ class GalerkinModel(LatentVariableModel):
         d, m = problem.n_parameters, self.reduced.n_modes
         rank = self.reduced.representation.n_lifts - 1
         n_features = m + 1 + rank
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             log_variance = 2 * torch.tensor(self.covariance.tolerance).log().item()
             forward_network = forward_network or NeuralGaussian(d, m, log_variance=log_variance)
             inverse_network = inverse_network or NeuralGaussian(

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.checks import check_vectors
 from pddlvm.errors import InputError
 from pddlvm.fem import Space
 from pddlvm.noise import Gaussian, Noise
 from pddlvm.operators import SparseOperator
-from pddlvm.parameters import kind_of
+from pddlvm.parametric import ParametricProblem
 from pddlvm.problem import Problem
 
 __all__ = [
@@ -36,8 +36,6 @@ __all__ = [
     "mask_matrix",
 ]
 
-AnyProblem = Problem | CollocationProblem
-
 
 class Observation(ABC):
     """y = h(u) + e. Final classes: see the module's docstring.
@@ -48,7 +46,7 @@ class Observation(ABC):
         noise: a standard deviation (number or one per sensor), a covariance (n, n), or a `Noise`.
     """
 
-    def __init__(self, problem: AnyProblem, n: int, noise: "float | Tensor | Noise") -> None:
+    def __init__(self, problem: ParametricProblem, n: int, noise: "float | Tensor | Noise") -> None:
         if n < 1:
             raise InputError("an observation needs at least one sensor")
         self.problem = problem
@@ -76,13 +74,7 @@ class Observation(ABC):
 
     def check(self, y: Tensor, *, allow_missing: bool = True) -> Tensor:
         """Return data, or raise an InputError that says what is wrong with them."""
-        if not isinstance(y, Tensor) or not y.is_floating_point():
-            raise InputError(f"y must be a floating-point torch tensor, got {kind_of(y)}")
-        if y.ndim == 0 or y.shape[-1] != self.n:
-            raise InputError(
-                f"y must have {self.n} values on its last axis, one per sensor, got shape "
-                f"{tuple(y.shape)}"
-            )
+        check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
         if torch.isinf(y).any():
             raise InputError("y has infinite values; mark values that were not measured by NaN")
         missing = torch.isnan(y)
@@ -106,7 +98,7 @@ class LinearObservation(Observation):
     """
 
     def __init__(
-        self, problem: AnyProblem, matrix: Any, noise_std: "float | Tensor | Noise"
+        self, problem: ParametricProblem, matrix: Any, noise_std: "float | Tensor | Noise"
     ) -> None:
         if isinstance(matrix, Tensor):
             matrix = matrix.detach().cpu().numpy()
@@ -145,12 +137,12 @@ class PointObservation(LinearObservation):
 
     def __init__(
         self,
-        problem: AnyProblem,
+        problem: ParametricProblem,
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
     ) -> None:
         self.points = _as_points(problem, points)
-        super().__init__(problem, _evaluation(problem, self.points), noise_std)
+        super().__init__(problem, problem.evaluation(self.points), noise_std)
 
 
 class FunctionObservation(Observation):
@@ -165,7 +157,7 @@ class FunctionObservation(Observation):
 
     def __init__(
         self,
-        problem: AnyProblem,
+        problem: ParametricProblem,
         function: Callable[[Tensor], Tensor],
         n: int,
         noise_std: "float | Tensor | Noise",
@@ -205,7 +197,7 @@ def average_matrix(problem: Problem, subdomains: list[str]) -> sp.csr_matrix:
     return sp.vstack(found, format="csr")
 
 
-def mask_matrix(problem: AnyProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:
+def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:
     """Rows of the identity: the degrees of freedom (n_dofs booleans, or numbers) that are seen."""
     index = np.asarray(seen)
     index = np.flatnonzero(index) if index.dtype == bool else index
@@ -214,21 +206,12 @@ def mask_matrix(problem: AnyProblem, seen: "ArrayLike | Tensor") -> sp.csr_matri
     return sp.identity(problem.n_dofs, format="csr")[index]
 
 
-def _as_points(problem: AnyProblem, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
+def _as_points(problem: ParametricProblem, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
     values = np.asarray(points, dtype=np.float64)
-    if isinstance(problem, CollocationProblem):
-        dim = len(problem.grid)
-    else:
-        dim = problem.space.mesh.p.shape[0]
+    dim = problem.dim
     values = values[:, None] if values.ndim == 1 and dim == 1 else values
     if values.ndim != 2 or values.shape[1] != dim or not len(values):
         raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}")
     if not np.isfinite(values).all():
         raise InputError("points has values that are not finite")
     return values
-
-
-def _evaluation(problem: AnyProblem, points: NDArray[np.float64]) -> sp.csr_matrix:
-    if isinstance(problem, CollocationProblem):
-        return problem.evaluation(points)
-    return problem.space.evaluation(points)

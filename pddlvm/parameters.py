@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.checks import check_finite, check_vectors
 from pddlvm.errors import InputError, SupportError
 from pddlvm.priors import Prior
 
@@ -165,18 +166,9 @@ class ParameterSpace:
             InputError: wrong length of the last axis, not floating point, or not finite.
             SupportError: outside the support of the prior.
         """
-        if not isinstance(z, Tensor) or not z.is_floating_point():
-            raise InputError(
-                f"{name} must be a floating-point torch tensor, got {kind_of(z)}; try "
-                f"torch.as_tensor({name}, dtype=torch.float64)"
-            )
-        if z.ndim == 0 or z.shape[-1] != self.size:
-            raise InputError(
-                f"{name} must have {self.size} parameters on its last axis "
-                f"({', '.join(self.blocks)}), got shape {tuple(z.shape)}"
-            )
-        if not torch.isfinite(z).all():
-            raise InputError(f"{name} has values that are not finite (NaN or infinity)")
+        what = f"have {self.size} parameters on its last axis ({', '.join(self.blocks)})"
+        hint = f"; try torch.as_tensor({name}, dtype=torch.float64)"
+        check_finite(check_vectors(z, name, self.size, what, hint), name)
         for block, part in self.split(z).items():
             inside = self.blocks[block].prior.contains(part)
             if not inside.all():
@@ -186,8 +178,3 @@ class ParameterSpace:
                     f"of {self.blocks[block].prior!r}; the maps know nothing there"
                 )
         return z
-
-
-def kind_of(value: object) -> str:
-    """What a value is, for messages."""
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

@@ -23,13 +23,12 @@ from torch.func import grad, jacrev, vmap
 
 from pddlvm.errors import ProblemError
 from pddlvm.fem import Points, Region
-from pddlvm.fields import Field
+from pddlvm.fields import Field, Fields
 from pddlvm.operators import DenseOperator, LinearOperator
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 
 PointFunction = Callable[..., Any]
-Fields = Mapping[str, Field | float]
 
 
 @dataclass(frozen=True)

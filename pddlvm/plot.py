@@ -203,9 +203,9 @@ def inverse_figure(
     blocks = problem.prior.split(z)
     posterior = model.inverse(problem.solve(z), z_known={k: blocks[k] for k in known})
     name = next(iter(problem.random_fields))
-    truth = problem.field_at_centroids(z, name)
-    found = problem.field_at_centroids(posterior.median, name)
-    draws = problem.field_at_centroids(posterior.sample((n_samples,), seed=0), name)
+    truth = problem.field_values(z, name)
+    found = problem.field_values(posterior.median, name)
+    draws = problem.field_values(posterior.sample((n_samples,), seed=0), name)
     sigma = draws.std(0)
     x = _line_of(problem, name)
     if x is not None:

@@ -11,22 +11,24 @@ from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.discretisation import Dirichlet, Discretisation
 from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import FunctionSpace
-from pddlvm.fields import Field, FieldAtPoints
-from pddlvm.parameters import Block, ParameterSpace, kind_of
-from pddlvm.physics import Energy, Fields, Term, TermEvaluator
+from pddlvm.fields import FieldAtPoints, Fields
+from pddlvm.parametric import ParametricProblem
+from pddlvm.physics import Energy, Term, TermEvaluator
 from pddlvm.priors import Prior
 from pddlvm.solver import ReferenceSolver
 
 __all__ = ["Problem"]
 
 
-class Problem:
+class Problem(ParametricProblem):
     """A parametric PDE on a finite element space. Immutable.
 
     Args:
@@ -68,15 +70,10 @@ class Problem:
                 )
         if not terms:
             raise ProblemError(f"problem {name!r} has no terms; give at least one Energy or Flux")
-        self.name = name
+        super().__init__(name, fields)
         self.space = space
         self.terms = tuple(terms)
-        self.fields = dict(fields)
         self.dirichlet = tuple(dirichlet)
-        self.random_fields = {k: f for k, f in self.fields.items() if isinstance(f, Field)}
-        self.prior = ParameterSpace(
-            {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
-        )
         fixed = [space.dofs_on(d.boundary, d.component) for d in dirichlet]
         self.fixed_dofs = np.unique(np.concatenate(fixed))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
@@ -139,19 +136,14 @@ class Problem:
         )
 
     @property
-    def n_parameters(self) -> int:
-        """d, the length of z."""
-        return self.prior.size
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """One name per parameter."""
-        return self.prior.names
-
-    @property
     def n_dofs(self) -> int:
         """Degrees of freedom, Dirichlet ones included."""
         return self.space.n_dofs
+
+    @property
+    def dim(self) -> int:  # noqa: D102
+        dim: int = self.space.mesh.p.shape[0]
+        return dim
 
     @property
     def n_free(self) -> int:
@@ -197,10 +189,7 @@ class Problem:
 
     def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "Problem":
         """The same problem with its fields defined by saved tensors (see `Field.state`)."""
-        fields: dict[str, Field | float] = {
-            k: f.with_state(states.get(k, {})) if isinstance(f, Field) else f
-            for k, f in self.fields.items()
-        }
+        fields = self._fields_with(states)
         return Problem(self.name, self.space, self.terms, fields, self.dirichlet)
 
     def discretisation(self, dtype: torch.dtype, device: torch.device) -> Discretisation:
@@ -209,17 +198,6 @@ class Problem:
         if key not in self._discretisations:
             self._discretisations[key] = Discretisation(self, dtype).to(device)
         return self._discretisations[key]
-
-    def solve(self, z: Tensor) -> Tensor:
-        """Reference finite element solution, (..., d) -> (..., n_dofs), float64 on the CPU.
-
-        Raises:
-            InputError, SupportError: z is not a parameter vector of the prior.
-            ConvergenceError: Newton's iteration failed; the message names the sample.
-        """
-        z = self.prior.check(z)
-        u = self.solver.solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))
-        return u.reshape(*z.shape[:-1], self.n_dofs)
 
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z) on the free degrees of freedom, (..., n_free); dtype and device follow u.
@@ -244,35 +222,26 @@ class Problem:
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
         return self.discretisation(u.dtype, u.device).energy(u, z).reshape(batch)
 
-    def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
-        """A parameter field at the cell centroids, (..., n_cells); by default the first one."""
-        z = self.prior.check(z)
-        return self.field_at_centroids(z, name or next(iter(self.random_fields)))
-
-    def field_at_centroids(self, z: Tensor, name: str) -> Tensor:
-        """`parameter_field` without checking the support of z."""
-        if name not in self.random_fields:
-            raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")
+    def field_values(self, z: Tensor, name: str) -> Tensor:
+        """A parameter field at the cell centroids, (..., n_cells), z not checked."""
+        self._check_field(name)
         field = self._centroid_fields[name]
         values: Tensor = field(z.double().cpu()[..., self.prior.slices[name]]).to(z)
         return values
 
     def inferred(self, z: Tensor) -> Tensor:
-        """What inverse errors are measured in: the first parameter field."""
-        return self.field_at_centroids(z, next(iter(self.random_fields)))
+        """The first parameter field."""
+        return self.field_values(z, next(iter(self.random_fields)))
 
-    def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
-        """Return u, or raise an InputError that says what is wrong with it."""
-        if not isinstance(u, Tensor) or not u.is_floating_point():
-            raise InputError(f"{name} must be a floating-point torch tensor, got {kind_of(u)}")
-        if u.ndim == 0 or u.shape[-1] != self.n_dofs:
-            raise InputError(
-                f"{name} must have {self.n_dofs} degrees of freedom on its last axis (Dirichlet "
-                f"ones included), got shape {tuple(u.shape)}"
-            )
-        if not torch.isfinite(u).all():
-            raise InputError(f"{name} has values that are not finite (NaN or infinity)")
-        return u
+    def evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:  # noqa: D102
+        return self.space.evaluation(points)
+
+    @property
+    def _solution_has(self) -> str:
+        return f"have {self.n_dofs} degrees of freedom on its last axis (Dirichlet ones included)"
+
+    def _solve(self, z: Tensor) -> Tensor:
+        return self.solver.solve(z)
 
     @cached_property
     def _centroid_fields(self) -> dict[str, FieldAtPoints]:

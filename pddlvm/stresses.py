@@ -71,7 +71,7 @@ def shell_stresses(problem: Problem, u: Tensor, z: Tensor) -> ShellStresses:
 
     thickness = problem.fields["thickness"]
     if isinstance(thickness, Field):
-        t = problem.field_at_centroids(z, "thickness").to(u)[..., None]
+        t = problem.field_values(z, "thickness").to(u)[..., None]
     else:
         t = torch.as_tensor(thickness).to(u)
     n, m = resultant("membrane"), resultant("bending")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pddlvm.errors import InputError, NonFiniteError
 from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.random import seeded
 
 __all__ = ["TrainingResult", "train"]
 
@@ -98,8 +99,7 @@ def train(
         return max(step / steps, (time.perf_counter() - start) / seconds)
 
     seed = model.seed if seed is None else seed
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, where):
         generator = torch.Generator().manual_seed(seed)
         history: list[dict[str, float]] = []
         with tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar:
@@ -181,10 +181,8 @@ class _Loop:
 
 def _record(model: LatentVariableModel, stage: Stage, step: int) -> dict[str, float]:
     """The ELBO on the same few draws each time: otherwise min Pi(z) of the draws would hide it."""
-    where = model.sigma_residual.device
     generator = torch.Generator().manual_seed(_WATCHED_SEED)
-    with torch.no_grad(), torch.random.fork_rng([where] if where.type == "cuda" else []):
-        torch.manual_seed(_WATCHED_SEED)
+    with torch.no_grad(), seeded(_WATCHED_SEED, model.sigma_residual.device):
         loss = stage.loss(_N_WATCHED, generator)
     return {"step": step, "seconds": time.perf_counter(), "elbo": -float(loss)}
 

@@ -4,7 +4,6 @@ A solution on a tensor grid is interpolated from the Chebyshev nodes, where the 
 once and for all: two small matrix products per query instead of a network at every grid point.
 """
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
 
@@ -12,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.collocation import chebyshev
+from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.sampling import Sobol
 from pddlvm.collocation.trunk import Trunk
 
-__all__ = ["Interpolation", "LearntBasis"]
-
-Interpolation = Callable[[Tensor, int], Tensor]
-"""Reference coordinates and number of nodes -> matrix, see `chebyshev.barycentric`."""
+__all__ = ["LearntBasis"]
 
 _N_WATCHED = 256
 
@@ -75,13 +72,13 @@ class LearntBasis(nn.Module):
 
     def on_grid(self, c: Tensor, z: Tensor) -> Tensor:
         """u on the grid, (batch, n_dofs)."""
-        return self.grid_of(self.nodal(c), z)
+        return self.field_of(self.nodal(c), z)
 
-    def grid_of(self, n: Tensor, z: Tensor) -> Tensor:
-        """u on the grid from F n at the nodes, (batch, n_nodes) -> (batch, n_dofs)."""
-        x = self.problem.grid_points.to(z).unbind(-1)
+    def field_of(self, n: Tensor, z: Tensor, points: Tensor | None = None) -> Tensor:
+        """u at points or, by default, on the grid, from F n at the nodes (batch, n_nodes)."""
+        x = (self.problem.grid_points if points is None else points).to(z).unbind(-1)
         lift = self.problem.ansatz.lift(z, x)
-        return self.interpolate(n, z, None, chebyshev.barycentric) + lift
+        return interpolate(self.problem, n, z, points) + lift
 
     def at_points(self, c: Tensor, z: Tensor, points: Tensor) -> Tensor:
         """u at points (n_points, k), from the functions themselves, (batch, n_points)."""
@@ -108,15 +105,3 @@ class LearntBasis(nn.Module):
             boxed = {i: e.to(c).reshape(len(e), *self.problem.nodes) for i, e in change.items()}
             jet = {i: u + chebyshev.at_points(boxed[i], matrices) for i, u in jet.items()}
         return jet, values
-
-    def interpolate(
-        self, values: Tensor, z: Tensor, points: Tensor | None, matrix: Interpolation
-    ) -> Tensor:
-        """From the nodes to points or, if None, the grid: (batch, n_nodes) -> (batch, n_points)."""
-        axes = self.problem.axes if points is None else points.unbind(-1)
-        s = self.problem.ansatz.locate([a.to(values) for a in axes], z.to(values))
-        matrices = [matrix(at, n) for at, n in zip(s, self.problem.nodes, strict=True)]
-        boxed = values.reshape(len(values), *self.problem.nodes)
-        if points is None:
-            return chebyshev.tensor_product(boxed, matrices).flatten(1)
-        return chebyshev.at_points(boxed, matrices)

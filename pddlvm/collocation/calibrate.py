@@ -18,8 +18,10 @@ from torch import Tensor
 
 from pddlvm.calibration import coverage_factor
 from pddlvm.collocation import chebyshev
+from pddlvm.collocation.interpolation import interpolate
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
+from pddlvm.random import seeded
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel
@@ -81,12 +83,12 @@ def calibrate_forward(
     with torch.no_grad():
         var_c, var_rest = uncertainty.forward_variances(xi[n:], size[n:], none[n:], 0)
         std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
-        std = model.basis.interpolate(std, z[n:], None, chebyshev.hats)
-    scores = model.newton.to_grid(e[n:], z64[n:]).to(like) / std.clamp(min=1e-30)
+        std = interpolate(model.problem, std, z[n:], None, chebyshev.hats)
+    scores = interpolate(model.problem, e[n:], z64[n:]).to(like) / std.clamp(min=1e-30)
     free = torch.from_numpy(model.problem.free_dofs)
     uncertainty.factor_u[0] = coverage_factor(scores[:, free])
     with torch.no_grad():
-        u = model.basis.on_grid(c, z) + model.newton.to_grid(e, z64).to(like)
+        u = model.basis.on_grid(c, z) + interpolate(model.problem, e, z64).to(like)
     model.references = References((n_samples, seed), xi, u)
 
 
@@ -98,8 +100,7 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
     z = prior.unstandardise(xi)
     known = model.draw_known(len(xi), generator)
     found: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad(), torch.random.fork_rng(_devices(like)):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed, like.device):
         for start in range(0, len(xi), _CHUNK):
             rows = slice(start, start + _CHUNK)
             u = model.sample_fields(xi[rows], z[rows])
@@ -129,7 +130,3 @@ def _patterns(model: "CollocationModel", n: int) -> list[Tensor]:
     bits = [[(k >> i) & 1 for i in range(len(sizes))] for k in range(n_patterns)]
     found = torch.tensor(bits).repeat_interleave(torch.tensor(sizes), dim=1)
     return list(found.to(model.sigma_residual)[:, None, :].expand(-1, n, -1))
-
-
-def _devices(like: Tensor) -> list[torch.device]:
-    return [like.device] if like.device.type == "cuda" else []

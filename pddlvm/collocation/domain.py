@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.checks import check_vectors
 from pddlvm.errors import InputError
 
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
@@ -69,13 +70,8 @@ class Box:
     def check(self, points: Tensor) -> Tensor:
         """Return points (..., k), or raise an InputError that names what lies outside."""
         k = len(self.intervals)
-        if not isinstance(points, Tensor) or not points.is_floating_point():
-            raise InputError("points must be a floating-point torch tensor")
-        if points.ndim == 0 or points.shape[-1] != k:
-            raise InputError(
-                f"points must end in the {k} coordinates {', '.join(self.names)}, got shape "
-                f"{tuple(points.shape)}"
-            )
+        what = f"end in the {k} coordinates {', '.join(self.names)}"
+        check_vectors(points, "points", k, what)
         for i, (name, (low, high)) in enumerate(self.intervals.items()):
             x = points[..., i]
             slack = 1e-6 * (high - low)

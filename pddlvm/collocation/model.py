@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.collocation import chebyshev
-from pddlvm.collocation.basis import Interpolation, LearntBasis
+from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.calibrate import (
     N_CALIBRATION,
     References,
     calibrate_forward,
     calibrate_inverse,
 )
+from pddlvm.collocation.interpolation import Interpolation, interpolate
 from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikelihood
 from pddlvm.collocation.newton import SpaceTimeNewton
@@ -33,9 +34,10 @@ from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
 from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
-from pddlvm.maps import bounded
+from pddlvm.maps import Branch, bounded
 from pddlvm.networks import NeuralGaussian
 from pddlvm.predictions import Inverse
+from pddlvm.random import seeded
 from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["CollocationModel"]
@@ -63,7 +65,7 @@ class CollocationModel(LatentVariableModel):
 
     problem: CollocationProblem
     basis: LearntBasis
-    forward_map: "Branch"
+    forward_map: Branch
     inverse_map: InverseField
     error_modes: Tensor
 
@@ -91,8 +93,7 @@ class CollocationModel(LatentVariableModel):
         self.newton = SpaceTimeNewton(problem)
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             forward_network = forward_network or NeuralGaussian(
                 d, n_functions, width=64, depth=3, log_variance=-8.0
             )
@@ -119,6 +120,11 @@ class CollocationModel(LatentVariableModel):
     @property
     def n_modes(self) -> int:  # noqa: D102
         return self.basis.at_nodes.shape[1]
+
+    @property
+    def modes(self) -> Tensor:
+        """Shapes of the uncertain part of u at the nodes: error modes, until calibrated phi."""
+        return self.error_modes if self.is_calibrated else self.basis.at_nodes
 
     @property
     def n_error_modes(self) -> int:
@@ -184,9 +190,8 @@ class CollocationModel(LatentVariableModel):
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
         var_c, _ = self._variances(xi, size, log_variance)
-        modes = self.error_modes if self.is_calibrated else self.basis.at_nodes
-        n = self.basis.nodal(c) + (var_c.sqrt() * torch.randn_like(var_c)) @ modes.T
-        return self.basis.grid_of(n, z)
+        n = self.basis.nodal(c) + (var_c.sqrt() * torch.randn_like(var_c)) @ self.modes.T
+        return self.basis.field_of(n, z)
 
     def draw_points(self, generator: torch.Generator) -> None:
         """New collocation points, and the functions there."""
@@ -253,40 +258,29 @@ class CollocationModel(LatentVariableModel):
             xi = self.problem.prior.standardise(work)
             c, log_variance = self.forward_map(xi)
             e = self._newton_steps(c, flat, corrections) if corrections else {}
-            if points is None:
-                n = c @ self.basis.at_nodes.T + e.get((), torch.zeros(())).to(c)
-                mean = self.basis.grid_of(n, work)
+            if points is None or e:
+                n = self.basis.nodal(c) + e[()].to(c) if e else self.basis.nodal(c)
+                mean = self.basis.field_of(n, work, points)
             else:
                 mean = self.basis.at_points(c, work, x)
-                if e:
-                    mean = mean + self.basis.interpolate(
-                        e[()].to(c), work, x, chebyshev.barycentric
-                    )
             size = self.log_residual(c, work, e)
 
-        @torch.no_grad()
-        def variances() -> tuple[Tensor, Tensor]:
-            return self._variances(xi, size, log_variance)
-
         def at(values: Tensor, matrix: Interpolation) -> Tensor:
-            return self.basis.interpolate(values, work, None if points is None else x, matrix)
+            return interpolate(self.problem, values, work, points, matrix)
 
         @torch.no_grad()
         def std() -> Tensor:
-            var_c, var_rest = variances()
-            modes = self.error_modes if self.is_calibrated else self.basis.at_nodes
-            found = at((var_c @ modes.square().T + var_rest).sqrt(), chebyshev.hats)
+            var_c, var_rest = self._variances(xi, size, log_variance)
+            found = at((var_c @ self.modes.square().T + var_rest).sqrt(), chebyshev.hats)
             # Exactly zero where u is prescribed, whatever round-off says.
             return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, found)
 
         @torch.no_grad()
         def spread() -> Spread:
-            var_c, var_rest = variances()
-            modes = self.error_modes if self.is_calibrated else self.basis.at_nodes
-            shapes = torch.stack(
-                [at(m.expand(len(work), -1), chebyshev.barycentric) for m in modes.T], dim=-1
-            )
-            return Spread(shapes, var_c, at(var_rest.sqrt(), chebyshev.hats))
+            var_c, var_rest = self._variances(xi, size, log_variance)
+            shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
+            rest = at(var_rest.sqrt(), chebyshev.hats)
+            return Spread(torch.stack(shapes, dim=-1), var_c, rest)
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
         return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm, std, spread)
@@ -401,16 +395,3 @@ class CollocationModel(LatentVariableModel):
         if size is None or not self.is_calibrated:
             return log_variance.exp(), xi.new_zeros(len(xi), self.newton.n_nodes)
         return self.uncertainty.forward_variances(xi, size, torch.zeros_like(size), 0)
-
-
-class Branch(nn.Module):
-    """q(c | z): a network with its log variance kept within bounds."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of c, (batch, m) each."""
-        mean, log_variance = self.network(xi)
-        return mean, bounded(log_variance)

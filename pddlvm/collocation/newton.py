@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from pddlvm.collocation import chebyshev
+from pddlvm.collocation.domain import Face
+from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.jets import Index, Jet, pull_back
+from pddlvm.collocation.pointwise import PointFunction
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import ConvergenceError
 
@@ -33,16 +36,9 @@ class SpaceTimeNewton:
         axes = [chebyshev.nodes(n) for n in problem.nodes]
         self.s = tuple(a.flatten() for a in torch.meshgrid(*axes, indexing="ij"))
         self.n_nodes = len(self.s[0])
-        names = problem.box.names
-        on_face = {
-            f: _ends(self.s[names.index(f.coordinate)], f.is_end) for f in problem.ansatz.hard
-        }
-        hard = [on_face[face] for face in problem.ansatz.hard]
+        hard = [self._on(face) for face in problem.ansatz.hard]
         self.free = ~reduce(torch.logical_or, hard, torch.zeros(self.n_nodes, dtype=torch.bool))
-        self.on_condition = [
-            _ends(self.s[names.index(c.face.coordinate)], c.face.is_end) & self.free
-            for c in problem.conditions
-        ]
+        self.on_condition = [self._on(c.face) & self.free for c in problem.conditions]
 
     def error(self, jet: Jet, z: Tensor) -> Tensor:
         """e of a Newton step from u and of another with the same matrix, (n_samples, n_nodes).
@@ -80,14 +76,6 @@ class SpaceTimeNewton:
         """
         return torch.cat([self._solve_one(z[i : i + 1], tolerance, i) for i in range(len(z))])
 
-    def to_grid(self, e: Tensor, z: Tensor) -> Tensor:
-        """From the nodes to the grid, (n_samples, n_dofs)."""
-        axes = self.problem.axes
-        s = self.problem.ansatz.locate(axes, z)
-        matrices = [chebyshev.barycentric(x, n) for x, n in zip(s, self.problem.nodes, strict=True)]
-        boxed = e.reshape(len(e), *self.problem.nodes)
-        return chebyshev.tensor_product(boxed, matrices).flatten(1)
-
     def _solve_one(self, z: Tensor, tolerance: float, sample: int) -> Tensor:
         total = torch.zeros(1, self.n_nodes, dtype=torch.float64)
         jet = self.jet(total, z)
@@ -106,7 +94,7 @@ class SpaceTimeNewton:
                 total = total + shrink * e
             if small:
                 x = self.problem.grid_points.unbind(-1)
-                return self.to_grid(total, z) + self.problem.ansatz.lift_jet(z, x)[()]
+                return interpolate(self.problem, total, z) + self.problem.ansatz.lift_jet(z, x)[()]
             if found is None:
                 break
         raise ConvergenceError(
@@ -119,9 +107,8 @@ class SpaceTimeNewton:
         """The linearised problem at one u: residual of the free rows -> e, (1, n_nodes)."""
         geometry = self.problem.ansatz.place(self.s, z)
         values = self.problem.ansatz.values(z, geometry[0])
-        _, slopes = self.problem.residual_function.linearise(jet, values)
-        matrix = self._matrix(slopes, geometry)
-        for function, at in zip(self.problem.condition_functions, self.on_condition, strict=True):
+        matrix = torch.empty(self.n_nodes, self.n_nodes, dtype=torch.float64)
+        for function, at in self._rows_of:
             _, slopes = function.linearise(jet, values)
             matrix[at] = self._matrix(slopes, geometry)[at]
         factors = torch.linalg.lu_factor(matrix[self.free][:, self.free])
@@ -136,10 +123,21 @@ class SpaceTimeNewton:
     def _rows(self, jet: Jet, z: Tensor) -> Tensor:
         """The residual of the free rows alone."""
         values = self.problem.ansatz.values(z, self.problem.ansatz.place(self.s, z)[0])
-        rows = self.problem.residual_function(jet, values).expand(1, -1).clone()
-        for function, at in zip(self.problem.condition_functions, self.on_condition, strict=True):
-            rows[:, at] = function(jet, values).expand(1, -1)[:, at]
+        rows = torch.empty(1, self.n_nodes, dtype=torch.float64)
+        for function, at in self._rows_of:
+            rows[:, at] = function(jet, values).expand(1, self.n_nodes)[:, at]
         return rows[:, self.free]
+
+    @property
+    def _rows_of(self) -> list[tuple[PointFunction, Tensor]]:
+        """Each function with the nodes whose row it gives; where two do, the later one."""
+        inside = (self.problem.residual_function, torch.ones_like(self.free))
+        return [inside, *zip(self.problem.condition_functions, self.on_condition, strict=True)]
+
+    def _on(self, face: Face) -> Tensor:
+        """Which nodes lie on a face, (n_nodes,)."""
+        s = self.s[self.problem.box.names.index(face.coordinate)]
+        return s > 1 - 1e-12 if face.is_end else s < -1 + 1e-12
 
     def _matrix(self, slopes: Jet, geometry: tuple[list[Tensor], ...]) -> Tensor:
         """sum_a dr/du_a D_a as a matrix on the nodes, for one sample."""
@@ -173,7 +171,3 @@ class SpaceTimeNewton:
                 factors.append(torch.linalg.matrix_power(d, power))
             found[index] = reduce(torch.kron, factors)
         return found
-
-
-def _ends(s: Tensor, is_end: bool) -> Tensor:
-    return s > 1 - 1e-12 if is_end else s < -1 + 1e-12

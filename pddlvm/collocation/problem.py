@@ -19,9 +19,9 @@ from pddlvm.collocation.ansatz import Ansatz
 from pddlvm.collocation.domain import Affine, Box, Face, Stretch
 from pddlvm.collocation.jets import closure, partials
 from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
-from pddlvm.errors import InputError, ProblemError
-from pddlvm.fields import Field
-from pddlvm.parameters import Block, ParameterSpace, kind_of
+from pddlvm.errors import ProblemError
+from pddlvm.fields import Fields
+from pddlvm.parametric import ParametricProblem
 
 __all__ = ["CollocationProblem"]
 
@@ -31,7 +31,7 @@ _N_CHECKED = 64
 _DEFAULT_NODES = {1: (64,), 2: (64, 20), 3: (14, 14, 8)}
 
 
-class CollocationProblem:
+class CollocationProblem(ParametricProblem):
     """A parametric PDE in strong form on a box, without a mesh. Immutable.
 
     Args:
@@ -63,7 +63,7 @@ class CollocationProblem:
         name: str,
         box: Box,
         residual: Callable[..., Tensor],
-        fields: Mapping[str, Field | float],
+        fields: Fields,
         *,
         lift: Callable[..., Tensor] | None = None,
         hard: Sequence[Face] = (),
@@ -76,13 +76,8 @@ class CollocationProblem:
         nodes: tuple[int, ...] | None = None,
         reference: Reference | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(name, fields)
         self.box = box
-        self.fields = dict(fields)
-        self.random_fields = {k: f for k, f in fields.items() if isinstance(f, Field)}
-        self.prior = ParameterSpace(
-            {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
-        )
         k = len(box.names)
         self.residual_function = PointFunction(residual, box, fields)
         self.scale_function = PointFunction(residual_scale or _one, box, fields)
@@ -91,7 +86,8 @@ class CollocationProblem:
         self.grid = tuple(grid or (64,) * k)
         self.nodes = tuple(nodes or _DEFAULT_NODES.get(k, (6,) * k))
         self.along, self._reference = dict(along or {}), reference
-        functions = [self.residual_function, self.scale_function, *self.condition_functions]
+        functions = (self.residual_function, self.scale_function, *self.condition_functions)
+        self.functions = functions
         self.indices = closure(i for f in functions for i in f.derivatives.values())
         self.ansatz = Ansatz(
             box,
@@ -116,19 +112,13 @@ class CollocationProblem:
         )
 
     @property
-    def n_parameters(self) -> int:
-        """d, the length of z."""
-        return self.prior.size
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """One name per parameter."""
-        return self.prior.names
-
-    @property
     def n_dofs(self) -> int:
         """Number of grid points."""
         return int(np.prod(self.grid))
+
+    @property
+    def dim(self) -> int:  # noqa: D102
+        return len(self.box.names)
 
     @cached_property
     def axes(self) -> tuple[Tensor, ...]:
@@ -155,15 +145,11 @@ class CollocationProblem:
 
     def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "CollocationProblem":
         """The same problem with its fields defined by saved tensors (see `Field.state`)."""
-        fields: dict[str, Field | float] = {
-            k: f.with_state(states.get(k, {})) if isinstance(f, Field) else f
-            for k, f in self.fields.items()
-        }
         return CollocationProblem(
             self.name,
             self.box,
             self.residual_function.function,
-            fields,
+            self._fields_with(states),
             lift=self.ansatz.lift_function.function,
             hard=self.ansatz.hard,
             conditions=self.conditions,
@@ -175,23 +161,6 @@ class CollocationProblem:
             nodes=self.nodes,
             reference=self._reference,
         )
-
-    def solve(self, z: Tensor) -> Tensor:
-        """Reference solutions on the grid, (..., d) -> (..., n_dofs), float64 on the CPU.
-
-        Raises:
-            InputError, SupportError: z is not a parameter vector of the prior.
-            ConvergenceError: Newton's method failed.
-        """
-        z = self.prior.check(z)
-        flat = z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters)
-        if self._reference is not None:
-            u = self._reference(flat)
-        else:
-            from pddlvm.collocation.newton import SpaceTimeNewton
-
-            u = SpaceTimeNewton(self).solve(flat)
-        return u.reshape(*z.shape[:-1], self.n_dofs)
 
     def residual(self, u: Callable[..., Tensor], z: Tensor, points: Tensor) -> Tensor:
         """r of any smooth function u(x, t, ...), by automatic differentiation.
@@ -211,36 +180,17 @@ class CollocationProblem:
         r = self.residual_function(jet, self.ansatz.values(flat, x))
         return r.expand(len(flat), -1).reshape(*z.shape[:-1], -1)
 
-    def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
-        """A field along its coordinate, (..., n_grid); a constant one has n_grid = 1."""
-        z = self.prior.check(z)
-        return self.field_at_centroids(z, name or next(iter(self.random_fields)))
-
-    def field_at_centroids(self, z: Tensor, name: str) -> Tensor:
-        """`parameter_field` without checking the support of z."""
-        if name not in self.random_fields:
-            raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")
+    def field_values(self, z: Tensor, name: str) -> Tensor:
+        """A field along its coordinate, (..., n_grid), z not checked; a constant has n_grid = 1."""
+        self._check_field(name)
         flat = z.reshape(-1, self.n_parameters)
         x = {} if name not in self.along else self._coordinates(name, z)
         return self.ansatz.fields(flat, x)[name].reshape(*z.shape[:-1], -1)
 
     def inferred(self, z: Tensor) -> Tensor:
-        """What inverse errors are measured in: the first field if it varies, else all of z."""
+        """The first field if it varies, else all of z."""
         first = next(iter(self.random_fields))
-        return self.field_at_centroids(z, first) if first in self.along else z
-
-    def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
-        """Return u, or raise an InputError that says what is wrong with it."""
-        if not isinstance(u, Tensor) or not u.is_floating_point():
-            raise InputError(f"{name} must be a floating-point torch tensor, got {kind_of(u)}")
-        if u.ndim == 0 or u.shape[-1] != self.n_dofs:
-            raise InputError(
-                f"{name} must have the {self.n_dofs} values on the grid {self.grid} on its last "
-                f"axis, got shape {tuple(u.shape)}"
-            )
-        if not torch.isfinite(u).all():
-            raise InputError(f"{name} has values that are not finite (NaN or infinity)")
-        return u
+        return self.field_values(z, first) if first in self.along else z
 
     @cached_property
     def fingerprint(self) -> str:
@@ -259,9 +209,19 @@ class CollocationProblem:
         points = [torch.cos((i + 1) * s) for i in range(len(self.box.names))]
         wave = partials(lambda *at: torch.stack([c.sin() for c in at]).sum(0), points, self.indices)
         jet, values = self.ansatz.assemble({i: w[None] for i, w in wave.items()}, points, z)
-        functions = (self.residual_function, self.scale_function, *self.condition_functions)
-        parts = [f(jet, values).square().mean() for f in functions]
+        parts = [f(jet, values).square().mean() for f in self.functions]
         return float(torch.stack([*parts, jet[()].square().mean()]).sqrt().sum())
+
+    @property
+    def _solution_has(self) -> str:
+        return f"have the {self.n_dofs} values on the grid {self.grid} on its last axis"
+
+    def _solve(self, z: Tensor) -> Tensor:
+        if self._reference is not None:
+            return self._reference(z)
+        from pddlvm.collocation.newton import SpaceTimeNewton
+
+        return SpaceTimeNewton(self).solve(z)
 
     # --- checks --------------------------------------------------------------------------------
 
@@ -282,8 +242,7 @@ class CollocationProblem:
             raise ProblemError(f"no coordinates {sorted(unknown)}; there are {self.box.names}")
 
     def _check_fields(self) -> None:
-        functions = [self.residual_function, self.scale_function, *self.condition_functions]
-        read = {name for f in [*functions, self.ansatz.lift_function] for name in f.others}
+        read = {name for f in (*self.functions, self.ansatz.lift_function) for name in f.others}
         read |= {name for stretch in self.ansatz.stretch.values() for name in stretch.reads}
         unread = sorted(set(self.random_fields) - read)
         if unread:
@@ -323,18 +282,14 @@ class CollocationProblem:
         try:
             zero = {i: torch.zeros(4, _N_CHECKED, dtype=torch.float64) for i in self.indices}
             jet, values = self.ansatz.assemble(zero, s, z)
-            r = self.residual_function(jet, values)
-            for f in (self.scale_function, *self.condition_functions):
-                f(jet, values)
+            r, *_ = (f(jet, values) for f in self.functions)
         except Exception as error:
             raise ProblemError(
                 f"problem {self.name!r} cannot be evaluated ({type(error).__name__}: {error}). "
                 "Its functions must be elementwise torch functions of their arguments"
             ) from error
-        sizes = r.shape[-2:]
-        if r.ndim > 2 or any(
-            n not in (1, m) for n, m in zip(sizes[::-1], (_N_CHECKED, 4), strict=False)
-        ):
+        allowed = {(m, n) for m in (1, 4) for n in (1, _N_CHECKED)} | {(), (1,), (_N_CHECKED,)}
+        if tuple(r.shape) not in allowed:
             raise ProblemError(f"{name!r} returns shape {tuple(r.shape)}; it must be elementwise")
         where = self.first_bad(r, values, z)
         if where is not None:

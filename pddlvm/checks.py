@@ -1,0 +1,35 @@
+"""Checks of tensors that users hand over."""
+
+import torch
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+__all__ = ["check_finite", "check_vectors"]
+
+
+def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "") -> Tensor:
+    """Return values (..., size), or raise an InputError that says what is wrong with them.
+
+    Args:
+        values: what was given.
+        name: of the argument.
+        size: length of the last axis.
+        what: what they must have, for the message.
+        hint: what to try if they are no floating-point tensor.
+    """
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = (
+            f"a tensor of {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
+        )
+        raise InputError(f"{name} must be a floating-point torch tensor, got {kind}{hint}")
+    if values.ndim == 0 or values.shape[-1] != size:
+        raise InputError(f"{name} must {what}, got shape {tuple(values.shape)}")
+    return values
+
+
+def check_finite(values: Tensor, name: str) -> Tensor:
+    """Return values, or raise an InputError if one is NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise InputError(f"{name} has values that are not finite (NaN or infinity)")
+    return values

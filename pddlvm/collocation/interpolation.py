@@ -1,0 +1,30 @@
+"""From the Chebyshev nodes of a problem to its grid, or to any points of its box."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pddlvm.collocation import chebyshev
+from pddlvm.collocation.problem import CollocationProblem
+
+__all__ = ["Interpolation", "interpolate"]
+
+Interpolation = Callable[[Tensor, int], Tensor]
+"""Reference coordinates and number of nodes -> matrix, see `chebyshev.barycentric`."""
+
+
+def interpolate(
+    problem: CollocationProblem,
+    values: Tensor,
+    z: Tensor,
+    points: Tensor | None = None,
+    matrix: Interpolation = chebyshev.barycentric,
+) -> Tensor:
+    """From the nodes to points or, by default, the grid: (batch, n_nodes) -> (batch, n_points)."""
+    axes = problem.axes if points is None else points.unbind(-1)
+    s = problem.ansatz.locate([a.to(values) for a in axes], z)
+    matrices = [matrix(at, n) for at, n in zip(s, problem.nodes, strict=True)]
+    boxed = values.reshape(len(values), *problem.nodes)
+    if points is None:
+        return chebyshev.tensor_product(boxed, matrices).flatten(1)
+    return chebyshev.at_points(boxed, matrices)

@@ -1,0 +1,122 @@
+"""What every parametric PDE has, however it is discretised: fields with a prior, and solutions.
+
+z ~ p(z)  ->  fields  ->  u(z), n_dofs numbers
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.checks import check_finite, check_vectors
+from pddlvm.errors import InputError
+from pddlvm.fields import Field, Fields
+from pddlvm.parameters import Block, ParameterSpace
+
+__all__ = ["ParametricProblem"]
+
+
+class ParametricProblem(ABC):
+    """A parametric PDE, either a `Problem` or a `CollocationProblem`.
+
+    Args:
+        name: for messages, plots and saved runs.
+        fields: name -> field (with parameters and prior) or number (known).
+    """
+
+    def __init__(self, name: str, fields: Fields) -> None:
+        self.name = name
+        self.fields = dict(fields)
+        self.random_fields = {k: f for k, f in fields.items() if isinstance(f, Field)}
+        self.prior = ParameterSpace(
+            {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """d, the length of z."""
+        return self.prior.size
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """One name per parameter."""
+        return self.prior.names
+
+    @property
+    @abstractmethod
+    def n_dofs(self) -> int:
+        """Length of a solution."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Number of coordinates of a point."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of what a saved model depends on."""
+
+    @property
+    @abstractmethod
+    def probe(self) -> float:
+        """A number that changes with the physics, for saved models."""
+
+    def solve(self, z: Tensor) -> Tensor:
+        """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
+
+        Raises:
+            InputError, SupportError: z is not a parameter vector of the prior.
+            ConvergenceError: Newton's iteration failed; the message names the sample.
+        """
+        z = self.prior.check(z)
+        u = self._solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))
+        return u.reshape(*z.shape[:-1], self.n_dofs)
+
+    def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
+        """A parameter field, (..., n); by default the first one. See `field_values` for where."""
+        return self.field_values(self.prior.check(z), name or next(iter(self.random_fields)))
+
+    def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
+        """Return u, or raise an InputError that says what is wrong with it."""
+        return check_finite(check_vectors(u, name, self.n_dofs, self._solution_has), name)
+
+    @abstractmethod
+    def field_values(self, z: Tensor, name: str) -> Tensor:
+        """`parameter_field` without checking the support of z."""
+
+    @abstractmethod
+    def inferred(self, z: Tensor) -> Tensor:
+        """What inverse errors are measured in."""
+
+    @abstractmethod
+    def evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
+        """Matrix from u to its values at points (n_points, dim).
+
+        Raises:
+            InputError: a point is outside of the domain.
+        """
+
+    @property
+    @abstractmethod
+    def _solution_has(self) -> str:
+        """What the last axis of a solution must have, for messages."""
+
+    @abstractmethod
+    def _solve(self, z: Tensor) -> Tensor:
+        """Reference solutions, (n, d) -> (n, n_dofs), float64 on the CPU."""
+
+    def _fields_with(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Field | float]:
+        """The fields as saved tensors define them (see `Field.state`)."""
+        return {
+            k: f.with_state(states.get(k, {})) if isinstance(f, Field) else f
+            for k, f in self.fields.items()
+        }
+
+    def _check_field(self, name: str) -> None:
+        if name not in self.random_fields:
+            raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")

@@ -1,0 +1,17 @@
+"""Random numbers that leave the user's own stream as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["seeded"]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Inside, torch draws from a seed, on the CPU and on `device`; then goes on as before."""
+    is_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_gpu else []):
+        torch.manual_seed(seed)
+        yield
