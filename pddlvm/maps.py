@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pddlvm.reduction import LogQuadratic
 
-__all__ = ["Branch", "ForwardMap", "InverseMap", "bounded"]
+__all__ = ["ForwardMap", "InverseMap", "bounded"]
 
 
 _BOUNDS = (-40.0, 5.0)
@@ -24,19 +24,6 @@ def bounded(log_variance: Tensor) -> Tensor:
     Early in training a network may overshoot: a plain clamp would cut its gradient for good.
     """
     return log_variance + (log_variance.clamp(*_BOUNDS) - log_variance).detach()
-
-
-class Branch(nn.Module):
-    """q(c | z): a network with its log variance kept within bounds."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of c, (batch, m) each."""
-        mean, log_variance = self.network(xi)
-        return mean, bounded(log_variance)
 
 
 class ForwardMap(nn.Module):

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["at_points", "barycentric", "derivative", "hats", "nodes", "tensor_product"]
+__all__ = [
+    "at_points",
+    "barycentric",
+    "derivative",
+    "hats",
+    "nodes",
+    "quadrature_weights",
+    "tensor_product",
+]
 
 
 def nodes(n: int) -> Tensor:
@@ -86,3 +94,10 @@ def at_points(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         rows = matrix.reshape(*matrix.shape, *[1] * (found.ndim - 3))
         found = (rows * found).sum(2)
     return found.reshape(*found.shape[:2])
+
+
+def quadrature_weights(n: int) -> Tensor:
+    """Weights at the n nodes that integrate over [-1, 1] (Clenshaw and Curtis), (n,), float64."""
+    k = torch.arange(n, dtype=torch.float64)
+    moments = torch.where(k % 2 == 0, 2 / (1 - k * k), 0.0)
+    return torch.linalg.solve(torch.cos(k[:, None] * torch.acos(nodes(n))), moments)

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.basis import LearntBasis
+from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.calibrate import (
     N_CALIBRATION,
     References,
     calibrate_forward,
     calibrate_inverse,
 )
+from pddlvm.collocation.galerkin import fit_branch
 from pddlvm.collocation.interpolation import Interpolation, interpolate
 from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikelihood
@@ -34,7 +36,7 @@ from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
 from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
-from pddlvm.maps import Branch, bounded
+from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
 from pddlvm.predictions import Inverse
 from pddlvm.random import seeded
@@ -42,7 +44,7 @@ from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["CollocationModel"]
 
-_FORWARD_SHARE = 0.75
+_INVERSE_SHARE = 0.25
 _N_ERROR_MODES = 24
 _N_SCALING = 256
 
@@ -76,7 +78,7 @@ class CollocationModel(LatentVariableModel):
         points: PointSampler = Sobol(256),  # noqa: B008 (frozen)
         tolerance: float = 1e-2,
         causal: Causal | None = None,
-        n_functions: int = 64,
+        n_functions: int = 128,
         forward_network: nn.Module | None = None,
         inverse_network: nn.Module | None = None,
         seed: int = 0,
@@ -99,7 +101,7 @@ class CollocationModel(LatentVariableModel):
             )
             trunk = Trunk(len(problem.box.names), n_functions)
             self.basis = LearntBasis(problem, trunk, self.newton.s, seed).to(dtype)
-            self.forward_map = Branch(forward_network).to(dtype)
+            self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
             inverse_network = inverse_network or PrincipalGaussian(problem.grid, n_extra, d)
             self.inverse_map = InverseField(inverse_network, problem.grid).to(dtype)
             n_nodes, hard = self.newton.n_nodes, (~self.newton.free).nonzero()[:, 0].numpy()
@@ -145,7 +147,7 @@ class CollocationModel(LatentVariableModel):
         """The forward map by its part of the ELBO, then the inverse map by the other.
 
         With u detached the two parts share no parameter; the inverse map learns from the final
-        forward map, with the errors that it was found to have.
+        forward map (see `pddlvm.collocation.galerkin`), with the errors that it was found to have.
         """
         elbo = AntitheticELBO(scored=("c",))
 
@@ -167,6 +169,7 @@ class CollocationModel(LatentVariableModel):
 
         def hand_over() -> None:
             self.basis.freeze()
+            fit_branch(self, self.seed + 1)
             if calibrate:
                 calibrate_forward(self)
             z = self.problem.prior.sample((_N_SCALING,), seed=self.seed).to(self.sigma_residual)
@@ -177,12 +180,12 @@ class CollocationModel(LatentVariableModel):
         return (
             Stage(
                 "forward map",
-                _FORWARD_SHARE,
+                1 - _INVERSE_SHARE,
                 (self.forward_map, self.basis.trunk),
                 forward_loss,
                 self._begin,
             ),
-            Stage("inverse map", 1 - _FORWARD_SHARE, (self.inverse_map,), inverse_loss, hand_over),
+            Stage("inverse map", _INVERSE_SHARE, (self.inverse_map,), inverse_loss, hand_over),
         )
 
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
@@ -361,6 +364,7 @@ class CollocationModel(LatentVariableModel):
 
     def _begin(self) -> None:
         self.stream.restart()
+        self.forward_map.reset()
         self.references = None
         self.uncertainty.is_calibrated.fill_(False)
 
