@@ -30,6 +30,10 @@ from pddlvm.errors import (
     SupportError,
 )
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
+from pddlvm.inference.amortized import Amortized, Diagonal, Family, Flow, Full
+from pddlvm.inference.population import Generated, Population, learn_population
+from pddlvm.inference.posterior import Posterior
+from pddlvm.inference.validation import InferenceReport, validate_inference
 from pddlvm.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
 from pddlvm.laplace_beltrami import SurfaceField
 from pddlvm.latent import LatentVariableModel
@@ -57,6 +61,7 @@ from pddlvm.validation import ValidationReport, validate
 __all__ = [
     "AdaptivePoints",
     "Affine",
+    "Amortized",
     "Box",
     "Causal",
     "Chebyshev",
@@ -65,17 +70,23 @@ __all__ = [
     "Condition",
     "Constant",
     "ConvergenceError",
+    "Diagonal",
     "Dirichlet",
     "Energy",
     "EnergyModes",
     "EnergyNorm",
     "Face",
+    "Family",
     "Field",
+    "Flow",
     "Flux",
+    "Full",
     "FunctionObservation",
     "Gaussian",
+    "Generated",
     "Graded",
     "GridGaussian",
+    "InferenceReport",
     "InputError",
     "Isotropic",
     "KarhunenLoeve",
@@ -95,6 +106,8 @@ __all__ = [
     "Piecewise",
     "PointObservation",
     "PointSampler",
+    "Population",
+    "Posterior",
     "Prior",
     "Problem",
     "ProblemError",
@@ -119,6 +132,7 @@ __all__ = [
     "fem",
     "gaussian",
     "gradient_matrix",
+    "learn_population",
     "links",
     "load",
     "mask_matrix",
@@ -127,4 +141,5 @@ __all__ = [
     "supports",
     "train",
     "validate",
+    "validate_inference",
 ]

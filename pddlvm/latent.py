@@ -15,8 +15,10 @@ What the basis is depends on the problem: a reduced finite element basis for a `
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
@@ -31,6 +33,7 @@ from pddlvm.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from pddlvm.collocation.predictions import FieldForward
+    from pddlvm.inference.amortized import Amortized, Family
     from pddlvm.inference.infer import Method
     from pddlvm.inference.posterior import Posterior
     from pddlvm.observation import Observation
@@ -183,24 +186,77 @@ class LatentVariableModel(nn.Module, ABC):
             raise InputError("z_known would leave nothing to infer: there is one block only")
         return self.problem.prior.known(z_known or {}, batch, like)
 
-    def infer(self, y: Tensor, observation: "Observation", method: "Method") -> "Posterior":
+    def infer(
+        self,
+        y: Tensor,
+        observation: "Observation",
+        method: "Method" = "laplace",
+        *,
+        n_samples: int = 1000,
+        n_chains: int = 4,
+        seed: int = 0,
+    ) -> "Posterior":
         """Posterior of the parameters from noisy, partial data.
 
         Args:
             y: data, (..., n); NaN where nothing was measured.
             observation: sensors and noise, of the problem of this model.
-            method: "laplace": Gauss-Newton on the corrected map, then a Gaussian; for any sensors,
-                without training.
+            method:
+                "laplace": Gauss-Newton on the corrected map, then a Gaussian: milliseconds.
+                "amortized": a network that was trained for these sensors by `amortize`, or is, on
+                    first use; then any data take a millisecond.
+                "variational": the best Gaussian, by the ELBO on the corrected map.
+                "nuts": no-U-turn sampling of the corrected map.
+                "exact": Markov chains on the finite element likelihood.
+            n_samples: draws of "nuts" and "exact", all chains together.
+            n_chains: Markov chains of "nuts" and "exact".
+            seed: of everything random.
 
         Returns:
-            `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`.
+            `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
+            `.check()`, `.to_arviz()`.
 
         Raises:
             InputError: data of the wrong length, an observation of another problem, no such method.
         """
         from pddlvm.inference.infer import infer
 
-        return infer(self, y, observation, method)
+        return infer(
+            self, y, observation, method, n_samples=n_samples, n_chains=n_chains, seed=seed
+        )
+
+    def amortize(
+        self,
+        observation: "Observation",
+        family: "Family | None" = None,
+        *,
+        max_seconds: float = 60.0,
+        seed: int = 0,
+    ) -> "Amortized":
+        """Train a density of z given data of these sensors, without solving the PDE.
+
+        The result serves `infer(..., method="amortized")`; asked again, it is returned as it is.
+
+        Args:
+            observation: sensors and noise.
+            family: `pddlvm.Flow` by default; a `pddlvm.Full` or `pddlvm.Diagonal` Gaussian is
+                faster. Given, it is trained anew.
+            max_seconds: wall-clock limit of the training.
+            seed: of the weights and draws.
+
+        Raises:
+            InputError: an observation of another problem, or no time.
+        """
+        from pddlvm.inference.amortized import amortize
+
+        if family is not None or observation not in self.amortized:
+            self.amortized[observation] = amortize(self, observation, family, max_seconds, seed)
+        return self.amortized[observation]
+
+    @cached_property
+    def amortized(self) -> "WeakKeyDictionary[Observation, Amortized]":
+        """What `amortize` trained, by observation."""
+        return WeakKeyDictionary()
 
     def save(self, path: str | Path) -> None:
         """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""

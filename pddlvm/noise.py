@@ -35,6 +35,16 @@ class Noise(ABC):
         """Covariance, or a stand-in of the same size, (n, n), float64."""
 
     @abstractmethod
+    def of_seen(self, seen: Tensor, error: Tensor) -> "Noise":
+        """The noise of the sensors that measured, plus the error of a prediction.
+
+        Args:
+            seen: booleans (n,).
+            error: covariance of an independent Gaussian error, (n, n). Noise that is not Gaussian
+                takes it as an increase of its scale.
+        """
+
+    @abstractmethod
     def precision(self, misfit: Tensor) -> Tensor:
         """P (..., n, n) with d log p / d misfit = -P misfit, positive semi-definite.
 
@@ -86,6 +96,9 @@ class Gaussian(Noise):
     def covariance(self) -> Tensor:  # noqa: D102
         return self._matrix
 
+    def of_seen(self, seen: Tensor, error: Tensor) -> "Gaussian":  # noqa: D102
+        return Gaussian((self._matrix + error)[seen][:, seen], int(seen.sum()))
+
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)
         both = seen[..., :, None] * seen[..., None, :]
@@ -100,6 +113,11 @@ class Gaussian(Noise):
             # No NaN in the density: its gradient would be NaN where it does not count.
             density = -0.5 * (misfit.nan_to_num() / std).square() - std.log() - _HALF_LOG_2PI
             return torch.where(seen, density, 0.0).sum(-1)
+        if seen.all():
+            factor = self._factor.to(misfit)
+            white = torch.linalg.solve_triangular(factor, misfit[..., None], upper=False)[..., 0]
+            constant = factor.diagonal().log().sum() + len(factor) * _HALF_LOG_2PI
+            return -0.5 * white.square().sum(-1) - constant
         flat, masks = misfit.reshape(-1, misfit.shape[-1]), seen.reshape(-1, seen.shape[-1])
         found = flat.new_empty(len(flat))
         for mask in masks.unique(dim=0):
@@ -138,6 +156,10 @@ class StudentT(Noise):
     def covariance(self) -> Tensor:  # noqa: D102
         variance = self.std**2 * self.df / (self.df - 2)
         return variance * torch.eye(self.n, dtype=torch.float64)
+
+    def of_seen(self, seen: Tensor, error: Tensor) -> "StudentT":  # noqa: D102
+        std = math.sqrt(self.std**2 + float(error.diagonal()[seen].mean()))
+        return StudentT(std, int(seen.sum()), self.df)
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)
@@ -183,6 +205,10 @@ class UnknownStd(Noise):
 
     def covariance(self) -> Tensor:  # noqa: D102
         return self.scale**2 * torch.eye(self.n, dtype=torch.float64)
+
+    def of_seen(self, seen: Tensor, error: Tensor) -> "UnknownStd":  # noqa: D102
+        scale = math.sqrt(self.scale**2 + float(error.diagonal()[seen].mean()))
+        return UnknownStd(scale, self.spread, int(seen.sum()))
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)

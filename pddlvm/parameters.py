@@ -34,6 +34,7 @@ class ParameterSpace:
         self.blocks = dict(blocks)
         self.size = sum(block.size for block in blocks.values())
         self.slices: dict[str, slice] = {}
+        self._bounds: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         start = 0
         for name, block in blocks.items():
             self.slices[name] = slice(start, start + block.size)
@@ -108,9 +109,12 @@ class ParameterSpace:
 
     def standard_bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest xi in the support, (d,) each, on the dtype and device of `like`."""
-        bounds = [b.prior.standard_bounds for b in self.blocks.values() for _ in range(b.size)]
-        low, high = torch.tensor(bounds, dtype=like.dtype, device=like.device).unbind(-1)
-        return low, high
+        key = (like.dtype, like.device)
+        if key not in self._bounds:
+            bounds = [b.prior.standard_bounds for b in self.blocks.values() for _ in range(b.size)]
+            low, high = torch.tensor(bounds, dtype=like.dtype, device=like.device).unbind(-1)
+            self._bounds[key] = (low, high)
+        return self._bounds[key]
 
     def clamp_standard(self, xi: Tensor) -> Tensor:
         """xi moved into the support, (..., d)."""

@@ -24,12 +24,24 @@ from torch import Tensor
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
+from pddlvm.inference.plot import expected_coverage, inference_figure, marginals, ranks
 from pddlvm.latent import LatentVariableModel
 from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
 
-__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure", "space_time"]
+__all__ = [
+    "calibration",
+    "elbo",
+    "expected_coverage",
+    "field",
+    "forward_figure",
+    "inference_figure",
+    "inverse_figure",
+    "marginals",
+    "ranks",
+    "space_time",
+]
 
 Array = NDArray[np.float64]
 

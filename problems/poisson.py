@@ -12,7 +12,7 @@ from torch import Tensor
 import pddlvm
 from pddlvm import fem, links
 
-__all__ = ["make", "make_1d"]
+__all__ = ["both_ends", "make", "make_1d", "make_missing_middle"]
 
 Density = Callable[..., Tensor]
 
@@ -61,6 +61,60 @@ def make_1d(n: int = 20) -> pddlvm.Problem:
         fields={"kappa": pddlvm.Constant(pddlvm.Normal(), link=links.softplus), "f": 1.0},
         dirichlet=[pddlvm.Dirichlet("left", 0.0), pddlvm.Dirichlet("right", 0.5)],
     )
+
+
+def value_on_the_left(x: Tensor, u_left: Tensor) -> Tensor:
+    """Uncertain boundary value."""
+    return u_left
+
+
+def value_on_the_right(x: Tensor, u_right: Tensor) -> Tensor:
+    """Uncertain boundary value."""
+    return u_right
+
+
+def make_missing_middle(n: int = 100) -> pddlvm.Problem:
+    """-(kappa u')' = f on [-1, 1] with uncertain conductivity, load and boundary values.
+
+    kappa = 1 + softplus(sum_i z_i T_i(x)) with four Chebyshev polynomials and z_i ~ U[-1, 1],
+    f ~ U[1, 5], u(-1) and u(1) ~ U[-0.5, 0.5]: the case of Vadeboncoeur et al. (arXiv 2208.04856)
+    in which u is seen at both ends of the interval only. See `both_ends`.
+    """
+    space = fem.Space(fem.interval(n, -1.0, 1.0))
+    kappa = pddlvm.Chebyshev(
+        n_terms=4,
+        low=-1.0,
+        high=1.0,
+        prior=pddlvm.Uniform(-1.0, 1.0),
+        link=links.one_plus_softplus,
+    )
+    return pddlvm.Problem(
+        "missing middle",
+        space,
+        terms=[
+            pddlvm.Energy(space.interior(), diffusion),
+            pddlvm.Energy(space.interior(), load),
+        ],
+        fields={
+            "kappa": kappa,
+            "f": pddlvm.Constant(pddlvm.Uniform(1.0, 5.0)),
+            "u_left": pddlvm.Constant(pddlvm.Uniform(-0.5, 0.5)),
+            "u_right": pddlvm.Constant(pddlvm.Uniform(-0.5, 0.5)),
+        },
+        dirichlet=[
+            pddlvm.Dirichlet("left", value_on_the_left),
+            pddlvm.Dirichlet("right", value_on_the_right),
+        ],
+    )
+
+
+def both_ends(problem: pddlvm.Problem, noise_std: float = 0.01) -> pddlvm.LinearObservation:
+    """u at the 40 % of the nodes nearest to each end, as in the paper."""
+    x = problem.space.mesh.p[0]
+    order = x.argsort()
+    n = round(0.4 * (len(x) - 1))
+    seen = [*order[:n], *order[-n:]]
+    return pddlvm.LinearObservation(problem, pddlvm.mask_matrix(problem, seen), noise_std)
 
 
 def make(

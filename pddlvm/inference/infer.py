@@ -1,49 +1,234 @@
-"""`model.infer`: the posterior of parameters from data, by method."""
+"""`model.infer`: the posterior of parameters from data, by method.
+
+Every method starts from the Laplace approximation of each data set, which costs milliseconds: it
+gives the coordinates in which a posterior is about standard normal, and the misfit that the
+verdict is about.
+"""
 
 import time
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
-from pddlvm.inference.gaussian import GaussianDensity
-from pddlvm.inference.laplace import laplace
-from pddlvm.inference.posterior import Diagnostics, Posterior
-from pddlvm.inference.surrogate import surrogate_of
-from pddlvm.latent import LatentVariableModel, unflatten
+from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.density import Density, Draws
+from pddlvm.inference.diagnostics import Diagnostics
+from pddlvm.inference.evidence import bulk_size, rhat, tail_size
+from pddlvm.inference.exact import exact
+from pddlvm.inference.explore import standardise
+from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.nuts import nuts
+from pddlvm.inference.posterior import Posterior
+from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.inference.target import SurrogateTarget
+from pddlvm.inference.variational import variational
+from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
 
 __all__ = ["Method", "infer"]
 
-Method = Literal["laplace"]
+Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
+LogDensity = Callable[[Tensor], Tensor]
 
-_METHODS = ("laplace",)
+
+@dataclass(frozen=True)
+class Query:
+    """What a method is asked.
+
+    Attributes:
+        model: trained.
+        observation: sensors and noise.
+        surrogate: predicts the data.
+        y: data sets, (n_data, n), float64.
+        laplace: their Laplace approximations.
+        n_samples: draws of each posterior, all chains together.
+        n_chains: Markov chains.
+        seed: of everything random.
+    """
+
+    model: LatentVariableModel
+    observation: Observation
+    surrogate: Surrogate
+    y: Tensor
+    laplace: Laplace
+    n_samples: int
+    n_chains: int
+    seed: int
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A new generator from the seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def target(self, i: int) -> SurrogateTarget:
+        """The surrogate density of a data set."""
+        coordinates = self.laplace.coordinates.of(i)
+        return SurrogateTarget(self.surrogate, self.y[i], coordinates, self.generator)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method answers.
+
+    Attributes:
+        density: of z, for all data sets.
+        log_density: xi (n, n_data, d) -> unnormalised log density of xi, (n, n_data); None where it
+            is that of the finite element posterior itself.
+        xi: draws of chains, (n_chains, n_draws, n_data, d), where there are chains.
+        acceptance: of the finite element density.
+        khat: of the surrogate, (n_data,).
+    """
+
+    density: Density
+    log_density: LogDensity | None
+    xi: Tensor | None = None
+    acceptance: Tensor | None = None
+    khat: Tensor | None = None
+
+
+def _laplace(query: Query) -> Found:
+    density = PushedGaussian(query.laplace.coordinates)
+    return Found(density, _of_density(query, density))
+
+
+def _amortized(query: Query) -> Found:
+    missing = torch.isnan(query.y)
+    if missing.any():
+        raise InputError(
+            "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
+            "'laplace', 'variational', 'nuts' and 'exact' leave missing values out"
+        )
+    density = query.model.amortize(query.observation)(query.y)
+    return Found(density, _of_density(query, density))
+
+
+def _variational(query: Query) -> Found:
+    parts = []
+    for i in range(len(query.y)):
+        target = query.target(i)
+        parts.append(target.coordinates.moved(*variational(target, query.generator)))
+    coordinates = Coordinates(
+        query.surrogate.prior,
+        torch.stack([c.centre for c in parts]),
+        torch.stack([c.factor for c in parts]),
+    )
+    density = PushedGaussian(coordinates)
+    return Found(density, _of_density(query, density))
+
+
+def _nuts(query: Query) -> Found:
+    n_draws = -(-query.n_samples // query.n_chains)
+    targets, found = [], []
+    for i in range(len(query.y)):
+        target, start, step = standardise(query.target(i), query.generator)
+        w = nuts(target, start[: query.n_chains], step, n_draws, query.seed + i)
+        found.append(target.coordinates.xi_of(w))
+        targets.append(target)
+
+    def log_density(xi: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(targets)], dim=1)
+
+    xi = torch.stack(found, dim=2)
+    return Found(_draws(query, xi), log_density, xi)
+
+
+def _exact(query: Query) -> Found:
+    n_draws = -(-query.n_samples // query.n_chains)
+    found = []
+    for i, y in enumerate(query.y):
+        surrogate = query.target(i)
+        posterior = FiniteElementPosterior(query.observation, y)
+        found.append(exact(posterior, surrogate, query.n_chains, n_draws, query.generator))
+    xi = torch.stack([one.xi for one in found], dim=2)
+    acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
+    shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
+    return Found(_draws(query, xi), None, xi, acceptance, shape)
+
+
+_METHODS: dict[Method, Callable[[Query], Found]] = {
+    "amortized": _amortized,
+    "laplace": _laplace,
+    "variational": _variational,
+    "nuts": _nuts,
+    "exact": _exact,
+}
 
 
 def infer(
-    model: LatentVariableModel, y: Tensor, observation: Observation, method: Method
+    model: LatentVariableModel,
+    y: Tensor,
+    observation: Observation,
+    method: Method,
+    *,
+    n_samples: int,
+    n_chains: int,
+    seed: int,
 ) -> Posterior:
     """See `LatentVariableModel.infer`."""
     start = time.perf_counter()
     if method not in _METHODS:
-        raise InputError(f"method must be one of {_METHODS}, got {method!r}")
+        raise InputError(f"method must be one of {get_args(Method)}, got {method!r}")
+    if n_chains < 1 or n_samples < 4 * n_chains:
+        raise InputError(
+            f"n_samples must be at least 4 for each of {n_chains} chains, got {n_samples}"
+        )
     data = observation.check(y).detach().double().cpu()
     batch = data.shape[:-1]
     flat = data.reshape(-1, observation.n)
     surrogate = surrogate_of(model, observation, corrections=1)
-    centre = torch.zeros(len(flat), model.problem.n_parameters, dtype=torch.float64)
-    found = laplace(surrogate, flat, centre)
-    density = GaussianDensity(
-        unflatten(found.density.xi_mean, batch),
-        found.density.xi_covariance.reshape(*batch, *found.density.xi_covariance.shape[-2:]),
-        model.problem.prior,
-    )
+    approximation = laplace(surrogate, flat)
+    query = Query(model, observation, surrogate, flat, approximation, n_samples, n_chains, seed)
+    found = _METHODS[method](query)
+    evidence: dict[str, Any] = {
+        name: None if value is None else value.reshape((*batch, *value.shape[1:]))
+        for name, value in {
+            "converged": approximation.converged,
+            "misfit": approximation.misfit,
+            "n_seen": approximation.n_seen,
+            "acceptance": found.acceptance,
+            "khat": found.khat,
+            **_sizes(found.xi),
+        }.items()
+    }
     diagnostics = Diagnostics(
-        converged=found.converged.reshape(batch),
-        misfit=found.misfit.reshape(batch),
-        n_seen=found.n_seen.reshape(batch),
-        iterations=found.iterations,
+        iterations=approximation.iterations,
         seconds=time.perf_counter() - start,
+        is_exact=found.log_density is None,
+        **evidence,
     )
-    return Posterior(method, diagnostics, density, model)
+    return Posterior(
+        method, diagnostics, observation, data, model, found.density, found.log_density, found.xi
+    )
+
+
+def _draws(query: Query, xi: Tensor) -> Draws:
+    return Draws(query.surrogate.prior.unstandardise(xi))
+
+
+def _sizes(xi: Tensor | None) -> dict[str, Tensor]:
+    """R-hat and effective sample sizes of the chains of each data set, (n_data, d)."""
+    if xi is None:
+        return {}
+    each = xi.unbind(2)
+    return {
+        "rhat": torch.stack([rhat(x) for x in each]),
+        "bulk_size": torch.stack([bulk_size(x) for x in each]),
+        "tail_size": torch.stack([tail_size(x) for x in each]),
+    }
+
+
+def _of_density(query: Query, density: Density) -> LogDensity:
+    prior = query.surrogate.prior
+
+    def log_density(xi: Tensor) -> Tensor:
+        z = prior.unstandardise(xi)
+        return density.log_prob(z) + prior.standard_log_prob(xi) - prior.log_prob(z)
+
+    return log_density

@@ -1,67 +1,26 @@
 """The result of an inference: p(z | y), what it says about u, and how far to trust it."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.inference.gaussian import GaussianDensity
+from pddlvm.errors import InputError, ProblemError
+from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.density import Density
+from pddlvm.inference.diagnostics import Diagnostics
+from pddlvm.inference.evidence import khat
+from pddlvm.model import GalerkinModel
 
 if TYPE_CHECKING:
     from pddlvm.latent import LatentVariableModel
+    from pddlvm.observation import Observation
 
-__all__ = ["Diagnostics", "Posterior", "PosteriorSolution"]
+__all__ = ["Posterior", "PosteriorSolution"]
 
 _N_QUANTILE_DRAWS = 4000
-_SURPRISING = 1e-3
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """Evidence about a posterior, one entry per data set, (...,).
-
-    Attributes:
-        converged: did the method end as it should?
-        misfit: squared misfit at the most probable parameters in units of the noise, plus their
-            squared distance from the centre of a Gaussian prior.
-        n_seen: number of values that were measured.
-        iterations: of the method.
-        seconds: wall-clock time of the whole call.
-    """
-
-    converged: Tensor
-    misfit: Tensor
-    n_seen: Tensor
-    iterations: int
-    seconds: float
-
-    @cached_property
-    def p_value(self) -> Tensor:
-        """Probability of a larger misfit if model, noise and prior are right, (...,)."""
-        values = chi2.sf(self.misfit.numpy(), self.n_seen.numpy())
-        return torch.as_tensor(values, dtype=torch.float64)
-
-    @property
-    def verdict(self) -> list[str] | str:
-        """In words; a list for a batch of data sets."""
-        texts = [
-            _verdict(bool(c), float(p))
-            for c, p in zip(self.converged.flatten(), self.p_value.flatten(), strict=True)
-        ]
-        return texts if self.converged.ndim else texts[0]
-
-
-def _verdict(converged: bool, p_value: float) -> str:
-    if p_value < _SURPRISING:
-        return (
-            f"reject: the data contradict the model, its noise or its prior (p = {p_value:.1e}); "
-            "check units, sensor positions and noise_std"
-        )
-    return "accept" if converged else "reject: the iteration did not converge"
 
 
 @dataclass(frozen=True)
@@ -86,30 +45,47 @@ class Posterior:
     Attributes:
         method: how it was found.
         diagnostics: evidence.
+        observation: sensors and noise.
+        y: data, (..., n).
     """
 
     method: str
     diagnostics: Diagnostics
-    _density: GaussianDensity = field(repr=False)
+    observation: "Observation" = field(repr=False)
+    y: Tensor = field(repr=False)
     _model: "LatentVariableModel" = field(repr=False)
+    _density: Density = field(repr=False)
+    _log_density: Callable[[Tensor], Tensor] | None = field(repr=False)
+    _xi: Tensor | None = field(repr=False)
+
+    @property
+    def batch(self) -> torch.Size:
+        """Shape of the batch of data sets."""
+        return self.y.shape[:-1]
 
     @property
     def mean(self) -> Tensor:
         """Mean of z, (..., d)."""
-        return self._density.mean
+        return self._unflatten(self._density.mean)
 
     @property
     def std(self) -> Tensor:
         """Standard deviation of z, (..., d)."""
-        return self._density.std
+        return self._unflatten(self._density.std)
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Draws of z, (*shape, ..., d), all in the support of the prior."""
-        return self._density.sample(shape, seed=seed)
+        return self._unflatten(self._density.sample(shape, seed=seed))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z, (...,)."""
-        return self._density.log_prob(z)
+        """Log density of z (..., d), (...,).
+
+        Raises:
+            InputError: the method gives draws only.
+        """
+        shape = z.shape[: z.ndim - 1 - len(self.batch)]
+        flat = z.reshape(*shape, self.batch.numel(), z.shape[-1])
+        return self._density.log_prob(flat).reshape((*shape, *self.batch))
 
     def quantiles(self, q: Tensor | list[float], *, seed: int = 0) -> Tensor:
         """Quantiles of each parameter, (n_q, ..., d), from draws."""
@@ -127,6 +103,63 @@ class Posterior:
         """
         if n_samples < 2:
             raise InputError(f"a posterior of u needs at least 2 samples, got {n_samples}")
-        z = self.sample((n_samples,), seed=seed)
-        u = self._model.forward(z).sample(seed=seed + 1)
+        u = self._solutions(self.sample((n_samples,), seed=seed), seed + 1)
         return PosteriorSolution(u.mean(0), u.std(0), u)
+
+    def check(self, n_solves: int = 64, *, seed: int = 0) -> "Posterior":
+        """The same posterior, with k-hat against the finite element likelihood as evidence.
+
+        Args:
+            n_solves: draws of each posterior at which the finite element problem is solved.
+            seed: of the draws.
+
+        Raises:
+            ProblemError: the problem is not one of finite elements.
+        """
+        if not isinstance(self._model, GalerkinModel):
+            raise ProblemError("k-hat compares with a finite element likelihood, and there is none")
+        if n_solves < 32:
+            raise InputError(f"k-hat needs at least 32 solves, got {n_solves}")
+        if self._log_density is None:
+            return self
+        z = self._density.sample((n_solves,), seed=seed)
+        xi = self._model.problem.prior.standardise(z)
+        log_q = self._log_density(xi)
+        found = []
+        for i, y in enumerate(self.y.reshape(-1, self.y.shape[-1])):
+            log_p = FiniteElementPosterior(self.observation, y).log_prob(xi[:, i])
+            found.append(khat(log_p - log_q[:, i]))
+        shapes = torch.tensor(found, dtype=torch.float64).reshape(self.batch)
+        return replace(self, diagnostics=replace(self.diagnostics, khat=shapes))
+
+    def to_arviz(self, n_samples: int = 1000, *, seed: int = 0) -> Any:
+        """An xarray DataTree for ArviZ: posterior, prior, posterior_predictive, observed_data.
+
+        Args:
+            n_samples: draws of each group where the method has no chains.
+            seed: of the draws.
+
+        Raises:
+            InputError: a batch of data sets; take one.
+        """
+        from pddlvm.inference.export import to_arviz
+
+        return to_arviz(self, n_samples, seed)
+
+    def chains(self, n_samples: int, seed: int) -> Tensor:
+        """Draws of z in chains, (n_chains, n_draws, ..., d); four where there are none."""
+        if self._xi is None:
+            return self.sample((4, -(-n_samples // 4)), seed=seed)
+        return self._unflatten(self._model.problem.prior.unstandardise(self._xi))
+
+    def predictive(self, z: Tensor, *, seed: int = 0) -> Tensor:
+        """New data at draws of z, (*shape, ..., d) -> (*shape, ..., n)."""
+        return self.observation.simulate(self._solutions(z, seed + 1), seed=seed)
+
+    def _solutions(self, z: Tensor, seed: int) -> Tensor:
+        # A correction where it is cheap: the draws of u are those of the methods that used it.
+        corrections = 1 if isinstance(self._model, GalerkinModel) else 0
+        return self._model.forward(z, corrections=corrections).sample(seed=seed)
+
+    def _unflatten(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:-2], *self.batch, x.shape[-1])

@@ -22,10 +22,13 @@ from pddlvm.refinement import correct
 __all__ = ["Surrogate", "surrogate_of"]
 
 _STEP = 1e-3
+_N_DRAWS = 128
 
 
 class Surrogate(ABC):
     """Data predicted by a model, float64 on the CPU; xi is (batch, d)."""
+
+    corrections = 0
 
     def __init__(self, model: LatentVariableModel, observation: Observation) -> None:
         self.prior = model.problem.prior
@@ -37,13 +40,17 @@ class Surrogate(ABC):
         """Predicted data, (batch, n)."""
 
     @abstractmethod
+    def predict(self, xi: Tensor) -> Tensor:
+        """Data predicted by the forward map as it is, (batch, n); differentiable."""
+
+    @abstractmethod
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted data (batch, n) and their derivatives (batch, n, d)."""
 
     def covariance(self, xi: Tensor) -> Tensor:
-        """Covariance of the error of the prediction, (batch, n, n), from draws of u."""
+        """Covariance of the error of `mean`, (batch, n, n), from draws of u."""
         z = self.prior.unstandardise(xi)
-        draws = self.model.forward(z).sample((128,), seed=0)
+        draws = self.model.forward(z, corrections=self.corrections).sample((_N_DRAWS,), seed=0)
         data = self.observation.apply(draws)
         centred = data - data.mean(0)
         return torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1)
@@ -70,6 +77,10 @@ class GalerkinSurrogate(Surrogate):
 
     def mean(self, xi: Tensor) -> Tensor:
         return self._data(self._augmented(xi, self._coefficients(xi)))
+
+    def predict(self, xi: Tensor) -> Tensor:
+        c = self.model.forward_map(xi.to(self.model.sigma_residual))[0].double().cpu()
+        return self._data(self._augmented(xi, c))
 
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         c = self._coefficients(xi)
@@ -144,6 +155,12 @@ class CollocationSurrogate(Surrogate):
     def mean(self, xi: Tensor) -> Tensor:
         z = self.prior.unstandardise(xi)
         return self.observation.apply(self.model.forward(z, extrapolate=True).mean.detach())
+
+    def predict(self, xi: Tensor) -> Tensor:
+        work = xi.to(self.model.sigma_residual)
+        c = self.model.forward_map(work)[0]
+        u = self.model.basis.on_grid(c, self.prior.unstandardise(work))
+        return self.observation.apply(u.double().cpu())
 
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         d = xi.shape[1]

@@ -1,0 +1,65 @@
+"""What a method returns: a density of z, or draws of it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+__all__ = ["Density", "Draws"]
+
+
+class Density(ABC):
+    """p(z | y) for a batch of data sets."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Mean of z, (..., d)."""
+
+    @property
+    @abstractmethod
+    def std(self) -> Tensor:
+        """Standard deviation of z, (..., d)."""
+
+    @abstractmethod
+    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Draws of z, (*shape, ..., d), all in the support of the prior."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of z, (...,)."""
+
+
+@dataclass(frozen=True)
+class Draws(Density):
+    """Draws of Markov chains.
+
+    Attributes:
+        z: (n_chains, n_draws, ..., d).
+    """
+
+    z: Tensor
+
+    @property
+    def mean(self) -> Tensor:  # noqa: D102
+        return self.z.mean((0, 1))
+
+    @property
+    def std(self) -> Tensor:  # noqa: D102
+        return self.z.flatten(0, 1).std(0)
+
+    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Draws of the chains, drawn again with equal probability."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        pooled = self.z.flatten(0, 1)
+        rows = torch.randint(len(pooled), shape, generator=generator)
+        return pooled[rows]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Not defined."""
+        raise InputError(
+            "a posterior of draws has no density; 'laplace', 'variational' and 'amortized' have one"
+        )

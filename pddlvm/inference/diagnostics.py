@@ -1,0 +1,93 @@
+"""Evidence about a posterior, and what it means in words."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+__all__ = ["Diagnostics"]
+
+_SURPRISING = 1e-3
+_RHAT = 1.01
+_ENOUGH_DRAWS = 400
+_GOOD_KHAT, _BAD_KHAT = 0.5, 0.7
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Evidence about posteriors, one entry per data set, (...,); None where it does not apply.
+
+    Attributes:
+        converged: did the search for the most probable parameters end as it should?
+        misfit: squared misfit there in units of the noise, plus the squared distance of the
+            parameters from the centre of a Gaussian prior.
+        n_seen: number of values that were measured.
+        iterations: of that search.
+        seconds: wall-clock time of the whole call.
+        acceptance: mean probability with which the finite element density accepts a proposal.
+        khat: shape of the tail of the ratios of the finite element density to that of the
+            surrogate: below 0.5 they are close, above 0.7 they are not.
+        rhat: of each parameter, (..., d); 1 where the chains agree.
+        bulk_size: effective number of draws for the mean, (..., d).
+        tail_size: effective number of draws for 90 % intervals, (..., d).
+        is_exact: are the draws those of the finite element posterior itself?
+    """
+
+    converged: Tensor
+    misfit: Tensor
+    n_seen: Tensor
+    iterations: int
+    seconds: float
+    acceptance: Tensor | None = None
+    khat: Tensor | None = None
+    rhat: Tensor | None = None
+    bulk_size: Tensor | None = None
+    tail_size: Tensor | None = None
+    is_exact: bool = False
+
+    @cached_property
+    def p_value(self) -> Tensor:
+        """Probability of a larger misfit if model, noise and prior are right, (...,)."""
+        values = chi2.sf(self.misfit.numpy(), self.n_seen.numpy())
+        return torch.as_tensor(values, dtype=torch.float64)
+
+    @property
+    def verdict(self) -> list[str] | str:
+        """Accept, refine or reject, with the reason; a list for a batch of data sets."""
+        texts = [self._verdict(i) for i in range(self.converged.numel())]
+        return texts if self.converged.ndim else texts[0]
+
+    def _verdict(self, i: int) -> str:
+        p_value = float(self.p_value.flatten()[i])
+        if p_value < _SURPRISING:
+            return (
+                f"reject: the data contradict the model, its noise or its prior (p = {p_value:.1e})"
+                "; check units, sensor positions and noise_std"
+            )
+        if self.khat is not None and not self.is_exact:
+            shape = float(self.khat.flatten()[i])
+            if not shape < _BAD_KHAT:
+                return (
+                    f"reject: k-hat = {shape:.2f}, this is not the posterior of the finite element "
+                    "model; use method='exact'"
+                )
+            if shape > _GOOD_KHAT:
+                return (
+                    f"refine: k-hat = {shape:.2f}, the tails differ from those of the finite "
+                    "element posterior; use method='exact' or train longer"
+                )
+        if self.rhat is not None and self.bulk_size is not None:
+            worst = float(self.rhat.reshape(-1, self.rhat.shape[-1])[i].max())
+            size = float(self.bulk_size.reshape(-1, self.rhat.shape[-1])[i].min())
+            if worst > _RHAT or size < _ENOUGH_DRAWS:
+                return (
+                    f"refine: R-hat = {worst:.3f} and {size:.0f} effective draws of the worst "
+                    "parameter; raise n_samples"
+                )
+            return "accept"
+        return "accept" if bool(self.converged.flatten()[i]) else _NOT_CONVERGED
+
+
+_NOT_CONVERGED = "reject: the iteration did not converge; use method='nuts' or 'exact'"

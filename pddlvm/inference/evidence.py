@@ -1,0 +1,49 @@
+"""How far draws and densities can be trusted: R-hat, effective sample sizes, k-hat.
+
+By ArviZ, which is imported where it is needed: it draws, and brings its libraries with it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["bulk_size", "khat", "rhat", "tail_size"]
+
+
+def rhat(draws: Tensor) -> Tensor:
+    """Rank-normalised split R-hat of draws (n_chains, n_draws, d), (d,) (Vehtari et al., 2021)."""
+    return _each("rhat", draws)
+
+
+def bulk_size(draws: Tensor) -> Tensor:
+    """Bulk effective sample size of draws (n_chains, n_draws, d), (d,)."""
+    return _each("ess", draws)
+
+
+def tail_size(draws: Tensor) -> Tensor:
+    """Effective sample size for 90 % intervals of draws (n_chains, n_draws, d), (d,)."""
+    return _each("ess", draws, method="tail", prob=0.9)
+
+
+def khat(log_ratios: Tensor) -> float:
+    """Shape of the tail of importance ratios (n,), by Pareto smoothing (Vehtari et al., 2024).
+
+    Below 0.7 the proposal is close enough to the target to be corrected by weights.
+    """
+    from arviz_stats.base.array import array_stats
+
+    values = log_ratios.double().numpy()
+    finite = np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 50.0)
+    # ArviZ has leave-one-out in mind and takes the negative logarithm.
+    _, shape = array_stats.psislw(finite.max() - finite)
+    return float(shape)
+
+
+def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
+    from arviz_stats.base.array import array_stats
+
+    function = getattr(array_stats, name)
+    found = function(draws.double().numpy(), chain_axis=0, draw_axis=1, **options)
+    return torch.as_tensor(np.asarray(found), dtype=torch.float64)

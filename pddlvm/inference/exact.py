@@ -1,0 +1,142 @@
+"""Sampling the posterior under the finite element likelihood.
+
+Delayed acceptance (Christen and Fox, 2005; Liu, 2001, section 9.4.3): some trajectories on the
+surrogate density s, accepted with
+
+    min(1, p(w') s(w) / (p(w) s(w'))),     p the finite element density,
+
+cost one solve for each sample, and are exact whatever s is. Where the tail of p / s is heavy
+(k-hat above 0.7) the surrogate is no help: then Hamiltonian Monte Carlo with adjoint gradients,
+whose coordinates are standardised anew by the draws of all chains as it warms up.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.evidence import khat
+from pddlvm.inference.explore import standardise
+from pddlvm.inference.hmc import StepSize, start_at, transition
+from pddlvm.inference.target import FiniteElementTarget, SurrogateTarget
+
+__all__ = ["Exact", "exact"]
+
+_KHAT = 0.7
+_INNER = 4
+_STEP = 0.3
+_WINDOWS = (0.1, 0.2, 0.3, 0.4)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Draws of one posterior.
+
+    Attributes:
+        xi: (n_chains, n_draws, d).
+        acceptance: mean probability with which the finite element density accepts.
+        khat: of the surrogate density, from solves at a few of its draws.
+        n_solves: with the finite element matrix, adjoint ones included.
+        by_surrogate: was it delayed acceptance?
+    """
+
+    xi: Tensor
+    acceptance: float
+    khat: float
+    n_solves: int
+    by_surrogate: bool
+
+
+@torch.no_grad()
+def exact(
+    posterior: FiniteElementPosterior,
+    surrogate: SurrogateTarget,
+    n_chains: int,
+    n_draws: int,
+    generator: torch.Generator,
+) -> Exact:
+    """Chains on the finite element density, helped by the surrogate where it is close enough.
+
+    Args:
+        posterior: the finite element density.
+        surrogate: that of the trained map.
+        n_chains: side by side.
+        n_draws: per chain; as many more adapt the chains where the surrogate is no help.
+        generator: of everything random.
+    """
+    surrogate, w, step = standardise(surrogate, generator)
+    target = FiniteElementTarget(posterior, surrogate.coordinates)
+    shape = khat(target.value(w) - surrogate.value(w))
+    start = w[torch.randint(len(w), (n_chains,), generator=generator)]
+    if shape < _KHAT:
+        xi, acceptance = _delayed(target, surrogate, start, step, n_draws, generator)
+    else:
+        xi, acceptance = _hamiltonian(target, start, n_draws, n_draws, generator)
+    return Exact(xi, acceptance, shape, target.n_solves, shape < _KHAT)
+
+
+def _delayed(
+    target: FiniteElementTarget,
+    surrogate: SurrogateTarget,
+    w: Tensor,
+    step: float,
+    n_draws: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    state, value = start_at(surrogate, w), target.value(w)
+    found, accepted = [], []
+    # The chains start at draws of the surrogate and have nothing to adapt.
+    n_warmup = n_draws // 10 + 1
+    for k in range(n_warmup + n_draws):
+        proposal = state
+        for _ in range(_INNER):
+            proposal, _ = transition(surrogate, proposal, step, generator)
+        proposed = target.value(proposal.w)
+        gain = (proposed - value) - (proposal.value - state.value)
+        probability = gain.clamp(max=0).exp()
+        taken = torch.rand(len(w), generator=generator, dtype=w.dtype) < probability
+        value = torch.where(taken, proposed, value)
+        state = proposal.where(taken, state)
+        if k >= n_warmup:
+            found.append(state.w)
+            accepted.append(probability.mean())
+    xi = target.coordinates.xi_of(torch.stack(found, dim=1))
+    return xi, float(torch.stack(accepted).mean())
+
+
+def _hamiltonian(
+    target: FiniteElementTarget,
+    w: Tensor,
+    n_warmup: int,
+    n_draws: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    size = StepSize(_STEP / len(w[0]) ** 0.25)
+    state = start_at(target, w)
+    for share in _WINDOWS:
+        n_steps = max(2, round(share * n_warmup))
+        visited = []
+        for _ in range(n_steps):
+            state, probability = transition(target, state, size.current, generator)
+            size.update(float(probability.mean()))
+            visited.append(state.w)
+        # The second half of a window, of all chains, standardises the next one.
+        recent = torch.stack(visited[n_steps // 2 :]).flatten(0, 1)
+        here = target.coordinates
+        coordinates = Coordinates.of_draws(here.prior, here.eta(recent))
+        xi = here.xi_of(state.w)
+        target.coordinates = coordinates
+        state = start_at(target, coordinates.w_of(xi))
+        size = StepSize(size.current)
+    for _ in range(max(10, n_warmup // 10)):
+        state, probability = transition(target, state, size.current, generator)
+        size.update(float(probability.mean()))
+    found, accepted = [], []
+    for _ in range(n_draws):
+        state, probability = transition(target, state, size.final, generator)
+        found.append(state.w)
+        accepted.append(probability.mean())
+    xi = target.coordinates.xi_of(torch.stack(found, dim=1))
+    return xi, float(torch.stack(accepted).mean())

@@ -1,0 +1,56 @@
+"""Where a surrogate density is, and coordinates in which it is about standard.
+
+Many chains side by side cost little more than one. They start at the Laplace approximation; where
+their draws are wider or narrower than it says, the coordinates are standardised by the draws, and
+the chains go on.
+"""
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.hmc import StepSize, start_at, transition
+from pddlvm.inference.target import SurrogateTarget, Target
+
+__all__ = ["explore", "standardise"]
+
+_N_CHAINS = 64
+_N_STEPS = 60
+_MAX_WINDOWS = 6
+_STEP = 0.3
+_WIDEST = 1.5
+
+
+@torch.no_grad()
+def standardise(
+    target: SurrogateTarget, generator: torch.Generator
+) -> tuple[SurrogateTarget, Tensor, float]:
+    """The same density in better coordinates, draws w (n_chains, d) of it, and a step size."""
+    d = len(target.coordinates.centre)
+    w = torch.randn(_N_CHAINS, d, generator=generator, dtype=torch.float64)
+    visited, step = explore(target, w, _N_STEPS, generator)
+    for _ in range(_MAX_WINDOWS):
+        # The second half of the window; its spread along each direction is 1 where all is well.
+        recent = visited[_N_STEPS // 2 :].flatten(0, 1)
+        spread = torch.linalg.eigvalsh(torch.cov(recent.T).reshape(d, d)).clamp(min=1e-12).sqrt()
+        if float(spread.max()) < _WIDEST and float(spread.min()) > 1 / _WIDEST:
+            break
+        here = target.coordinates
+        coordinates = Coordinates.of_draws(here.prior, here.eta(recent))
+        start = coordinates.w_of(here.xi_of(visited[-1]))
+        target = target.moved_to(coordinates, generator)
+        visited, step = explore(target, start, _N_STEPS, generator)
+    return target, visited[-1], step
+
+
+@torch.no_grad()
+def explore(
+    target: Target, w: Tensor, n_steps: int, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """Chains from w (n_chains, d), (n_steps, n_chains, d), and the step size they settle on."""
+    state, size, visited = start_at(target, w), StepSize(_STEP), []
+    for _ in range(n_steps):
+        state, probability = transition(target, state, size.current, generator)
+        size.update(float(probability.mean()))
+        visited.append(state.w)
+    return torch.stack(visited), size.final

@@ -1,0 +1,49 @@
+"""Posteriors in the form that ArviZ reads."""
+
+from typing import TYPE_CHECKING, Any
+
+import arviz_base
+import torch
+from torch import Tensor
+
+from pddlvm.errors import InputError
+
+if TYPE_CHECKING:
+    from pddlvm.inference.posterior import Posterior
+
+__all__ = ["to_arviz"]
+
+
+def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
+    """See `Posterior.to_arviz`."""
+    if posterior.batch:
+        raise InputError(
+            f"to_arviz takes one data set, and this posterior has a batch {tuple(posterior.batch)};"
+            " infer from y[i]"
+        )
+    observation = posterior.observation
+    space = observation.problem.prior
+    z = posterior.chains(n_samples, seed)
+    prior = space.sample((1, n_samples), seed=seed)
+    # One axis for each block that has more than one parameter, one for the sensors.
+    blocks = {name: block.size for name, block in space.blocks.items()}
+    dims = {name: [f"{name}_index"] for name, size in blocks.items() if size > 1}
+    coords = {f"{name}_index": list(range(size)) for name, size in blocks.items() if size > 1}
+    return arviz_base.from_dict(
+        {
+            "posterior": _parts(space.split(z)),
+            "prior": _parts(space.split(prior)),
+            "posterior_predictive": {"y": posterior.predictive(z, seed=seed).numpy()},
+            "observed_data": {"y": posterior.y.numpy()},
+        },
+        coords=coords | {"sensor": list(range(observation.n))},
+        dims=dims | {"y": ["sensor"]},
+        attrs={"posterior": {"method": posterior.method, "problem": observation.problem.name}},
+    )
+
+
+def _parts(parts: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        name: (part[..., 0] if part.shape[-1] == 1 else part).to(torch.float64).numpy()
+        for name, part in parts.items()
+    }

@@ -1,0 +1,62 @@
+"""A Gaussian by the ELBO for one data set.
+
+    maximise  E_q [ log p(y | h(w)) + log p(w) ] + H(q),      q(w) = N(m, L L^T)
+
+in the coordinates of the Laplace approximation, where it starts: m = 0, L = I. The draws of a step
+come in pairs w = m +- L e whose second moment is exactly the identity: for a Gaussian posterior the
+gradient has no noise at all.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.target import Target
+
+__all__ = ["variational"]
+
+_N_STEPS = 400
+_N_PAIRS = 32
+"""At least; twice as many as there are parameters if those are more."""
+_RATE = 0.03
+
+
+def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mean m (d,) and factor L (d, d) of the best Gaussian.
+
+    Args:
+        target: a density whose coordinates are about standardised.
+        generator: of the draws.
+    """
+    d = len(target.coordinates.centre)
+    mean = torch.zeros(d, dtype=torch.float64, requires_grad=True)
+    raw = torch.zeros(d, d, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([mean, raw], lr=_RATE)
+    averages = [torch.zeros_like(mean), torch.zeros_like(raw)]
+    with torch.enable_grad():
+        for k in range(_N_STEPS):
+            optimizer.param_groups[0]["lr"] = _RATE * (
+                0.01 + math.cos(0.5 * math.pi * k / _N_STEPS)
+            )
+            e = _draws(d, generator)
+            factor = raw.tril(-1) + raw.diagonal().exp().diag()
+            w = mean + torch.cat([e, -e]) @ factor.T
+            elbo = target.value(w).mean() + raw.diagonal().sum()
+            optimizer.zero_grad()
+            (-elbo).backward()
+            optimizer.step()
+            # The last half is averaged: what noise is left in the steps goes.
+            if 2 * k >= _N_STEPS:
+                for average, value in zip(averages, (mean, raw), strict=True):
+                    average += value.detach() * 2 / _N_STEPS
+    found, raw_mean = averages
+    return found, raw_mean.tril(-1) + raw_mean.diagonal().exp().diag()
+
+
+def _draws(d: int, generator: torch.Generator) -> Tensor:
+    """Standard normal draws, moved so that e^T e / n = I."""
+    n = max(_N_PAIRS, 2 * d)
+    e = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    factor = torch.linalg.cholesky(e.T @ e / n)
+    return torch.linalg.solve_triangular(factor, e.T, upper=False).T

@@ -1,0 +1,344 @@
+"""Every method against closed forms, and what posteriors offer."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from linear import closed_form, linear_problem
+
+import pddlvm
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.evidence import bulk_size, khat, rhat
+from pddlvm.inference.explore import explore
+from pddlvm.inference.hmc import StepSize, start_at, transition
+from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.target import Target
+from problems import poisson
+
+METHODS = ("laplace", "variational", "nuts", "exact", "amortized")
+POINTS = [0.2, 0.4, 0.6, 0.9]
+EYE = torch.eye(2, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    model = pddlvm.LatentVariableModel(linear_problem())
+    pddlvm.train(model, max_steps=300)
+    return model
+
+
+@pytest.fixture(scope="module")
+def sensors(linear):
+    return pddlvm.PointObservation(linear.problem, POINTS, 0.01)
+
+
+@pytest.fixture(scope="module")
+def data(linear, sensors):
+    u = linear.problem.solve(linear.problem.prior.sample((2,), seed=3))
+    return sensors.simulate(u, seed=4)
+
+
+@pytest.fixture(scope="module")
+def posteriors(linear, sensors, data):
+    linear.amortize(sensors, pddlvm.Full(len(POINTS), 2), max_seconds=12)
+    return {
+        method: linear.infer(data, sensors, method, n_samples=2000, n_chains=4, seed=1)
+        for method in METHODS
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_linear_gaussian_problem_has_its_closed_form(posteriors, linear, sensors, data, method):
+    posterior = posteriors[method]
+    for i in range(len(data)):
+        mean, covariance = closed_form(linear.problem, sensors, data[i])
+        std = covariance.diagonal().sqrt()
+        # What draws leave of the mean is 0.03 std; a short training of a network some more.
+        tolerance = 0.15 if method == "amortized" else 0.08
+        assert ((posterior.mean[i] - mean).abs() < tolerance * std).all()
+        torch.testing.assert_close(posterior.std[i], std, rtol=tolerance, atol=0)
+        z = posterior.sample((20_000,), seed=0)[:, i]
+        correlation = float(torch.corrcoef(z.T)[0, 1])
+        expected = float(covariance[0, 1] / (std[0] * std[1]))
+        assert correlation == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shapes(posteriors, linear, method):
+    posterior = posteriors[method]
+    assert posterior.mean.shape == posterior.std.shape == (2, 2)
+    assert posterior.sample((5, 3), seed=0).shape == (5, 3, 2, 2)
+    assert posterior.quantiles([0.1, 0.5, 0.9]).shape == (3, 2, 2)
+    solution = posterior.solution(10)
+    assert solution.mean.shape == (2, linear.problem.n_dofs)
+    assert len(posterior.diagnostics.verdict) == 2
+
+
+@pytest.mark.parametrize("method", ["laplace", "variational", "amortized"])
+def test_the_density_is_that_of_the_draws(posteriors, method):
+    posterior = posteriors[method]
+    z = posterior.sample((20_000,), seed=0)
+    # E[log q] of a Gaussian is -d/2 (1 + log 2 pi) - log |L|.
+    covariance = torch.stack([torch.cov(z[:, i].T) for i in range(2)])
+    entropy = 0.5 * torch.logdet(covariance) + 1 + math.log(2 * math.pi)
+    torch.testing.assert_close(posterior.log_prob(z).mean(0), -entropy, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("method", ["nuts", "exact"])
+def test_draws_have_no_density(posteriors, method):
+    with pytest.raises(pddlvm.InputError, match="no density"):
+        posteriors[method].log_prob(torch.zeros(2, 2).double())
+
+
+@pytest.mark.parametrize("method", ["nuts", "exact"])
+def test_chains_come_with_evidence(posteriors, method):
+    diagnostics = posteriors[method].diagnostics
+    assert diagnostics.rhat.shape == diagnostics.bulk_size.shape == (2, 2)
+    assert (diagnostics.rhat < 1.02).all()
+    assert (diagnostics.bulk_size > 400).all()
+    assert (diagnostics.tail_size > 200).all()
+
+
+def test_k_hat_accepts_a_good_posterior(posteriors):
+    for method in ("laplace", "variational", "nuts"):
+        checked = posteriors[method].check(64)
+        assert (checked.diagnostics.khat < 0.7).all()
+    # Draws of the finite element posterior need no such check.
+    exact = posteriors["exact"]
+    assert exact.check() is exact
+    assert (exact.diagnostics.acceptance > 0.5).all()
+
+
+def test_k_hat_rejects_a_wrong_one(linear, sensors, data, posteriors):
+    good = posteriors["laplace"]
+    density = PushedGaussian(good._density.coordinates.moved(torch.full((2,), 6.0).double(), EYE))
+    prior = linear.problem.prior
+
+    def log_density(xi):
+        z = prior.unstandardise(xi)
+        return density.log_prob(z) + prior.standard_log_prob(xi) - prior.log_prob(z)
+
+    wrong = replace(good, _density=density, _log_density=log_density).check(200)
+    assert (wrong.diagnostics.khat > 0.7).all()
+    assert all("k-hat" in verdict for verdict in wrong.diagnostics.verdict)
+
+
+def test_missing_values_are_left_out(linear, sensors, data):
+    y = data[0].clone()
+    y[[1, 2]] = torch.nan
+    fewer = pddlvm.PointObservation(linear.problem, [0.2, 0.9], 0.01)
+    mean, covariance = closed_form(linear.problem, fewer, y[[0, 3]])
+    std = covariance.diagonal().sqrt()
+    for method in ("variational", "nuts", "exact"):
+        posterior = linear.infer(y, sensors, method, n_samples=800)
+        assert ((posterior.mean - mean).abs() < 0.15 * std).all()
+        torch.testing.assert_close(posterior.std, std, rtol=0.15, atol=0)
+    with pytest.raises(pddlvm.InputError, match="missing"):
+        linear.infer(y, sensors, "amortized")
+
+
+def test_what_arviz_reads(posteriors, linear, sensors, data):
+    with pytest.raises(pddlvm.InputError, match="batch"):
+        posteriors["laplace"].to_arviz()
+    for method in ("laplace", "nuts"):
+        posterior = linear.infer(data[0], sensors, method, n_samples=400)
+        tree = posterior.to_arviz(400)
+        assert {"posterior", "prior", "posterior_predictive", "observed_data"} <= set(tree.children)
+        assert set(tree["posterior"].data_vars) == {"a", "b"}
+        chains, draws = tree["posterior"]["a"].shape
+        assert chains * draws == 400
+        assert tree["posterior_predictive"]["y"].shape == (chains, draws, 4)
+        assert float(tree["posterior"]["a"].mean()) == pytest.approx(
+            float(posterior.mean[0]), abs=3 * float(posterior.std[0]) / 15
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "method"),
+        ({"method": "nuts", "n_chains": 0}, "n_samples"),
+        ({"method": "nuts", "n_samples": 3}, "n_samples"),
+    ],
+)
+def test_bad_options_are_refused(linear, sensors, data, options, message):
+    with pytest.raises(pddlvm.InputError, match=message):
+        linear.infer(data, sensors, **options)
+
+
+# --- the missing middle: bounded parameters ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def middle():
+    model = pddlvm.LatentVariableModel(poisson.make_missing_middle(40))
+    pddlvm.train(model, max_steps=500)
+    return model
+
+
+def test_bounded_parameters_stay_in_their_support(middle):
+    problem = middle.problem
+    obs = poisson.both_ends(problem, 0.2)
+    z = problem.prior.sample(seed=2)
+    y = obs.simulate(problem.solve(z), seed=5)
+    reference = middle.infer(y, obs, "exact", n_samples=1600, n_chains=16)
+    assert (reference.diagnostics.rhat < 1.05).all()
+    for method in ("laplace", "variational", "nuts"):
+        posterior = middle.infer(y, obs, method, n_samples=400, n_chains=2)
+        draws = posterior.sample((500,), seed=0)
+        assert problem.prior.contains(draws).all()
+        # Means and spreads against chains on the finite element density.
+        score = (posterior.mean - reference.mean).abs() / reference.std
+        assert score.max() < (0.9 if method == "laplace" else 0.4)
+        ratio = posterior.std / reference.std
+        assert ((ratio > 0.7) & (ratio < 1.4)).all()
+
+
+def test_a_flow_learns_a_bounded_posterior(middle):
+    problem = middle.problem
+    obs = poisson.both_ends(problem)
+    amortized = middle.amortize(obs, max_seconds=10)
+    assert middle.amortize(obs) is amortized
+    z = problem.prior.sample((50,), seed=2)
+    y = obs.simulate(problem.solve(z), seed=5)
+    posterior = middle.infer(y, obs, "amortized")
+    assert problem.prior.contains(posterior.sample((100,), seed=0)).all()
+    # Ten seconds tell more than the prior, and nothing wrong.
+    assert ((posterior.mean - z) / posterior.std).square().mean() < 2
+    assert posterior.std.mean() < 0.8 * problem.prior.sample((4000,), seed=0).std(0).mean()
+    inside = posterior.log_prob(posterior.sample(seed=1))
+    assert torch.isfinite(inside).all()
+    assert (posterior.log_prob(z + 100) == -torch.inf).all()
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+class Correlated(Target):
+    """A Gaussian with a known mean and covariance."""
+
+    def __init__(self, mean, covariance):
+        prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(len(mean), pddlvm.Normal())})
+        eye = torch.eye(len(mean)).double()
+        super().__init__(Coordinates(prior, torch.zeros(len(mean)).double(), eye))
+        self.mean, self.precision = mean, torch.linalg.inv(covariance)
+
+    def value(self, w):
+        d = w - self.mean
+        return -0.5 * ((d @ self.precision) * d).sum(-1)
+
+    def value_and_gradient(self, w):
+        return self.value(w), -(w - self.mean) @ self.precision
+
+
+def test_hamiltonian_chains_have_the_moments_of_their_target(generator):
+    mean = torch.tensor([0.5, -1.0, 2.0]).double()
+    covariance = torch.tensor([[1.0, 0.6, 0.0], [0.6, 1.0, 0.3], [0.0, 0.3, 0.5]]).double()
+    target = Correlated(mean, covariance)
+    visited, step = explore(target, torch.zeros(64, 3).double(), 100, generator)
+    state, found = start_at(target, visited[-1]), []
+    for _ in range(300):
+        state, _ = transition(target, state, step, generator)
+        found.append(state.w)
+    draws = torch.stack(found, dim=1)
+    assert (rhat(draws) < 1.01).all()
+    flat = draws.flatten(0, 1)
+    size = bulk_size(draws).min()
+    assert size > 2000
+    torch.testing.assert_close(flat.mean(0), mean, rtol=0, atol=0.05)
+    torch.testing.assert_close(torch.cov(flat.T), covariance, rtol=0.05, atol=0.05)
+
+
+def test_the_step_size_settles_at_its_acceptance():
+    size = StepSize(1.0)
+    for _ in range(500):
+        size.update(math.exp(-size.current))
+    assert math.exp(-size.final) == pytest.approx(0.8, abs=0.02)
+
+
+def test_coordinates_go_forth_and_back(generator):
+    prior = poisson.make_missing_middle(10).prior
+    xi = prior.sample_standard((20,), generator=generator)
+    factor = torch.randn(7, 7, generator=generator).double().tril() + 3 * torch.eye(7).double()
+    coordinates = Coordinates(prior, torch.randn(7, generator=generator).double(), factor)
+    torch.testing.assert_close(coordinates.xi_of(coordinates.w_of(xi)), xi, rtol=1e-6, atol=1e-3)
+    w = torch.randn(1, 7, generator=generator).double() * 0.1
+    jacobian = torch.autograd.functional.jacobian(lambda v: coordinates.xi_of(v[None])[0], w[0])
+    expected = torch.linalg.slogdet(jacobian @ torch.linalg.inv(factor))[1]
+    torch.testing.assert_close(coordinates.log_jacobian(w)[0], expected)
+
+
+def test_a_pushed_gaussian_integrates_to_one(generator):
+    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.Block(1, pddlvm.Uniform(0.0, 2.0))})
+    density = PushedGaussian(
+        Coordinates(prior, torch.tensor([0.4]).double(), torch.tensor([[0.8]]).double())
+    )
+    z = torch.linspace(1e-4, 2 - 1e-4, 20_001).double()[:, None]
+    p = density.log_prob(z).exp()
+    assert float(torch.trapezoid(p, z[:, 0])) == pytest.approx(1, abs=1e-3)
+    mean = torch.trapezoid(p * z[:, 0], z[:, 0])
+    torch.testing.assert_close(density.mean[0], mean, rtol=1e-3, atol=0)
+
+
+def test_k_hat_tells_tails_apart():
+    rng = np.random.default_rng(0)
+    light = torch.from_numpy(0.1 * rng.standard_normal(1000))
+    assert khat(light) < 0.3
+    # Ratios with a Pareto tail of shape 1.
+    heavy = torch.from_numpy(rng.pareto(1.0, 1000) + 1).log()
+    assert khat(heavy) > 0.7
+
+
+# --- calibration of the inference -----------------------------------------------------------------
+
+
+def test_the_inference_is_calibrated(linear, sensors):
+    report = pddlvm.validate_inference(linear, sensors, "laplace", n_data=200)
+    assert report.p_value > 0.01
+    assert report.tarp_p_value > 0.01
+    assert report.coverage[0.95] == pytest.approx(0.95, abs=0.04)
+    assert report.error == pytest.approx(1, abs=0.12)
+    assert "TARP" in str(report)
+
+
+def test_an_overconfident_inference_is_found_out(linear):
+    told = pddlvm.PointObservation(linear.problem, POINTS, 0.01)
+    true = pddlvm.PointObservation(linear.problem, POINTS, 0.03)
+    told.simulate = true.simulate
+    report = pddlvm.validate_inference(linear, told, "laplace", n_data=200)
+    assert report.p_value < 1e-3
+    assert report.coverage[0.95] < 0.85
+
+
+# --- populations ----------------------------------------------------------------------------------
+
+
+def test_a_population_is_learnt_from_data_alone(linear, sensors):
+    rng = torch.Generator().manual_seed(0)
+    side = torch.where(torch.rand(300, generator=rng) < 0.5, -1.0, 1.0).double()
+    a = 1.0 + 0.7 * side + 0.05 * torch.randn(300, generator=rng).double()
+    b = -0.5 + 0.2 * torch.randn(300, generator=rng).double()
+    u = linear.problem.solve(torch.stack([a, b], dim=1))
+    y = sensors.simulate(u, seed=1)
+    population = pddlvm.learn_population(linear, sensors, y, max_seconds=15)
+    new = population.sample(1000, seed=2)
+    assert new.u.shape == (1000, linear.problem.n_dofs)
+    assert new.y.shape == (1000, 4)
+    left = new.z[:, 0] < 1.0
+    assert 0.35 < float(left.double().mean()) < 0.65
+    assert float(new.z[left, 0].mean()) == pytest.approx(0.3, abs=0.15)
+    assert float(new.z[~left, 0].mean()) == pytest.approx(1.7, abs=0.15)
+    assert new.residual_norm.median() < 1e-2
+    # Data of the population are likelier than data of the prior.
+    other = sensors.simulate(linear.problem.solve(linear.problem.prior.sample((100,), seed=5)))
+    assert population.log_likelihood(y[:100]).mean() > population.log_likelihood(other).mean()
+
+
+@pytest.mark.parametrize(
+    "y", [torch.zeros(3, 4), torch.zeros(20, 3), torch.full((20, 4), torch.nan)]
+)
+def test_a_population_needs_data(linear, sensors, y):
+    with pytest.raises(pddlvm.InputError):
+        pddlvm.learn_population(linear, sensors, y.double(), max_seconds=1)
