@@ -56,6 +56,9 @@ class Observation(ABC):
         if size != n:
             raise InputError(f"the noise is that of {size} sensors, and there are {n}")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.problem.name!r}, {self.n} sensors, {self.noise!r})"
+
     @abstractmethod
     def apply(self, u: Tensor) -> Tensor:
         """h(u), (..., n_dofs) -> (..., n); differentiable, dtype and device of u."""

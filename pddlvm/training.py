@@ -239,7 +239,12 @@ def _diagnose(model: LatentVariableModel, loss: float, step: int) -> str:
         parts = model.finite_parts(xi)
         names = [name for name, value in parts.items() if not torch.isfinite(value).all()]
     where = " and ".join(names) or "a gradient or the inverse map"
+    advice = (
+        "look at what the residual does with values of u that the solution does not take"
+        if step == 0
+        else "try a lower learning rate or a larger tolerance of the covariance"
+    )
     return (
         f"training stopped at step {step}: loss {loss}, {where} not finite. The model keeps its "
-        "last good state; try a lower learning rate or a larger tolerance of the covariance"
+        f"last good state; {advice}"
     )

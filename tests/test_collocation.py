@@ -148,6 +148,8 @@ def test_a_point_outside_is_named():
 def test_points_of_another_dimension_are_refused():
     with pytest.raises(pddlvm.InputError, match="2 coordinates x, t"):
         BOX.check(torch.zeros(4, 3))
+    with pytest.raises(pddlvm.InputError, match=r"shape \(n_points, 2\)"):
+        BOX.check(torch.tensor([0.5, 0.1]))
 
 
 @pytest.mark.parametrize("interval", [(1.0, 0.0), (0.0, math.inf), (0.0, 0.0)])

@@ -392,6 +392,24 @@ def test_too_few_draws_for_a_calibration(trained):
         trained.calibrate(8)
 
 
+def test_noisy_data_of_a_problem_in_strong_form(trained):
+    problem = trained.problem
+    points = [[x, t] for x in (0.25, 0.5, 0.75) for t in (0.3, 0.6, 1.0)]
+    obs = pddlvm.PointObservation(problem, points, 0.01)
+    z = problem.prior.sample((20,), seed=4)
+    y = obs.simulate(problem.solve(z), seed=5)
+    posterior = trained.infer(y, obs, "laplace")
+    score = (posterior.mean - z) / posterior.std
+    assert 0.5 < score.square().mean().sqrt() < 1.6
+    assert (posterior.std < 0.5 * problem.prior.sample((500,), seed=0).std(0)).double().mean() > 0.5
+    one = trained.infer(y[0], obs, "variational")
+    assert ((one.mean - posterior.mean[0]).abs() < posterior.std[0]).all()
+    with pytest.raises(pddlvm.ProblemError, match="nuts"):
+        posterior.check()
+    with pytest.raises(pddlvm.ProblemError, match="try 'nuts'"):
+        trained.infer(y[0], obs, "exact")
+
+
 def test_code_of_the_page_runs():
     page = Path(__file__).parent.parent / "docs" / "strong_form.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

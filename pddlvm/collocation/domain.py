@@ -68,10 +68,12 @@ class Box:
         return Face(name, is_end)
 
     def check(self, points: Tensor) -> Tensor:
-        """Return points (..., k), or raise an InputError that names what lies outside."""
+        """Return points (n_points, k), or raise an InputError that names what lies outside."""
         k = len(self.intervals)
         what = f"end in the {k} coordinates {', '.join(self.names)}"
-        check_vectors(points, "points", k, what)
+        check_vectors(points, "points", k, what, "; try torch.tensor(points)")
+        if points.ndim != 2:
+            raise InputError(f"points must have shape (n_points, {k}), got {tuple(points.shape)}")
         for i, (name, (low, high)) in enumerate(self.intervals.items()):
             x = points[..., i]
             slack = 1e-6 * (high - low)

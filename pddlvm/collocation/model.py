@@ -177,23 +177,22 @@ class CollocationModel(LatentVariableModel):
                 xi = self.problem.prior.standardise(z)
                 self.inverse_map.fit_scaling(self.basis.on_grid(self.forward_map(xi)[0], z))
 
+        trained = (self.forward_map, self.basis.trunk)
         return (
-            Stage(
-                "forward map",
-                1 - _INVERSE_SHARE,
-                (self.forward_map, self.basis.trunk),
-                forward_loss,
-                self._begin,
-            ),
+            Stage("forward map", 1 - _INVERSE_SHARE, trained, forward_loss, self._begin),
             Stage("inverse map", _INVERSE_SHARE, (self.inverse_map,), inverse_loss, hand_over),
         )
 
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
-        """Draws of u on the grid from q(u | z), (batch, n_dofs), without the rest of the spread."""
+        """Draws of u on the grid from q(u | z), (batch, n_dofs).
+
+        Rough parts too: an inverse map that never saw them reads what is below any reference's error.
+        """
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
-        var_c, _ = self._variances(xi, size, log_variance)
+        var_c, rest = self._variances(xi, size, log_variance)
         n = self.basis.nodal(c) + (var_c.sqrt() * torch.randn_like(var_c)) @ self.modes.T
+        n = n + rest.sqrt() * torch.randn_like(rest)
         return self.basis.field_of(n, z)
 
     def draw_points(self, generator: torch.Generator) -> None:
@@ -304,8 +303,8 @@ class CollocationModel(LatentVariableModel):
         u = self.problem.check_solution(u)
         batch, like = u.shape[:-1], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
-        flat = u.detach().reshape(-1, self.problem.n_dofs).to(like)
         with torch.no_grad():
+            flat = u.reshape(-1, self.problem.n_dofs).to(like)
             mean, std = self.invert(flat, xi_known.to(like), known.to(like))
         return known_inverse(mean.to(u), std.to(u), xi_known, known, batch, self.problem.prior)
 

@@ -34,7 +34,10 @@ class FiniteElementPosterior:
 
     def __init__(self, observation: Observation, y: Tensor) -> None:
         if not isinstance(observation.problem, Problem):
-            raise ProblemError("the finite element posterior needs a finite element problem")
+            raise ProblemError(
+                "method 'exact' needs the likelihood of a finite element problem, and a problem in "
+                "strong form has none; try 'nuts'"
+            )
         self.problem = observation.problem
         self.observation = observation
         self.y = observation.check(y).detach().double().cpu()

@@ -58,6 +58,15 @@ class Posterior:
     _log_density: Callable[[Tensor], Tensor] | None = field(repr=False)
     _xi: Tensor | None = field(repr=False)
 
+    def __repr__(self) -> str:
+        if self.batch:
+            size = f"{tuple(self.batch)} data sets, {self.mean.shape[-1]} parameters"
+            return f"Posterior({self.method!r}, {size})"
+        names = self.observation.problem.parameter_names
+        rows = zip(names, self.mean.tolist(), self.std.tolist(), strict=True)
+        values = ", ".join(f"{name}: {mean:.4g} ± {std:.2g}" for name, mean, std in rows)
+        return f"Posterior({self.method!r}, {values}; {self.diagnostics.verdict})"
+
     @property
     def batch(self) -> torch.Size:
         """Shape of the batch of data sets."""
@@ -117,7 +126,10 @@ class Posterior:
             ProblemError: the problem is not one of finite elements.
         """
         if not isinstance(self._model, GalerkinModel):
-            raise ProblemError("k-hat compares with a finite element likelihood, and there is none")
+            raise ProblemError(
+                "k-hat compares with a finite element likelihood, and a problem in strong form has "
+                "none; compare with infer(..., method='nuts')"
+            )
         if n_solves < 32:
             raise InputError(f"k-hat needs at least 32 solves, got {n_solves}")
         if self._log_density is None:
