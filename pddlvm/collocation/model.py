@@ -186,7 +186,7 @@ class CollocationModel(LatentVariableModel):
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
         """Draws of u on the grid from q(u | z), (batch, n_dofs).
 
-        Rough parts too: an inverse map that never saw them reads what is below any reference's error.
+        Rough parts too: an inverse map that never saw them reads patterns below any real error.
         """
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
