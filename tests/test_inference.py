@@ -42,9 +42,9 @@ def data(linear, sensors):
 
 @pytest.fixture(scope="module")
 def posteriors(linear, sensors, data):
-    linear.amortize(sensors, pddlvm.Full(len(POINTS), 2), max_seconds=10)
+    linear.amortize(sensors, pddlvm.Full(len(POINTS), 2), max_seconds=6)
     return {
-        method: linear.infer(data, sensors, method, n_samples=1000, n_chains=4, seed=1)
+        method: linear.infer(data, sensors, method, n_samples=600, n_chains=4, seed=1)
         for method in METHODS
     }
 
@@ -55,8 +55,8 @@ def test_a_linear_gaussian_problem_has_its_closed_form(posteriors, linear, senso
     for i in range(len(data)):
         mean, covariance = closed_form(linear.problem, sensors, data[i])
         std = covariance.diagonal().sqrt()
-        # A thousand draws leave 0.04 std in the mean, a short training of a network some more.
-        tolerance = {"laplace": 0.01, "variational": 0.05, "amortized": 0.3}.get(method, 0.12)
+        # Some hundred draws leave 0.05 std in the mean, a short training of a network some more.
+        tolerance = {"laplace": 0.01, "variational": 0.05, "amortized": 0.3}.get(method, 0.2)
         assert ((posterior.mean[i] - mean).abs() < tolerance * std).all()
         torch.testing.assert_close(posterior.std[i], std, rtol=tolerance, atol=0)
         z = posterior.sample((20_000,), seed=0)[:, i]
@@ -97,9 +97,9 @@ def test_draws_have_no_density(posteriors, method):
 def test_chains_come_with_evidence(posteriors, method):
     diagnostics = posteriors[method].diagnostics
     assert diagnostics.rhat.shape == diagnostics.bulk_size.shape == (2, 2)
-    assert (diagnostics.rhat < 1.02).all()
-    assert (diagnostics.bulk_size > 250).all()
-    assert (diagnostics.tail_size > 150).all()
+    assert (diagnostics.rhat < 1.03).all()
+    assert (diagnostics.bulk_size > 150).all()
+    assert (diagnostics.tail_size > 100).all()
 
 
 def test_k_hat_accepts_a_good_posterior(posteriors):
@@ -180,6 +180,7 @@ def middle():
     return model
 
 
+@pytest.mark.slow
 def test_bounded_parameters_stay_in_their_support(middle):
     problem = middle.problem
     obs = poisson.both_ends(problem, 0.2)
@@ -201,13 +202,13 @@ def test_bounded_parameters_stay_in_their_support(middle):
 def test_a_flow_learns_a_bounded_posterior(middle):
     problem = middle.problem
     obs = poisson.both_ends(problem)
-    amortized = middle.amortize(obs, max_seconds=8)
+    amortized = middle.amortize(obs, max_seconds=5)
     assert middle.amortize(obs) is amortized
     z = problem.prior.sample((50,), seed=2)
     y = obs.simulate(problem.solve(z), seed=5)
     posterior = middle.infer(y, obs, "amortized")
     assert problem.prior.contains(posterior.sample((100,), seed=0)).all()
-    # Eight seconds tell more than the prior, and nothing wrong.
+    # Five seconds tell more than the prior, and nothing wrong.
     assert ((posterior.mean - z) / posterior.std).square().mean() < 2
     assert posterior.std.mean() < 0.8 * problem.prior.sample((4000,), seed=0).std(0).mean()
     inside = posterior.log_prob(posterior.sample(seed=1))
@@ -317,6 +318,7 @@ def test_an_overconfident_inference_is_found_out(linear):
 # --- populations ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_population_is_learnt_from_data_alone(linear, sensors):
     rng = torch.Generator().manual_seed(0)
     side = torch.where(torch.rand(300, generator=rng) < 0.5, -1.0, 1.0).double()
