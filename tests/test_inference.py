@@ -3,12 +3,17 @@
 import math
 from dataclasses import replace
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from linear import closed_form, linear_problem
 
 import pddlvm
+from pddlvm import plot
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import bulk_size, khat, rhat
 from pddlvm.inference.explore import explore
@@ -180,6 +185,20 @@ def middle():
     return model
 
 
+def test_the_missing_middle_has_its_closed_form():
+    """Constant conductivity: the nodal values of a parabola, to round-off."""
+    problem = poisson.make_missing_middle(20)
+    f, left, right = 2.0, -0.3, 0.4
+    z = torch.tensor([0.0, 0.0, 0.0, 0.0, f, left, right]).double()
+    x = torch.from_numpy(problem.space.mesh.p[0])
+    kappa = 1 + math.log(2)
+    exact = f * (1 - x**2) / (2 * kappa) + left * (1 - x) / 2 + right * (1 + x) / 2
+    torch.testing.assert_close(problem.solve(z), exact)
+    seen = poisson.both_ends(problem).apply(problem.solve(z))
+    assert len(seen) == 16
+    assert (x.sort().values[8:13].abs() < 0.25).all()
+
+
 @pytest.mark.slow
 def test_bounded_parameters_stay_in_their_support(middle):
     problem = middle.problem
@@ -313,6 +332,22 @@ def test_an_overconfident_inference_is_found_out(linear):
     report = pddlvm.validate_inference(linear, told, "laplace", n_data=200)
     assert report.p_value < 1e-3
     assert report.coverage[0.95] < 0.85
+
+
+def test_figures_of_the_inference(posteriors, linear, sensors, data):
+    one = {"laplace": linear.infer(data[0], sensors), "nuts": posteriors["nuts"]}
+    with pytest.raises(pddlvm.InputError, match="one data set"):
+        plot.marginals(one)
+    del one["nuts"]
+    figure = plot.marginals(one, truth=torch.tensor([1.0, -0.5]))
+    assert [ax.get_xlabel() for ax in figure.axes] == ["a", "b"]
+    labels = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert labels == {"prior", "laplace"}
+    report = pddlvm.validate_inference(linear, sensors, n_data=40)
+    ranks, coverage = plot.inference_figure(report).axes
+    assert sum(patch.get_data().values.sum() for patch in ranks.patches[:1]) == 80
+    assert len(coverage.lines) == 3
+    plt.close("all")
 
 
 # --- populations ----------------------------------------------------------------------------------

@@ -184,15 +184,11 @@ class CollocationModel(LatentVariableModel):
         )
 
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
-        """Draws of u on the grid from q(u | z), (batch, n_dofs).
-
-        Rough parts too: an inverse map that never saw them reads patterns below any real error.
-        """
+        """Draws of u on the grid from q(u | z), (batch, n_dofs), without the rest of the spread."""
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
-        var_c, rest = self._variances(xi, size, log_variance)
+        var_c, _ = self._variances(xi, size, log_variance)
         n = self.basis.nodal(c) + (var_c.sqrt() * torch.randn_like(var_c)) @ self.modes.T
-        n = n + rest.sqrt() * torch.randn_like(rest)
         return self.basis.field_of(n, z)
 
     def draw_points(self, generator: torch.Generator) -> None:

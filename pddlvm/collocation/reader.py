@@ -108,7 +108,14 @@ class InverseField(nn.Module):
         self.centre = u.mean(0).to(self.centre)
         # One scale for all points: where u hardly varies there is little to read.
         self.scale = (
-            u.std(0).square().mean().sqrt().clamp(min=1e-12).expand_as(self.scale).to(self.scale)
+            u.std(0)
+            .square()
+            .mean()
+            .sqrt()
+            .clamp(min=1e-12)
+            .expand_as(self.scale)
+            .to(self.scale)
+            .clone()
         )
         if isinstance(self.network, PrincipalGaussian):
             self.network.fit((u - self.centre) / self.scale)

@@ -18,7 +18,7 @@ import torch
 import zuko
 from torch import Tensor, nn
 
-from pddlvm.errors import InputError
+from pddlvm.errors import InputError, NonFiniteError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.pushed import PushedGaussian
@@ -31,7 +31,9 @@ from pddlvm.random import seeded
 __all__ = ["Amortized", "Diagonal", "Family", "Flow", "Full", "amortize"]
 
 _BATCH = 256
-_RATE = 2e-3
+_RATE = 1e-3
+_CLIP = 1.0
+_REACH = 8.0
 _N_SCALING = 2000
 _WIDTH = 256
 _N_FLOW_DRAWS = 512
@@ -96,7 +98,7 @@ class Diagonal(_Gaussian):
         super().__init__(n, d, d)
 
     def _inverse_factor(self, raw: Tensor) -> Tensor:
-        return raw.exp().diag_embed()
+        return _positive(raw).diag_embed()
 
 
 class Full(_Gaussian):
@@ -114,7 +116,12 @@ class Full(_Gaussian):
     def _inverse_factor(self, raw: Tensor) -> Tensor:
         full = raw.new_zeros(len(raw), self.d, self.d)
         full[:, self.rows, self.columns] = raw
-        return full.tril(-1) + full.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+        return full.tril(-1) + _positive(full.diagonal(dim1=-2, dim2=-1)).diag_embed()
+
+
+def _positive(raw: Tensor) -> Tensor:
+    """exp, within bounds that keep a single surprising draw from ending a training."""
+    return raw.clamp(-_REACH, _REACH).exp()
 
 
 class Flow(Family):
@@ -255,7 +262,12 @@ def train(surrogate: Surrogate, family: Family, max_seconds: float, seed: int) -
         loss = -family.log_prob(eta.float(), ((y - centre) / scale).float()).mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(family.parameters(), 10.0)
+        norm = nn.utils.clip_grad_norm_(family.parameters(), _CLIP)
+        if not torch.isfinite(loss.detach() + norm):
+            raise NonFiniteError(
+                f"the training of q(z | y) stopped at step {step}: its loss or a gradient is not "
+                "finite; try another family"
+            )
         optimizer.step()
         step += 1
         done = min(1.0, (time.perf_counter() - begin) / max(max_seconds - (begin - start), 1e-3))

@@ -17,7 +17,7 @@ import torch
 import zuko
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.errors import InputError, NonFiniteError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
@@ -167,7 +167,12 @@ def _optimise(parts: _Parts, data: Tensor, end: float, seed: int) -> list[dict[s
         bound = parts.bound(data[rows], _N_IMPORTANCE).mean()
         optimizer.zero_grad()
         (-bound).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        if not torch.isfinite(bound.detach() + norm):
+            raise NonFiniteError(
+                f"the training of the population stopped at step {step}: the bound or a gradient "
+                "is not finite; do the data lie within what the prior can produce?"
+            )
         optimizer.step()
         now = time.perf_counter()
         if step % 20 == 0:
