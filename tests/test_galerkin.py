@@ -65,9 +65,9 @@ def test_galerkin_coefficients_make_the_residual_orthogonal(trained):
     r = trained.problem.residual_function(jet, values)
     scale = heated(0.0, 0.0, 0.0, z[:, :1], z[:, 1:]).abs().expand_as(r) @ projection.tested.abs()
     assert ((r @ projection.tested).abs() / scale).max() < 1e-4
-    # From far away Newton's method takes more steps than are made.
-    far = projection.solve(start, z)
-    assert torch.isfinite(far).all()
+    # Where the steps do not shrink there is no solution to be learnt.
+    far = projection.solve(start + 100, z)
+    assert torch.isnan(far).all()
 
 
 def test_the_galerkin_solution_is_near_the_best_one(trained):

@@ -28,6 +28,8 @@ _N_CHECKED = 16
 _N_STEPS = 2
 _CHUNK = 64
 _RANK = 1e-12
+_CONTRACTION = 0.1
+_ROUND_OFF = 1e-10
 
 
 def fit_branch(model: "CollocationModel", seed: int) -> None:
@@ -86,7 +88,7 @@ class GalerkinProjection:
 
     @torch.no_grad()
     def solve(self, c: Tensor, z: Tensor) -> Tensor:
-        """c*(z) from a nearby c, (n, m) float64; rows that diverge are not finite.
+        """c*(z) from a nearby c, (n, m) float64; rows whose steps do not shrink are NaN.
 
         All steps of a draw share its first matrix, kept in float32: the residuals are exact.
         """
@@ -95,10 +97,13 @@ class GalerkinProjection:
             rows = slice(start, start + _CHUNK)
             part, at = c[rows], z[rows]
             factors = torch.linalg.lu_factor_ex(self._matrix(part, at))[:2]
+            sizes = []
             for _ in range(_N_STEPS):
                 change = torch.linalg.lu_solve(*factors, self._tested_residual(part, at)[..., None])
                 part = part - change[..., 0] @ self.independent.T
-            found.append(part)
+                sizes.append(change.norm(dim=(1, 2)))
+            contracts = sizes[-1] < _CONTRACTION * sizes[0] + _ROUND_OFF
+            found.append(torch.where(contracts[:, None], part, torch.nan))
         return torch.cat(found)
 
     def _matrix(self, c: Tensor, z: Tensor) -> Tensor:
