@@ -93,6 +93,10 @@ class ParameterSpace:
             block.prior.log_prob(parts[name]).sum(-1) for name, block in self.blocks.items()
         )
 
+    def log_slope(self, xi: Tensor) -> Tensor:
+        """log |dxi / dz| at xi, (...,): the ratio of the densities of z and of xi."""
+        return self.log_prob(self.unstandardise(xi)) - self.standard_log_prob(xi)
+
     def standardise(self, z: Tensor) -> Tensor:
         """Standard coordinates of z, (..., d): mean 0, variance 1 under the prior."""
         parts = self.split(z)

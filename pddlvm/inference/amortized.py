@@ -179,9 +179,7 @@ class _FlowDensity(Density):
         with torch.no_grad():
             density = self.flow(self.y).log_prob(eta.to(self.y)).double()
         density = density - plain.log_jacobian(eta)
-        jacobian = self.prior.log_prob(self.prior.unstandardise(xi))
-        jacobian = jacobian - self.prior.standard_log_prob(xi)
-        return torch.where(inside, density + jacobian, -torch.inf)
+        return torch.where(inside, density + self.prior.log_slope(xi), -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,11 @@ class Exact:
         xi: (n_chains, n_draws, d).
         acceptance: mean probability with which the finite element density accepts.
         khat: of the surrogate density, from solves at a few of its draws.
-        n_solves: with the finite element matrix, adjoint ones included.
-        by_surrogate: was it delayed acceptance?
     """
 
     xi: Tensor
     acceptance: float
     khat: float
-    n_solves: int
-    by_surrogate: bool
 
 
 @torch.no_grad()
@@ -74,7 +70,7 @@ def exact(
         xi, acceptance = _delayed(target, surrogate, start, step, n_draws, generator)
     else:
         xi, acceptance = _hamiltonian(target, start, n_draws, n_draws, generator)
-    return Exact(xi, acceptance, shape, target.n_solves, shape < _KHAT)
+    return Exact(xi, acceptance, shape)
 
 
 def _delayed(

@@ -228,7 +228,6 @@ def _of_density(query: Query, density: Density) -> LogDensity:
     prior = query.surrogate.prior
 
     def log_density(xi: Tensor) -> Tensor:
-        z = prior.unstandardise(xi)
-        return density.log_prob(z) + prior.standard_log_prob(xi) - prior.log_prob(z)
+        return density.log_prob(prior.unstandardise(xi)) - prior.log_slope(xi)
 
     return log_density

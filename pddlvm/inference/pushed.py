@@ -47,8 +47,7 @@ class PushedGaussian(Density):
         normal = -0.5 * w.square().sum(-1) - 0.5 * w.shape[-1] * _LOG_2PI
         scale = self.coordinates.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
         density = normal - scale - self.coordinates.log_jacobian(w)
-        jacobian = prior.log_prob(prior.unstandardise(xi)) - prior.standard_log_prob(xi)
-        return torch.where(inside, density + jacobian, -torch.inf)
+        return torch.where(inside, density + prior.log_slope(xi), -torch.inf)
 
     def _push(self, w: Tensor) -> Tensor:
         return self.coordinates.prior.unstandardise(self.coordinates.xi_of(w))

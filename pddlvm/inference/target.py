@@ -115,10 +115,8 @@ class FiniteElementTarget(Target):
     def __init__(self, posterior: FiniteElementPosterior, coordinates: Coordinates) -> None:
         super().__init__(coordinates)
         self.posterior = posterior
-        self.n_solves = 0
 
     def value(self, w: Tensor) -> Tensor:  # noqa: D102
-        self.n_solves += len(w)
         xi = self.coordinates.xi_of(w)
         try:
             value = self.posterior.log_prob(xi)
@@ -130,7 +128,6 @@ class FiniteElementTarget(Target):
         return value + self.coordinates.log_jacobian(w)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        self.n_solves += 2 * len(w)
         with torch.enable_grad():
             at = w.detach().requires_grad_()
             xi = self.coordinates.xi_of(at)
