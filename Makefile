@@ -16,7 +16,7 @@ demo: .venv/.ready  ## train on the linear Poisson problem and write the figures
 	$(BIN)/python examples/poisson_linear.py --out demo
 
 test: .venv/.ready  ## run the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/.ready  ## run the slow tests
 	$(BIN)/python -m pytest -m slow

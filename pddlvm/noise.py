@@ -115,9 +115,10 @@ class Gaussian(Noise):
             return torch.where(seen, density, 0.0).sum(-1)
         if seen.all():
             factor = self._factor.to(misfit)
-            white = torch.linalg.solve_triangular(factor, misfit[..., None], upper=False)[..., 0]
+            right = misfit.reshape(-1, len(factor)).T
+            white = torch.linalg.solve_triangular(factor, right, upper=False)
             constant = factor.diagonal().log().sum() + len(factor) * _HALF_LOG_2PI
-            return -0.5 * white.square().sum(-1) - constant
+            return (-0.5 * white.square().sum(0) - constant).reshape(misfit.shape[:-1])
         flat, masks = misfit.reshape(-1, misfit.shape[-1]), seen.reshape(-1, seen.shape[-1])
         found = flat.new_empty(len(flat))
         for mask in masks.unique(dim=0):

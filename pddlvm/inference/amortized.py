@@ -18,9 +18,10 @@ import torch
 import zuko
 from torch import Tensor, nn
 
-from pddlvm.errors import InputError, NonFiniteError
+from pddlvm.errors import InputError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
+from pddlvm.inference.fitting import fit
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
@@ -250,24 +251,15 @@ def train(surrogate: Surrogate, family: Family, max_seconds: float, seed: int) -
 
     _, y = simulate(_N_SCALING)
     centre, scale = y.mean(0), y.std(0)
-    optimizer = torch.optim.Adam(family.parameters(), lr=_RATE)
-    begin = time.perf_counter()
-    step, done = 0, 0.0
-    family.train()
-    while done < 1 or step == 0:
-        optimizer.param_groups[0]["lr"] = _RATE * (1e-3 + 0.5 * (1 + math.cos(math.pi * done)))
+
+    def loss() -> Tensor:
         eta, y = simulate(_BATCH)
-        loss = -family.log_prob(eta.float(), ((y - centre) / scale).float()).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(family.parameters(), _CLIP)
-        if not torch.isfinite(loss.detach() + norm):
-            raise NonFiniteError(
-                f"the training of q(z | y) stopped at step {step}: its loss or a gradient is not "
-                "finite; try another family"
-            )
-        optimizer.step()
-        step += 1
-        done = min(1.0, (time.perf_counter() - begin) / max(max_seconds - (begin - start), 1e-3))
+        return -family.log_prob(eta.float(), ((y - centre) / scale).float()).mean()
+
+    family.train()
+    history = fit(
+        family.parameters(), loss, start + max_seconds, rate=_RATE, clip=_CLIP, name="q(z | y)"
+    )
     family.eval()
-    return Amortized(family, centre, scale, prior, time.perf_counter() - start, step)
+    seconds = time.perf_counter() - start
+    return Amortized(family, centre, scale, prior, seconds, len(history))

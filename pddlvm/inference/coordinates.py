@@ -53,6 +53,8 @@ class Coordinates:
         eta = self.eta(w)
         low, high = self.prior.standard_bounds(eta)
         bounded = torch.isfinite(low)
+        if not bounded.any():
+            return eta
         inside = low.nan_to_num(neginf=0) + (high - low).nan_to_num(posinf=0) * eta.sigmoid()
         return torch.where(bounded, inside, eta)
 
@@ -74,9 +76,11 @@ class Coordinates:
 
     def log_jacobian(self, w: Tensor) -> Tensor:
         """log |dxi / deta|, (...,): that of the linear map is a constant."""
-        eta = self.eta(w)
-        low, high = self.prior.standard_bounds(eta)
+        low, high = self.prior.standard_bounds(w)
         bounded = torch.isfinite(low)
+        if not bounded.any():
+            return torch.zeros_like(w[..., 0])
+        eta = self.eta(w)
         length = torch.where(bounded, (high - low).log(), 0.0)
         inside = length + logsigmoid(eta) + logsigmoid(-eta)
         return torch.where(bounded, inside, 0.0).sum(-1)

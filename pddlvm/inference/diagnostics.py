@@ -1,11 +1,14 @@
 """Evidence about a posterior, and what it means in words."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from scipy.stats import chi2
 from torch import Tensor
+
+from pddlvm.inference.laplace import Laplace
 
 __all__ = ["Diagnostics"]
 
@@ -20,12 +23,9 @@ class Diagnostics:
     """Evidence about posteriors, one entry per data set, (...,); None where it does not apply.
 
     Attributes:
-        converged: did the search for the most probable parameters end as it should?
-        misfit: squared misfit there in units of the noise, plus the squared distance of the
-            parameters from the centre of a Gaussian prior.
-        n_seen: number of values that were measured.
-        iterations: of that search.
-        seconds: wall-clock time of the whole call.
+        batch: shape of the batch of data sets.
+        search: gives the search for the most probable parameters; made when it is first asked.
+        seconds: wall-clock time of the call, without that search where the method needs none.
         acceptance: mean probability with which the finite element density accepts a proposal.
         khat: shape of the tail of the ratios of the finite element density to that of the
             surrogate: below 0.5 they are close, above 0.7 they are not.
@@ -35,10 +35,8 @@ class Diagnostics:
         is_exact: are the draws those of the finite element posterior itself?
     """
 
-    converged: Tensor
-    misfit: Tensor
-    n_seen: Tensor
-    iterations: int
+    batch: torch.Size
+    search: Callable[[], Laplace] = field(repr=False)
     seconds: float
     acceptance: Tensor | None = None
     khat: Tensor | None = None
@@ -46,6 +44,26 @@ class Diagnostics:
     bulk_size: Tensor | None = None
     tail_size: Tensor | None = None
     is_exact: bool = False
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the search for the most probable parameters."""
+        return self.search().iterations
+
+    @property
+    def converged(self) -> Tensor:
+        """Did that search end as it should? (...,)."""
+        return self.search().converged.reshape(self.batch)
+
+    @property
+    def misfit(self) -> Tensor:
+        """Squared misfit there in units of the noise, plus |xi|^2 of a Gaussian prior, (...,)."""
+        return self.search().misfit.reshape(self.batch)
+
+    @property
+    def n_seen(self) -> Tensor:
+        """Number of values that were measured, (...,)."""
+        return self.search().n_seen.reshape(self.batch)
 
     @cached_property
     def p_value(self) -> Tensor:
@@ -56,8 +74,8 @@ class Diagnostics:
     @property
     def verdict(self) -> list[str] | str:
         """Accept, refine or reject, with the reason; a list for a batch of data sets."""
-        texts = [self._verdict(i) for i in range(self.converged.numel())]
-        return texts if self.converged.ndim else texts[0]
+        texts = [self._verdict(i) for i in range(self.batch.numel())]
+        return texts if self.batch else texts[0]
 
     def _verdict(self, i: int) -> str:
         p_value = float(self.p_value.flatten()[i])

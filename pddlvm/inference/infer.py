@@ -1,13 +1,14 @@
 """`model.infer`: the posterior of parameters from data, by method.
 
-Every method starts from the Laplace approximation of each data set, which costs milliseconds: it
-gives the coordinates in which a posterior is about standard normal, and the misfit that the
-verdict is about.
+Most methods start from the Laplace approximation of each data set, which costs milliseconds: it
+gives the coordinates in which a posterior is about standard normal. The misfit that the verdict is
+about comes from there too, when somebody asks for the verdict.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -46,7 +47,6 @@ class Query:
         observation: sensors and noise.
         surrogate: predicts the data.
         y: data sets, (n_data, n), float64.
-        laplace: their Laplace approximations.
         n_samples: draws of each posterior, all chains together.
         n_chains: Markov chains.
         seed: of everything random.
@@ -56,10 +56,14 @@ class Query:
     observation: Observation
     surrogate: Surrogate
     y: Tensor
-    laplace: Laplace
     n_samples: int
     n_chains: int
     seed: int
+
+    @cached_property
+    def laplace(self) -> Laplace:
+        """Laplace approximations of the data sets."""
+        return laplace(self.surrogate, self.y)
 
     @property
     def generator(self) -> torch.Generator:
@@ -183,22 +187,19 @@ def infer(
     batch = data.shape[:-1]
     flat = data.reshape(-1, observation.n)
     surrogate = surrogate_of(model, observation, corrections=1)
-    approximation = laplace(surrogate, flat)
-    query = Query(model, observation, surrogate, flat, approximation, n_samples, n_chains, seed)
+    query = Query(model, observation, surrogate, flat, n_samples, n_chains, seed)
     found = _METHODS[method](query)
     evidence: dict[str, Any] = {
         name: None if value is None else value.reshape((*batch, *value.shape[1:]))
         for name, value in {
-            "converged": approximation.converged,
-            "misfit": approximation.misfit,
-            "n_seen": approximation.n_seen,
             "acceptance": found.acceptance,
             "khat": found.khat,
             **_sizes(found.xi),
         }.items()
     }
     diagnostics = Diagnostics(
-        iterations=approximation.iterations,
+        batch=batch,
+        search=lambda: query.laplace,
         seconds=time.perf_counter() - start,
         is_exact=found.log_density is None,
         **evidence,

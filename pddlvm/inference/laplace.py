@@ -5,7 +5,8 @@
     eta | y  ~  N(eta_max, (J^T P J + D)^{-1}),      P the precision of noise and surrogate
 
 Levenberg-Marquardt: mu falls where a step helps and grows where it does not; all data sets of a
-batch iterate together. Any sensors, missing values included, and nothing is trained. Where the
+batch iterate together, on the forward map as it is until its maximum is near, then on the corrected
+one. Any sensors, missing values included, and nothing is trained. Where the
 prior is Gaussian eta is xi; where it has bounds, T keeps every draw within them.
 """
 
@@ -20,8 +21,10 @@ from pddlvm.inference.surrogate import Surrogate
 __all__ = ["Laplace", "laplace"]
 
 _MAX_ITERATIONS = 50
-_SMALL_STEP = 1e-4
-_DAMPING = 1e-2
+_DECREMENT = 1e-4
+_ROUGH_DECREMENT = 0.1
+"""Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
+_DAMPING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,46 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         y: (batch, n), float64; NaN where nothing was measured.
     """
     prior, noise = surrogate.prior, surrogate.observation.noise
+    start, before = torch.zeros(len(y), prior.size, dtype=y.dtype), 0
+    if surrogate.corrections:
+        rough = _maximise(surrogate.uncorrected(), y, start, _ROUGH_DECREMENT)
+        start, before = rough.eta, rough.iterations
+    found = _maximise(surrogate, y, start, _DECREMENT)
     plain = Coordinates.plain(prior)
-    eta = torch.zeros(len(y), prior.size, dtype=y.dtype)
+    xi = plain.xi_of(found.eta)
+    misfit = (y - found.data).nan_to_num()
+    of_noise = noise.precision(y - found.data)
+    precision = _with_error(of_noise, surrogate.covariance(xi))
+    curvature = plain.prior_slope(found.eta)[1].diag_embed()
+    covariance = torch.linalg.inv(found.jacobian.mT @ precision @ found.jacobian + curvature)
+    is_gaussian = torch.isinf(prior.standard_bounds(xi)[1])
+    return Laplace(
+        coordinates=Coordinates(
+            prior, found.eta, torch.linalg.cholesky(0.5 * (covariance + covariance.mT))
+        ),
+        iterations=before + found.iterations,
+        converged=found.converged,
+        misfit=torch.einsum("bi,bij,bj->b", misfit, of_noise, misfit)
+        + torch.where(is_gaussian, xi.square(), 0.0).sum(-1),
+        n_seen=(~torch.isnan(y)).sum(-1),
+    )
+
+
+@dataclass(frozen=True)
+class _Maximum:
+    """Where the iteration ended: eta (batch, d), data there, and their derivatives by eta."""
+
+    eta: Tensor
+    data: Tensor
+    jacobian: Tensor
+    iterations: int
+    converged: Tensor
+
+
+def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) -> _Maximum:
+    """Iterate until the squared Newton decrement of each data set is below the tolerance."""
+    prior, noise = surrogate.prior, surrogate.observation.noise
+    plain = Coordinates.plain(prior)
     damping = torch.full((len(y), 1, 1), _DAMPING, dtype=y.dtype)
     identity = torch.eye(prior.size, dtype=y.dtype)
 
@@ -76,37 +117,22 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         of_prior, curvature = plain.prior_slope(eta)
         hessian = weighted @ jacobian + curvature.diag_embed()
         gradient = (weighted @ misfit.nan_to_num()[..., None])[..., 0] + of_prior
+        newton = torch.linalg.solve(hessian, gradient[..., None])[..., 0]
+        near = (gradient * newton).sum(-1) < tolerance
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         step = torch.linalg.solve(hessian + damping * scale * identity, gradient[..., None])
         trial = eta + step[..., 0]
-        trial_data = surrogate.mean(plain.xi_of(trial))
+        trial_data, trial_jacobian = linearise(trial)
         value = objective(trial_data, trial)
         better = value >= best
-        small = (trial - eta).abs().amax(-1) < _SMALL_STEP
-        converged = converged | (small & better)
         eta = torch.where(better[:, None], trial, eta)
         best = torch.where(better, value, best)
+        data = torch.where(better[:, None], trial_data, data)
+        jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
         damping = torch.where(better[:, None, None], damping * 0.1, damping * 10.0)
         # A step that no damping makes better has reached the accuracy of the surrogate.
-        converged = converged | (~better & (damping[:, 0, 0] > 1e6))
-        data, jacobian = linearise(eta)
-    misfit = (y - data).nan_to_num()
-    of_noise = noise.precision(y - data)
-    xi = plain.xi_of(eta)
-    precision = _with_error(of_noise, surrogate.covariance(xi))
-    hessian = jacobian.mT @ precision @ jacobian + plain.prior_slope(eta)[1].diag_embed()
-    covariance = torch.linalg.inv(hessian)
-    is_gaussian = torch.isinf(prior.standard_bounds(xi)[1])
-    return Laplace(
-        coordinates=Coordinates(
-            prior, eta, torch.linalg.cholesky(0.5 * (covariance + covariance.mT))
-        ),
-        iterations=iterations,
-        converged=converged,
-        misfit=torch.einsum("bi,bij,bj->b", misfit, of_noise, misfit)
-        + torch.where(is_gaussian, xi.square(), 0.0).sum(-1),
-        n_seen=(~torch.isnan(y)).sum(-1),
-    )
+        converged = converged | near | (~better & (damping[:, 0, 0] > 1e6))
+    return _Maximum(eta, data, jacobian, iterations, converged)
 
 
 def _with_error(precision: Tensor, covariance: Tensor) -> Tensor:

@@ -1,6 +1,11 @@
-"""No-U-turn sampling of a surrogate density by Pyro, chain after chain."""
+"""No-U-turn sampling of a surrogate density by Pyro, all chains as one.
 
-import torch
+    (w_1, ..., w_K)  ~  p(w_1) ... p(w_K)
+
+One trajectory in the product space moves K independent posteriors at once: a batch of K gradients
+costs little more than one, and the step shrinks by K^(-1/4) only.
+"""
+
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
@@ -25,19 +30,17 @@ def nuts(target: Target, start: Tensor, step: float, n_draws: int, seed: int) ->
     """
 
     def potential(parameters: dict[str, Tensor]) -> Tensor:
-        return -target.value(parameters["w"][None])[0]
+        return -target.value(parameters["w"]).sum()
 
-    found = []
+    kernel = NUTS(potential_fn=potential, adapt_mass_matrix=False, step_size=step)
+    sampler = MCMC(
+        kernel,
+        num_samples=n_draws,
+        warmup_steps=_N_WARMUP,
+        initial_params={"w": start},
+        disable_progbar=True,
+    )
     with seeded(seed):
-        for w in start:
-            kernel = NUTS(potential_fn=potential, adapt_mass_matrix=False, step_size=step)
-            chain = MCMC(
-                kernel,
-                num_samples=n_draws,
-                warmup_steps=_N_WARMUP,
-                initial_params={"w": w},
-                disable_progbar=True,
-            )
-            chain.run()
-            found.append(chain.get_samples()["w"])
-    return torch.stack(found)
+        sampler.run()
+    draws: Tensor = sampler.get_samples()["w"]
+    return draws.transpose(0, 1)

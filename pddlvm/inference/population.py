@@ -17,8 +17,9 @@ import torch
 import zuko
 from torch import Tensor
 
-from pddlvm.errors import InputError, NonFiniteError
+from pddlvm.errors import InputError
 from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.fitting import fit
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.noise import Noise
@@ -30,6 +31,7 @@ __all__ = ["Generated", "Population", "learn_population"]
 _BATCH = 64
 _N_IMPORTANCE = 16
 _RATE = 2e-3
+_CLIP = 10.0
 _LEAST_DATA = 10
 
 
@@ -55,7 +57,7 @@ class Population:
     """A learnt distribution of z, u and y.
 
     Attributes:
-        history: one row per record: step, seconds, bound (mean log-likelihood of the last data).
+        history: one row per step: step, seconds, loss (minus the bound, per data set).
         seconds: of the training.
     """
 
@@ -150,36 +152,21 @@ def learn_population(
             data.mean(0),
             data.std(0).clamp(min=1e-12),
         )
-        history = _optimise(parts, data, start + max_seconds, seed)
+        generator = _generator(seed)
+
+        def loss() -> Tensor:
+            rows = torch.randint(len(data), (min(_BATCH, len(data)),), generator=generator)
+            return -parts.bound(data[rows], _N_IMPORTANCE).mean()
+
+        history = fit(
+            [*parts.prior.parameters(), *parts.encoder.parameters()],
+            loss,
+            start + max_seconds,
+            rate=_RATE,
+            clip=_CLIP,
+            name="the population",
+        )
     return Population(history, time.perf_counter() - start, model, parts)
-
-
-def _optimise(parts: _Parts, data: Tensor, end: float, seed: int) -> list[dict[str, float]]:
-    parameters = [*parts.prior.parameters(), *parts.encoder.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=_RATE)
-    generator = _generator(seed)
-    begin = time.perf_counter()
-    history: list[dict[str, float]] = []
-    step, done = 0, 0.0
-    while done < 1 or step == 0:
-        optimizer.param_groups[0]["lr"] = _RATE * (1e-3 + 0.5 * (1 + math.cos(math.pi * done)))
-        rows = torch.randint(len(data), (min(_BATCH, len(data)),), generator=generator)
-        bound = parts.bound(data[rows], _N_IMPORTANCE).mean()
-        optimizer.zero_grad()
-        (-bound).backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 10.0)
-        if not torch.isfinite(bound.detach() + norm):
-            raise NonFiniteError(
-                f"the training of the population stopped at step {step}: the bound or a gradient "
-                "is not finite; do the data lie within what the prior can produce?"
-            )
-        optimizer.step()
-        now = time.perf_counter()
-        if step % 20 == 0:
-            history.append({"step": step, "seconds": now - begin, "bound": float(bound.detach())})
-        step += 1
-        done = min(1.0, (now - begin) / max(end - begin, 1e-3))
-    return history
 
 
 def _flow(d: int, context: int) -> Any:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.errors import InputError
@@ -47,6 +47,10 @@ class Surrogate(ABC):
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted data (batch, n) and their derivatives (batch, n, d)."""
 
+    def uncorrected(self) -> "Surrogate":
+        """The forward map as it is."""
+        return self
+
     def covariance(self, xi: Tensor) -> Tensor:
         """Covariance of the error of `mean`, (batch, n, n), from draws of u."""
         z = self.prior.unstandardise(xi)
@@ -74,6 +78,9 @@ class GalerkinSurrogate(Surrogate):
         self._rows: Tensor | None = None
         if isinstance(observation, LinearObservation):
             self._rows = torch.from_numpy(observation.matrix @ basis.numpy())
+
+    def uncorrected(self) -> "GalerkinSurrogate":
+        return GalerkinSurrogate(self.model, self.observation, 0)
 
     def mean(self, xi: Tensor) -> Tensor:
         return self._data(self._augmented(xi, self._coefficients(xi)))
@@ -128,7 +135,7 @@ class GalerkinSurrogate(Surrogate):
             mean: Tensor = self.model.forward_map(one[None])[0][0]
             return mean
 
-        return vmap(jacfwd(c))(xi.to(self.model.sigma_residual)).detach().double().cpu()
+        return vmap(jacrev(c))(xi.to(self.model.sigma_residual)).detach().double().cpu()
 
     def _implicit(self, xi: Tensor, c: Tensor) -> Tensor:
         """dc/dxi of the reduced solution, (batch, n_modes, d)."""

@@ -88,13 +88,17 @@ class SurrogateTarget(Target):
 
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density of xi (batch, d), differentiable, (batch,)."""
-        data = self.surrogate.predict(xi)[..., self.seen]
-        if self.weights is not None:
-            data = data + _linear(self.coordinates.w_of(xi)) @ self.weights
-        return self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
+        return self._log_prob(xi, self.coordinates.w_of(xi))
 
     def value(self, w: Tensor) -> Tensor:  # noqa: D102
-        return self.log_prob(self.coordinates.xi_of(w)) + self.coordinates.log_jacobian(w)
+        xi = self.coordinates.xi_of(w)
+        return self._log_prob(xi, w) + self.coordinates.log_jacobian(w)
+
+    def _log_prob(self, xi: Tensor, w: Tensor) -> Tensor:
+        data = self.surrogate.predict(xi)[..., self.seen]
+        if self.weights is not None:
+            data = data + _linear(w) @ self.weights
+        return self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.enable_grad():
