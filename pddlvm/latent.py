@@ -33,7 +33,8 @@ from pddlvm.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from pddlvm.collocation.predictions import FieldForward
-    from pddlvm.inference.amortized import Amortized, Family
+    from pddlvm.inference.amortized import Amortized
+    from pddlvm.inference.families import Family
     from pddlvm.inference.infer import Method
     from pddlvm.inference.posterior import Posterior
     from pddlvm.observation import Observation
@@ -228,7 +229,7 @@ class LatentVariableModel(nn.Module, ABC):
     def amortize(
         self,
         observation: "Observation",
-        family: "Family | None" = None,
+        family: "Callable[[int, int], Family] | None" = None,
         *,
         max_seconds: float = 60.0,
         seed: int = 0,
@@ -239,7 +240,7 @@ class LatentVariableModel(nn.Module, ABC):
 
         Args:
             observation: sensors and noise.
-            family: `pddlvm.Flow` by default; a `pddlvm.Full` or `pddlvm.Diagonal` Gaussian is
+            family: `pddlvm.Flow` by default; `pddlvm.Full` and `pddlvm.Diagonal` are Gaussians, and
                 faster. Given, it is trained anew.
             max_seconds: wall-clock limit of the training.
             seed: of the weights and draws.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -110,6 +111,13 @@ class ParameterSpace:
         return torch.cat(
             [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
         )
+
+    @cached_property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """The middle of the prior of z, and about its standard deviation, (d,) each."""
+        one = torch.ones(self.size, dtype=torch.float64)
+        low, high = self.unstandardise(-one), self.unstandardise(one)
+        return self.unstandardise(0 * one), 0.5 * (high - low)
 
     def standard_bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest xi in the support, (d,) each, on the dtype and device of `like`."""

@@ -135,6 +135,21 @@ class ReferenceSolver:
         parts = [self._solve_chunk(part, i) for i, part in self._chunks(z)]
         return torch.cat(parts) if parts else z.new_zeros(0, self._problem.n_dofs)
 
+    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[SuperLU]]:
+        """Solutions, and for each of them factors of K in its last Newton step.
+
+        K may have moved since where the problem is not linear. The factors of the whole batch are
+        in memory at once.
+        """
+        kept: dict[int, SuperLU] = {}
+        parts = [self._solve_chunk(part, i, kept) for i, part in self._chunks(z)]
+        u = torch.cat(parts)
+        # Where the lifting was the solution there was no step.
+        for i in set(range(len(z))) - set(kept):
+            tangents = self._operators.tangents(u[i, None], z[i, None])
+            kept[i] = self._factorise([t[0] for t in tangents])
+        return u, [kept[i] for i in range(len(z))]
+
     def matrix(self, u: Tensor, z: Tensor) -> sp.csc_matrix:
         """K(u, z) of one sample, u (n_dofs,), z (d,)."""
         tangents = self._operators.tangents(u[None], z[None])
@@ -148,7 +163,7 @@ class ReferenceSolver:
     def _chunks(self, z: Tensor) -> list[tuple[int, Tensor]]:
         return [(i, z[i : i + self.chunk]) for i in range(0, len(z), self.chunk)]
 
-    def _solve_chunk(self, z: Tensor, first: int) -> Tensor:
+    def _solve_chunk(self, z: Tensor, first: int, kept: dict[int, SuperLU] | None = None) -> Tensor:
         free = self._operators.free
         u = self._operators.lift(z)
         r = self._operators.residual(u, z)
@@ -159,12 +174,13 @@ class ReferenceSolver:
             if not len(active):
                 return u
             tangents = self._operators.tangents(u[active], z[active])
-            step = torch.stack(
-                [
-                    self._step([t[i] for t in tangents], r[j], z[j], first + int(j))
-                    for i, j in enumerate(active)
-                ]
-            )
+            steps = []
+            for i, j in enumerate(active.tolist()):
+                own = [t[i] for t in tangents]
+                steps.append(self._step(own, r[j], z[j], first + j))
+                if kept is not None:
+                    kept[first + j] = self._factorise(own)
+            step = torch.stack(steps)
             before = u.clone(), r.norm(dim=-1)
             u[active], r[active], failed = self._line_search(u[active], z[active], r[active], step)
             for i in active[failed].tolist():
@@ -200,12 +216,15 @@ class ReferenceSolver:
             ) from error
 
     def _linear_solve(self, tangents: list[Tensor], b: Tensor) -> Tensor:
+        return torch.from_numpy(self._factorise(tangents).solve(b.numpy()))
+
+    def _factorise(self, tangents: list[Tensor]) -> SuperLU:
         previous = self._factors
         if previous is None or not all(map(torch.equal, previous[0], tangents)):
             matrix = self.assembler(tangents)
             lu = factorise(matrix, symmetric=self._problem.has_potential)
             self._factors = previous = ([t.clone() for t in tangents], lu)
-        return torch.from_numpy(previous[1].solve(b.numpy()))
+        return previous[1]
 
     def _line_search(
         self, u: Tensor, z: Tensor, r: Tensor, step: Tensor

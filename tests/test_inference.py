@@ -47,7 +47,7 @@ def data(linear, sensors):
 
 @pytest.fixture(scope="module")
 def posteriors(linear, sensors, data):
-    linear.amortize(sensors, pddlvm.Full(len(POINTS), 2), max_seconds=6)
+    linear.amortize(sensors, pddlvm.Full, max_seconds=6)
     return {
         method: linear.infer(data, sensors, method, n_samples=600, n_chains=4, seed=1)
         for method in METHODS

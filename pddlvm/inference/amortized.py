@@ -3,184 +3,111 @@
     minimise  - E log q(z | y),      z ~ p(z),  y = h(z) + error of h + noise
 
 h is the calibrated forward map: physics alone, no solution of the PDE. Once trained, the posterior
-of any data of these sensors is one pass through a network. Three families, in the unbounded
-coordinates of z: `Diagonal` and `Full` covariance Gaussians, and `Flow`, a neural spline flow
-(Durkan et al., 2019) of the library zuko.
+of any data of these sensors is one pass through a network.
+
+A network that reads y alone has to resolve the noise against the whole range of y. So a first one
+estimates the parameters, and the next sees what their prediction leaves, in units of the noise:
+
+    context  =  eta_0(y),   P y,   arsinh P (y - h(eta_0(y)))
 """
 
-import math
 import time
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import zuko
-from torch import Tensor, nn
+from torch import Tensor
 
 from pddlvm.errors import InputError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
+from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import fit
-from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
 from pddlvm.parameters import ParameterSpace
 from pddlvm.random import seeded
 
-__all__ = ["Amortized", "Diagonal", "Family", "Flow", "Full", "amortize"]
+__all__ = ["Amortized", "amortize"]
 
 _BATCH = 256
 _RATE = 1e-3
 _CLIP = 1.0
-_REACH = 8.0
 _N_SCALING = 2000
-_WIDTH = 256
-_N_FLOW_DRAWS = 512
-
-
-class Family(nn.Module, ABC):
-    """q(eta | y) for standardised y."""
-
-    @abstractmethod
-    def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
-        """Log density of eta (batch, d) given y (batch, n), (batch,)."""
-
-    @abstractmethod
-    def density(self, y: Tensor, prior: ParameterSpace) -> Density:
-        """The posterior of z for data y, (batch, n)."""
-
-
-class _Gaussian(Family):
-    def __init__(self, n: int, d: int, n_factor: int) -> None:
-        super().__init__()
-        self.d = d
-        self.network = nn.Sequential(
-            nn.Linear(n, _WIDTH),
-            nn.SiLU(),
-            nn.Linear(_WIDTH, _WIDTH),
-            nn.SiLU(),
-            nn.Linear(_WIDTH, _WIDTH),
-            nn.SiLU(),
-            nn.Linear(_WIDTH, d + n_factor),
-        )
-
-    @abstractmethod
-    def _inverse_factor(self, raw: Tensor) -> Tensor:
-        """Lower triangular A (batch, d, d) with A (eta - mean) standard normal."""
-
-    def _parts(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.network(y)
-        return out[:, : self.d], self._inverse_factor(out[:, self.d :])
-
-    def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
-        mean, inverse = self._parts(y)
-        white = (inverse @ (eta - mean)[..., None])[..., 0]
-        scale = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return scale - 0.5 * white.square().sum(-1) - 0.5 * self.d * math.log(2 * math.pi)
-
-    def density(self, y: Tensor, prior: ParameterSpace) -> Density:
-        mean, inverse = (part.double() for part in self._parts(y))
-        identity = torch.eye(self.d, dtype=inverse.dtype)
-        factor = torch.linalg.solve_triangular(inverse, identity.expand_as(inverse), upper=False)
-        return PushedGaussian(Coordinates(prior, mean, factor))
-
-
-class Diagonal(_Gaussian):
-    """Independent Gaussians.
-
-    Args:
-        n: length of y.
-        d: number of parameters.
-    """
-
-    def __init__(self, n: int, d: int) -> None:
-        super().__init__(n, d, d)
-
-    def _inverse_factor(self, raw: Tensor) -> Tensor:
-        return _positive(raw).diag_embed()
-
-
-class Full(_Gaussian):
-    """A Gaussian with full covariance.
-
-    Args:
-        n: length of y.
-        d: number of parameters.
-    """
-
-    def __init__(self, n: int, d: int) -> None:
-        super().__init__(n, d, d * (d + 1) // 2)
-        self.rows, self.columns = torch.tril_indices(d, d)
-
-    def _inverse_factor(self, raw: Tensor) -> Tensor:
-        full = raw.new_zeros(len(raw), self.d, self.d)
-        full[:, self.rows, self.columns] = raw
-        return full.tril(-1) + _positive(full.diagonal(dim1=-2, dim2=-1)).diag_embed()
-
-
-def _positive(raw: Tensor) -> Tensor:
-    """exp, within bounds that keep a single surprising draw from ending a training."""
-    return raw.clamp(-_REACH, _REACH).exp()
-
-
-class Flow(Family):
-    """A neural spline flow, for posteriors that are skewed or have several modes.
-
-    Args:
-        n: length of y.
-        d: number of parameters.
-    """
-
-    def __init__(self, n: int, d: int) -> None:
-        super().__init__()
-        self.flow: Any = zuko.flows.NSF(
-            d, n, transforms=3, passes=2 if d > 1 else None, hidden_features=(128, 128)
-        )
-
-    def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        found: Tensor = self.flow(y).log_prob(eta)
-        return found
-
-    def density(self, y: Tensor, prior: ParameterSpace) -> Density:  # noqa: D102
-        return _FlowDensity(self.flow, y, prior)
+_N_ESTIMATES = 1
+_ESTIMATE_SHARE = 0.3
+_EDGE = 6.0
 
 
 @dataclass(frozen=True)
-class _FlowDensity(Density):
-    flow: Any
-    y: Tensor
-    prior: ParameterSpace
+class Compression:
+    """Principal components of y in units of the noise.
 
-    @property
-    def mean(self) -> Tensor:
-        return self._draws().mean(0)
+        C^{-1/2} (y - mean) = sum_k a_k v_k,     a_k sqrt(1 - 1 / var a_k)
 
-    @property
-    def std(self) -> Tensor:
-        return self._draws().std(0)
+    What the noise hides vanishes.
 
-    def _draws(self) -> Tensor:
-        return self.sample((_N_FLOW_DRAWS,), seed=0)
+    Attributes:
+        centre: mean of y, (n,).
+        matrix: from y to the components, (n, n).
+        std: of the components, (n,).
+    """
 
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
-        generator = torch.Generator().manual_seed(seed) if seed is not None else None
-        own = int(torch.randint(2**31, (), generator=generator))
-        with torch.no_grad(), seeded(own):
-            eta = self.flow(self.y).sample(shape).double()
-        plain = Coordinates.plain(self.prior)
-        return self.prior.unstandardise(plain.xi_of(eta))
+    centre: Tensor
+    matrix: Tensor
+    std: Tensor
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        inside = self.prior.contains(z).all(-1)
-        xi = self.prior.standardise(torch.where(inside[..., None], z, self.mean.to(z)))
-        plain = Coordinates.plain(self.prior)
-        eta = plain.eta_of(xi)
+    @classmethod
+    def of(cls, y: Tensor, covariance: Tensor) -> "Compression":
+        """From simulated data y (batch, n), and the covariance (n, n) of noise and error."""
+        white = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+        centre = y.mean(0)
+        variance, vectors = torch.linalg.eigh(
+            torch.cov(((y - centre) @ white).T).reshape(white.shape)
+        )
+        variance = variance.clamp(min=1)
+        return cls(centre, white @ vectors * (1 - 1 / variance).sqrt(), variance.sqrt())
+
+    def of_data(self, y: Tensor) -> Tensor:
+        """(batch, n) -> (batch, n), each component by its own spread."""
+        return ((y - self.centre) @ self.matrix) / self.std
+
+    def of_misfit(self, misfit: Tensor) -> Tensor:
+        """(batch, n) -> (batch, n), in units of the noise, large ones by their logarithm."""
+        return (misfit @ self.matrix).asinh()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a family reads instead of y.
+
+    Attributes:
+        surrogate: predicts data.
+        compression: of y.
+        estimates: Gaussians whose means estimate eta, each from the context of the one before.
+    """
+
+    surrogate: Surrogate
+    compression: Compression
+    estimates: list[Diagonal]
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """(batch, n) float64 -> (batch, d + 2 n) float32."""
+        plain = Coordinates.plain(self.surrogate.prior)
+        eta = y.new_zeros(len(y), self.surrogate.prior.size)
         with torch.no_grad():
-            density = self.flow(self.y).log_prob(eta.to(self.y)).double()
-        density = density - plain.log_jacobian(eta)
-        return torch.where(inside, density + self.prior.log_slope(xi), -torch.inf)
+            context = self._at(plain, eta, y)
+            for estimate in self.estimates:
+                # Predictions beyond the edge of the prior mean nothing.
+                eta = estimate.parts(context)[0].double().clamp(-_EDGE, _EDGE)
+                context = self._at(plain, eta, y)
+        return context
+
+    def _at(self, plain: Coordinates, eta: Tensor, y: Tensor) -> Tensor:
+        misfit = y - self.surrogate.predict(plain.xi_of(eta))
+        parts = [eta, self.compression.of_data(y), self.compression.of_misfit(misfit)]
+        return torch.cat(parts, dim=-1).float()
 
 
 @dataclass(frozen=True)
@@ -189,77 +116,107 @@ class Amortized:
 
     Attributes:
         family: the density.
-        centre: mean of y over the simulated data, (n,).
-        scale: standard deviation of y, (n,).
-        prior: of z.
+        context: what it reads.
         seconds: of the training.
         n_steps: of the training.
     """
 
     family: Family
-    centre: Tensor
-    scale: Tensor
-    prior: ParameterSpace
+    context: Context
     seconds: float
     n_steps: int
 
     def __call__(self, y: Tensor) -> Density:
         """The posterior of data, (batch, n) float64."""
         with torch.no_grad():
-            return self.family.density(((y - self.centre) / self.scale).float(), self.prior)
+            return self.family.density(self.context(y), self.prior)
+
+    @property
+    def prior(self) -> ParameterSpace:
+        """Of z."""
+        return self.context.surrogate.prior
 
 
 def amortize(
     model: LatentVariableModel,
     observation: Observation,
-    family: Family | None,
+    family: Callable[[int, int], Family] | None,
     max_seconds: float,
     seed: int,
 ) -> Amortized:
     """See `LatentVariableModel.amortize`."""
     if not max_seconds > 0:
         raise InputError(f"max_seconds must be positive, got {max_seconds}")
-    surrogate = surrogate_of(model, observation)
-    if family is None:
-        with seeded(seed):
-            family = Flow(observation.n, model.problem.n_parameters)
-    return train(surrogate, family, max_seconds, seed)
-
-
-def train(surrogate: Surrogate, family: Family, max_seconds: float, seed: int) -> Amortized:
-    """Train a density on data that the surrogate simulates.
-
-    Args:
-        surrogate: predicts data of the sensors.
-        family: what is trained, in place.
-        max_seconds: wall-clock limit.
-        seed: of the draws.
-    """
     start = time.perf_counter()
-    prior, noise = surrogate.prior, surrogate.observation.noise
-    generator = torch.Generator().manual_seed(seed)
-    plain = Coordinates.plain(prior)
-    typical = prior.sample_standard((64,), generator=generator)
-    error = torch.linalg.cholesky_ex(surrogate.covariance(typical).mean(0))[0]
+    surrogate = surrogate_of(model, observation)
+    simulator = _Simulator.of(surrogate, torch.Generator().manual_seed(seed))
+    n, d = observation.n, surrogate.prior.size
+    with seeded(seed):
+        estimates = [Diagonal(d + 2 * n, d) for _ in range(_N_ESTIMATES)]
+        density = (family or Flow)(d + 2 * n, d)
+    context = Context(surrogate, simulator.compression(), [])
+    trained = 0
+    begin, passed = time.perf_counter(), 0.0
+    left = start + max_seconds - begin
+    for estimate in estimates:
+        passed += _ESTIMATE_SHARE / len(estimates)
+        trained += _train(estimate, context, simulator, begin, begin + passed * left)
+        context.estimates.append(estimate)
+    passed = _ESTIMATE_SHARE
+    trained += _train(density, context, simulator, begin + passed * left, begin + left)
+    return Amortized(density, context, time.perf_counter() - start, trained)
 
-    def simulate(n: int) -> tuple[Tensor, Tensor]:
-        xi = prior.sample_standard((n,), generator=generator)
+
+@dataclass(frozen=True)
+class _Simulator:
+    """Draws of xi and of their data, with the error of the forward map and the noise."""
+
+    surrogate: Surrogate
+    error: Tensor
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, surrogate: Surrogate, generator: torch.Generator) -> "_Simulator":
+        typical = surrogate.prior.sample_standard((64,), generator=generator)
+        return cls(surrogate, surrogate.covariance(typical).mean(0), generator)
+
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        xi = self.surrogate.prior.sample_standard((n,), generator=self.generator)
         with torch.no_grad():
-            y = surrogate.predict(xi)
-        y = y + torch.randn(y.shape, generator=generator, dtype=y.dtype) @ error.T
-        return plain.eta_of(xi), y + noise.sample((n,), generator)
+            y = self.surrogate.predict(xi)
+        white = torch.randn(y.shape, generator=self.generator, dtype=y.dtype)
+        factor = torch.linalg.cholesky_ex(self.error)[0]
+        noise = self.surrogate.observation.noise.sample((n,), self.generator)
+        return xi, y + white @ factor.T + noise
 
-    _, y = simulate(_N_SCALING)
-    centre, scale = y.mean(0), y.std(0)
+    def compression(self) -> Compression:
+        covariance = self.surrogate.observation.noise.covariance() + self.error
+        return Compression.of(self(_N_SCALING)[1], covariance)
 
-    def loss() -> Tensor:
-        eta, y = simulate(_BATCH)
-        return -family.log_prob(eta.float(), ((y - centre) / scale).float()).mean()
 
-    family.train()
-    history = fit(
-        family.parameters(), loss, start + max_seconds, rate=_RATE, clip=_CLIP, name="q(z | y)"
-    )
+def _train(
+    family: Family, context: Context, simulator: _Simulator, begin: float, end: float
+) -> int:
+    prior = context.surrogate.prior
+    plain = Coordinates.plain(prior)
+    centre, scale = prior.units
+    n_steps, passed = 0, 0.0
+    for share, loss in family.losses():
+
+        def drawn(loss: Callable[[Tensor, Tensor, Tensor], Tensor] = loss) -> Tensor:
+            xi, y = simulator(_BATCH)
+            z = (prior.unstandardise(xi) - centre) / scale
+            return loss(plain.eta_of(xi).float(), z.float(), context(y))
+
+        passed += share
+        history = fit(
+            family.parameters(),
+            drawn,
+            begin + passed * (end - begin),
+            rate=_RATE,
+            clip=_CLIP,
+            name="q(z | y)",
+        )
+        n_steps += len(history)
     family.eval()
-    seconds = time.perf_counter() - start
-    return Amortized(family, centre, scale, prior, seconds, len(history))
+    return n_steps

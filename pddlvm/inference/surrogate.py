@@ -17,6 +17,7 @@ from pddlvm.errors import InputError
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation, Observation
+from pddlvm.parameters import ParameterSpace
 from pddlvm.refinement import correct
 
 __all__ = ["Surrogate", "surrogate_of"]
@@ -26,13 +27,12 @@ _N_DRAWS = 128
 
 
 class Surrogate(ABC):
-    """Data predicted by a model, float64 on the CPU; xi is (batch, d)."""
+    """Predicts data, float64 on the CPU; xi is (batch, d)."""
 
     corrections = 0
 
-    def __init__(self, model: LatentVariableModel, observation: Observation) -> None:
-        self.prior = model.problem.prior
-        self.model = model
+    def __init__(self, prior: ParameterSpace, observation: Observation) -> None:
+        self.prior = prior
         self.observation = observation
 
     @abstractmethod
@@ -51,8 +51,25 @@ class Surrogate(ABC):
         """The forward map as it is."""
         return self
 
+    @abstractmethod
     def covariance(self, xi: Tensor) -> Tensor:
-        """Covariance of the error of `mean`, (batch, n, n), from draws of u."""
+        """Covariance of the error of `mean`, (batch, n, n)."""
+
+
+class ModelSurrogate(Surrogate):
+    """The forward map of a model.
+
+    Args:
+        model: a trained model.
+        observation: sensors and noise.
+    """
+
+    def __init__(self, model: LatentVariableModel, observation: Observation) -> None:
+        super().__init__(model.problem.prior, observation)
+        self.model = model
+
+    def covariance(self, xi: Tensor) -> Tensor:
+        """From draws of u."""
         z = self.prior.unstandardise(xi)
         draws = self.model.forward(z, corrections=self.corrections).sample((_N_DRAWS,), seed=0)
         data = self.observation.apply(draws)
@@ -60,7 +77,7 @@ class Surrogate(ABC):
         return torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1)
 
 
-class GalerkinSurrogate(Surrogate):
+class GalerkinSurrogate(ModelSurrogate):
     """The forward map of a finite element problem, or its correction in the reduced basis.
 
     Args:
@@ -150,7 +167,7 @@ class GalerkinSurrogate(Surrogate):
         return -torch.linalg.solve(k, slope).detach()
 
 
-class CollocationSurrogate(Surrogate):
+class CollocationSurrogate(ModelSurrogate):
     """The forward map of a problem in strong form; derivatives by central differences.
 
     The map is smooth and costs microseconds, and differences also see how the stretch of the
