@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, objectives, operators, pinn, speed
+from benchmarks import accuracy, inference, objectives, operators, pinn, speed
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -40,6 +40,8 @@ def main() -> None:
         ("Strong form: our maps against a plain PINN", "pinn", pinn.run),
         ("Derivatives of a network, per step", "derivatives", pinn.derivatives),
         ("Forward map against direct solves", "speed", speed.run),
+        ("Posteriors: errors against long chains", "posteriors", inference.accuracy),
+        ("Posteriors: effective draws per second", "chains", inference.speed),
         ("Operators of a large mesh", "operators", operators.run),
     ):
         results[name] = run(shorter)

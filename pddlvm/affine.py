@@ -118,8 +118,8 @@ class AffineTerm(nn.Module):
         if self.is_constant:
             # The coefficients read no parameter: sum the operators up once.
             zero = torch.zeros(1, n, dtype=dtype)
-            self.k = torch.einsum("q,qij->ij", self._theta(zero, {})[0], self.k)[None]
-            self.g = (self._phi(zero, {}) @ self.g)[:1]
+            self.k = torch.einsum("q,qij->ij", self.theta(zero, {})[0], self.k)[None]
+            self.g = (self.phi(zero, {}) @ self.g)[:1]
 
     def energy(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """1/2 a^T K a + g . a, (batch,)."""
@@ -133,17 +133,17 @@ class AffineTerm(nn.Module):
         """K(z), (batch, n_columns, n_columns)."""
         if self.is_constant:
             return self.k.expand(len(a), -1, -1)
-        return torch.einsum("bq,qij->bij", self._theta(a, z), self.k)
+        return torch.einsum("bq,qij->bij", self.theta(a, z), self.k)
 
-    def _theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """theta(z), (batch, rank)."""
+    def theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """Coefficients of the matrices, (batch, rank)."""
         rank = len(self.tangent_entry)
         if rank == 0:
             return a.new_zeros(len(a), 0)
         tangents = self.magic.tangents(torch.zeros_like(a), z)[:, :rank].flatten(-2)
         return tangents.gather(-1, self.tangent_entry.expand(len(a), -1)[..., None])[..., 0]
 
-    def _phi(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+    def phi(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the load vectors, (batch, rank)."""
         rank = len(self.load_entry)
         if rank == 0:
@@ -159,4 +159,4 @@ class AffineTerm(nn.Module):
         return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
 
     def _load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        return self.g if self.is_constant else self._phi(a, z) @ self.g
+        return self.g if self.is_constant else self.phi(a, z) @ self.g

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.affine_system import AffineSystem, affine_system
 from pddlvm.discretisation import Dirichlet, Discretisation
 from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import FunctionSpace
@@ -181,6 +182,11 @@ class Problem(ParametricProblem):
         z = self.prior.unstandardise(torch.zeros(1, self.n_parameters, dtype=torch.float64))
         lift = self.discretisation(torch.float64, torch.device("cpu")).lift(z)
         return float(self.residual(u + lift, z).norm() + (lift * (1 + u)).norm())
+
+    @cached_property
+    def affine(self) -> AffineSystem | None:
+        """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
+        return affine_system(self)
 
     @cached_property
     def solver(self) -> ReferenceSolver:

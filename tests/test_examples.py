@@ -9,7 +9,16 @@ import pytest
 
 matplotlib.use("Agg")
 
-from examples import pinn_heat, poisson_linear, poisson_mesh_file, poisson_nonlinear, shell_hare
+from examples import (
+    generative_poisson,
+    inverse_poisson,
+    inverse_real_data,
+    pinn_heat,
+    poisson_linear,
+    poisson_mesh_file,
+    poisson_nonlinear,
+    shell_hare,
+)
 from pddlvm import fem
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +72,37 @@ def test_heat_without_a_mesh(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_inference_from_both_ends(tmp_path: Path):
+    arguments = ["--seconds", "10", "--amortize", "10", "--samples", "320", "--data-sets", "40"]
+    report = inverse_poisson.main([*arguments, "--out", str(tmp_path)])
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names >= {"solution.png", "marginals.png", "calibration.png", "report.txt"}
+    # A short training gives a wide posterior, but not a wrong one.
+    assert report.error < 1.2
+    assert report.coverage[0.95] > 0.9
+
+
+@pytest.mark.slow
+def test_inference_from_published_data(tmp_path: Path):
+    arguments = ["--steps", "30", "--samples", "160", "--out", str(tmp_path)]
+    exact = inverse_real_data.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} >= {"blocks.png", "report.txt"}
+    assert "laplace: reject" in (tmp_path / "report.txt").read_text()
+    # The two bodies of the published posterior: one that conducts less, one that conducts more.
+    log_theta = exact.sample((200,), seed=0).log().mean(0).reshape(8, 8)
+    assert log_theta[1:3, 1:3].mean() < -1
+    assert log_theta[5:7, 5:7].mean() > 1
+
+
+def test_a_population_of_two_kinds(tmp_path: Path):
+    arguments = ["--steps", "300", "--learn", "12", "--out", str(tmp_path)]
+    p_value = generative_poisson.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} >= {"population.png", "report.txt"}
+    # A short training: close, if not the same.
+    assert p_value > 1e-6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -85,6 +125,15 @@ def test_code_without_a_mesh_in_the_readme_runs():
     variables: dict = {}
     exec(block.replace("max_seconds=120", "max_steps=10"), variables)
     assert variables["u"].shape == (4, 100, 200)
+
+
+@pytest.mark.slow
+def test_code_of_the_page_on_inference_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/inference.md").read_text(), re.DOTALL)
+    variables: dict = {}
+    exec("\n".join(blocks), variables)
+    assert variables["posterior"].mean.shape == (4,)
+    assert variables["new"].z.shape == (50, 4)
 
 
 def test_code_of_an_own_shell_in_the_readme_runs():

@@ -50,7 +50,10 @@ class FiniteElementPosterior:
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density at xi (batch, d), (batch,)."""
         z = self.problem.prior.unstandardise(xi)
-        u = self.problem.solver.solve(z)
+        if self.problem.affine is None:
+            u = self.problem.solver.solve(z)
+        else:
+            u = torch.cat([self.problem.affine.solve(part)[0] for part in z.split(_BATCH)])
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(u))
         return likelihood + self.problem.prior.standard_log_prob(xi)
 
@@ -64,20 +67,35 @@ class FiniteElementPosterior:
         return torch.cat(values), torch.cat(gradients)
 
     def _with_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        u, factors = self.problem.solver.solve_with_factors(self.problem.prior.unstandardise(xi))
+        affine, z = self.problem.affine, self.problem.prior.unstandardise(xi)
+        solve = self.problem.solver.solve_with_factors if affine is None else affine.solve
+        u, factors = solve(z)
         at = u.clone().requires_grad_()
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(at))
         (slope,) = torch.autograd.grad(likelihood.sum(), at)
-        free = self.operators.free
         moved = xi.detach().clone().requires_grad_()
         z = self.problem.prior.unstandardise(moved)
+        if affine is None:
+            gradient = self._refined(u, z, moved, slope, factors)
+        else:
+            adjoint = _solve_transposed(factors, -slope[:, self.operators.free])
+            lagrangian = affine.lagrangian(u, z, slope, adjoint)
+            (gradient,) = torch.autograd.grad(lagrangian, moved, retain_graph=True)
+        prior = self.problem.prior.standard_log_prob(moved)
+        (of_prior,) = torch.autograd.grad(prior.sum(), moved)
+        return likelihood.detach() + prior.detach(), gradient + of_prior
+
+    def _refined(
+        self, u: Tensor, z: Tensor, moved: Tensor, slope: Tensor, factors: list[Any]
+    ) -> Tensor:
+        """Gradient of slope . u + lambda . r(u, z) by moved; lambda by refinement."""
+        free = self.operators.free
         # The lift is zero at the free degrees of freedom.
         inside = u[:, free].requires_grad_()
         u_moved = torch.zeros_like(u).index_copy(1, free, inside) + self.operators.lift(z)
         residual = self.operators.residual(u_moved, z)
         right = -slope[:, free]
-        adjoint = torch.zeros_like(right)
-        missing = right
+        adjoint, missing = torch.zeros_like(right), right
         for _ in range(_MAX_REFINEMENTS):
             adjoint = adjoint + _solve_transposed(factors, missing)
             gradient, applied = torch.autograd.grad(
@@ -85,12 +103,11 @@ class FiniteElementPosterior:
             )
             missing = right - applied
             if (missing.norm(dim=-1) <= _TOLERANCE * right.norm(dim=-1)).all():
-                break
-        else:
-            raise ConvergenceError("the adjoint equation was not solved: K changes too fast")
-        prior = self.problem.prior.standard_log_prob(moved)
-        (of_rest,) = torch.autograd.grad((slope * u_moved).sum() + prior.sum(), moved)
-        return likelihood.detach() + prior.detach(), gradient + of_rest
+                (of_boundary,) = torch.autograd.grad(
+                    (slope * u_moved).sum(), moved, materialize_grads=True
+                )
+                return gradient + of_boundary
+        raise ConvergenceError("the adjoint equation was not solved: K changes too fast")
 
 
 def _solve_transposed(factors: list[Any], b: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ surrogate density s, accepted with
 
 cost one solve for each sample, and are exact whatever s is. Where the tail of p / s is heavy
 (k-hat above 0.7) the surrogate is no help: then Hamiltonian Monte Carlo with adjoint gradients,
-whose coordinates are standardised anew by the draws of all chains as it warms up.
+from the surrogate or from the Laplace approximation of the finite element posterior, whichever is
+likelier; the coordinates are standardised anew by the draws of all chains as they warm up.
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from torch import Tensor
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import khat
-from pddlvm.inference.explore import standardise
-from pddlvm.inference.hmc import StepSize, start_at, transition
+from pddlvm.inference.explore import explore, standardise
+from pddlvm.inference.finite_elements import FiniteElements
+from pddlvm.inference.hmc import start_at, transition
+from pddlvm.inference.laplace import laplace
 from pddlvm.inference.target import FiniteElementTarget, SurrogateTarget
 
-__all__ = ["Exact", "exact"]
+__all__ = ["Exact", "exact", "hamiltonian"]
 
 _KHAT = 0.7
 _INNER = 4
@@ -64,12 +67,19 @@ def exact(
     """
     surrogate, w, step = standardise(surrogate, generator)
     target = FiniteElementTarget(posterior, surrogate.coordinates)
-    shape = khat(target.value(w) - surrogate.value(w))
-    start = w[torch.randint(len(w), (n_chains,), generator=generator)]
+    density = target.value(w)
+    shape = khat(density - surrogate.value(w))
     if shape < _KHAT:
+        start = w[torch.randint(len(w), (n_chains,), generator=generator)]
         xi, acceptance = _delayed(target, surrogate, start, step, n_draws, generator)
     else:
-        xi, acceptance = _hamiltonian(target, start, n_draws, n_draws, generator)
+        found = laplace(FiniteElements(posterior.observation), posterior.y[None])
+        own = FiniteElementTarget(posterior, found.coordinates.of(0))
+        w_own = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        if own.value(w_own).median() > density.median():
+            target, w = own, w_own
+        start = w[torch.randint(len(w), (n_chains,), generator=generator)]
+        xi, acceptance = hamiltonian(target, start, n_draws, n_draws, generator)
     return Exact(xi, acceptance, shape)
 
 
@@ -102,36 +112,29 @@ def _delayed(
     return xi, float(torch.stack(accepted).mean())
 
 
-def _hamiltonian(
+@torch.no_grad()
+def hamiltonian(
     target: FiniteElementTarget,
     w: Tensor,
     n_warmup: int,
     n_draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
-    size = StepSize(_STEP / len(w[0]) ** 0.25)
-    state = start_at(target, w)
+    """Hamiltonian Monte Carlo from w (n_chains, d): xi (n_chains, n_draws, d), acceptance."""
+    step = _STEP / w.shape[1] ** 0.25
     for share in _WINDOWS:
         n_steps = max(2, round(share * n_warmup))
-        visited = []
-        for _ in range(n_steps):
-            state, probability = transition(target, state, size.current, generator)
-            size.update(float(probability.mean()))
-            visited.append(state.w)
+        visited, step = explore(target, w, n_steps, generator, step)
         # The second half of a window, of all chains, standardises the next one.
-        recent = torch.stack(visited[n_steps // 2 :]).flatten(0, 1)
         here = target.coordinates
-        coordinates = Coordinates.of_draws(here.prior, here.eta(recent))
-        xi = here.xi_of(state.w)
-        target.coordinates = coordinates
-        state = start_at(target, coordinates.w_of(xi))
-        size = StepSize(size.current)
-    for _ in range(max(10, n_warmup // 10)):
-        state, probability = transition(target, state, size.current, generator)
-        size.update(float(probability.mean()))
+        recent = here.eta(visited[n_steps // 2 :].flatten(0, 1))
+        target.coordinates = Coordinates.of_draws(here.prior, recent)
+        w = target.coordinates.w_of(here.xi_of(visited[-1]))
+    visited, step = explore(target, w, max(10, n_warmup // 10), generator, step)
+    state = start_at(target, visited[-1])
     found, accepted = [], []
     for _ in range(n_draws):
-        state, probability = transition(target, state, size.final, generator)
+        state, probability = transition(target, state, step, generator)
         found.append(state.w)
         accepted.append(probability.mean())
     xi = target.coordinates.xi_of(torch.stack(found, dim=1))

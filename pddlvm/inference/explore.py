@@ -45,10 +45,10 @@ def standardise(
 
 @torch.no_grad()
 def explore(
-    target: Target, w: Tensor, n_steps: int, generator: torch.Generator
+    target: Target, w: Tensor, n_steps: int, generator: torch.Generator, step: float = _STEP
 ) -> tuple[Tensor, float]:
     """Chains from w (n_chains, d), (n_steps, n_chains, d), and the step size they settle on."""
-    state, size, visited = start_at(target, w), StepSize(_STEP), []
+    state, size, visited = start_at(target, w), StepSize(step), []
     for _ in range(n_steps):
         state, probability = transition(target, state, size.current, generator)
         size.update(float(probability.mean()))

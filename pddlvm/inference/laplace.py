@@ -56,12 +56,18 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         y: (batch, n), float64; NaN where nothing was measured.
     """
     prior, noise = surrogate.prior, surrogate.observation.noise
+    plain = Coordinates.plain(prior)
     start, before = torch.zeros(len(y), prior.size, dtype=y.dtype), 0
     if surrogate.corrections:
         rough = _maximise(surrogate.uncorrected(), y, start, _ROUGH_DECREMENT)
-        start, before = rough.eta, rough.iterations
+        before = rough.iterations
+        # Far out, a network may fit data with what no correction confirms.
+        rest, there = (
+            _objective(surrogate, y, surrogate.mean(plain.xi_of(eta)), eta)
+            for eta in (start, rough.eta)
+        )
+        start = torch.where((there >= rest)[:, None], rough.eta, start)
     found = _maximise(surrogate, y, start, _DECREMENT)
-    plain = Coordinates.plain(prior)
     xi = plain.xi_of(found.eta)
     misfit = (y - found.data).nan_to_num()
     of_noise = noise.precision(y - found.data)
@@ -103,11 +109,8 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         data, jacobian = surrogate.linearise(plain.xi_of(at))
         return data, jacobian * plain.slope(at)[:, None, :]
 
-    def objective(data: Tensor, at: Tensor) -> Tensor:
-        return noise.log_prob(y - data) + plain.log_prior(at)
-
     data, jacobian = linearise(eta)
-    best = objective(data, eta)
+    best = _objective(surrogate, y, data, eta)
     converged = torch.zeros(len(y), dtype=torch.bool)
     iterations = 0
     while iterations < _MAX_ITERATIONS and not converged.all():
@@ -123,7 +126,7 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         step = torch.linalg.solve(hessian + damping * scale * identity, gradient[..., None])
         trial = eta + step[..., 0]
         trial_data, trial_jacobian = linearise(trial)
-        value = objective(trial_data, trial)
+        value = _objective(surrogate, y, trial_data, trial)
         better = value >= best
         eta = torch.where(better[:, None], trial, eta)
         best = torch.where(better, value, best)
@@ -133,6 +136,14 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         # A step that no damping makes better has reached the accuracy of the surrogate.
         converged = converged | near | (~better & (damping[:, 0, 0] > 1e6))
     return _Maximum(eta, data, jacobian, iterations, converged)
+
+
+def _objective(surrogate: Surrogate, y: Tensor, data: Tensor, eta: Tensor) -> Tensor:
+    """log p(y | eta) + log p(eta) with predicted data, (batch,)."""
+    prior = Coordinates.plain(surrogate.prior).log_prior(eta)
+    value = surrogate.observation.noise.log_prob(y - data) + prior
+    # A misfit that is not finite would count as a missing value.
+    return torch.where(torch.isfinite(data).all(-1), value, -torch.inf)
 
 
 def _with_error(precision: Tensor, covariance: Tensor) -> Tensor:
