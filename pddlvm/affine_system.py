@@ -16,6 +16,7 @@ from scipy.sparse.linalg import SuperLU
 from torch import Tensor
 
 from pddlvm.affine import AffineTerm, find_interpolation
+from pddlvm.errors import ConvergenceError
 from pddlvm.physics import TermEvaluator
 from pddlvm.solver import Assembler, factorise
 
@@ -67,7 +68,11 @@ class AffineSystem:
         self._indices, self._indptr = inside.indices, inside.indptr
 
     def solve(self, z: Tensor) -> tuple[Tensor, list[SuperLU]]:
-        """Solutions (batch, n_dofs) and factors of each matrix."""
+        """Solutions (batch, n_dofs) and factors of each matrix.
+
+        Raises:
+            ConvergenceError: a matrix is singular, or a solution not finite.
+        """
         free = self._operators.free
         theta, phi = self.coefficients(z)
         data = theta @ self._data
@@ -75,7 +80,11 @@ class AffineSystem:
         right = -(self._times(data, lift) + phi @ self._loads)[:, free]
         factors = [self._factorise(one) for one in data[:, self._inside].numpy()]
         inside = [torch.from_numpy(f.solve(b.numpy())) for f, b in zip(factors, right, strict=True)]
-        return lift.index_copy(1, free, torch.stack(inside)), factors
+        u = lift.index_copy(1, free, torch.stack(inside))
+        bad = torch.nonzero(~torch.isfinite(u).all(-1)).flatten()
+        if len(bad):
+            raise ConvergenceError(f"the solution at z = {z[bad[0]].tolist()} is not finite")
+        return u, factors
 
     def lagrangian(self, u: Tensor, z: Tensor, slope: Tensor, adjoint: Tensor) -> Tensor:
         """slope . u + adjoint . (K(z) u + g(z)) up to a constant, as a function of z, ().
@@ -112,7 +121,10 @@ class AffineSystem:
     def _factorise(self, data: np.ndarray) -> SuperLU:
         n = len(self._operators.free)
         matrix = sp.csc_matrix((data, self._indices, self._indptr), shape=(n, n))
-        return factorise(matrix, symmetric=self._symmetric)
+        try:
+            return factorise(matrix, symmetric=self._symmetric)
+        except RuntimeError as error:
+            raise ConvergenceError("a matrix is singular: is a coefficient zero?") from error
 
 
 def affine_system(problem: "Problem") -> AffineSystem | None:

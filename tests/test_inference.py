@@ -304,6 +304,12 @@ def test_a_pushed_gaussian_integrates_to_one(generator):
     torch.testing.assert_close(density.mean[0], mean, rtol=1e-3, atol=0)
 
 
+def test_k_hat_of_a_single_draw_that_outweighs_all_is_infinite():
+    ratios = torch.linspace(0, 1, 64).double()
+    ratios[5] = 1000.0
+    assert khat(ratios) == math.inf
+
+
 def test_k_hat_tells_tails_apart():
     rng = np.random.default_rng(0)
     light = torch.from_numpy(0.1 * rng.standard_normal(1000))

@@ -8,7 +8,7 @@ from linear import closed_form, linear_problem
 
 import pddlvm
 from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.surrogate import surrogate_of
+from pddlvm.inference.surrogate import GalerkinSurrogate, Surrogate, surrogate_of
 from problems import nonlinear_poisson, poisson
 
 MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
@@ -136,6 +136,37 @@ def test_data_that_contradict_the_prior_are_called_so(poisson_model):
     y = torch.tensor([5.0, -5.0, 5.0, -5.0, 5.0], dtype=torch.float64)
     posterior = poisson_model.infer(y, obs, method="laplace")
     assert "contradict" in posterior.diagnostics.verdict
+
+
+def test_a_map_that_is_wrong_far_out_does_not_lead_there(poisson_model, monkeypatch):
+    obs = pddlvm.PointObservation(poisson_model.problem, [[0.5, 0.5], [0.2, 0.3]], 0.01)
+    y = obs.simulate(poisson_model.problem.solve(torch.zeros(4).double()), seed=1)
+    expected = poisson_model.infer(y, obs)
+    # A map that fits everything at xi = 40, where the corrected one is not even finite.
+    far = torch.full((1, 4), 40.0, dtype=torch.float64)
+    monkeypatch.setattr(
+        GalerkinSurrogate, "uncorrected", lambda self: Misled(self.prior, self.observation)
+    )
+    monkeypatch.setattr(Misled, "at", far)
+    posterior = poisson_model.infer(y, obs)
+    torch.testing.assert_close(posterior.mean, expected.mean, rtol=0, atol=0.05)
+
+
+class Misled(Surrogate):
+    """Predicts the data at one point only, and steeply."""
+
+    def mean(self, xi):
+        return self.linearise(xi)[0]
+
+    predict = mean
+
+    def linearise(self, xi):
+        slope = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).double()
+        offset = (xi - self.at) @ slope.T
+        return offset + 0.3, slope.expand(len(xi), -1, -1)
+
+    def covariance(self, xi):
+        return torch.zeros(len(xi), 2, 2).double()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
     minimise  - E log q(z | y),      z ~ p(z),  y = h(z) + error of h + noise
 
-h is the calibrated forward map: physics alone, no solution of the PDE. Once trained, the posterior
+h is the corrected forward map: physics alone, no solution of the PDE. Once trained, the posterior
 of any data of these sensors is one pass through a network.
 
 A network that reads y alone has to resolve the noise against the whole range of y. So a first one
@@ -13,7 +13,7 @@ estimates the parameters, and the next sees what their prediction leaves, in uni
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,10 @@ _BATCH = 256
 _RATE = 1e-3
 _CLIP = 1.0
 _N_SCALING = 2000
-_N_ESTIMATES = 1
+_CHUNK = 512
+_MIN_CHUNKS, _MAX_CHUNKS = 8, 256
+_POOL_SHARE = 0.15
+_N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
 _EDGE = 6.0
 
@@ -85,12 +88,12 @@ class Context:
     Attributes:
         surrogate: predicts data.
         compression: of y.
-        estimates: Gaussians whose means estimate eta, each from the context of the one before.
+        estimate: a Gaussian whose mean estimates eta from the data alone, once it is trained.
     """
 
     surrogate: Surrogate
     compression: Compression
-    estimates: list[Diagonal]
+    estimate: Diagonal | None = None
 
     def __call__(self, y: Tensor) -> Tensor:
         """(batch, n) float64 -> (batch, d + 2 n) float32."""
@@ -98,9 +101,9 @@ class Context:
         eta = y.new_zeros(len(y), self.surrogate.prior.size)
         with torch.no_grad():
             context = self._at(plain, eta, y)
-            for estimate in self.estimates:
+            if self.estimate is not None:
                 # Predictions beyond the edge of the prior mean nothing.
-                eta = estimate.parts(context)[0].double().clamp(-_EDGE, _EDGE)
+                eta = self.estimate.parts(context)[0].double().clamp(-_EDGE, _EDGE)
                 context = self._at(plain, eta, y)
         return context
 
@@ -148,50 +151,60 @@ def amortize(
     if not max_seconds > 0:
         raise InputError(f"max_seconds must be positive, got {max_seconds}")
     start = time.perf_counter()
-    surrogate = surrogate_of(model, observation)
-    simulator = _Simulator.of(surrogate, torch.Generator().manual_seed(seed))
+    surrogate = surrogate_of(model, observation, corrections=1)
+    generator = torch.Generator().manual_seed(seed)
+    simulator = _Simulator.of(surrogate, generator, start + _POOL_SHARE * max_seconds)
     n, d = observation.n, surrogate.prior.size
     with seeded(seed):
-        estimates = [Diagonal(d + 2 * n, d) for _ in range(_N_ESTIMATES)]
+        estimate = Diagonal(d + 2 * n, d)
         density = (family or Flow)(d + 2 * n, d)
-    context = Context(surrogate, simulator.compression(), [])
-    trained = 0
-    begin, passed = time.perf_counter(), 0.0
-    left = start + max_seconds - begin
-    for estimate in estimates:
-        passed += _ESTIMATE_SHARE / len(estimates)
-        trained += _train(estimate, context, simulator, begin, begin + passed * left)
-        context.estimates.append(estimate)
-    passed = _ESTIMATE_SHARE
-    trained += _train(density, context, simulator, begin + passed * left, begin + left)
-    return Amortized(density, context, time.perf_counter() - start, trained)
+    data_alone = Context(surrogate, simulator.compression())
+    begin, end = time.perf_counter(), start + max_seconds
+    middle = begin + _ESTIMATE_SHARE * (end - begin)
+    n_steps = _train(estimate, data_alone, simulator, begin, middle)
+    context = replace(data_alone, estimate=estimate)
+    n_steps += _train(density, context, simulator, middle, end)
+    return Amortized(density, context, time.perf_counter() - start, n_steps)
 
 
 @dataclass(frozen=True)
 class _Simulator:
-    """Draws of xi and of their data, with the error of the forward map and the noise."""
+    """Draws of xi and of their data: a pool of corrected predictions, with new noise each time."""
 
     surrogate: Surrogate
-    error: Tensor
+    xi: Tensor
+    data: Tensor
+    factor: Tensor
     generator: torch.Generator
 
     @classmethod
-    def of(cls, surrogate: Surrogate, generator: torch.Generator) -> "_Simulator":
-        typical = surrogate.prior.sample_standard((64,), generator=generator)
-        return cls(surrogate, surrogate.covariance(typical).mean(0), generator)
+    def of(cls, surrogate: Surrogate, generator: torch.Generator, end: float) -> "_Simulator":
+        """Fill the pool until it is large, or until the time is over and it is not tiny."""
+        xi: list[Tensor] = []
+        data: list[Tensor] = []
+        while len(xi) < _MAX_CHUNKS and (len(xi) < _MIN_CHUNKS or time.perf_counter() < end):
+            part = surrogate.prior.sample_standard((_CHUNK,), generator=generator)
+            with torch.no_grad():
+                predicted = surrogate.mean(part)
+            # Far in the tails of a wide prior a correction may fail.
+            good = torch.isfinite(predicted).all(-1)
+            xi.append(part[good])
+            data.append(predicted[good])
+        error = surrogate.covariance(xi[0][:_N_ERRORS]).mean(0)
+        factor = torch.linalg.cholesky_ex(error)[0]
+        return cls(surrogate, torch.cat(xi), torch.cat(data), factor, generator)
 
     def __call__(self, n: int) -> tuple[Tensor, Tensor]:
-        xi = self.surrogate.prior.sample_standard((n,), generator=self.generator)
-        with torch.no_grad():
-            y = self.surrogate.predict(xi)
-        white = torch.randn(y.shape, generator=self.generator, dtype=y.dtype)
-        factor = torch.linalg.cholesky_ex(self.error)[0]
+        """xi (n, d) and data (n, n_sensors)."""
+        rows = torch.randint(len(self.xi), (n,), generator=self.generator)
+        white = torch.randn(n, len(self.factor), generator=self.generator, dtype=torch.float64)
         noise = self.surrogate.observation.noise.sample((n,), self.generator)
-        return xi, y + white @ factor.T + noise
+        return self.xi[rows], self.data[rows] + white @ self.factor.T + noise
 
     def compression(self) -> Compression:
-        covariance = self.surrogate.observation.noise.covariance() + self.error
-        return Compression.of(self(_N_SCALING)[1], covariance)
+        """Of the data of this simulator."""
+        noise = self.surrogate.observation.noise.covariance()
+        return Compression.of(self(_N_SCALING)[1], noise + self.factor @ self.factor.T)
 
 
 def _train(

@@ -78,12 +78,6 @@ class Diagnostics:
         return texts if self.batch else texts[0]
 
     def _verdict(self, i: int) -> str:
-        p_value = float(self.p_value.flatten()[i])
-        if p_value < _SURPRISING:
-            return (
-                f"reject: the data contradict the model, its noise or its prior (p = {p_value:.1e})"
-                "; check units, sensor positions and noise_std"
-            )
         if self.khat is not None and not self.is_exact:
             shape = float(self.khat.flatten()[i])
             if not shape < _BAD_KHAT:
@@ -91,11 +85,17 @@ class Diagnostics:
                     f"reject: k-hat = {shape:.2f}, this is not the posterior of the finite element "
                     "model; use method='exact'"
                 )
-            if shape > _GOOD_KHAT:
-                return (
-                    f"refine: k-hat = {shape:.2f}, the tails differ from those of the finite "
-                    "element posterior; use method='exact' or train longer"
-                )
+        p_value = float(self.p_value.flatten()[i])
+        if p_value < _SURPRISING and not self.is_exact:
+            return (
+                f"reject: the data contradict the model, its noise or its prior (p = {p_value:.1e})"
+                "; check units, sensor positions and noise_std"
+            )
+        if self.khat is not None and not self.is_exact and shape > _GOOD_KHAT:
+            return (
+                f"refine: k-hat = {shape:.2f}, the tails differ from those of the finite element "
+                "posterior; use method='exact' or train longer"
+            )
         if self.rhat is not None and self.bulk_size is not None:
             worst = float(self.rhat.reshape(-1, self.rhat.shape[-1])[i].max())
             size = float(self.bulk_size.reshape(-1, self.rhat.shape[-1])[i].min())
@@ -103,6 +103,11 @@ class Diagnostics:
                 return (
                     f"refine: R-hat = {worst:.3f} and {size:.0f} effective draws of the worst "
                     "parameter; raise n_samples"
+                )
+            if p_value < _SURPRISING:
+                return (
+                    "accept the draws, but the data are surprising under model, noise and prior "
+                    f"(p = {p_value:.1e}); check units, sensor positions and noise_std"
                 )
             return "accept"
         return "accept" if bool(self.converged.flatten()[i]) else _NOT_CONVERGED

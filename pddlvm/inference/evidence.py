@@ -3,6 +3,7 @@
 By ArviZ, which is imported where it is needed: it draws, and brings its libraries with it.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 __all__ = ["bulk_size", "khat", "rhat", "tail_size"]
+
+_LEAST_SIZE = 2.0
 
 
 def rhat(draws: Tensor) -> Tensor:
@@ -34,6 +37,10 @@ def khat(log_ratios: Tensor) -> float:
     """
     from arviz_stats.base.array import array_stats
 
+    weights = log_ratios.double().nan_to_num(nan=-torch.inf).softmax(0)
+    # One draw outweighs all others: there is no tail to fit.
+    if not 1 / weights.square().sum() > _LEAST_SIZE:
+        return math.inf
     values = log_ratios.double().numpy()
     finite = np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 50.0)
     # ArviZ has leave-one-out in mind and takes the negative logarithm.

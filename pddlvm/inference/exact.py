@@ -11,6 +11,7 @@ from the surrogate or from the Laplace approximation of the finite element poste
 likelier; the coordinates are standardised anew by the draws of all chains as they warm up.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,8 @@ __all__ = ["Exact", "exact", "hamiltonian"]
 
 _KHAT = 0.7
 _INNER = 4
+_N_STARTS = 64
+_ENOUGH_WARMUP = 300
 _STEP = 0.3
 _WINDOWS = (0.1, 0.2, 0.3, 0.4)
 
@@ -51,7 +54,7 @@ class Exact:
 @torch.no_grad()
 def exact(
     posterior: FiniteElementPosterior,
-    surrogate: SurrogateTarget,
+    surrogate: SurrogateTarget | None,
     n_chains: int,
     n_draws: int,
     generator: torch.Generator,
@@ -60,27 +63,30 @@ def exact(
 
     Args:
         posterior: the finite element density.
-        surrogate: that of the trained map.
+        surrogate: that of the trained map; None where its own maximum was not found.
         n_chains: side by side.
-        n_draws: per chain; as many more adapt the chains where the surrogate is no help.
+        n_draws: per chain; some hundred more adapt the chains where the surrogate is no help.
         generator: of everything random.
     """
-    surrogate, w, step = standardise(surrogate, generator)
-    target = FiniteElementTarget(posterior, surrogate.coordinates)
-    density = target.value(w)
-    shape = khat(density - surrogate.value(w))
-    if shape < _KHAT:
-        start = w[torch.randint(len(w), (n_chains,), generator=generator)]
-        xi, acceptance = _delayed(target, surrogate, start, step, n_draws, generator)
-    else:
-        found = laplace(FiniteElements(posterior.observation), posterior.y[None])
-        own = FiniteElementTarget(posterior, found.coordinates.of(0))
-        w_own = torch.randn(w.shape, generator=generator, dtype=w.dtype)
-        if own.value(w_own).median() > density.median():
-            target, w = own, w_own
-        start = w[torch.randint(len(w), (n_chains,), generator=generator)]
-        xi, acceptance = hamiltonian(target, start, n_draws, n_draws, generator)
-    return Exact(xi, acceptance, shape)
+    shape, starts = math.inf, []
+    if surrogate is not None:
+        surrogate, w, step = standardise(surrogate, generator)
+        target = FiniteElementTarget(posterior, surrogate.coordinates)
+        density = target.value(w)
+        shape = khat(density - surrogate.value(w))
+        if shape < _KHAT:
+            start = w[torch.randint(len(w), (n_chains,), generator=generator)]
+            found = _delayed(target, surrogate, start, step, n_draws, generator)
+            return Exact(*found, shape)
+        starts.append((float(density.median()), target, w))
+    own = laplace(FiniteElements(posterior.observation), posterior.y[None]).coordinates.of(0)
+    target = FiniteElementTarget(posterior, own)
+    w = torch.randn(_N_STARTS, len(own.centre), generator=generator, dtype=torch.float64)
+    starts.append((float(target.value(w).median()), target, w))
+    _, target, w = max(starts, key=lambda start: start[0])
+    start = w[torch.randint(len(w), (n_chains,), generator=generator)]
+    n_warmup = max(min(n_draws, _ENOUGH_WARMUP), n_draws // 2)
+    return Exact(*hamiltonian(target, start, n_warmup, n_draws, generator), shape)
 
 
 def _delayed(

@@ -8,7 +8,7 @@ about comes from there too, when somebody asks for the verdict.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,6 +22,7 @@ from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.evidence import bulk_size, rhat, tail_size
 from pddlvm.inference.exact import exact
 from pddlvm.inference.explore import standardise
+from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.nuts import nuts
 from pddlvm.inference.posterior import Posterior
@@ -87,6 +88,7 @@ class Found:
         xi: draws of chains, (n_chains, n_draws, n_data, d), where there are chains.
         acceptance: of the finite element density.
         khat: of the surrogate, (n_data,).
+        search: gives the most probable parameters, where not those of the surrogate are meant.
     """
 
     density: Density
@@ -94,6 +96,7 @@ class Found:
     xi: Tensor | None = None
     acceptance: Tensor | None = None
     khat: Tensor | None = None
+    search: Callable[[], Laplace] | None = None
 
 
 def _laplace(query: Query) -> Found:
@@ -147,13 +150,14 @@ def _exact(query: Query) -> Found:
     n_draws = -(-query.n_samples // query.n_chains)
     found = []
     for i, y in enumerate(query.y):
-        surrogate = query.target(i)
+        surrogate = query.target(i) if query.laplace.converged[i] else None
         posterior = FiniteElementPosterior(query.observation, y)
         found.append(exact(posterior, surrogate, query.n_chains, n_draws, query.generator))
     xi = torch.stack([one.xi for one in found], dim=2)
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
-    return Found(_draws(query, xi), None, xi, acceptance, shape)
+    search = cache(lambda: laplace(FiniteElements(query.observation), query.y))
+    return Found(_draws(query, xi), None, xi, acceptance, shape, search)
 
 
 _METHODS: dict[Method, Callable[[Query], Found]] = {
@@ -199,7 +203,7 @@ def infer(
     }
     diagnostics = Diagnostics(
         batch=batch,
-        search=lambda: query.laplace,
+        search=found.search or (lambda: query.laplace),
         seconds=time.perf_counter() - start,
         is_exact=found.log_density is None,
         **evidence,

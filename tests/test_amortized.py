@@ -1,0 +1,65 @@
+"""Parts of the amortised posteriors: compression of data, families, training loop."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import pddlvm
+from pddlvm.inference.amortized import Compression
+from pddlvm.inference.families import Diagonal, Flow, Full
+from pddlvm.inference.fitting import fit
+
+
+def test_compression_keeps_the_signal_and_drops_the_noise(generator):
+    signal = torch.randn(4000, 1, generator=generator).double() * torch.tensor([[3.0, 4.0, 0.0]])
+    noise = 0.1 * torch.randn(4000, 3, generator=generator).double()
+    covariance = 0.01 * torch.eye(3).double()
+    compression = Compression.of(1.0 + signal + noise, covariance)
+    features = compression.of_data(1.0 + signal + noise)
+    # One direction carries everything: unit variance there, next to nothing in the others.
+    spread = features.std(0)
+    assert spread[-1] == pytest.approx(1, abs=0.01)
+    assert (spread[:-1] < 0.3).all()
+    misfit = compression.of_misfit(0.1 * torch.tensor([[0.6, 0.8, 0.0]]).double())
+    # One standard deviation of the noise along the signal: arsinh 1.
+    assert float(misfit[0, -1].abs()) == pytest.approx(0.8814, abs=0.01)
+
+
+@pytest.mark.parametrize("family", [Diagonal, Full, Flow])
+def test_draws_have_the_density_of_their_family(family, generator):
+    torch.manual_seed(0)
+    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.Block(2, pddlvm.Normal(1.0, 2.0))})
+    density = family(5, 2).density(torch.randn(1, 5, generator=generator), prior)
+    with torch.no_grad():
+        z = density.sample((20_000,), seed=0)[:, 0]
+        # Integral of q over a box by importance, against the share of draws in it.
+        low, high = z.quantile(0.2, dim=0), z.quantile(0.8, dim=0)
+        box = low + (high - low) * torch.rand(20_000, 2, generator=generator).double()
+        integral = density.log_prob(box[:, None]).exp().mean() * (high - low).prod()
+    inside = ((z > low) & (z < high)).all(-1).double().mean()
+    assert float(integral) == pytest.approx(float(inside), abs=0.02)
+
+
+def test_fitting_finds_a_minimum_and_stops_in_time():
+    weight = nn.Parameter(torch.zeros(3))
+    target = torch.tensor([1.0, -2.0, 0.5])
+    start = time.perf_counter()
+    history = fit(
+        [weight],
+        lambda: (weight - target).square().sum(),
+        start + 0.5,
+        rate=0.05,
+        clip=1.0,
+        name="w",
+    )
+    assert 0.4 < history[-1]["seconds"] < 2
+    torch.testing.assert_close(weight.detach(), target, rtol=0, atol=1e-2)
+    assert history[-1]["loss"] < 1e-3 < history[0]["loss"]
+
+
+def test_fitting_stops_where_a_loss_is_not_finite():
+    weight = nn.Parameter(torch.ones(1))
+    with pytest.raises(pddlvm.NonFiniteError, match="of w stopped at step 0"):
+        fit([weight], lambda: weight.sum() * torch.inf, 0.0, rate=0.1, clip=1.0, name="w")
