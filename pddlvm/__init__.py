@@ -30,6 +30,7 @@ from pddlvm.errors import (
     SupportError,
 )
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
+from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
 from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior

@@ -61,6 +61,7 @@ def test_shell(tmp_path: Path):
     assert report.relative_l2_corrected < 1e-4
 
 
+@pytest.mark.slow
 def test_heat_without_a_mesh(tmp_path: Path):
     arguments = ["--steps", "400", "--seconds", "60", "--samples", "4", "--plane", "3"]
     report = pinn_heat.main([*arguments, "--out", str(tmp_path)])
@@ -94,6 +95,7 @@ def test_inference_from_published_data(tmp_path: Path):
     assert log_theta[5:7, 5:7].mean() > 1
 
 
+@pytest.mark.slow
 def test_a_population_of_two_kinds(tmp_path: Path):
     arguments = ["--steps", "300", "--learn", "12", "--out", str(tmp_path)]
     p_value = generative_poisson.main(arguments)
