@@ -3,9 +3,10 @@
     y_i ~ p(y | u(z_i)),   z_i ~ p(z; theta)
     maximise  sum_i log (1/K) sum_k  p(y_i | z_ik) p(z_ik; theta) / q(z_ik | y_i),   z_ik ~ q
 
-The decoder is the forward map with its error and the noise, p(z; theta) a neural spline flow that
-is learnt, and so is q(z | y), another one. The bound is that of importance weighting (Burda et al.,
-2016); K = 1 gives the ELBO.
+The decoder is the corrected forward map with its error and the noise, p(z; theta) a neural spline
+flow that is learnt, and q(z | y) the amortised posterior under the prior of the problem, another
+one. The bound is that of importance weighting (Burda et al., 2016); K = 1 gives the ELBO. Since q
+does not change, its draws and their likelihoods are computed once.
 """
 
 import math
@@ -18,6 +19,7 @@ import zuko
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.fitting import fit
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
@@ -28,9 +30,10 @@ from pddlvm.random import seeded
 
 __all__ = ["Generated", "Population", "learn_population"]
 
-_BATCH = 64
+_BATCH = 128
 _N_IMPORTANCE = 16
-_RATE = 2e-3
+_ENCODER_SHARE = 0.5
+_RATE = 5e-3
 _CLIP = 10.0
 _LEAST_DATA = 10
 
@@ -80,8 +83,9 @@ class Population:
     def log_likelihood(self, y: Tensor, *, n_samples: int = 256, seed: int = 0) -> Tensor:
         """Lower bound of log p(y) of new data, (...,), tighter with more samples."""
         flat = self._parts.surrogate.observation.check(y, allow_missing=False).double()
-        with torch.no_grad(), seeded(seed):
-            bound = self._parts.bound(flat.reshape(-1, flat.shape[-1]), n_samples)
+        with torch.no_grad():
+            drawn = self._parts.weighed(flat.reshape(-1, flat.shape[-1]), n_samples, seed)
+            bound = self._parts.bound(*drawn)
         return bound.reshape(flat.shape[:-1])
 
 
@@ -93,20 +97,24 @@ class _Parts:
     noise: Noise
     plain: Coordinates
     prior: Any
-    encoder: Any
-    centre: Tensor
-    scale: Tensor
+    encoder: Amortized
 
-    def bound(self, y: Tensor, n_samples: int) -> Tensor:
-        """Importance-weighted bound of log p(y), (batch,)."""
-        q = self.encoder(((y - self.centre) / self.scale).float())
-        eta, log_q = q.rsample_and_log_prob((n_samples,))
-        log_prior = self.prior().log_prob(eta)
-        xi = self.plain.xi_of(eta.double())
-        data = self.surrogate.predict(xi.flatten(0, 1)).unflatten(0, xi.shape[:2])
+    def weighed(self, y: Tensor, n_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Draws eta (n_samples, batch, d) of q, and log p(y | z) / q(eta | y)."""
+        q = self.encoder(y)
+        z = q.sample((n_samples,), seed=seed)
+        xi = self.surrogate.prior.standardise(z)
+        eta = self.plain.eta_of(xi)
+        data = self.surrogate.mean(xi.flatten(0, 1)).unflatten(0, xi.shape[:2])
         log_data = self.noise.log_prob(y - data)
-        weights = log_data + log_prior.double() - log_q.double()
-        return torch.logsumexp(weights, dim=0) - math.log(n_samples)
+        log_data = torch.where(torch.isfinite(data).all(-1), log_data, -torch.inf)
+        to_eta = self.plain.log_jacobian(eta) - self.surrogate.prior.log_slope(xi)
+        return eta, log_data - q.log_prob(z) - to_eta
+
+    def bound(self, eta: Tensor, weights: Tensor) -> Tensor:
+        """Importance-weighted bound of log p(y), (batch,)."""
+        log_prior = self.prior().log_prob(eta.float()).double()
+        return torch.logsumexp(weights + log_prior, dim=0) - math.log(len(eta))
 
 
 def learn_population(
@@ -138,40 +146,32 @@ def learn_population(
         )
     if not max_seconds > 0:
         raise InputError(f"max_seconds must be positive, got {max_seconds}")
-    surrogate = surrogate_of(model, observation)
-    d = model.problem.n_parameters
-    typical = model.problem.prior.sample_standard((64,), generator=_generator(seed))
+    surrogate = surrogate_of(model, observation, corrections=1)
+    encoder = amortize(model, observation, None, _ENCODER_SHARE * max_seconds, seed)
+    generator = torch.Generator().manual_seed(seed)
+    typical = model.problem.prior.sample_standard((64,), generator=generator)
     error = surrogate.covariance(typical).mean(0)
     with seeded(seed):
         parts = _Parts(
             surrogate,
             observation.noise.of_seen(torch.ones(observation.n, dtype=torch.bool), error),
             Coordinates.plain(model.problem.prior),
-            _flow(d, 0),
-            _flow(d, observation.n),
-            data.mean(0),
-            data.std(0).clamp(min=1e-12),
+            zuko.flows.NSF(model.problem.n_parameters, transforms=3, hidden_features=(64, 64)),
+            encoder,
         )
-        generator = _generator(seed)
+    with torch.no_grad():
+        eta, weights = parts.weighed(data, _N_IMPORTANCE, seed)
 
-        def loss() -> Tensor:
-            rows = torch.randint(len(data), (min(_BATCH, len(data)),), generator=generator)
-            return -parts.bound(data[rows], _N_IMPORTANCE).mean()
+    def loss() -> Tensor:
+        rows = torch.randint(len(data), (min(_BATCH, len(data)),), generator=generator)
+        return -parts.bound(eta[:, rows], weights[:, rows]).mean()
 
-        history = fit(
-            [*parts.prior.parameters(), *parts.encoder.parameters()],
-            loss,
-            start + max_seconds,
-            rate=_RATE,
-            clip=_CLIP,
-            name="the population",
-        )
+    history = fit(
+        parts.prior.parameters(),
+        loss,
+        start + max_seconds,
+        rate=_RATE,
+        clip=_CLIP,
+        name="the population",
+    )
     return Population(history, time.perf_counter() - start, model, parts)
-
-
-def _flow(d: int, context: int) -> Any:
-    return zuko.flows.NSF(d, context, transforms=3, hidden_features=(64, 64))
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
