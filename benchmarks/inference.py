@@ -8,14 +8,15 @@ beat. Where sbi is installed, its neural posterior estimation (NPE) runs beside 
 finite element simulations as it asks for.
 """
 
-import statistics
 import time
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import pddlvm
+from benchmarks.speed import milliseconds
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.evidence import bulk_size
 from pddlvm.inference.exact import hamiltonian
@@ -69,11 +70,11 @@ def accuracy(shorter: float = 1.0) -> list[dict[str, Any]]:
     rows = []
     for method in ("laplace", "amortized", "nuts"):
         posterior = model.infer(y, obs, method, n_samples=max(400, round(2000 * shorter)))
-        query = _milliseconds(lambda m=method: model.infer(y[0], obs, m).mean)  # type: ignore[misc]
+        query = milliseconds(partial(_mean, model, y[0], obs, method), 5)
         rows.append(_row(method, posterior.mean, posterior.std, reference, query))
     by_elements = FiniteElements(obs)
     found = PushedGaussian(laplace(by_elements, y).coordinates)
-    query = _milliseconds(lambda: laplace(by_elements, y[:1]))
+    query = milliseconds(lambda: laplace(by_elements, y[:1]), 5)
     rows.append(_row("laplace, finite elements", found.mean, found.std, reference, query))
     rows.extend(_npe(problem, obs, y, reference, shorter))
     return rows
@@ -121,6 +122,12 @@ def _row(
     }
 
 
+def _mean(
+    model: pddlvm.LatentVariableModel, y: Tensor, obs: pddlvm.PointObservation, method: Any
+) -> Tensor:
+    return model.infer(y, obs, method).mean
+
+
 def _trained(
     n: int, seconds: float
 ) -> tuple[pddlvm.Problem, pddlvm.LatentVariableModel, pddlvm.PointObservation]:
@@ -129,13 +136,3 @@ def _trained(
     pddlvm.train(model, max_seconds=seconds)
     largest = problem.solve(problem.prior.sample((200,), seed=99)).amax(1).mean()
     return problem, model, pddlvm.PointObservation(problem, _GRID, 0.01 * float(largest))
-
-
-def _milliseconds(run: Any) -> float:
-    run()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)

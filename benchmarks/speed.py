@@ -51,10 +51,10 @@ def _compare(name: str, problem: pddlvm.Problem, shorter: float) -> dict[str, An
     few = problem.prior.sample((10,), seed=0)
     many = problem.prior.sample((1000,), seed=0).float()
     one = many[:1]
-    reference = _milliseconds(lambda: problem.solve(few), 3) / len(few)
+    reference = milliseconds(lambda: problem.solve(few), 3) / len(few)
     direct = min(_direct_times(problem, few))
-    batch_1 = _milliseconds(lambda: model.forward(one).mean, 5 * n)
-    batch_1000 = _milliseconds(lambda: model.forward(many).mean, n) / 1000
+    batch_1 = milliseconds(lambda: model.forward(one).mean, 5 * n)
+    batch_1000 = milliseconds(lambda: model.forward(many).mean, n) / 1000
     return {
         "case": name,
         "dofs": problem.n_dofs,
@@ -66,8 +66,8 @@ def _compare(name: str, problem: pddlvm.Problem, shorter: float) -> dict[str, An
         "speedup_1000": reference / batch_1000,
         "fastest_1": direct / batch_1,
         "fastest_1000": direct / batch_1000,
-        "corrected_ms": _milliseconds(lambda: model.forward(one, corrections=1).mean, n),
-        "inverse_ms": _milliseconds(lambda: model.inverse(problem.solve(few[:1])), 5),
+        "corrected_ms": milliseconds(lambda: model.forward(one, corrections=1).mean, n),
+        "inverse_ms": milliseconds(lambda: model.inverse(problem.solve(few[:1])), 5),
         "train_step_ms": 1e3 * step,
     }
 
@@ -83,12 +83,13 @@ def _direct_times(problem: pddlvm.Problem, z: torch.Tensor) -> tuple[float, floa
     lower = coo.row >= coo.col
     banded[(coo.row - coo.col)[lower], coo.col[lower]] = coo.data[lower]
     return (
-        _milliseconds(lambda: solveh_banded(banded, b, lower=True), 5),
-        _milliseconds(lambda: factorise(matrix, symmetric=True).solve(b), 5),
+        milliseconds(lambda: solveh_banded(banded, b, lower=True), 5),
+        milliseconds(lambda: factorise(matrix, symmetric=True).solve(b), 5),
     )
 
 
-def _milliseconds(run: Callable[[], Any], n: int) -> float:
+def milliseconds(run: Callable[[], Any], n: int) -> float:
+    """Median time of n calls after a first one."""
     run()
     times = []
     for _ in range(n):

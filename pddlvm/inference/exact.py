@@ -12,6 +12,7 @@ likelier; the coordinates are standardised anew by the draws of all chains as th
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +22,7 @@ from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import khat
 from pddlvm.inference.explore import explore, standardise
-from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.hmc import start_at, transition
-from pddlvm.inference.laplace import laplace
 from pddlvm.inference.target import FiniteElementTarget, SurrogateTarget
 
 __all__ = ["Exact", "exact", "hamiltonian"]
@@ -55,6 +54,7 @@ class Exact:
 def exact(
     posterior: FiniteElementPosterior,
     surrogate: SurrogateTarget | None,
+    own: Callable[[], Coordinates],
     n_chains: int,
     n_draws: int,
     generator: torch.Generator,
@@ -64,6 +64,7 @@ def exact(
     Args:
         posterior: the finite element density.
         surrogate: that of the trained map; None where its own maximum was not found.
+        own: gives the Laplace approximation of the finite element density, where it is needed.
         n_chains: side by side.
         n_draws: per chain; some hundred more adapt the chains where the surrogate is no help.
         generator: of everything random.
@@ -79,9 +80,10 @@ def exact(
             found = _delayed(target, surrogate, start, step, n_draws, generator)
             return Exact(*found, shape)
         starts.append((float(density.median()), target, w))
-    own = laplace(FiniteElements(posterior.observation), posterior.y[None]).coordinates.of(0)
-    target = FiniteElementTarget(posterior, own)
-    w = torch.randn(_N_STARTS, len(own.centre), generator=generator, dtype=torch.float64)
+    target = FiniteElementTarget(posterior, own())
+    w = torch.randn(
+        _N_STARTS, len(target.coordinates.centre), generator=generator, dtype=torch.float64
+    )
     starts.append((float(target.value(w).median()), target, w))
     _, target, w = max(starts, key=lambda start: start[0])
     start = w[torch.randint(len(w), (n_chains,), generator=generator)]

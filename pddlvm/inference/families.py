@@ -64,10 +64,14 @@ class _Gaussian(Family):
         out = self.network(context)
         return context[:, : self.d] + out[:, : self.d], self._inverse_factor(out[:, self.d :])
 
-    def log_prob(self, eta: Tensor, context: Tensor) -> Tensor:
+    def whiten(self, eta: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """A (eta - mean), (batch, d), and log |A|, (batch,)."""
         mean, inverse = self.parts(context)
         white = (inverse @ (eta - mean)[..., None])[..., 0]
-        scale = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return white, inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def log_prob(self, eta: Tensor, context: Tensor) -> Tensor:
+        white, scale = self.whiten(eta, context)
         return scale - 0.5 * white.square().sum(-1) - 0.5 * self.d * math.log(2 * math.pi)
 
     def density(self, context: Tensor, prior: ParameterSpace) -> Density:
@@ -133,9 +137,7 @@ class Flow(Family):
         )
 
     def log_prob(self, eta: Tensor, context: Tensor) -> Tensor:  # noqa: D102
-        mean, inverse = self.gaussian.parts(context)
-        w = (inverse @ (eta - mean)[..., None])[..., 0]
-        scale = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        w, scale = self.gaussian.whiten(eta, context)
         found: Tensor = self.splines(context).log_prob(w) + scale
         return found
 

@@ -8,7 +8,7 @@ about comes from there too, when somebody asks for the verdict.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -65,6 +65,11 @@ class Query:
     def laplace(self) -> Laplace:
         """Laplace approximations of the data sets."""
         return laplace(self.surrogate, self.y)
+
+    @cached_property
+    def finite_elements(self) -> Laplace:
+        """The same under the finite element model itself."""
+        return laplace(FiniteElements(self.observation), self.y)
 
     @property
     def generator(self) -> torch.Generator:
@@ -152,12 +157,18 @@ def _exact(query: Query) -> Found:
     for i, y in enumerate(query.y):
         surrogate = query.target(i) if query.laplace.converged[i] else None
         posterior = FiniteElementPosterior(query.observation, y)
-        found.append(exact(posterior, surrogate, query.n_chains, n_draws, query.generator))
+        start = partial(_of_finite_elements, query, i)
+        found.append(exact(posterior, surrogate, start, query.n_chains, n_draws, query.generator))
     xi = torch.stack([one.xi for one in found], dim=2)
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
-    search = cache(lambda: laplace(FiniteElements(query.observation), query.y))
-    return Found(_draws(query, xi), None, xi, acceptance, shape, search)
+    return Found(
+        _draws(query, xi), None, xi, acceptance, shape, search=lambda: query.finite_elements
+    )
+
+
+def _of_finite_elements(query: Query, i: int) -> Coordinates:
+    return query.finite_elements.coordinates.of(i)
 
 
 _METHODS: dict[Method, Callable[[Query], Found]] = {

@@ -6,8 +6,8 @@
 
 Levenberg-Marquardt: mu falls where a step helps and grows where it does not; all data sets of a
 batch iterate together, on the forward map as it is until its maximum is near, then on the corrected
-one. Any sensors, missing values included, and nothing is trained. Where the
-prior is Gaussian eta is xi; where it has bounds, T keeps every draw within them.
+one. Any sensors, missing values included, and nothing is trained. Where the prior is Gaussian eta
+is xi; where it has bounds, T keeps every draw within them.
 """
 
 from dataclasses import dataclass
