@@ -6,6 +6,7 @@ alone. See `Problem`, `LatentVariableModel`, `train` and `validate`.
 
 from pddlvm import fem, links, supports
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
+from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.pointwise import Condition
@@ -67,6 +68,7 @@ __all__ = [
     "Causal",
     "Chebyshev",
     "ChebyshevBasis",
+    "Checkpoints",
     "CollocationProblem",
     "Condition",
     "Constant",

@@ -16,6 +16,7 @@ from scipy.sparse.linalg import SuperLU
 from torch import Tensor
 
 from pddlvm.affine import AffineTerm, find_interpolation
+from pddlvm.banded import BandedFactors, find_band
 from pddlvm.errors import ConvergenceError
 from pddlvm.physics import TermEvaluator
 from pddlvm.solver import Assembler, factorise
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pddlvm.problem import Problem
 
 __all__ = ["AffineSystem", "affine_system"]
+
+Factors = SuperLU | BandedFactors
 
 _N_DRAWS = 128
 _MAX_RANK = 96
@@ -66,8 +69,9 @@ class AffineSystem:
         inside = number[free][:, free].tocsc()
         self._inside = torch.from_numpy(inside.data.astype(np.int64) - 1)
         self._indices, self._indptr = inside.indices, inside.indptr
+        self._band = find_band(inside) if self._symmetric else None
 
-    def solve(self, z: Tensor) -> tuple[Tensor, list[SuperLU]]:
+    def solve(self, z: Tensor) -> tuple[Tensor, list[Factors]]:
         """Solutions (batch, n_dofs) and factors of each matrix.
 
         Raises:
@@ -118,7 +122,10 @@ class AffineSystem:
     def _times(self, data: Tensor, u: Tensor) -> Tensor:
         return torch.zeros_like(u).index_add(1, self._rows, data * u[:, self._columns])
 
-    def _factorise(self, data: np.ndarray) -> SuperLU:
+    def _factorise(self, data: np.ndarray) -> Factors:
+        found = self._band.factorise(data) if self._band is not None else None
+        if found is not None:
+            return found
         n = len(self._operators.free)
         matrix = sp.csc_matrix((data, self._indices, self._indptr), shape=(n, n))
         try:

@@ -8,14 +8,16 @@ import os
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from pddlvm.errors import RunFileError
 
-__all__ = ["read_content", "write_content"]
+__all__ = ["read_content", "replacing", "write_content", "write_text"]
 
 _FORMAT = "pddlvm-model-2"
 
@@ -24,7 +26,25 @@ def write_content(content: dict[str, Any], path: str | Path) -> None:
     """Write a dictionary; an existing file is replaced in one step or left as it is.
 
     Raises:
-        RunFileError: the folder does not exist or cannot be written to.
+        RunFileError: the folder does not exist or cannot be written to, or the disk is full; a file
+            that was there is untouched.
+    """
+    with replacing(path) as file:
+        torch.save({"format": _FORMAT, **content}, file)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text; otherwise as `write_content`."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes its name, and the place of an older one, when all of it is written.
+
+    Raises:
+        RunFileError: see `write_content`.
     """
     path = Path(path)
     if path.is_dir():
@@ -42,13 +62,19 @@ def write_content(content: dict[str, Any], path: str | Path) -> None:
         os.umask(mask)
         os.fchmod(handle, 0o666 & ~mask)
         with os.fdopen(handle, "wb") as file:
-            torch.save({"format": _FORMAT, **content}, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        raise
+        # torch reports a full disk by an error of its own.
+        if not isinstance(error, OSError | RuntimeError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RunFileError(
+            f"{str(path)!r} was not written ({reason}); is the disk full?"
+        ) from error
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -62,12 +88,16 @@ def read_content(path: Path) -> dict[str, Any]:
     try:
         # torch does not look at the checksums of the archive.
         with zipfile.ZipFile(path) as archive:
+            # torch stores its records as they are; one that grows when it is read is not ours.
+            if any(r.compress_size != r.file_size for r in archive.infolist()):
+                raise ValueError("compressed records")
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"wrong checksum of {damaged}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sizes(content)
     except Exception as error:
         # Bytes that are no archive fail in many ways, inside of torch, zipfile and pickle.
         raise RunFileError(
@@ -76,3 +106,13 @@ def read_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise RunFileError(f"{str(path)!r} is not a model saved by pddlvm (format {_FORMAT})")
     return content
+
+
+def _check_sizes(content: Any) -> None:
+    """Refuse tensors that claim more than the file holds, by strides that repeat their values."""
+    if isinstance(content, torch.Tensor):
+        if content.nbytes > content.untyped_storage().nbytes():
+            raise ValueError("a tensor larger than its values")
+    elif isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            _check_sizes(part)

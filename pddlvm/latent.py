@@ -268,11 +268,24 @@ class LatentVariableModel(nn.Module, ABC):
     def after_loading(self) -> None:
         """Bring up to date what is not in the state."""
 
-    def to_vtu(self, path: str | Path, z: Tensor) -> None:
-        """Write mean, standard deviation and parameter fields for one z to a VTU file."""
+    def training_state(self) -> dict[str, Any]:
+        """What the rest of a stage of the training depends on, beside the state of the module."""
+        return {}
+
+    def restore_training(self, state: dict[str, Any]) -> None:
+        """Take up what `training_state` gave."""
+
+    def to_vtu(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+        """Write mean, std, draws and parameter fields for one z to a VTU file."""
         from pddlvm.output import write_vtu
 
-        write_vtu(self, path, z)
+        write_vtu(self, path, z, n_samples=n_samples, seed=seed)
+
+    def to_pvd(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+        """Write a parameter sweep, or the time series of one z; see `pddlvm.output.write_pvd`."""
+        from pddlvm.output import write_pvd
+
+        write_pvd(self, path, z, n_samples=n_samples, seed=seed)
 
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:
         """Parts of the objective by name, evaluated at xi: to say which one is not finite."""

@@ -1,7 +1,9 @@
-"""Results for other programs: VTU files that ParaView opens."""
+"""Results for other programs: VTU files and PVD collections of them, which ParaView opens."""
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import meshio
 import numpy as np
@@ -10,15 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.output import grid_mesh
+from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
+from pddlvm.files import write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
 from pddlvm.stresses import shell_stresses
 
-__all__ = ["write_vtu"]
+__all__ = ["write_pvd", "write_vtu"]
 
 _CELLS = {
     "MeshLine1": "line",
@@ -31,7 +34,9 @@ _HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
 """VTK's order of the corners of scikit-fem's hexahedron."""
 
 
-def write_vtu(model: LatentVariableModel, path: str | Path, z: Tensor) -> None:
+def write_vtu(
+    model: LatentVariableModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
+) -> None:
     """Write mean, std and parameter fields at one z: `u_mean`, `u_std`, and a field per name.
 
     On the mesh, or on the grid of a problem in strong form.
@@ -41,27 +46,71 @@ def write_vtu(model: LatentVariableModel, path: str | Path, z: Tensor) -> None:
         model: a trained model.
         path: the file, ending in .vtu; replaced in one step.
         z: one parameter vector, (d,).
+        n_samples: draws of u, written as `u_sample_0`, `u_sample_1`, ...
+        seed: of the draws.
 
     Raises:
         InputError: more than one z, a name that does not end in .vtu, or no such folder.
     """
+    path = _checked(path, ".vtu")
+    z = model.problem.prior.check(z)
+    if z.shape != (model.problem.n_parameters,):
+        raise InputError(
+            f"z must be one parameter vector of {model.problem.n_parameters} values, got shape "
+            f"{tuple(z.shape)}; write_pvd writes several"
+        )
+    _write(_mesh(model, z, n_samples, seed), path)
+
+
+def write_pvd(
+    model: LatentVariableModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
+) -> None:
+    """Write a collection: a parameter sweep, or the time series of one z.
+
+    Several z give a VTU file each, numbered as times. One z of a problem in strong form whose last
+    coordinate is t gives a file for each time of its grid. The files stand in a folder beside
+    `path` that has its name.
+
+    Args:
+        model: a trained model.
+        path: the file, ending in .pvd.
+        z: parameter vectors, (n, d), or one (d,).
+        n_samples: draws of u in each file.
+        seed: of the draws.
+
+    Raises:
+        InputError: a name that does not end in .pvd, no such folder, or no parameter vectors.
+    """
+    path = _checked(path, ".pvd")
+    z = model.problem.prior.check(z).reshape(-1, model.problem.n_parameters)
+    meshes: Iterable[tuple[float, meshio.Mesh]]
+    if len(z) == 1 and isinstance(model, CollocationModel) and model.problem.box.names[-1] == "t":
+        meshes = _over_time(model, z[0], n_samples, seed)
+    else:
+        meshes = ((float(i), _mesh(model, one, n_samples, seed)) for i, one in enumerate(z))
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    root = ElementTree.Element("VTKFile", type="Collection", version="0.1")
+    collection = ElementTree.SubElement(root, "Collection")
+    for i, (time, mesh) in enumerate(meshes):
+        name = f"{folder.name}_{i:04d}.vtu"
+        _write(mesh, folder / name)
+        entry = {"timestep": f"{time:.10g}", "part": "0", "file": f"{folder.name}/{name}"}
+        ElementTree.SubElement(collection, "DataSet", entry)
+    # Last: it names whole files only.
+    write_text(ElementTree.tostring(root, encoding="unicode", xml_declaration=True), path)
+
+
+def _checked(path: str | Path, suffix: str) -> Path:
     path = Path(path)
-    problem = model.problem
-    if path.suffix != ".vtu":
-        raise InputError(f"path must end in .vtu, got {str(path)!r}")
+    if path.suffix != suffix:
+        raise InputError(f"path must end in {suffix}, got {str(path)!r}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist; create it first")
-    z = problem.prior.check(z)
-    if z.shape != (problem.n_parameters,):
-        raise InputError(
-            f"z must be one parameter vector of {problem.n_parameters} values, got shape "
-            f"{tuple(z.shape)}; write one file per vector"
-        )
-    if isinstance(model, CollocationModel):
-        mesh = grid_mesh(model, z)
-    else:
-        assert isinstance(model, GalerkinModel)
-        mesh = _element_mesh(model, z)
+    return path
+
+
+def _write(mesh: meshio.Mesh, path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.part.vtu")
     try:
         mesh.write(temporary)
@@ -71,7 +120,24 @@ def write_vtu(model: LatentVariableModel, path: str | Path, z: Tensor) -> None:
         raise
 
 
-def _element_mesh(model: GalerkinModel, z: Tensor) -> meshio.Mesh:
+def _mesh(model: LatentVariableModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
+    if isinstance(model, CollocationModel):
+        axes = [axis.double().numpy() for axis in model.problem.axes]
+        return grid_mesh(axes, grid_data(model, z, n_samples, seed))
+    assert isinstance(model, GalerkinModel)
+    return _element_mesh(model, z, n_samples, seed)
+
+
+def _over_time(
+    model: CollocationModel, z: Tensor, n_samples: int, seed: int
+) -> Iterator[tuple[float, meshio.Mesh]]:
+    *space, times = (axis.double().numpy() for axis in model.problem.axes)
+    data = grid_data(model, z, n_samples, seed)
+    for i, time in enumerate(times):
+        yield float(time), grid_mesh(space, {name: v[..., i] for name, v in data.items()})
+
+
+def _element_mesh(model: GalerkinModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
     problem, prediction = model.problem, model.forward(z)
     cell_data = {
         name: [problem.parameter_field(z, name).double().cpu().numpy()]
@@ -80,13 +146,17 @@ def _element_mesh(model: GalerkinModel, z: Tensor) -> meshio.Mesh:
     if isinstance(problem.space.mesh, SurfaceMesh):
         stresses = vars(shell_stresses(problem, prediction.mean, z))
         cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
+    point_data = {
+        **_at_vertices(problem, prediction.mean, "mean"),
+        **_at_vertices(problem, prediction.std, "std"),
+    }
+    if n_samples:
+        for i, sample in enumerate(prediction.sample((n_samples,), seed=seed)):
+            point_data |= _at_vertices(problem, sample, f"sample_{i}")
     return meshio.Mesh(
         points=_in_space(problem.space.mesh.p.T),
         cells=[_cells(problem)],
-        point_data={
-            **_at_vertices(problem, prediction.mean, "mean"),
-            **_at_vertices(problem, prediction.std, "std"),
-        },
+        point_data=point_data,
         cell_data=cell_data,
     )
 

@@ -22,7 +22,7 @@ from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
 
-__all__ = ["load", "save"]
+__all__ = ["content_of", "load", "save"]
 
 AnyProblem = Problem | CollocationProblem
 
@@ -33,12 +33,17 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
     Raises:
         RunFileError: the folder does not exist or cannot be written to.
     """
+    write_content(content_of(model), path)
+
+
+def content_of(model: LatentVariableModel) -> dict[str, Any]:
+    """What a file says of a model."""
     if isinstance(model, CollocationModel):
         parts = collocation_content.content_of(model)
     else:
         assert isinstance(model, GalerkinModel)
         parts = galerkin_content.content_of(model)
-    content = {
+    return {
         "fingerprint": model.problem.fingerprint,
         "probe": model.problem.probe,
         "problem": model.problem.name,
@@ -48,7 +53,6 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
         "state": {k: v.cpu() for k, v in model.state_dict().items()},
         **parts,
     }
-    write_content(content, path)
 
 
 def load(

@@ -5,28 +5,34 @@ schedule down to a thousandth. The hidden matrices of a module are its two-dimen
 but for the first and the last.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pddlvm.checkpoints import Checkpoints, interruptible
 from pddlvm.errors import InputError, NonFiniteError
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.random import seeded
+from pddlvm.training_state import Optimizers, Progress, capture, restore, snapshot
 
 __all__ = ["TrainingResult", "train"]
 
 _LEAST_SHARE = 0.5
 _LAST_RATE = 1e-3
+Record = Callable[[dict[str, float]], None]
+
 _SNAPSHOT_STEPS = 200
+_RECORD_STEPS = 10
 _N_WATCHED = 64
 _WATCHED_SEED = 20221
+_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,12 @@ class TrainingResult:
     """What a training did.
 
     Attributes:
+        n_steps: optimiser steps.
+        seconds: wall-clock time, that before an interruption included.
+        device: where it ran.
         stages: names of the parts of the training, in their order.
         history: one row per record: step, seconds, stage, elbo (mean over a few fixed prior draws,
             up to a constant; of the part that the stage of the training is about).
-        n_steps: optimiser steps.
-        seconds: wall-clock time of the whole call.
-        device: where it ran.
     """
 
     n_steps: int
@@ -60,6 +66,9 @@ def train(
     seed: int | None = None,
     progress: bool = False,
     calibrate: bool = True,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+    record: Record | None = None,
 ) -> TrainingResult:
     """Train both maps and calibrate them.
 
@@ -74,10 +83,19 @@ def train(
         seed: of the draws; by default the model's.
         progress: show a progress bar with the loss, elapsed and remaining time.
         calibrate: end with `model.calibrate()`.
+        checkpoints: where to keep the state of the training while it runs. Ctrl-C or SIGTERM then
+            end it after the step, with a checkpoint, by a KeyboardInterrupt.
+        resume: go on from the newest checkpoint; without one, begin. The model must be the one
+            that the training began with, made or loaded anew, and the other arguments the same; on
+            a CPU the result is that of a training without interruption, bit by bit.
+        record: called with each new row of the history.
 
     Raises:
-        InputError: neither limit is given, or a limit is not positive.
+        InputError: neither limit is given, or a limit is not positive; checkpoints of another
+            training, or of this one without `resume`.
+        RunFileError: a checkpoint cannot be written or read.
         NonFiniteError: the loss or a gradient is not finite; the model keeps its last good state.
+        KeyboardInterrupt: the user ended it; a checkpoint was written, if there are any.
     """
     start = time.perf_counter()
     if max_seconds is None and max_steps is None:
@@ -90,116 +108,188 @@ def train(
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     where = _device(device)
     model.to(where)
-    seconds = math.inf if max_seconds is None else max_seconds
-    if calibrate:
-        seconds *= 1 - model.calibration_share
-    steps = math.inf if max_steps is None else max_steps
-
-    def fraction(step: int) -> float:
-        return max(step / steps, (time.perf_counter() - start) / seconds)
-
     seed = model.seed if seed is None else seed
+    options = {
+        "max_seconds": max_seconds,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "learning_rates": list(learning_rates),
+        "seed": seed,
+        "calibrate": calibrate,
+    }
     with seeded(seed, where):
         generator = torch.Generator().manual_seed(seed)
-        history: list[dict[str, float]] = []
-        with tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar:
-            end = 0.0
-            stages = model.stages(calibrate)
-            for number, stage in enumerate(stages):
-                bar.set_postfix_str(f"preparing: {stage.name}")
-                stage.prepare()
-                end += stage.share
-                loop = _Loop(model, stage, number, end, batch_size, learning_rates)
-                loop.run(fraction, generator, history, bar)
-        for row in history:
-            row["seconds"] -= start
+        at = Progress()
+        if checkpoints is not None:
+            at = restore(checkpoints, resume, model, generator, options)
+        seconds = math.inf if max_seconds is None else max_seconds
+        if calibrate:
+            seconds *= 1 - model.calibration_share
+        steps = math.inf if max_steps is None else max_steps
+        clock = _Clock(start - at.seconds, seconds, steps)
+        stages = model.stages(calibrate)
+        with (
+            tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar,
+            interruptible() if checkpoints is not None else nullcontext(_never) as interrupted,
+        ):
+            show = _Display(bar, record)
+            training = _Training(model, at, clock, generator, show, options, checkpoints)
+            while at.stage < len(stages):
+                training.run(stages, interrupted)
         if calibrate:
             model.calibrate()
     names = tuple(stage.name for stage in stages)
-    seconds = time.perf_counter() - start
-    return TrainingResult(int(history[-1]["step"]), seconds, where, names, history)
+    return TrainingResult(at.step, clock.seconds, where, names, at.history)
 
 
 @dataclass(frozen=True)
-class _Loop:
-    """One stage of the training, until `end` of the whole."""
+class _Clock:
+    """How much of a training has passed.
+
+    Attributes:
+        start: when it began, less what passed before it was interrupted.
+        max_seconds, max_steps: may be infinite.
+    """
+
+    start: float
+    max_seconds: float
+    max_steps: float
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def fraction(self, step: int) -> float:
+        return max(step / self.max_steps, self.seconds / self.max_seconds)
+
+
+@dataclass(frozen=True)
+class _Display:
+    """Who is told how far a training is."""
+
+    bar: "tqdm[NoReturn]"
+    record: Record | None
+
+    def show(self, row: dict[str, float], fraction: float) -> None:
+        self.bar.n = round(100 * min(1.0, fraction))
+        self.bar.set_postfix(step=row["step"], elbo=f"{row['elbo']:.6g}")
+        if self.record is not None:
+            self.record(row)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training under way.
+
+    Attributes:
+        model: changed in place.
+        at: how far it is, changed in place.
+        clock: says which fraction has passed.
+        generator: of the draws.
+        display: shows it.
+        options: what a checkpoint must agree with.
+        checkpoints: where they go, if anywhere.
+    """
 
     model: LatentVariableModel
-    stage: Stage
-    number: int
-    end: float
-    batch_size: int
-    learning_rates: tuple[float, float]
+    at: Progress
+    clock: _Clock
+    generator: torch.Generator
+    display: "_Display"
+    options: dict[str, Any]
+    checkpoints: Checkpoints | None
 
-    def run(
-        self,
-        fraction: Callable[[int], float],
-        generator: torch.Generator,
-        history: list[dict[str, float]],
-        bar: "tqdm[NoReturn]",
-    ) -> None:
-        """Optimise; rows are added to the history."""
-        stage, networks = self.stage, self.stage.networks
-        optimizers = _optimizers(networks, self.learning_rates)
+    def run(self, stages: tuple[Stage, ...], interrupted: Callable[[], bool]) -> None:
+        """Train the present stage, or what is left of it; afterwards the next one is present."""
+        at, stage = self.at, stages[self.at.stage]
+        networks = stage.networks
+        if at.begin is None:
+            self.display.bar.set_postfix_str(f"preparing: {stage.name}")
+            stage.prepare()
+            at.first, at.begin = at.step, self.clock.fraction(at.step)
+        optimizers = _optimizers(networks, self.options["learning_rates"])
+        for (optimizer, _), state in zip(optimizers, at.optimizers or [], strict=False):
+            optimizer.load_state_dict(state)
+        at.optimizers = None
         parameters = [p for network in networks for p in network.parameters()]
-        good = _state(networks)
-        step, done = int(history[-1]["step"]) if history else 0, 0.0
-        first, begin = step, fraction(step)
+        good, written = snapshot(networks), time.perf_counter()
         # What prepares a stage takes time; a part of its share is left to it in any case.
-        end = max(self.end, begin + _LEAST_SHARE * stage.share)
-        while done < 1 or step == first:
-            rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+        end = sum(s.share for s in stages[: at.stage + 1])
+        end = max(end, at.begin + _LEAST_SHARE * stage.share)
+        while (done := self._done(end)) < 1 or at.step == at.first:
             for optimizer, initial in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = initial * rate
+                    group["lr"] = initial * _rate(done)
                 optimizer.zero_grad(set_to_none=True)
-            loss = stage.loss(self.batch_size, generator)
+            loss = stage.loss(self.options["batch_size"], self.generator)
             loss.backward()
-            if (step - first) % _RECORD_STEPS == 0:
+            if (at.step - at.first) % _RECORD_STEPS == 0:
                 value = float(loss.detach())
                 if not math.isfinite(value) or not _finite_gradients(parameters):
-                    message = _diagnose(self.model, value, step)
-                    _restore(networks, good)
-                    raise NonFiniteError(message)
-                if (step - first) % _SNAPSHOT_STEPS == 0:
-                    good = _state(networks)
-                history.append({**_record(self.model, stage, step), "stage": self.number})
-                bar.n = round(100 * min(1.0, begin + (end - begin) * done))
-                bar.set_postfix(step=step, elbo=f"{history[-1]['elbo']:.6g}")
+                    self._fail(value, networks, good)
+                if (at.step - at.first) % _SNAPSHOT_STEPS == 0:
+                    good = snapshot(networks)
+                self._record(stage, at.begin + (end - at.begin) * done)
             for optimizer, _ in optimizers:
                 optimizer.step()
-            step += 1
-            done = min(1.0, (fraction(step) - begin) / (end - begin))
-        bar.n = round(100 * min(1.0, end))
-        bar.refresh()
+            at.step += 1
+            if self.checkpoints is not None:
+                stopped = interrupted()
+                if stopped or time.perf_counter() - written >= self.checkpoints.every:
+                    self._write(optimizers)
+                    written = time.perf_counter()
+                if stopped:
+                    raise KeyboardInterrupt
         if not all(torch.isfinite(p).all() for p in parameters):
-            message = _diagnose(self.model, math.nan, step)
-            _restore(networks, good)
-            raise NonFiniteError(message)
-        history.append({**_record(self.model, stage, step), "stage": self.number})
+            self._fail(math.nan, networks, good)
+        self._record(stage, end)
+        at.stage, at.begin = at.stage + 1, None
+        if self.checkpoints is not None:
+            self._write([])
+
+    def _done(self, end: float) -> float:
+        begin = self.at.begin
+        assert begin is not None
+        return min(1.0, (self.clock.fraction(self.at.step) - begin) / (end - begin))
+
+    def _write(self, optimizers: Optimizers) -> None:
+        assert self.checkpoints is not None
+        self.at.seconds = self.clock.seconds
+        content = capture(self.model, self.at, optimizers, self.generator, self.options)
+        self.checkpoints.write(content, self.at.step)
+
+    def _record(self, stage: Stage, fraction: float) -> None:
+        """The ELBO on the same few draws each time: else min Pi(z) of the draws would hide it."""
+        generator = torch.Generator().manual_seed(_WATCHED_SEED)
+        with torch.no_grad(), seeded(_WATCHED_SEED, self.model.sigma_residual.device):
+            loss = float(stage.loss(_N_WATCHED, generator))
+        row = {"step": self.at.step, "seconds": self.clock.seconds, "elbo": -loss}
+        self.at.history.append({**row, "stage": self.at.stage})
+        self.display.show(self.at.history[-1], fraction)
+
+    def _fail(
+        self, loss: float, networks: tuple[nn.Module, ...], good: list[dict[str, Tensor]]
+    ) -> NoReturn:
+        message = _diagnose(self.model, loss, self.at.step)
+        for network, state in zip(networks, good, strict=True):
+            network.load_state_dict(state)
+        raise NonFiniteError(message)
 
 
-def _record(model: LatentVariableModel, stage: Stage, step: int) -> dict[str, float]:
-    """The ELBO on the same few draws each time: otherwise min Pi(z) of the draws would hide it."""
-    generator = torch.Generator().manual_seed(_WATCHED_SEED)
-    with torch.no_grad(), seeded(_WATCHED_SEED, model.sigma_residual.device):
-        loss = stage.loss(_N_WATCHED, generator)
-    return {"step": step, "seconds": time.perf_counter(), "elbo": -float(loss)}
+def _rate(done: float) -> float:
+    """The share of the initial rate, at a fraction of a stage."""
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-_RECORD_STEPS = 10
+def _never() -> bool:
+    return False
 
 
-def _optimizers(
-    networks: tuple[nn.Module, ...], rates: tuple[float, float]
-) -> list[tuple[torch.optim.Optimizer, float]]:
+def _optimizers(networks: tuple[nn.Module, ...], rates: list[float]) -> Optimizers:
     hidden = [p for n in networks for p in [p for p in n.parameters() if p.ndim == 2][1:-1]]
     taken = {id(p) for p in hidden}
     rest = [p for n in networks for p in n.parameters() if id(p) not in taken]
-    found: list[tuple[torch.optim.Optimizer, float]] = [
-        (torch.optim.Adam(rest, lr=rates[1]), rates[1])
-    ]
+    found: Optimizers = [(torch.optim.Adam(rest, lr=rates[1]), rates[1])]
     if hidden:
         found.append((torch.optim.Muon(hidden, lr=rates[0], weight_decay=0.0), rates[0]))
     return found
@@ -217,15 +307,6 @@ def _device(device: str | torch.device) -> torch.device:
             f"device {device!r} cannot be used here ({error}); try 'auto' or 'cpu'"
         ) from error
     return found
-
-
-def _state(networks: tuple[nn.Module, ...]) -> list[dict[str, Tensor]]:
-    return [copy.deepcopy(network.state_dict()) for network in networks]
-
-
-def _restore(networks: tuple[nn.Module, ...], states: list[dict[str, Tensor]]) -> None:
-    for network, state in zip(networks, states, strict=True):
-        network.load_state_dict(state)
 
 
 def _finite_gradients(parameters: list[nn.Parameter]) -> bool:

@@ -152,7 +152,7 @@ def test_a_failing_save_leaves_the_old_file(model, saved, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(pddlvm.RunFileError, match="no space"):
         model.save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]

@@ -9,6 +9,8 @@ nothing: residuals at 256 points of 64 draws take the time of 256 points. See `p
 the probabilistic program.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -333,6 +335,16 @@ class CollocationModel(LatentVariableModel):
         calibrate_inverse(self, seed)
 
     def after_loading(self) -> None:  # noqa: D102
+        self.basis.freeze()
+
+    def training_state(self) -> dict[str, Any]:  # noqa: D102
+        known = None if self.references is None else vars(self.references)
+        return {"stream": self.stream.state, "references": known}
+
+    def restore_training(self, state: dict[str, Any]) -> None:  # noqa: D102
+        self.stream.state = state["stream"]
+        known = state["references"]
+        self.references = None if known is None else References(**known)
         self.basis.freeze()
 
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:  # noqa: D102

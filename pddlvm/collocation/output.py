@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import meshio
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.errors import InputError
@@ -11,7 +12,7 @@ from pddlvm.errors import InputError
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel
 
-__all__ = ["grid_mesh"]
+__all__ = ["grid_data", "grid_mesh"]
 
 _CELLS = {1: "line", 2: "quad", 3: "hexahedron"}
 _CORNERS: dict[int, list[tuple[int, ...]]] = {
@@ -23,28 +24,42 @@ _CORNERS: dict[int, list[tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-def grid_mesh(model: "CollocationModel", z: Tensor) -> meshio.Mesh:
-    """Mean, std and fields at one z (d,), on the grid.
+def grid_data(
+    model: "CollocationModel", z: Tensor, n_samples: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Mean, std, samples and fields at one z (d,), by name, each in the shape of the grid."""
+    problem = model.problem
+    prediction = model.forward(z)
+    fields = problem.ansatz.values(z[None], problem.grid_points.to(z).unbind(-1))
+    data = {"u_mean": prediction.mean, "u_std": prediction.std}
+    if n_samples:
+        samples = prediction.sample((n_samples,), seed=seed)
+        data |= {f"u_sample_{i}": sample for i, sample in enumerate(samples)}
+    data |= {name: fields[name].expand(1, problem.n_dofs)[0] for name in problem.random_fields}
+    return {k: v.double().cpu().numpy().reshape(problem.grid) for k, v in data.items()}
+
+
+def grid_mesh(axes: list[NDArray[np.float64]], data: dict[str, NDArray[np.float64]]) -> meshio.Mesh:
+    """A tensor grid with point data.
+
+    Args:
+        axes: coordinates along each axis.
+        data: name -> values in the shape of the grid.
 
     Raises:
-        InputError: a domain of more than three coordinates.
+        InputError: more than three axes.
     """
-    problem = model.problem
-    k = len(problem.grid)
+    grid, k = tuple(map(len, axes)), len(axes)
     if k not in _CELLS:
         raise InputError(f"a VTU file has at most 3 coordinates, the problem has {k}")
-    numbers = np.arange(problem.n_dofs).reshape(problem.grid)
+    numbers = np.arange(np.prod(grid)).reshape(grid)
     corners = [
-        numbers[tuple(slice(c, n - 1 + c) for c, n in zip(corner, problem.grid, strict=True))]
+        numbers[tuple(slice(c, n - 1 + c) for c, n in zip(corner, grid, strict=True))]
         for corner in _CORNERS[k]
     ]
-    prediction = model.forward(z)
-    x = problem.grid_points.to(z).unbind(-1)
-    fields = problem.ansatz.values(z[None], x)
-    data = {"u_mean": prediction.mean, "u_std": prediction.std}
-    data |= {name: fields[name].expand(1, problem.n_dofs)[0] for name in problem.random_fields}
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, k)
     return meshio.Mesh(
-        points=np.pad(problem.grid_points.numpy(), ((0, 0), (0, 3 - k))),
+        points=np.pad(points, ((0, 0), (0, 3 - k))),
         cells=[(_CELLS[k], np.stack([c.ravel() for c in corners], axis=1))],
-        point_data={name: v.double().cpu().numpy() for name, v in data.items()},
+        point_data={name: values.ravel() for name, values in data.items()},
     )

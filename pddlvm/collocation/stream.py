@@ -1,6 +1,7 @@
 """The collocation points of a training: drawn anew for each step, some where the residual is."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,15 @@ class PointStream:
         """Forget the residual of an earlier training."""
         self._steps = 0
         self._candidates: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the next points depend on, beside the generator; may be set."""
+        return {"steps": self._steps, "candidates": self._candidates}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._steps, self._candidates = state["steps"], state["candidates"]
 
     def draw(self, like: Tensor, generator: torch.Generator) -> list[Tensor]:
         """Points inside, then those on the face of each condition, (n, k) each."""

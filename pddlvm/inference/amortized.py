@@ -23,6 +23,7 @@ from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import fit
+from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
@@ -120,12 +121,14 @@ class Amortized:
     Attributes:
         family: the density.
         context: what it reads.
+        error: covariance of the error of predictions, (n, n).
         seconds: of the training.
         n_steps: of the training.
     """
 
     family: Family
     context: Context
+    error: Tensor
     seconds: float
     n_steps: int
 
@@ -133,6 +136,23 @@ class Amortized:
         """The posterior of data, (batch, n) float64."""
         with torch.no_grad():
             return self.family.density(self.context(y), self.prior)
+
+    def resampled(self, y: Tensor) -> Resampled:
+        """The same, its draws resampled by the density that the corrected forward map gives."""
+        surrogate, prior = self.context.surrogate, self.prior
+        noise = surrogate.observation.noise.of_seen(torch.ones(y.shape[1]).bool(), self.error)
+        with torch.no_grad():
+            context = self.context(y)
+            parts = [self.family.density(one[None], prior) for one in context]
+            whole = self.family.density(context, prior)
+
+        @torch.no_grad()
+        def log_target(i: int, z: Tensor) -> Tensor:
+            xi = prior.standardise(z)
+            data = torch.cat([surrogate.mean(part) for part in xi.split(_CHUNK)])
+            return noise.log_prob(y[i] - data) + prior.log_prob(z)
+
+        return Resampled(whole, parts, log_target)
 
     @property
     def prior(self) -> ParameterSpace:
@@ -164,7 +184,8 @@ def amortize(
     n_steps = _train(estimate, data_alone, simulator, begin, middle)
     context = replace(data_alone, estimate=estimate)
     n_steps += _train(density, context, simulator, middle, end)
-    return Amortized(density, context, time.perf_counter() - start, n_steps)
+    error = simulator.factor @ simulator.factor.T
+    return Amortized(density, context, error, time.perf_counter() - start, n_steps)
 
 
 @dataclass(frozen=True)

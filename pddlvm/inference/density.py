@@ -32,6 +32,10 @@ class Density(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,)."""
 
+    def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Draws of which `log_prob` is the density, (*shape, ..., d)."""
+        return self.sample(shape, seed=seed)
+
 
 @dataclass(frozen=True)
 class Draws(Density):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bulk_size", "khat", "rhat", "tail_size"]
+__all__ = ["bulk_size", "khat", "rhat", "smoothed_weights", "tail_size"]
 
 _LEAST_SIZE = 2.0
 
@@ -35,17 +35,26 @@ def khat(log_ratios: Tensor) -> float:
 
     Below 0.7 the proposal is close enough to the target to be corrected by weights.
     """
-    from arviz_stats.base.array import array_stats
-
     weights = log_ratios.double().nan_to_num(nan=-torch.inf).softmax(0)
     # One draw outweighs all others: there is no tail to fit.
     if not 1 / weights.square().sum() > _LEAST_SIZE:
         return math.inf
+    return _smoothed(log_ratios)[1]
+
+
+def smoothed_weights(log_ratios: Tensor) -> Tensor:
+    """Weights (n,) that sum to one, the largest of them by a fitted Pareto tail."""
+    return _smoothed(log_ratios)[0]
+
+
+def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
+    from arviz_stats.base.array import array_stats
+
     values = log_ratios.double().numpy()
     finite = np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 50.0)
     # ArviZ has leave-one-out in mind and takes the negative logarithm.
-    _, shape = array_stats.psislw(finite.max() - finite)
-    return float(shape)
+    log_weights, shape = array_stats.psislw(finite.max() - finite)
+    return torch.as_tensor(log_weights, dtype=torch.float64).softmax(0), float(shape)
 
 
 def _each(name: str, draws: Tensor, **options: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """Posteriors in the form that ArviZ reads."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import arviz_base
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.files import replacing
 
 if TYPE_CHECKING:
     from pddlvm.inference.posterior import Posterior
 
-__all__ = ["to_arviz"]
+__all__ = ["to_arviz", "write_netcdf"]
 
 
 def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
@@ -40,6 +42,13 @@ def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
         dims=dims | {"y": ["sensor"]},
         attrs={"posterior": {"method": posterior.method, "problem": observation.problem.name}},
     )
+
+
+def write_netcdf(posterior: "Posterior", path: Path, n_samples: int, seed: int) -> None:
+    """See `Posterior.to_netcdf`."""
+    tree = to_arviz(posterior, n_samples, seed)
+    with replacing(path) as file:
+        tree.to_netcdf(file, engine="h5netcdf")
 
 
 def _parts(parts: dict[str, Tensor]) -> dict[str, Any]:

@@ -110,13 +110,12 @@ def _laplace(query: Query) -> Found:
 
 
 def _amortized(query: Query) -> Found:
-    missing = torch.isnan(query.y)
-    if missing.any():
+    if torch.isnan(query.y).any():
         raise InputError(
             "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
             "'laplace', 'variational', 'nuts' and 'exact' leave missing values out"
         )
-    density = query.model.amortize(query.observation)(query.y)
+    density = query.model.amortize(query.observation).resampled(query.y)
     return Found(density, _of_density(query, density))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,7 +135,7 @@ class Posterior:
             raise InputError(f"k-hat needs at least 32 solves, got {n_solves}")
         if self._log_density is None:
             return self
-        z = self._density.sample((n_solves,), seed=seed)
+        z = self._density.propose((n_solves,), seed=seed)
         xi = self._model.problem.prior.standardise(z)
         log_q = self._log_density(xi)
         found = []
@@ -157,6 +158,21 @@ class Posterior:
         from pddlvm.inference.export import to_arviz
 
         return to_arviz(self, n_samples, seed)
+
+    def to_netcdf(self, path: str | Path, n_samples: int = 1000, *, seed: int = 0) -> None:
+        """Write `to_arviz` to a NetCDF file, which ArviZ and xarray read; replaced in one step.
+
+        Args:
+            path: the file.
+            n_samples: draws of each group where the method has no chains.
+            seed: of the draws.
+
+        Raises:
+            RunFileError: the file cannot be written.
+        """
+        from pddlvm.inference.export import write_netcdf
+
+        write_netcdf(self, Path(path), n_samples, seed)
 
     def chains(self, n_samples: int, seed: int) -> Tensor:
         """Draws of z in chains, (n_chains, n_draws, ..., d); four where there are none."""

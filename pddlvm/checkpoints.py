@@ -1,0 +1,115 @@
+"""Checkpoints of a training: files from which it goes on as if nothing had happened.
+
+A checkpoint is a saved model (`pddlvm.load` reads it) with the state of its training beside it. It
+is written to a temporary name and renamed, and the one before it stays: whenever a process ends,
+the newest file is whole.
+"""
+
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pddlvm.errors import InputError, RunFileError
+from pddlvm.files import read_content, write_content
+
+__all__ = ["Checkpoints", "interruptible"]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where the checkpoints of one training are, and how many.
+
+    Attributes:
+        folder: of this training alone; made when the first one is written.
+        every: seconds between two checkpoints.
+        keep: the last so many stay.
+    """
+
+    folder: Path
+    every: float = 30.0
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not self.every >= 0:
+            raise InputError(f"every must be a number of seconds, 0 or more, got {self.every}")
+        if self.keep < 1:
+            raise InputError(f"keep must be at least 1, got {self.keep}")
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def files(self) -> list[Path]:
+        """All there are, the newest first."""
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+    def write(self, content: dict[str, Any], step: int) -> None:
+        """Write a checkpoint, then remove those that are too many.
+
+        Raises:
+            RunFileError: the folder cannot be written to, or the disk is full; the files that were
+                there are untouched.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFileError(
+                f"cannot make the folder {str(self.folder)!r} ({error.strerror})"
+            ) from error
+        write_content(content, self.folder / f"step-{step:09d}.pt")
+        for old in self.files[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest one that can be read, and its path; None where there is none.
+
+        Raises:
+            RunFileError: there are some, and none of them can be read.
+        """
+        files = self.files
+        for path in files:
+            try:
+                content = read_content(path)
+                if "training" in content:
+                    return path, content
+                reason = "it is a saved model, and holds no training"
+            except RunFileError as error:
+                reason = str(error)
+            warnings.warn(f"left out a checkpoint: {reason}", stacklevel=2)
+        if files:
+            raise RunFileError(f"no checkpoint in {str(self.folder)!r} can be read")
+        return None
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C or SIGTERM is only noted, for an end in good order.
+
+    Yields a function that tells whether one came. The next one acts as always. Outside of the main
+    thread signals go elsewhere, and the function says no.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    for one in before:
+        signal.signal(one, note)
+    try:
+        yield noted.is_set
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

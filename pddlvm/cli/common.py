@@ -1,0 +1,89 @@
+"""What the commands share: their options, and how they answer."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from pddlvm.errors import InputError
+from pddlvm.parametric import ParametricProblem
+from pddlvm.runs.sources import installed
+from pddlvm.runs.tables import read_parameters
+
+__all__ = ["AsJson", "OwnProblem", "RunFolder", "Seed", "answer", "parameters", "problem_names"]
+
+
+def problem_names(incomplete: str) -> list[str]:
+    """Names of installed problems, for completion."""
+    return [name for name in installed() if name.startswith(incomplete)]
+
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, made by `pddlvm train`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+OwnProblem = Annotated[
+    str | None,
+    typer.Option(
+        "--problem",
+        metavar="FILE.py:FUNCTION",
+        help="The file of the problem, where it is in a file: it is executed.",
+    ),
+]
+
+
+def answer(values: dict[str, Any], as_json: bool) -> None:
+    """Print names and values: for people, or for programs."""
+    plain = {name: _plain(value) for name, value in values.items()}
+    if as_json:
+        typer.echo(json.dumps(plain, indent=2))
+        return
+    width = max(map(len, plain)) + 2
+    for name, value in plain.items():
+        typer.echo(f"{name:<{width}}{_text(value)}")
+
+
+def parameters(
+    problem: ParametricProblem, z: str | None, table: Path | None, draws: int | None, seed: int
+) -> Tensor:
+    """Parameters (n, d) as the options name them.
+
+    Raises:
+        InputError: none of the options is given, or several, or other than d values.
+    """
+    if sum(given is not None for given in (z, table, draws)) != 1:
+        raise InputError("give the parameters by one of --z, --table and --draws")
+    if table is not None:
+        return read_parameters(table, problem)
+    if draws is not None:
+        return problem.prior.sample((draws,), seed=seed)
+    assert z is not None
+    try:
+        values = [float(part) for part in z.split(",")]
+    except ValueError as error:
+        raise InputError(f"--z takes numbers with commas between them, got {z!r}") from error
+    if len(values) != problem.n_parameters:
+        names = ", ".join(problem.parameter_names)
+        raise InputError(f"--z needs {problem.n_parameters} values ({names}), got {len(values)}")
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_text(part) for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_text(part)}" for name, part in value.items())
+    return str(value)

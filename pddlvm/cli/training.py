@@ -1,0 +1,208 @@
+"""`pddlvm list`, `pddlvm train`, `pddlvm validate` and `pddlvm info`."""
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, problem_names
+from pddlvm.errors import InputError
+from pddlvm.latent import LatentVariableModel
+from pddlvm.runs.config import RunConfig, read_toml
+from pddlvm.runs.folder import Run
+from pddlvm.runs.report import write_report
+from pddlvm.runs.sources import find, installed, parse_settings, settings_of
+from pddlvm.serialization import load
+from pddlvm.training import TrainingResult, train
+from pddlvm.validation import ValidationReport, validate
+
+__all__ = ["info_command", "list_command", "train_command", "validate_command"]
+
+_INTERRUPTED = 130
+_SHOWN_SEED = 7
+
+
+def list_command(as_json: AsJson = False) -> None:
+    """List the installed problems with their settings and defaults."""
+    found = {name: settings_of(find(name)) for name in installed()}
+    if as_json:
+        return answer(found, True)
+    answer({k: " ".join(f"{n}={v}" for n, v in s.items()) for k, s in found.items()}, False)
+
+
+def train_command(
+    out: Annotated[Path, typer.Option(help="Run folder; new or empty, unless --resume.")],
+    problem: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of an installed problem, or file.py:function.",
+            autocompletion=problem_names,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Argument of the problem; repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the options; flags come before it.")
+    ] = None,
+    max_time: Annotated[float | None, typer.Option(help="Training time, in seconds.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Limit on the training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the model and its training.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prior draws per step.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(help="Seconds between two checkpoints.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard too (extra `log`).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a problem into a run folder, compare it with the reference solver, write a report.
+
+    Ctrl-C ends the training with a checkpoint; --resume goes on from there.
+
+    pddlvm train poisson --set n=16 --max-time 60 --out runs/poisson
+
+    pddlvm train my_problem.py:make --config run.toml --out runs/mine
+
+    pddlvm train --resume --out runs/poisson
+    """
+    flags = {
+        "max_seconds": max_time,
+        "max_steps": max_steps,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "checkpoint_seconds": checkpoint_every,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    if resume:
+        changed = (
+            sorted(given) + (["settings"] if settings else []) + (["config"] if config else [])
+        )
+        if changed:
+            raise InputError(f"--resume goes on with the options of the run; leave out {changed}")
+        run = Run.open(out)
+        run.check_open()
+    else:
+        run = Run.create(out, _config(problem, settings or [], config, given))
+    values = _train(run, problem, tensorboard, as_json)
+    answer(values, as_json)
+
+
+def validate_command(
+    run: RunFolder,
+    draws: Annotated[int, typer.Option(help="Fresh prior draws, each solved.")] = 200,
+    known: Annotated[
+        list[str] | None, typer.Option(help="Block that the inverse map is told; repeatable.")
+    ] = None,
+    seed: Seed = 12345,
+    problem: OwnProblem = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare both maps of a run with the reference solver on fresh draws of the prior."""
+    opened = Run.open(run)
+    model = opened.model(opened.problem(problem))
+    answer(_summary(validate(model, draws, known=known or (), seed=seed)), as_json)
+
+
+def info_command(run: RunFolder, as_json: AsJson = False) -> None:
+    """Say what a run folder holds; nothing of it is executed."""
+    opened = Run.open(run)
+    rows = opened.metrics
+    config = {name: value for name, value in asdict(opened.config).items() if value is not None}
+    state = "trained" if opened.is_finished else "not finished: go on with --resume"
+    found = {"run": str(run), "state": state, **config}
+    if rows:
+        found |= {"steps": int(rows[-1]["step"]), "elbo": rows[-1]["elbo"]}
+    answer({**found, **opened.info}, as_json)
+
+
+def _config(
+    problem: str | None, settings: list[str], file: Path | None, given: dict[str, Any]
+) -> RunConfig:
+    values = read_toml(file) if file else {}
+    values = {**values, **given}
+    if problem is not None:
+        values["problem"] = problem
+    if settings:
+        values["settings"] = {**values.get("settings", {}), **parse_settings(settings)}
+    found = RunConfig.of(values)
+    if found.max_seconds is None and found.max_steps is None:
+        raise InputError("say how long to train: --max-time seconds, or --max-steps")
+    return found
+
+
+def _train(run: Run, source: str | None, tensorboard: bool, quiet: bool) -> dict[str, Any]:
+    config = run.config
+    start = time.perf_counter()
+    problem = run.problem(source)
+    found = run.checkpoints.newest()
+    # A saved model has its basis: it need not be found again.
+    if found is None:
+        model = LatentVariableModel(problem, seed=config.seed)
+    else:
+        model = load(found[0], problem)
+    run.start_metrics()
+    with ExitStack() as stack:
+        record = run.add_metrics
+        if tensorboard:
+            from pddlvm.runs.tensorboard import logged
+
+            record = stack.enter_context(logged(run, record))
+        try:
+            result = train(
+                model,
+                max_seconds=config.max_seconds,
+                max_steps=config.max_steps,
+                batch_size=config.batch_size,
+                device=config.device,
+                seed=config.seed,
+                progress=not quiet and sys.stderr.isatty(),
+                checkpoints=run.checkpoints,
+                resume=True,
+                record=record,
+            )
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; go on with: pddlvm train --resume --out {run.path}", err=True)
+            raise typer.Exit(_INTERRUPTED) from None
+    model.save(run.model_file)
+    run.describe(n_steps=result.n_steps, training_seconds=result.seconds, device=str(result.device))
+    report = validate(model, config.n_validation)
+    summary = _summary(report)
+    run.describe(validation=summary, seconds=time.perf_counter() - start)
+    _report(run, model, result, report)
+    return {"run": run.path, "steps": result.n_steps, "seconds": result.seconds, **summary}
+
+
+def _report(
+    run: Run, model: LatentVariableModel, result: TrainingResult, report: ValidationReport
+) -> None:
+    from pddlvm.runs.plot import write_figures
+
+    figures = write_figures(run.path / "figures", model, result, report, _SHOWN_SEED)
+    info = run.info
+    tables = {
+        "Comparison with the reference solver": _summary(report),
+        "Run": {**asdict(run.config), "model": repr(model), "steps": result.n_steps},
+        "Versions": info["versions"],
+        "Machine": {**info["machine"], "git": info["git"], "created": info["created"]},
+    }
+    write_report(
+        run.path / "report.html", f"{model.problem.name}: training report", tables, figures
+    )
+
+
+def _summary(report: ValidationReport) -> dict[str, Any]:
+    """The numbers of a report, without its curves."""
+    values = {f.name: getattr(report, f.name) for f in fields(report)}
+    return {k: v for k, v in values.items() if not isinstance(v, np.ndarray | torch.Tensor)}

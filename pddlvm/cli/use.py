@@ -1,0 +1,162 @@
+"""`pddlvm forward`, `pddlvm infer` and `pddlvm export`: a run at work."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, parameters
+from pddlvm.errors import InputError
+from pddlvm.runs.folder import Run
+from pddlvm.runs.tables import read_measurements, write_table
+
+__all__ = ["export_command", "forward_command", "infer_command"]
+
+
+class InferenceMethod(StrEnum):
+    """See `LatentVariableModel.infer`."""
+
+    amortized = "amortized"
+    laplace = "laplace"
+    variational = "variational"
+    nuts = "nuts"
+    exact = "exact"
+
+
+class Format(StrEnum):
+    """See `pddlvm.export`."""
+
+    onnx = "onnx"
+    torch = "torch"
+
+
+def forward_command(
+    run: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=".vtu (one z), .pvd (several), or .csv (mean and std of each dof)."),
+    ] = None,
+    z: Annotated[str | None, typer.Option(help="Parameters, with commas between them.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV table of parameters, a column for each.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Draws of the prior.")] = None,
+    corrections: Annotated[int, typer.Option(min=0, help="Newton steps in the basis.")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help="Draws of u in .vtu and .pvd files.")] = 0,
+    seed: Seed = 0,
+    problem: OwnProblem = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve forward problems, with error bars.
+
+    pddlvm forward runs/poisson --draws 5 --out sweep.pvd
+
+    pddlvm forward runs/poisson --table parameters.csv --out u.csv --json
+    """
+    opened = Run.open(run)
+    model = opened.model(opened.problem(problem))
+    found = parameters(model.problem, z, table, draws, seed)
+    prediction = model.forward(found, corrections=corrections)
+    if out is not None and out.suffix == ".csv":
+        n = model.problem.n_dofs
+        names = [f"mean[{i}]" for i in range(n)] + [f"std[{i}]" for i in range(n)]
+        write_table(out, names, torch.cat([prediction.mean, prediction.std], dim=-1))
+    elif out is not None and out.suffix == ".pvd":
+        model.to_pvd(out, found, n_samples=samples, seed=seed)
+    elif out is not None:
+        model.to_vtu(out, found[0] if len(found) == 1 else found, n_samples=samples, seed=seed)
+    answer(
+        {
+            "z": found,
+            "residual_norm": prediction.residual_norm,
+            "max_abs_mean": prediction.mean.abs().amax(-1),
+            "max_std": prediction.std.amax(-1),
+            **({} if out is None else {"written": out}),
+        },
+        as_json,
+    )
+
+
+def infer_command(
+    run: RunFolder,
+    data: Annotated[Path, typer.Option(help="CSV table: coordinates, value, and perhaps std.")],
+    noise_std: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise, if not in the table.")
+    ] = None,
+    method: Annotated[
+        InferenceMethod, typer.Option(help="See `pddlvm infer --help` and the documentation.")
+    ] = InferenceMethod.laplace,
+    out: Annotated[
+        Path | None, typer.Option(help=".nc (for ArviZ and xarray) or .csv (draws of z).")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=4, help="Draws.")] = 1000,
+    chains: Annotated[int, typer.Option(min=1, help="Markov chains of nuts and exact.")] = 4,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare with the finite element likelihood (64 solves)."),
+    ] = False,
+    seed: Seed = 0,
+    problem: OwnProblem = None,
+    as_json: AsJson = False,
+) -> None:
+    """Infer the parameters behind measured data.
+
+    pddlvm infer runs/poisson --data sensors.csv --noise-std 0.01 --method nuts --out post.nc
+    """
+    if out is not None and out.suffix not in (".nc", ".csv"):
+        raise InputError(f"--out must end in .nc or .csv, got {str(out)!r}")
+    opened = Run.open(run)
+    model = opened.model(opened.problem(problem))
+    measured = read_measurements(data, model.problem, noise_std)
+    posterior = model.infer(
+        measured.y,
+        measured.observation,
+        method.value,
+        n_samples=samples,
+        n_chains=chains,
+        seed=seed,
+    )
+    if check:
+        posterior = posterior.check(seed=seed)
+    names = model.problem.parameter_names
+    if out is not None and out.suffix == ".csv":
+        write_table(out, list(names), posterior.sample((samples,), seed=seed))
+    elif out is not None:
+        posterior.to_netcdf(out, n_samples=samples, seed=seed)
+    quantiles = posterior.quantiles([0.05, 0.5, 0.95], seed=seed)
+    d = posterior.diagnostics
+    answer(
+        {
+            "method": method.value,
+            "verdict": d.verdict,
+            "mean": dict(zip(names, posterior.mean.tolist(), strict=True)),
+            "std": dict(zip(names, posterior.std.tolist(), strict=True)),
+            "quantiles_05_50_95": dict(zip(names, quantiles.T.tolist(), strict=True)),
+            "p_value": float(d.p_value),
+            **({} if d.khat is None else {"khat": float(d.khat)}),
+            **({} if d.rhat is None else {"rhat": float(d.rhat.max())}),
+            "seconds": d.seconds,
+            **({} if out is None else {"written": out}),
+        },
+        as_json,
+    )
+
+
+def export_command(
+    run: RunFolder,
+    format: Annotated[Format, typer.Option(help="onnx (extra `export`), or torch.export.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; by default that of the run.")] = None,
+    problem: OwnProblem = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write both maps for other programs, and check the files against the model."""
+    from pddlvm.export import export_maps
+
+    opened = Run.open(run)
+    model = opened.model(opened.problem(problem))
+    folder = out or run
+    folder.mkdir(parents=True, exist_ok=True)
+    exported = export_maps(model, folder, format.value)
+    answer({"files": [str(f) for f in exported.files], "difference": exported.difference}, as_json)

@@ -1,0 +1,85 @@
+"""Draws of an approximate posterior, resampled by the density that it approximates.
+
+    z_k ~ q(z | y),   drawn again with probability  w_k ~ p(y | h(z_k)) p(z_k) / q(z_k | y)
+
+(Rubin, 1988; for neural q Dax et al., 2023), with the tail of the weights smoothed (Vehtari et al.,
+2024). A network that is trained for a minute is a little wider than the posterior; where the
+parameters lie on a thin, curved ridge that little is much in u. Proposals are drawn until they are
+worth as many independent draws as are asked for, or are too many.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.density import Density
+from pddlvm.inference.evidence import smoothed_weights
+
+__all__ = ["Resampled"]
+
+_LEAST = 512
+_MOST = 16384
+_PER_DRAW = 32
+
+
+@dataclass(frozen=True)
+class Resampled(Density):
+    """Resampled draws; mean, std and log density are those of the proposals.
+
+    Attributes:
+        proposal: q, for all data sets.
+        parts: the same for each data set.
+        log_target: number of a data set, z (n, d) -> unnormalised log density of z, (n,).
+    """
+
+    proposal: Density
+    parts: list[Density]
+    log_target: Callable[[int, Tensor], Tensor]
+
+    @property
+    def mean(self) -> Tensor:  # noqa: D102
+        return self.proposal.mean
+
+    @property
+    def std(self) -> Tensor:  # noqa: D102
+        return self.proposal.std
+
+    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
+        generator = torch.Generator()
+        generator.manual_seed(seed) if seed is not None else generator.seed()
+        n = torch.Size(shape).numel()
+        found = [self._draws(i, n, generator) for i in range(len(self.parts))]
+        return torch.stack(found, dim=1).reshape(*shape, len(found), -1)
+
+    def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
+        return self.proposal.propose(shape, seed=seed)
+
+    def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
+        return self.proposal.log_prob(z)
+
+    def _draws(self, i: int, n: int, generator: torch.Generator) -> Tensor:
+        """(n, d) of data set i."""
+        size, most = max(n, _LEAST), max(_MOST, n)
+        most = min(most, max(_PER_DRAW * n, 4 * _LEAST))
+        z, log_weights = [], []
+        while sum(map(len, z)) < most:
+            seed = int(torch.randint(2**31, (), generator=generator))
+            new = self.parts[i].sample((size,), seed=seed)
+            log_q = self.parts[i].log_prob(new)[:, 0]
+            z.append(new[:, 0])
+            log_weights.append(self.log_target(i, new[:, 0]) - log_q)
+            weights = smoothed_weights(torch.cat(log_weights))
+            if 1 / weights.square().sum() >= n:
+                break
+        rows = _systematic(weights, n, generator)
+        return torch.cat(z)[rows]
+
+
+def _systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n numbers with these probabilities, in random order: equally spaced quantiles."""
+    start = torch.rand((), generator=generator, dtype=weights.dtype)
+    at = (torch.arange(n, dtype=weights.dtype) + start) / n
+    rows = torch.searchsorted(weights.cumsum(0), at).clamp(max=len(weights) - 1)
+    return rows[torch.randperm(n, generator=generator)]

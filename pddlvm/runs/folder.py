@@ -1,0 +1,222 @@
+"""A run folder: one training on disk.
+
+config.toml      what was asked
+info.json        versions, machine, git revision, times, what came out
+metrics.csv      step, seconds, elbo, stage; a row is added while the training runs
+checkpoints/     the last few states of the training
+model.pt         the trained model, once it is
+figures/         PNG
+report.html      all of it on one page
+"""
+
+import csv
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pddlvm.checkpoints import Checkpoints
+from pddlvm.errors import InputError, RunFileError
+from pddlvm.files import write_text
+from pddlvm.latent import LatentVariableModel
+from pddlvm.runs.config import RunConfig
+from pddlvm.runs.sources import AnyProblem, is_file, make
+from pddlvm.serialization import load
+
+__all__ = ["COLUMNS", "Run"]
+
+COLUMNS = ("step", "seconds", "elbo", "stage")
+_PACKAGES = ("pddlvm", "torch", "pyro-ppl", "scikit-fem", "numpy", "scipy", "zuko", "arviz-stats")
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: of the folder.
+        config: what it says.
+    """
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+        self.checkpoints = Checkpoints(path / "checkpoints", every=config.checkpoint_seconds)
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "Run":
+        """Make the folder, with the configuration in it.
+
+        Raises:
+            RunFileError: it holds something already, or cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            is_used = any(path.iterdir())
+        except OSError as error:
+            raise RunFileError(
+                f"cannot make the run folder {str(path)!r} ({error.strerror})"
+            ) from error
+        if is_used:
+            raise RunFileError(
+                f"{str(path)!r} is not empty; go on with its run by --resume, or choose another one"
+            )
+        run = cls(path, config)
+        config.write(path / "config.toml")
+        run.describe(created=_now(), versions=_versions(), machine=_machine(), git=_git_revision())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """An existing folder. Nothing in it is executed.
+
+        Raises:
+            RunFileError: it is not a run folder.
+        """
+        if not (path / "config.toml").is_file():
+            raise RunFileError(f"{str(path)!r} is not a run folder: it has no config.toml")
+        return cls(path, RunConfig.read(path / "config.toml"))
+
+    @property
+    def model_file(self) -> Path:
+        """The trained model."""
+        return self.path / "model.pt"
+
+    @property
+    def is_finished(self) -> bool:
+        """Was the training brought to its end?"""
+        return self.model_file.is_file()
+
+    def problem(self, source: str | None = None) -> AnyProblem:
+        """The problem, made anew.
+
+        Args:
+            source: file.py:function, which has to be given again where the problem is in a file: a
+                run folder may come from anybody, and what it names is not executed.
+
+        Raises:
+            RunFileError: the problem is in a file, and none is given.
+        """
+        name = self.config.problem
+        if is_file(name) and source is None:
+            raise RunFileError(
+                f"the problem of this run is in a file, {name!r}, which is not executed unless you "
+                f"say so: add --problem {name}"
+            )
+        return make(source or name, self.config.settings)
+
+    def model(self, problem: AnyProblem) -> LatentVariableModel:
+        """The trained model; where there is none yet, that of the newest checkpoint.
+
+        Raises:
+            RunFileError: nothing was trained, or the problem is another one.
+        """
+        if self.is_finished:
+            return load(self.model_file, problem)
+        found = self.checkpoints.newest()
+        if found is None:
+            raise RunFileError(f"{str(self.path)!r} has no trained model and no checkpoint")
+        return load(found[0], problem)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of info.json."""
+        try:
+            found = json.loads((self.path / "info.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFileError(
+                f"info.json of {str(self.path)!r} cannot be read ({error})"
+            ) from error
+        if not isinstance(found, dict):
+            raise RunFileError(f"info.json of {str(self.path)!r} is damaged")
+        return found
+
+    def describe(self, **values: Any) -> None:
+        """Add to info.json."""
+        file = self.path / "info.json"
+        known = self.info if file.is_file() else {}
+        write_text(json.dumps({**known, **values}, indent=2) + "\n", file)
+
+    def start_metrics(self) -> None:
+        """metrics.csv with the rows of the newest checkpoint, if there is one."""
+        found = self.checkpoints.newest()
+        rows = found[1]["training"]["history"] if found else []
+        write_text(
+            "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(_line, rows)]), self._csv
+        )
+
+    def add_metrics(self, row: dict[str, float]) -> None:
+        """Add a row to metrics.csv."""
+        with self._csv.open("a", encoding="utf-8") as file:
+            file.write(_line(row) + "\n")
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv.
+
+        Raises:
+            RunFileError: the file is not what `add_metrics` writes.
+        """
+        if not self._csv.is_file():
+            return []
+        try:
+            with self._csv.open(encoding="utf-8", newline="") as file:
+                return [{k: float(row[k]) for k in COLUMNS} for row in csv.DictReader(file)]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise RunFileError(f"{str(self._csv)!r} is damaged ({error})") from error
+
+    @property
+    def _csv(self) -> Path:
+        return self.path / "metrics.csv"
+
+    def check_open(self) -> None:
+        """Say so where there is nothing to go on with.
+
+        Raises:
+            InputError: the training is finished.
+        """
+        if self.is_finished:
+            raise InputError(f"the training in {str(self.path)!r} is finished; nothing is left")
+
+
+def _line(row: dict[str, float]) -> str:
+    return ",".join(f"{row[name]:.10g}" for name in COLUMNS)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _machine() -> dict[str, str]:
+    return {"system": platform.platform(), "processor": platform.machine(), "command": _command()}
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _git_revision() -> str | None:
+    """That of the working folder; None where it is in no repository, or there is no git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,53 @@
+"""The figures of a run, as PNG files."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pddlvm import plot
+from pddlvm.errors import InputError
+from pddlvm.latent import LatentVariableModel
+from pddlvm.training import TrainingResult
+from pddlvm.validation import ValidationReport
+
+__all__ = ["write_figures"]
+
+_DPI = 110
+
+
+def write_figures(
+    folder: Path,
+    model: LatentVariableModel,
+    result: TrainingResult,
+    report: ValidationReport,
+    seed: int,
+) -> dict[str, Path]:
+    """Training, calibration, a forward and an inverse problem: caption -> file."""
+    folder.mkdir(exist_ok=True)
+    training, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    plot.elbo(result, ax)
+    coverage, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+    plot.calibration(report, ax)
+    z = model.problem.prior.sample(seed=seed)
+    made = {
+        "Training": training,
+        "Calibration of the solution": coverage,
+        "A forward problem": plot.forward_figure(model, z),
+    }
+    try:
+        made["An inverse problem: the parameter field from the solution"] = plot.inverse_figure(
+            model, z
+        )
+    except InputError:
+        # The parameters of this problem are numbers: there is no field to draw.
+        plt.close()
+    found = {}
+    for caption, figure in made.items():
+        path = folder / f"{caption.split(':')[0].lower().replace(' ', '_')}.png"
+        figure.savefig(path, dpi=_DPI)
+        found[caption] = path
+    plt.close("all")
+    return found

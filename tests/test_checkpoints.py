@@ -1,0 +1,193 @@
+"""A training that was interrupted goes on as if it had not been."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import pddlvm
+from problems import pinn, poisson
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def line() -> pddlvm.Problem:
+    return poisson.make_1d(8)
+
+
+def new_model(problem) -> pddlvm.LatentVariableModel:
+    return pddlvm.LatentVariableModel(problem, seed=3)
+
+
+def state(model: pddlvm.LatentVariableModel) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(step: int):
+    """Ends a training from inside, without its consent, as kill -9 does."""
+
+    def record(row: dict[str, float]) -> None:
+        if row["step"] >= step:
+            raise Interrupted
+
+    return record
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_a_resumed_training_is_the_uninterrupted_one_bit_by_bit(line, step, tmp_path: Path):
+    whole = new_model(line)
+    expected = pddlvm.train(whole, max_steps=STEPS, device="cpu")
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
+    with pytest.raises(Interrupted):
+        pddlvm.train(
+            new_model(line),
+            max_steps=STEPS,
+            device="cpu",
+            checkpoints=checkpoints,
+            record=interrupt_at(step),
+        )
+    # Drawing other numbers in between must not matter.
+    torch.randn(7)
+    model = pddlvm.load(checkpoints.files[0], line)
+    result = pddlvm.train(
+        model, max_steps=STEPS, device="cpu", checkpoints=checkpoints, resume=True
+    )
+    assert same(state(model), state(whole))
+    rows = [[{**row, "seconds": 0} for row in r.history] for r in (result, expected)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [10, 100], ids=["forward map", "inverse map"])
+def test_both_stages_of_a_problem_in_strong_form_resume(step, tmp_path: Path):
+    problem = pinn.make_burgers((20, 20))
+
+    def make() -> pddlvm.LatentVariableModel:
+        points = pddlvm.AdaptivePoints(64, every=7)
+        return pddlvm.LatentVariableModel(problem, points=points, n_functions=16, seed=0)
+
+    options = {"max_steps": 120, "device": "cpu"}
+    whole = make()
+    pddlvm.train(whole, **options)
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
+    with pytest.raises(Interrupted):
+        pddlvm.train(make(), **options, checkpoints=checkpoints, record=interrupt_at(step))
+    model = pddlvm.load(checkpoints.files[0], problem)
+    pddlvm.train(model, **options, checkpoints=checkpoints, resume=True)
+    assert same(state(model), state(whole))
+
+
+def test_only_the_last_ones_stay(line, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0, keep=2)
+    pddlvm.train(new_model(line), max_steps=5, device="cpu", checkpoints=checkpoints)
+    names = [path.name for path in sorted(tmp_path.iterdir())]
+    assert names == ["step-000000004.pt", "step-000000005.pt"]
+
+
+def test_a_checkpoint_is_a_model(line, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
+    model = new_model(line)
+    pddlvm.train(model, max_steps=5, device="cpu", checkpoints=checkpoints, calibrate=False)
+    z = line.prior.sample((3,), seed=0)
+    loaded = pddlvm.load(checkpoints.files[0], line)
+    assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_the_training_with_a_checkpoint(line, number, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=1e9)
+
+    def record(row: dict[str, float]) -> None:
+        if row["step"] == 10:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        pddlvm.train(
+            new_model(line), max_steps=STEPS, device="cpu", checkpoints=checkpoints, record=record
+        )
+    assert signal.getsignal(number) is before
+    assert [path.name for path in checkpoints.files] == ["step-000000011.pt"]
+
+
+def test_without_resume_nothing_is_overwritten(line, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    with pytest.raises(pddlvm.InputError, match="resume=True"):
+        pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+
+
+def test_other_arguments_are_refused(line, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    with pytest.raises(pddlvm.InputError, match="max_steps"):
+        pddlvm.train(
+            new_model(line), max_steps=4, device="cpu", checkpoints=checkpoints, resume=True
+        )
+
+
+def test_the_checkpoint_of_another_model_is_refused(line, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    other = new_model(poisson.make_1d(9))
+    with pytest.raises(pddlvm.RunFileError):
+        pddlvm.train(other, max_steps=3, device="cpu", checkpoints=checkpoints, resume=True)
+
+
+def test_a_damaged_checkpoint_is_left_out(line, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
+    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    newest, second = checkpoints.files[:2]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="left out"):
+        found = checkpoints.newest()
+    assert found is not None and found[0] == second
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path):
+    (tmp_path / "step-000000001.pt").write_bytes(b"nothing")
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(pddlvm.RunFileError, match="can be read"),
+    ):
+        pddlvm.Checkpoints(tmp_path).newest()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(line, monkeypatch, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
+    save, count = torch.save, []
+
+    def full(content, file) -> None:
+        count.append(1)
+        if len(count) == 3:
+            file.write(b"half a file")
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(pddlvm.RunFileError, match="No space left"):
+        pddlvm.train(new_model(line), max_steps=9, device="cpu", checkpoints=checkpoints)
+    monkeypatch.undo()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "step-000000001.pt",
+        "step-000000002.pt",
+    ]
+    found = checkpoints.newest()
+    assert found is not None and found[1]["training"]["step"] == 2
+
+
+@pytest.mark.parametrize("options", [{"every": -1.0}, {"every": float("nan")}, {"keep": 0}])
+def test_bad_options_are_refused(options, tmp_path: Path):
+    with pytest.raises(pddlvm.InputError):
+        pddlvm.Checkpoints(tmp_path, **options)

@@ -1,0 +1,305 @@
+"""The command line: a run from training to inference, and what it answers to misuse."""
+
+import csv
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import meshio
+import pytest
+import torch
+import xarray
+
+import pddlvm
+from pddlvm.cli.app import main
+from pddlvm.runs.folder import Run
+from problems import poisson
+
+OWN = """
+import pddlvm
+from problems import poisson
+
+def make(n: int = 8):
+    return poisson.make_1d(n)
+
+def fails():
+    raise RuntimeError("out of luck")
+
+def number():
+    return 3
+"""
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+Call = Callable[..., Answer]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Call:
+    """Runs the program in this process."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["pddlvm", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A finished run of a small problem."""
+    path = tmp_path_factory.mktemp("runs") / "line"
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ["train", "poisson-1d", "--set", "n=8", "--max-steps", "30", "--seed", "1"]
+        patch.setattr(sys, "argv", ["pddlvm", *arguments, "--out", str(path), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return path
+
+
+@pytest.fixture
+def sensors(run_folder, tmp_path: Path) -> Path:
+    """Measurements of a solution of that problem; one value is missing."""
+    problem = poisson.make_1d(8)
+    points = [-0.5, 0.0, 0.5]
+    observation = pddlvm.PointObservation(problem, points, 0.01)
+    y = observation.simulate(problem.solve(torch.tensor([0.3], dtype=torch.float64)), seed=0)
+    path = tmp_path / "sensors.csv"
+    rows = [[x, f"{v:.6f}"] for x, v in zip(points, y.tolist(), strict=True)]
+    rows[1][1] = ""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["x", "value"], *rows])
+    return path
+
+
+def test_list_names_the_installed_problems(call: Call):
+    answer = call("list", "--json")
+    assert answer.code == 0
+    assert answer.json["poisson"]["n"] == "32"
+    assert "poisson-1d" in call("list").out
+
+
+def test_a_run_folder_holds_what_it_should(run_folder: Path):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names == {
+        "config.toml", "info.json", "metrics.csv", "checkpoints", "model.pt", "figures",
+        "report.html",
+    }  # fmt: skip
+    assert [row["step"] for row in rows_of(run_folder / "metrics.csv")] == ["0", "10", "20", "30"]
+    page = (run_folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list((run_folder / "figures").iterdir()))
+    assert "http" not in page.split("</style>")[1]
+    info = json.loads((run_folder / "info.json").read_text())
+    assert set(info["versions"]) >= {"python", "pddlvm", "torch"} and info["n_steps"] == 30
+
+
+def test_info_says_what_was_asked(run_folder: Path, call: Call):
+    found = call("info", run_folder, "--json").json
+    assert found["state"] == "trained"
+    assert (found["problem"], found["settings"], found["seed"]) == ("poisson-1d", {"n": 8}, 1)
+    assert found["steps"] == 30
+
+
+def test_the_model_of_a_run_is_that_of_the_library(run_folder: Path, call: Call):
+    problem = poisson.make_1d(8)
+    model = pddlvm.load(run_folder / "model.pt", problem)
+    expected = model.forward(torch.tensor([[0.5]], dtype=torch.float64))
+    found = call("forward", run_folder, "--z", "0.5", "--json").json
+    assert found["max_abs_mean"][0] == pytest.approx(float(expected.mean.abs().max()), rel=1e-12)
+    assert found["residual_norm"][0] == pytest.approx(float(expected.residual_norm), rel=1e-6)
+
+
+def test_forward_writes_files_for_other_programs(run_folder: Path, call: Call, tmp_path: Path):
+    one = call("forward", run_folder, "--z", "0.5", "--samples", "2", "--out", tmp_path / "u.vtu")
+    assert one.code == 0, one.err
+    data = meshio.read(tmp_path / "u.vtu").point_data
+    assert {"u_mean", "u_std", "u_sample_0", "u_sample_1"} <= set(data)
+    assert call("forward", run_folder, "--draws", 3, "--out", tmp_path / "sweep.pvd").code == 0
+    assert len(list((tmp_path / "sweep").iterdir())) == 3
+    table = tmp_path / "z.csv"
+    table.write_text("kappa\n0.1\n-0.2\n")
+    done = call("forward", run_folder, "--table", table, "--out", tmp_path / "u.csv")
+    assert done.code == 0, done.err
+    rows = rows_of(tmp_path / "u.csv")
+    assert len(rows) == 2 and len(rows[0]) == 2 * 9
+
+
+@pytest.mark.parametrize("method", ["laplace", "nuts"])
+def test_infer_finds_the_parameter(run_folder, sensors, method, call: Call, tmp_path: Path):
+    out = tmp_path / "post.nc"
+    done = call(
+        "infer", run_folder, "--data", sensors, "--noise-std", 0.01, "--method", method,
+        "--samples", 40, "--chains", 2, "--out", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = done.json
+    assert abs(found["mean"]["kappa"] - 0.3) < 4 * found["std"]["kappa"]
+    tree = xarray.open_datatree(out, engine="h5netcdf")
+    assert {"posterior", "prior", "posterior_predictive", "observed_data"} <= set(tree)
+    assert tree["posterior"]["kappa"].size == 40
+    tree.close()
+
+
+def test_validate_compares_with_the_reference_solver(run_folder, call: Call):
+    found = call("validate", run_folder, "--draws", 20, "--json").json
+    assert found["n_samples"] == 20
+    assert 0 <= found["coverage_u"] <= 1 and found["mnse_u"] > 0
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    (tmp_path / "own.py").write_text(OWN)
+    return str(tmp_path / "own.py")
+
+
+def test_a_problem_in_a_file_is_executed_only_when_it_is_named(own, call: Call, tmp_path: Path):
+    out = tmp_path / "run"
+    done = call("train", f"{own}:make", "--set", "n=6", "--max-steps", 3, "--out", out)
+    assert done.code == 0, done.err
+    refused = call("forward", out, "--draws", 1)
+    assert refused.code == 1 and "--problem" in refused.err
+    assert call("forward", out, "--draws", 1, "--problem", f"{own}:make").code == 0
+
+
+def test_a_toml_file_says_the_same_as_flags(call: Call, tmp_path: Path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'problem = "poisson-1d"\nmax_steps = 50\nseed = 4\nn_validation = 5\n[settings]\nn = 7\n'
+    )
+    done = call("train", "--config", config, "--max-steps", 3, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    echo = (tmp_path / "run" / "config.toml").read_text()
+    assert "max_steps = 3" in echo and "seed = 4" in echo and "n = 7" in echo
+
+
+def test_an_interrupted_run_goes_on(call: Call, tmp_path: Path, monkeypatch):
+    options = ["train", "poisson-1d", "--set", "n=8", "--max-steps", 30, "--checkpoint-every", 0]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert call(*options, "--out", whole).code == 0
+    add = Run.add_metrics
+
+    def stop(run: Run, row: dict[str, float]) -> None:
+        add(run, row)
+        if row["step"] == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "add_metrics", stop)
+    ended = call(*options, "--out", broken)
+    assert ended.code == 130 and "--resume" in ended.err
+    monkeypatch.setattr(Run, "add_metrics", add)
+    assert "not finished" in call("info", broken).out
+    # The newest checkpoint serves as a model until then.
+    assert call("forward", broken, "--draws", 1).code == 0
+    assert call("train", "--resume", "--out", broken).code == 0
+    problem = poisson.make_1d(8)
+    a, b = (pddlvm.load(path / "model.pt", problem).state_dict() for path in (whole, broken))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    steps = [[row["step"] for row in rows_of(path / "metrics.csv")] for path in (whole, broken)]
+    assert steps[0] == steps[1]
+    assert "finished" in call("train", "--resume", "--out", broken).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothing", "--max-steps", "3"], "there is no problem 'nothing'"),
+        (["train", "poisson-1d"], "how long"),
+        (["train", "poisson-1d", "--set", "m=3", "--max-steps", "3"], "no setting"),
+        (["train", "poisson-1d", "--set", "n", "--max-steps", "3"], "name=value"),
+        (["train", "poisson-1d", "--set", "n=text", "--max-steps", "3"], "could not be made"),
+        (["train", "nowhere.py:make", "--max-steps", "3"], "no file"),
+        (["train", "--max-steps", "3"], "needs a problem"),
+        (["train", "--resume"], "not a run folder"),
+    ],
+)
+def test_bad_trainings_are_refused(arguments, message, call: Call, tmp_path: Path):
+    done = call(*arguments, "--out", tmp_path / "run")
+    assert done.code == 1
+    assert message in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("fails", "out of luck"), ("number", "return a problem"), ("absent", "no function")],
+)
+def test_bad_files_of_problems_are_refused(own, function, message, call: Call, tmp_path: Path):
+    done = call("train", f"{own}:{function}", "--max-steps", 3, "--out", tmp_path / "run")
+    assert done.code == 1 and message in done.err
+
+
+def test_a_used_folder_is_not_overwritten(run_folder, call: Call):
+    before = (run_folder / "model.pt").read_bytes()
+    done = call("train", "poisson-1d", "--max-steps", 3, "--out", run_folder)
+    assert done.code == 1 and "not empty" in done.err
+    assert (run_folder / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,value\n0.1,abc\n", "no number"),
+        ("x,value\n3.0,0.1\n", "outside"),
+        ("y,value\n0.1,0.1\n", "no column x"),
+        ("x,value,colour\n0.1,0.1,2\n", "colour"),
+        ("x,value\n0.1\n", "row 1"),
+        ("x,value\n", "at least one row"),
+        ("x,x\n1,2\n", "twice"),
+    ],
+)
+def test_bad_tables_are_refused(run_folder, text, message, call: Call, tmp_path: Path):
+    (tmp_path / "data.csv").write_text(text)
+    done = call("infer", run_folder, "--data", tmp_path / "data.csv", "--noise-std", 0.1)
+    assert done.code == 1 and message in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--z", "1,2"], "needs 1 values"),
+        (["--z", "one"], "numbers"),
+        ([], "one of"),
+        (["--z", "1", "--draws", "2"], "one of"),
+        (["--draws", "2", "--out", "u.png"], "vtu"),
+        (["--table", "nowhere.csv"], "cannot read"),
+    ],
+)
+def test_bad_parameters_are_refused(run_folder, arguments, message, call: Call):
+    done = call("forward", run_folder, *arguments)
+    assert done.code == 1 and message in done.err
+
+
+def test_misuse_ends_with_code_2(call: Call):
+    assert call("trian").code == 2
+    assert call("forward").code == 2
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "train", "forward", "infer", "validate", "info", "export"]
+)
+def test_every_command_has_help(command, call: Call):
+    done = call(command, "--help")
+    assert done.code == 0 and "Usage" in done.out
