@@ -2,14 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check docs coverage bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -c constraints.txt -e ".[dev,docs,export,log]"
 	touch $@
 
 demo: .venv/.ready  ## train on the linear Poisson problem and write the figures to demo/
@@ -27,9 +27,15 @@ check: .venv/.ready  ## check format, lint, types and imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
+docs: .venv/.ready  ## build the documentation to site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+coverage: .venv/.ready  ## run the fast tests, and say which lines they reach
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+
 bench: .venv/.ready  ## run the benchmarks
 	$(BIN)/python -m benchmarks.run
 
 clean:  ## remove the environment, the caches and everything generated
-	rm -rf .venv build dist *.egg-info demo runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info demo runs site .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

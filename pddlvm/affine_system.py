@@ -24,7 +24,7 @@ from pddlvm.solver import Assembler, factorise
 if TYPE_CHECKING:
     from pddlvm.problem import Problem
 
-__all__ = ["AffineSystem", "affine_system"]
+__all__ = ["AffineSystem", "Factors", "affine_system"]
 
 Factors = SuperLU | BandedFactors
 

@@ -62,12 +62,13 @@ def rebuild(
         cubature_error=content["cubature_error"],
     )
     networks = content["networks"]
+    n_saved = sum(value.numel() for value in content["state"].values())
     model = GalerkinModel(
         problem,
         covariance=_COVARIANCES[content["covariance"]](content["tolerance"]),
         objective=content["objective"],
-        forward_network=rebuild_network("forward", networks["forward"], forward_network),
-        inverse_network=rebuild_network("inverse", networks["inverse"], inverse_network),
+        forward_network=rebuild_network("forward", networks["forward"], forward_network, n_saved),
+        inverse_network=rebuild_network("inverse", networks["inverse"], inverse_network, n_saved),
         reduction=reduction,
         seed=content["seed"],
         dtype=cast(torch.dtype, getattr(torch, content["dtype"])),

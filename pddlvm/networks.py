@@ -62,10 +62,25 @@ def sizes_of(network: nn.Module) -> dict[str, int] | None:
     }
 
 
-def rebuild_network(name: str, sizes: dict[str, int] | None, own: nn.Module | None) -> nn.Module:
-    """A network from its saved sizes, or the user's own."""
+def rebuild_network(
+    name: str, sizes: dict[str, int] | None, own: nn.Module | None, n_saved: int
+) -> nn.Module:
+    """A network from its saved sizes, or the user's own.
+
+    Args:
+        name: of the map, for messages.
+        sizes: what `sizes_of` gave.
+        own: the user's.
+        n_saved: values that the file holds; a network that claims more is not even made.
+    """
     if own is not None:
         return own
     if sizes is None:
         raise RunFileError(f"the model had a {name} network of its own: pass {name}_network")
+    if not all(isinstance(n, int) and 0 < n <= n_saved for n in sizes.values()):
+        raise ValueError(f"impossible sizes of the {name} network")
+    width = sizes["width"]
+    n_values = width * (sizes["n_in"] + (sizes["depth"] - 1) * width + 2 * sizes["n_out"])
+    if n_values > n_saved:
+        raise ValueError(f"the {name} network is larger than what is saved of it")
     return NeuralGaussian(**sizes)

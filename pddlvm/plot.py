@@ -24,7 +24,7 @@ from torch import Tensor
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.inference.plot import expected_coverage, inference_figure, marginals, ranks
+from pddlvm.inference.plot import corner, expected_coverage, inference_figure, marginals, ranks
 from pddlvm.latent import LatentVariableModel
 from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
@@ -32,6 +32,7 @@ from pddlvm.validation import ValidationReport
 
 __all__ = [
     "calibration",
+    "corner",
     "elbo",
     "expected_coverage",
     "field",

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.affine_system import AffineSystem, affine_system
+from pddlvm.affine_system import AffineSystem, Factors, affine_system
 from pddlvm.discretisation import Dirichlet, Discretisation
 from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import FunctionSpace
@@ -187,6 +187,13 @@ class Problem(ParametricProblem):
     def affine(self) -> AffineSystem | None:
         """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
         return affine_system(self)
+
+    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[Factors]]:
+        """Solutions (n, n_dofs) at z (n, d), float64, and factors of K at each or close to it.
+
+        Without assembly where the problem allows it; the factors of the whole batch are in memory.
+        """
+        return self.solver.solve_with_factors(z) if self.affine is None else self.affine.solve(z)
 
     @cached_property
     def solver(self) -> ReferenceSolver:

@@ -303,3 +303,14 @@ def test_misuse_ends_with_code_2(call: Call):
 def test_every_command_has_help(command, call: Call):
     done = call(command, "--help")
     assert done.code == 0 and "Usage" in done.out
+
+
+def test_a_log_for_tensorboard(call: Call, tmp_path: Path):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    out = tmp_path / "run"
+    done = call("train", "poisson-1d", "--max-steps", 20, "--tensorboard", "--out", out)
+    assert done.code == 0, done.err
+    (file,) = (out / "tensorboard").iterdir()
+    events = loader.EventFileLoader(str(file)).Load()
+    steps = [event.step for event in events if event.HasField("summary")]
+    assert steps == [0, 10, 20]

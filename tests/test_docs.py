@@ -19,7 +19,15 @@ from pddlvm import fem, plot
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-SLOW = {"index.md", "inference.md", "new_problem.md", "strong_form.md", "tutorial.md"}
+SLOW = {
+    "how_to/checkpoints.md",
+    "how_to/diagnostics.md",
+    "index.md",
+    "inference.md",
+    "new_problem.md",
+    "strong_form.md",
+    "tutorial.md",
+}
 STEPS = 40
 SECONDS = 2.0
 

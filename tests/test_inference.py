@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import xarray
 from linear import closed_form, linear_problem
 
 import pddlvm
@@ -160,6 +161,27 @@ def test_what_arviz_reads(posteriors, linear, sensors, data):
         assert float(tree["posterior"]["a"].mean()) == pytest.approx(
             float(posterior.mean[0]), abs=3 * float(posterior.std[0]) / 15
         )
+
+
+def test_a_netcdf_file_is_what_arviz_reads(linear, sensors, data, tmp_path):
+    posterior = linear.infer(data[0], sensors)
+    posterior.to_netcdf(tmp_path / "post.nc", 80)
+    with xarray.open_datatree(tmp_path / "post.nc", engine="h5netcdf") as tree:
+        expected = posterior.to_arviz(80)
+        xarray.testing.assert_equal(
+            tree["posterior"].to_dataset(), expected["posterior"].to_dataset()
+        )
+        xarray.testing.assert_equal(tree["prior"].to_dataset(), expected["prior"].to_dataset())
+    with pytest.raises(pddlvm.RunFileError, match="cannot write"):
+        posterior.to_netcdf(tmp_path / "nowhere" / "post.nc")
+    assert [path.name for path in tmp_path.iterdir()] == ["post.nc"]
+
+
+def test_there_may_be_more_chains_than_explorers(linear, sensors, data):
+    posterior = linear.infer(data[0], sensors, "nuts", n_samples=400, n_chains=100)
+    assert posterior.chains(1, 0).shape == (100, 4, 2)
+    # Chains that begin at the same place do not stay together.
+    assert len(posterior.chains(1, 0)[:, 0, 0].unique()) == 100
 
 
 @pytest.mark.parametrize(
@@ -354,6 +376,21 @@ def test_figures_of_the_inference(posteriors, linear, sensors, data):
     assert sum(patch.get_data().values.sum() for patch in ranks.patches[:1]) == 80
     assert len(coverage.lines) == 3
     plt.close("all")
+
+
+def test_a_corner_plot_has_a_panel_for_each_pair(linear, sensors, data):
+    posterior = linear.infer(data[0], sensors)
+    figure = plot.corner(posterior, truth=torch.tensor([1.0, -0.5]))
+    drawn = [ax for ax in figure.axes if ax.axison]
+    assert len(drawn) == 3
+    assert (drawn[1].get_xlabel(), drawn[1].get_ylabel()) == ("a", "b")
+    assert drawn[2].get_xlabel() == "b"
+    plt.close("all")
+    for options in ({"parameters": [2]}, {"parameters": []}, {"parameters": list(range(13))}):
+        with pytest.raises(pddlvm.InputError, match="parameters"):
+            plot.corner(posterior, **options)
+    with pytest.raises(pddlvm.InputError, match="one data set"):
+        plot.corner(linear.infer(data, sensors))
 
 
 # --- populations ----------------------------------------------------------------------------------

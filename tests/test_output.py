@@ -1,6 +1,7 @@
 """VTU files hold the fields under their names, on the mesh, in one, two and three dimensions."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import meshio
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from problems import poisson
+from problems import pinn, poisson
 from problems.poisson import diffusion, load
 
 
@@ -127,3 +128,68 @@ def test_a_failing_write_leaves_the_old_file(membrane, monkeypatch, tmp_path: Pa
         membrane.to_vtu(tmp_path / "u.vtu", z)
     assert [p.name for p in tmp_path.iterdir()] == ["u.vtu"]
     assert (tmp_path / "u.vtu").read_bytes() == before
+
+
+def sweep(path: Path) -> list[tuple[float, meshio.Mesh]]:
+    """Times and meshes of a collection, as ParaView reads it."""
+    entries = ElementTree.parse(path).getroot().findall("./Collection/DataSet")
+    files = [(e.attrib["timestep"], path.parent / e.attrib["file"]) for e in entries]
+    return [(float(time), meshio.read(file)) for time, file in files]
+
+
+def test_a_sweep_has_a_file_for_each_parameter_vector(membrane, tmp_path: Path):
+    z = torch.tensor([[1.2], [1.8]], dtype=torch.float64)
+    membrane.to_pvd(tmp_path / "sweep.pvd", z)
+    found = sweep(tmp_path / "sweep.pvd")
+    assert [time for time, _ in found] == [0, 1]
+    dofs = membrane.problem.space.vertex_dofs
+    for one, (_, mesh) in zip(z, found, strict=True):
+        expected = membrane.forward(one).mean.numpy()[dofs]
+        np.testing.assert_array_equal(mesh.point_data["u_mean"][:, :2], expected)
+
+
+def test_samples_are_those_of_the_forward_map(membrane, tmp_path: Path):
+    z = torch.tensor([1.5], dtype=torch.float64)
+    membrane.to_vtu(tmp_path / "u.vtu", z, n_samples=2, seed=4)
+    data = meshio.read(tmp_path / "u.vtu").point_data
+    expected = membrane.forward(z).sample((2,), seed=4).numpy()
+    dofs = membrane.problem.space.vertex_dofs
+    for i in range(2):
+        np.testing.assert_array_equal(data[f"u_sample_{i}"][:, :2], expected[i][dofs])
+
+
+@pytest.fixture(scope="module")
+def burgers() -> pddlvm.LatentVariableModel:
+    return pddlvm.LatentVariableModel(pinn.make_burgers((6, 5)), n_functions=4)
+
+
+def test_one_z_of_a_problem_in_time_gives_a_time_series(burgers, tmp_path: Path):
+    z = burgers.problem.prior.sample(seed=0)
+    burgers.to_pvd(tmp_path / "u.pvd", z, n_samples=1)
+    found = sweep(tmp_path / "u.pvd")
+    np.testing.assert_allclose([time for time, _ in found], np.linspace(0, 1, 5))
+    expected = burgers.forward(z).mean.reshape(6, 5).numpy()
+    for i, (_, mesh) in enumerate(found):
+        assert {cells.type for cells in mesh.cells} == {"line"}
+        np.testing.assert_array_equal(mesh.point_data["u_mean"], expected[:, i])
+        assert mesh.point_data["u_sample_0"].shape == (6,)
+
+
+def test_a_grid_in_space_and_time_is_one_mesh(burgers, tmp_path: Path):
+    z = burgers.problem.prior.sample(seed=0)
+    burgers.to_vtu(tmp_path / "u.vtu", z)
+    mesh = meshio.read(tmp_path / "u.vtu")
+    assert mesh.cells[0].type == "quad" and len(mesh.cells[0].data) == 5 * 4
+    np.testing.assert_array_equal(mesh.points[:, :2], burgers.problem.grid_points.numpy())
+    np.testing.assert_array_equal(mesh.point_data["u_mean"], burgers.forward(z).mean.numpy())
+
+
+def test_bad_collections_are_refused(membrane, tmp_path: Path):
+    z = torch.tensor([[1.5]], dtype=torch.float64)
+    for path, message in (
+        (tmp_path / "u.vtu", "end in .pvd"),
+        (tmp_path / "nowhere" / "u.pvd", "does not exist"),
+    ):
+        with pytest.raises(pddlvm.InputError, match=message):
+            membrane.to_pvd(path, z)
+    assert not list(tmp_path.iterdir())

@@ -197,9 +197,7 @@ def _report(
         "Versions": info["versions"],
         "Machine": {**info["machine"], "git": info["git"], "created": info["created"]},
     }
-    write_report(
-        run.path / "report.html", f"{model.problem.name}: training report", tables, figures
-    )
+    write_report(run.report_file, f"{model.problem.name}: training report", tables, figures)
 
 
 def _summary(report: ValidationReport) -> dict[str, Any]:

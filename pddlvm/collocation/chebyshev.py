@@ -56,7 +56,8 @@ def hats(s: Tensor, n: int) -> Tensor:
     """The same for piecewise linear interpolation, which keeps what is positive positive."""
     at = nodes(n).to(s.device)
     x = s.double().clamp(-1, 1)
-    left = (torch.searchsorted(at, x.contiguous(), right=True) - 1).clamp(0, n - 2)
+    # Nodes inside that are not beyond x; ONNX has no search.
+    left = (x[..., None] >= at[1:-1]).sum(-1)
     weight = (x - at[left]) / (at[left + 1] - at[left])
     matrix = torch.zeros(*x.shape, n, dtype=x.dtype, device=s.device)
     matrix.scatter_(-1, left[..., None], (1 - weight)[..., None])

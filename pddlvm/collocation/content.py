@@ -50,13 +50,16 @@ def rebuild(
     if content["has_own_inverse"] and inverse_network is None:
         raise RunFileError("the model had an inverse network of its own: pass inverse_network")
     causal = content["causal"]
+    n_saved = sum(value.numel() for value in content["state"].values())
+    if not 0 < content["n_functions"] <= n_saved:
+        raise ValueError("impossible number of functions")
     return CollocationModel(
         problem,
         points=_sampler(content["points"]),
         tolerance=content["tolerance"],
         causal=None if causal is None else Causal(**causal),
         n_functions=content["n_functions"],
-        forward_network=rebuild_network("forward", content["forward"], forward_network),
+        forward_network=rebuild_network("forward", content["forward"], forward_network, n_saved),
         inverse_network=inverse_network,
         seed=content["seed"],
         dtype=cast(torch.dtype, getattr(torch, content["dtype"])),

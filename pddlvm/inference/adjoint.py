@@ -50,10 +50,7 @@ class FiniteElementPosterior:
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density at xi (batch, d), (batch,)."""
         z = self.problem.prior.unstandardise(xi)
-        if self.problem.affine is None:
-            u = self.problem.solver.solve(z)
-        else:
-            u = torch.cat([self.problem.affine.solve(part)[0] for part in z.split(_BATCH)])
+        u = torch.cat([self.problem.solve_with_factors(part)[0] for part in z.split(_BATCH)])
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(u))
         return likelihood + self.problem.prior.standard_log_prob(xi)
 
@@ -68,8 +65,7 @@ class FiniteElementPosterior:
 
     def _with_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         affine, z = self.problem.affine, self.problem.prior.unstandardise(xi)
-        solve = self.problem.solver.solve_with_factors if affine is None else affine.solve
-        u, factors = solve(z)
+        u, factors = self.problem.solve_with_factors(z)
         at = u.clone().requires_grad_()
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(at))
         (slope,) = torch.autograd.grad(likelihood.sum(), at)

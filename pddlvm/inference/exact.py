@@ -30,7 +30,7 @@ __all__ = ["Exact", "exact", "hamiltonian"]
 _KHAT = 0.7
 _INNER = 4
 _N_STARTS = 64
-_ENOUGH_WARMUP = 300
+_ENOUGH_WARMUP, _MOST_WARMUP = 300, 500
 _STEP = 0.3
 _WINDOWS = (0.1, 0.2, 0.3, 0.4)
 
@@ -87,7 +87,7 @@ def exact(
     starts.append((float(target.value(w).median()), target, w))
     _, target, w = max(starts, key=lambda start: start[0])
     start = w[torch.randint(len(w), (n_chains,), generator=generator)]
-    n_warmup = max(min(n_draws, _ENOUGH_WARMUP), n_draws // 2)
+    n_warmup = min(_MOST_WARMUP, max(min(n_draws, _ENOUGH_WARMUP), n_draws // 2))
     return Exact(*hamiltonian(target, start, n_warmup, n_draws, generator), shape)
 
 

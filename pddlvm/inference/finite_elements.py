@@ -44,7 +44,7 @@ class FiniteElements(Surrogate):
 
     def _linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         free, d = self.operators.free, xi.shape[1]
-        u, (factors,) = self.problem.solver.solve_with_factors(self.prior.unstandardise(xi))
+        u, (factors,) = self.problem.solve_with_factors(self.prior.unstandardise(xi))
         steps = _STEP * torch.eye(d, dtype=xi.dtype)
         z = self.prior.unstandardise(torch.cat([xi + steps, xi - steps]))
         lifts = self.operators.lift(z)

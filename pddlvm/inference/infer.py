@@ -138,7 +138,9 @@ def _nuts(query: Query) -> Found:
     targets, found = [], []
     for i in range(len(query.y)):
         target, start, step = standardise(query.target(i), query.generator)
-        w = nuts(target, start[: query.n_chains], step, n_draws, query.seed + i)
+        # More chains than explorers: some begin at the same place and part at once.
+        start = start[torch.arange(query.n_chains) % len(start)]
+        w = nuts(target, start, step, n_draws, query.seed + i)
         found.append(target.coordinates.xi_of(w))
         targets.append(target)
 

@@ -1,6 +1,6 @@
 """Figures of posteriors and of the calibration of an inference; see `pddlvm.plot`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -17,10 +17,11 @@ from pddlvm.inference.validation import InferenceReport
 if TYPE_CHECKING:
     from pddlvm.parametric import ParametricProblem
 
-__all__ = ["expected_coverage", "inference_figure", "marginals", "ranks"]
+__all__ = ["corner", "expected_coverage", "inference_figure", "marginals", "ranks"]
 
 _N_DRAWS = 4000
 _COLUMNS = 4
+_MOST_SHOWN = 12
 
 
 def marginals(
@@ -78,6 +79,64 @@ def ranks(report: InferenceReport, ax: Axes) -> Axes:
     )
     ax.legend()
     return ax
+
+
+def corner(
+    posterior: Posterior,
+    *,
+    parameters: Sequence[int] | None = None,
+    truth: Tensor | None = None,
+    seed: int = 0,
+) -> Figure:
+    """Marginal densities of parameters and of their pairs, of one data set.
+
+    Args:
+        posterior: of one data set.
+        parameters: numbers of those to draw, at most twelve; by default the first ones.
+        truth: true parameters (d,), drawn as lines.
+        seed: of the draws.
+    """
+    d = posterior.mean.shape[-1]
+    shown = list(range(min(d, _MOST_SHOWN))) if parameters is None else list(parameters)
+    if posterior.batch or not 1 <= len(shown) <= _MOST_SHOWN:
+        raise InputError(
+            f"corner draws 1 to {_MOST_SHOWN} parameters of one data set: infer from y[i]"
+        )
+    if not all(0 <= i < d for i in shown):
+        raise InputError(f"the parameters have the numbers 0 to {d - 1}, got {shown}")
+    n, names = len(shown), posterior.observation.problem.parameter_names
+    draws = posterior.sample((_N_DRAWS,), seed=seed)
+    limits = [_range(draws[:, i]) for i in shown]
+    size = max(3.0, 1.8 * n)
+    figure, axes = plt.subplots(n, n, figsize=(size, size), layout="constrained", squeeze=False)
+    for row, i in enumerate(shown):
+        for column, j in enumerate(shown):
+            ax = axes[row, column]
+            if column > row:
+                ax.axis("off")
+                continue
+            x, y = draws[:, j].numpy(), draws[:, i].numpy()
+            if row == column:
+                bins = np.linspace(*limits[row], 40)
+                ax.hist(x, bins=bins, density=True, histtype="step", color="C0")
+                ax.set_yticks([])
+            else:
+                ax.hist2d(x, y, bins=40, range=(limits[column], limits[row]), cmap="Blues")
+                ax.set_ylim(limits[row])
+            ax.set_xlim(limits[column])
+            if truth is not None:
+                style = {"color": "black", "linestyle": "--", "linewidth": 0.8}
+                ax.axvline(float(truth[j]), **style)
+                if row != column:
+                    ax.axhline(float(truth[i]), **style)
+            ax.tick_params(
+                labelsize="x-small", labelbottom=row == n - 1, labelleft=column == 0 < row
+            )
+            if row == n - 1:
+                ax.set_xlabel(names[j])
+            if column == 0 and row:
+                ax.set_ylabel(names[i])
+    return figure
 
 
 def expected_coverage(report: InferenceReport, ax: Axes) -> Axes:

@@ -55,7 +55,8 @@ class Run:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            is_used = any(path.iterdir())
+            # A hidden file may be left of a process that was killed while it wrote.
+            is_used = any(not entry.name.startswith(".") for entry in path.iterdir())
         except OSError as error:
             raise RunFileError(
                 f"cannot make the run folder {str(path)!r} ({error.strerror})"
@@ -65,8 +66,9 @@ class Run:
                 f"{str(path)!r} is not empty; go on with its run by --resume, or choose another one"
             )
         run = cls(path, config)
-        config.write(path / "config.toml")
         run.describe(created=_now(), versions=_versions(), machine=_machine(), git=_git_revision())
+        # Last: it makes the folder a run.
+        config.write(path / "config.toml")
         return run
 
     @classmethod
@@ -86,9 +88,14 @@ class Run:
         return self.path / "model.pt"
 
     @property
+    def report_file(self) -> Path:
+        """The report, which is written last."""
+        return self.path / "report.html"
+
+    @property
     def is_finished(self) -> bool:
-        """Was the training brought to its end?"""
-        return self.model_file.is_file()
+        """Was all of it brought to its end?"""
+        return self.report_file.is_file()
 
     def problem(self, source: str | None = None) -> AnyProblem:
         """The problem, made anew.
@@ -114,7 +121,7 @@ class Run:
         Raises:
             RunFileError: nothing was trained, or the problem is another one.
         """
-        if self.is_finished:
+        if self.model_file.is_file():
             return load(self.model_file, problem)
         found = self.checkpoints.newest()
         if found is None:

@@ -1,0 +1,62 @@
+"""kill -9 at random moments of a training, then --resume: the weights are those of a quiet run."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import pddlvm
+from problems import poisson
+
+N_MOMENTS = 50
+OPTIONS = ["poisson-1d", "--set", "n=20", "--max-steps", "300", "--checkpoint-every", "0.1"]
+
+
+def start(*arguments: str) -> "subprocess.Popen[bytes]":
+    code = "from pddlvm.cli.app import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "train", *arguments], stdout=subprocess.DEVNULL
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return pddlvm.load(run / "model.pt", poisson.make_1d(20)).state_dict()
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Until a training has begun."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on(tmp_path: Path):
+    quiet = tmp_path / "quiet"
+    process = start(*OPTIONS, "--out", str(quiet))
+    wait_for(quiet / "metrics.csv", process)
+    began = time.monotonic()
+    assert process.wait() == 0
+    duration = time.monotonic() - began
+    expected = weights(quiet)
+    chance = random.Random(0)
+    n_killed = 0
+    for moment in range(N_MOMENTS):
+        run = tmp_path / f"run_{moment}"
+        process = start(*OPTIONS, "--out", str(run))
+        wait_for(run / "metrics.csv", process)
+        time.sleep(chance.uniform(0, duration))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (run / "report.html").is_file():
+            continue
+        n_killed += 1
+        assert start("--resume", "--out", str(run)).wait() == 0, f"moment {moment}"
+        found = weights(run)
+        assert all(torch.equal(found[name], expected[name]) for name in expected), moment
+    # Nearly all moments lie before the end.
+    assert n_killed >= 0.8 * N_MOMENTS
