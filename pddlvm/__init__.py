@@ -30,6 +30,7 @@ from pddlvm.errors import (
     RunFileError,
     SupportError,
 )
+from pddlvm.export import Exported, export_maps
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
@@ -78,6 +79,7 @@ __all__ = [
     "Energy",
     "EnergyModes",
     "EnergyNorm",
+    "Exported",
     "Face",
     "Family",
     "Field",
@@ -132,6 +134,7 @@ __all__ = [
     "Whitened",
     "average_matrix",
     "exponential",
+    "export_maps",
     "fem",
     "gaussian",
     "gradient_matrix",

@@ -17,10 +17,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pddlvm.checkpoints import Checkpoints, interruptible
-from pddlvm.errors import InputError, NonFiniteError
+from pddlvm.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.random import seeded
-from pddlvm.training_state import Optimizers, Progress, capture, restore, snapshot
+from pddlvm.training_state import (
+    Optimizers,
+    Progress,
+    capture,
+    restore,
+    restore_optimizers,
+    snapshot,
+)
 
 __all__ = ["TrainingResult", "train"]
 
@@ -128,6 +135,8 @@ def train(
         steps = math.inf if max_steps is None else max_steps
         clock = _Clock(start - at.seconds, seconds, steps)
         stages = model.stages(calibrate)
+        if at.stage > len(stages):
+            raise RunFileError(f"a checkpoint says stage {at.stage}, of {len(stages)} stages")
         with (
             tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar,
             interruptible() if checkpoints is not None else nullcontext(_never) as interrupted,
@@ -208,9 +217,9 @@ class _Training:
             stage.prepare()
             at.first, at.begin = at.step, self.clock.fraction(at.step)
         optimizers = _optimizers(networks, self.options["learning_rates"])
-        for (optimizer, _), state in zip(optimizers, at.optimizers or [], strict=False):
-            optimizer.load_state_dict(state)
-        at.optimizers = None
+        if at.optimizers is not None:
+            restore_optimizers(optimizers, at.optimizers)
+            at.optimizers = None
         parameters = [p for network in networks for p in network.parameters()]
         good, written = snapshot(networks), time.perf_counter()
         # What prepares a stage takes time; a part of its share is left to it in any case.
@@ -245,14 +254,14 @@ class _Training:
         self._record(stage, end)
         at.stage, at.begin = at.stage + 1, None
         if self.checkpoints is not None:
-            self._write([])
+            self._write(None)
 
     def _done(self, end: float) -> float:
         begin = self.at.begin
         assert begin is not None
         return min(1.0, (self.clock.fraction(self.at.step) - begin) / (end - begin))
 
-    def _write(self, optimizers: Optimizers) -> None:
+    def _write(self, optimizers: Optimizers | None) -> None:
         assert self.checkpoints is not None
         self.at.seconds = self.clock.seconds
         content = capture(self.model, self.at, optimizers, self.generator, self.options)

@@ -1,5 +1,6 @@
 """The state of a training under way: taken down in a checkpoint, and taken up again."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,10 @@ from pddlvm.errors import InputError, RunFileError
 from pddlvm.latent import LatentVariableModel
 from pddlvm.serialization import content_of
 
-__all__ = ["Optimizers", "Progress", "capture", "restore", "snapshot"]
+__all__ = ["Optimizers", "Progress", "capture", "restore", "restore_optimizers", "snapshot"]
+
+_ROW = {"step", "seconds", "elbo", "stage"}
+_MOMENTS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "Muon": {"momentum_buffer"}}
 
 Optimizers = list[tuple[torch.optim.Optimizer, float]]
 """Each with its initial rate."""
@@ -37,21 +41,34 @@ class Progress:
     begin: float | None = None
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    optimizers: list[dict[str, Any]] | None = None
+    optimizers: list[dict[int, dict[str, Any]]] | None = None
+
+    def check(self) -> None:
+        """Refuse what no training leaves behind, by a ValueError."""
+        counts = (self.stage, self.step, self.first, self.step - self.first)
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise ValueError("impossible counts of steps")
+        times = (self.seconds, 0.0 if self.begin is None else self.begin)
+        if not all(isinstance(t, float) and math.isfinite(t) and t >= 0 for t in times):
+            raise ValueError("impossible times")
+        for row in self.history:
+            if set(row) != _ROW or not all(isinstance(v, int | float) for v in row.values()):
+                raise ValueError("impossible history")
 
 
 def capture(
     model: LatentVariableModel,
     at: Progress,
-    optimizers: Optimizers,
+    optimizers: Optimizers | None,
     generator: torch.Generator,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of a checkpoint."""
+    """The content of a checkpoint; without optimizers between two stages."""
+    moments = [o.state_dict()["state"] for o, _ in optimizers] if optimizers else None
     device = model.sigma_residual.device
     training = {
         **vars(at),
-        "optimizers": [optimizer.state_dict() for optimizer, _ in optimizers],
+        "optimizers": moments,
         "generator": generator.get_state(),
         "random": torch.get_rng_state(),
         "random_gpu": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -99,7 +116,9 @@ def restore(
         device = model.sigma_residual.device
         if device.type == "cuda" and training["random_gpu"] is not None:
             torch.cuda.set_rng_state(training["random_gpu"], device)
-        return Progress(**{name: training[name] for name in Progress.__dataclass_fields__})
+        at = Progress(**{name: training[name] for name in Progress.__dataclass_fields__})
+        at.check()
+        return at
     except InputError:
         raise
     except Exception as error:
@@ -108,6 +127,37 @@ def restore(
             f"{str(path)!r} is not a checkpoint of this model, or damaged "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def restore_optimizers(optimizers: Optimizers, states: list[dict[int, dict[str, Any]]]) -> None:
+    """Take up the states that a checkpoint holds.
+
+    Raises:
+        RunFileError: they are not those of these optimizers.
+    """
+    try:
+        for (optimizer, _), state in zip(optimizers, states, strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if set(state) != set(range(len(parameters))):
+                raise ValueError("not one state for each parameter")
+            for i, parameter in enumerate(parameters):
+                _check_moments(state[i], parameter, _MOMENTS[type(optimizer).__name__])
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except Exception as error:
+        # Whatever a file can say that is not what `capture` writes.
+        raise RunFileError(
+            f"the optimizers of the checkpoint are damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_moments(state: dict[str, Any], parameter: torch.Tensor, names: set[str]) -> None:
+    if set(state) != names:
+        raise ValueError(f"the state of a parameter has {sorted(state)}")
+    for name, value in state.items():
+        shape = torch.Size() if name == "step" else parameter.shape
+        if value.shape != shape or not torch.isfinite(value).all():
+            raise ValueError(f"{name} does not fit its parameter")
 
 
 def snapshot(networks: tuple[nn.Module, ...]) -> list[dict[str, torch.Tensor]]:

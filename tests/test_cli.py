@@ -240,6 +240,7 @@ def test_bad_trainings_are_refused(arguments, message, call: Call, tmp_path: Pat
     done = call(*arguments, "--out", tmp_path / "run")
     assert done.code == 1
     assert message in done.err and "Traceback" not in done.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

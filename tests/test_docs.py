@@ -10,18 +10,21 @@ from typing import Any
 
 import matplotlib
 import pytest
+import typer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import pddlvm
 from pddlvm import fem, plot
+from pddlvm.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SLOW = {
     "how_to/checkpoints.md",
     "how_to/diagnostics.md",
+    "how_to/output.md",
     "index.md",
     "inference.md",
     "new_problem.md",
@@ -116,6 +119,17 @@ def test_what_is_in_the_reference_exists_and_stands_there_once():
     assert len(names) == len(set(names))
     for name in names:
         assert pkgutil.resolve_name(name) is not None
+
+
+@pytest.mark.parametrize("page", ["how_to/command_line.md", "tutorial.md"])
+def test_commands_of_a_page_exist_with_their_options(page: str):
+    commands = typer.main.get_command(app).commands
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^\$ pddlvm (\w+) ?([^#\n]*)", text, re.MULTILINE)
+    assert len(lines) >= 3
+    for name, rest in lines:
+        known = {option for p in commands[name].params for option in p.opts}
+        assert set(re.findall(r"--[\w-]+", rest)) <= known, name
 
 
 @pytest.mark.slow

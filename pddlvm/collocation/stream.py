@@ -44,7 +44,14 @@ class PointStream:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self._steps, self._candidates = state["steps"], state["candidates"]
+        steps, candidates = state["steps"], state["candidates"]
+        k = len(self.problem.box.names)
+        if type(steps) is not int or (
+            candidates is not None
+            and (len(candidates) != 2 or candidates[0].shape != (len(candidates[1]), k))
+        ):
+            raise ValueError("an impossible state of the points")
+        self._steps, self._candidates = steps, candidates
 
     def draw(self, like: Tensor, generator: torch.Generator) -> list[Tensor]:
         """Points inside, then those on the face of each condition, (n, k) each."""

@@ -8,6 +8,7 @@ parameters lie on a thin, curved ridge that little is much in u. Proposals are d
 worth as many independent draws as are asked for, or are too many.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ from pddlvm.inference.evidence import smoothed_weights
 __all__ = ["Resampled"]
 
 _LEAST = 512
-_MOST = 16384
-_PER_DRAW = 32
+_MOST = 65536
+_PER_DRAW = 160
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,18 @@ class Resampled(Density):
 
     def _draws(self, i: int, n: int, generator: torch.Generator) -> Tensor:
         """(n, d) of data set i."""
-        size, most = max(n, _LEAST), max(_MOST, n)
-        most = min(most, max(_PER_DRAW * n, 4 * _LEAST))
-        z, log_weights = [], []
-        while sum(map(len, z)) < most:
+        most = max(n, min(_MOST, max(_PER_DRAW * n, 4 * _LEAST)))
+        z, log_ratios = [], []
+        size = min(most, max(n, _LEAST))
+        while size > 0:
             seed = int(torch.randint(2**31, (), generator=generator))
             new = self.parts[i].sample((size,), seed=seed)
-            log_q = self.parts[i].log_prob(new)[:, 0]
             z.append(new[:, 0])
-            log_weights.append(self.log_target(i, new[:, 0]) - log_q)
-            weights = smoothed_weights(torch.cat(log_weights))
-            if 1 / weights.square().sum() >= n:
-                break
+            log_ratios.append(self.log_target(i, new[:, 0]) - self.parts[i].log_prob(new)[:, 0])
+            weights = smoothed_weights(torch.cat(log_ratios))
+            # As many as it takes if the rest are worth as much as those so far.
+            wanted = math.ceil(n * len(weights) * float(weights.square().sum()))
+            size = min(wanted, most) - len(weights)
         rows = _systematic(weights, n, generator)
         return torch.cat(z)[rows]
 

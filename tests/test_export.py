@@ -1,0 +1,171 @@
+"""Files of both maps: what they give, and what they refuse."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pddlvm
+from pddlvm.export import export_maps
+from pddlvm.recording import record
+from problems import nonlinear_poisson, pinn, poisson
+
+# Both sides compute in float32, in another order: a few roundings of 6e-8, some of them amplified
+# by the scaling of features.
+ROUNDING = 1e-5
+
+MAKERS = {
+    "line": lambda: poisson.make_1d(8),
+    "plane": lambda: poisson.make(8, n_terms=3),
+    "several blocks, cubature": nonlinear_poisson.make_1d,
+    "no mesh": lambda: pinn.make_burgers((20, 20)),
+}
+
+
+def trained(name: str) -> pddlvm.LatentVariableModel:
+    model = pddlvm.LatentVariableModel(MAKERS[name](), seed=0)
+    pddlvm.train(model, max_steps=20)
+    return model
+
+
+@pytest.fixture(scope="module")
+def line() -> pddlvm.LatentVariableModel:
+    return trained("line")
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def model(request, line) -> pddlvm.LatentVariableModel:
+    return line if request.param == "line" else trained(request.param)
+
+
+def loaded(path: Path):
+    """What a file computes, for those who have the file only."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    (given,) = session.get_inputs()
+    assert [o.name for o in session.get_outputs()] == ["mean", "std"]
+    return lambda x: [torch.from_numpy(v) for v in session.run(None, {given.name: x.numpy()})]
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_files_give_what_the_model_gives(model, format, tmp_path):
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    exported = export_maps(model, tmp_path, format)
+    assert exported.difference < ROUNDING
+    # Weights are in the file itself.
+    assert sorted(tmp_path.iterdir()) == sorted(exported.files)
+    forward, inverse = (loaded(path) for path in exported.files)
+    corrections = {"corrections": 0} if isinstance(model.problem, pddlvm.Problem) else {}
+    for n in (1, 6):
+        z = model.problem.prior.sample((n,), seed=5).float()
+        prediction = model.forward(z)
+        inferred = model.inverse(prediction.mean, **corrections)
+        for file, x, expected in (
+            (forward, z, prediction),
+            (inverse, prediction.mean, inferred),
+        ):
+            mean, std = file(x)
+            assert mean.dtype == std.dtype == torch.float32
+            assert relative(mean, expected.mean) < ROUNDING
+            assert relative(std, expected.std) < ROUNDING
+
+
+def test_a_model_that_is_not_calibrated_has_files_too(tmp_path):
+    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
+    forward, _ = export_maps(model, tmp_path, "torch").files
+    z = model.problem.prior.sample((2,), seed=5).float()
+    _, std = loaded(forward)(z)
+    assert relative(std, model.forward(z).std) < ROUNDING
+
+
+def test_inputs_of_a_double_precision_model_are_single(tmp_path):
+    model = pddlvm.LatentVariableModel(poisson.make_1d(8), dtype=torch.float64)
+    assert export_maps(model, tmp_path, "torch").difference < ROUNDING
+
+
+def test_onnx_names_the_input_and_leaves_the_batch_open(line, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    forward, inverse = export_maps(line, tmp_path, "onnx").files
+    for path, name, n in ((forward, "z", 1), (inverse, "u", 9)):
+        (given,) = onnx.load(path).graph.input
+        batch, size = given.type.tensor_type.shape.dim
+        assert (given.name, batch.dim_param, size.dim_value) == (name, "batch", n)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_packages_are_named(line, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(pddlvm.InputError, match=r"pip install 'pddlvm\[export\]'"):
+        export_maps(line, tmp_path, "onnx")
+
+
+class Noisy(nn.Module):
+    """A network that gives something else each time."""
+
+    def __init__(self, n_out: int) -> None:
+        super().__init__()
+        self.network = pddlvm.NeuralGaussian(1, n_out)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(x + torch.randn_like(x))
+
+
+def test_a_file_that_differs_is_not_written(tmp_path):
+    basis = pddlvm.EnergyModes(3)
+    model = pddlvm.LatentVariableModel(
+        poisson.make_1d(8), basis=basis, forward_network=Noisy(3), seed=0
+    )
+    old = tmp_path / "forward.pt2"
+    old.write_text("old")
+    with pytest.raises(pddlvm.InputError, match="forward map would differ"):
+        export_maps(model, tmp_path, "torch")
+    assert [*tmp_path.iterdir()] == [old] and old.read_text() == "old"
+
+
+def test_a_map_that_reads_values_is_refused(line, tmp_path, monkeypatch):
+    network = line.inverse_map.network.forward
+    monkeypatch.setattr(
+        line.inverse_map.network, "forward", lambda f: network(f if f.max() > 0 else -f)
+    )
+    with pytest.raises(pddlvm.InputError, match="inverse map cannot be written as torch"):
+        export_maps(line, tmp_path, "torch")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_wrong_arguments_are_named(line, tmp_path):
+    with pytest.raises(pddlvm.InputError, match="one of onnx, torch, got 'pt'"):
+        export_maps(line, tmp_path, "pt")
+    with pytest.raises(pddlvm.InputError, match="create it first"):
+        export_maps(line, tmp_path / "nowhere", "torch")
+
+
+def test_a_recording_holds_for_any_number_of_samples():
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        n = len(x)
+        steps = torch.arange(2 * n + 1, dtype=x.dtype)
+        return x.repeat_interleave(2, dim=0) * steps[1:, None], steps * torch.eye(3).sum()
+
+    graph = record(function, torch.ones(5, 2))
+    for n in (1, 4, 9):
+        x = torch.rand(n, 2)
+        assert all(map(torch.equal, graph(x), function(x)))
+    # What depends on neither x nor n was computed when it was recorded.
+    assert "eye" not in graph.code
+
+
+def test_a_recording_refuses_what_depends_on_the_number_of_samples():
+    with pytest.raises(pddlvm.InputError, match="number of samples"):
+        record(lambda x: (x.sin() if len(x) == 3 else x.cos(),), torch.ones(5, 2))
+    with pytest.raises(pddlvm.InputError, match="for 3 samples"):
+        record(lambda x: (x * (0.1 * len(x)),), torch.ones(5, 2))
