@@ -188,7 +188,7 @@ class Problem(ParametricProblem):
         """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
         return affine_system(self)
 
-    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[Factors]]:
+    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, Sequence[Factors]]:
         """Solutions (n, n_dofs) at z (n, d), float64, and factors of K at each or close to it.
 
         Without assembly where the problem allows it; the factors of the whole batch are in memory.

@@ -9,8 +9,7 @@ import typer
 from torch import Tensor
 
 from pddlvm.errors import InputError
-from pddlvm.parametric import ParametricProblem
-from pddlvm.runs.sources import installed
+from pddlvm.runs.sources import AnyProblem, installed
 from pddlvm.runs.tables import read_parameters
 
 __all__ = ["AsJson", "OwnProblem", "RunFolder", "Seed", "answer", "parameters", "problem_names"]
@@ -46,7 +45,7 @@ def answer(values: dict[str, Any], as_json: bool) -> None:
 
 
 def parameters(
-    problem: ParametricProblem, z: str | None, table: Path | None, draws: int | None, seed: int
+    problem: AnyProblem, z: str | None, table: Path | None, draws: int | None, seed: int
 ) -> Tensor:
     """Parameters (n, d) as the options name them.
 

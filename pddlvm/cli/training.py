@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -163,12 +164,13 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dic
     found = run.checkpoints.newest()
     # A saved model has its basis: it need not be found again.
     if found is None:
-        model = LatentVariableModel(problem, seed=config.seed)
+        # __new__ makes the final class that fits the problem.
+        model = LatentVariableModel(problem, seed=config.seed)  # type: ignore[abstract]
     else:
         model = load(found[0], problem)
     run.start_metrics()
     with ExitStack() as stack:
-        record = run.add_metrics
+        record: Callable[[dict[str, float]], None] = run.add_metrics
         if tensorboard:
             from pddlvm.runs.tensorboard import logged
 

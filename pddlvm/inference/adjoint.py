@@ -8,6 +8,7 @@ solve the adjoint equation, with refinement where K has moved since: gradients c
 the value, whatever the number of parameters.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class FiniteElementPosterior:
         return likelihood.detach() + prior.detach(), gradient + of_prior
 
     def _refined(
-        self, u: Tensor, z: Tensor, moved: Tensor, slope: Tensor, factors: list[Any]
+        self, u: Tensor, z: Tensor, moved: Tensor, slope: Tensor, factors: Sequence[Any]
     ) -> Tensor:
         """Gradient of slope . u + lambda . r(u, z) by moved; lambda by refinement."""
         free = self.operators.free
@@ -106,6 +107,6 @@ class FiniteElementPosterior:
         raise ConvergenceError("the adjoint equation was not solved: K changes too fast")
 
 
-def _solve_transposed(factors: list[Any], b: Tensor) -> Tensor:
+def _solve_transposed(factors: Sequence[Any], b: Tensor) -> Tensor:
     rows = [f.solve(one.numpy(), "T") for f, one in zip(factors, b, strict=True)]
     return torch.stack([torch.from_numpy(row) for row in rows])
