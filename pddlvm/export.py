@@ -214,17 +214,20 @@ def _onnx(program: torch.export.ExportedProgram, variable: str, x: Tensor) -> tu
     exported = torch.onnx.export(
         program,
         input_names=[variable],
-        output_names=["mean", "std"],
         dynamic_shapes=({0: "batch"},),
         custom_translation_table={torch.ops.aten.erf.default: erf},
         verbose=False,
     )
     assert exported is not None
-    model = exported.model_proto
-    for node in model.graph.node:
-        # Where in our sources it comes from.
-        del node.metadata_props[:]
-    content: bytes = model.SerializeToString()
+    graph = exported.model.graph
+    for i, node in enumerate(graph):
+        # What it comes from: traces of our sources, and names that those of the outputs may meet.
+        node.metadata_props.clear()
+        for j, value in enumerate(node.outputs):
+            value.name = f"v{i}_{j}"
+    for value, name in zip(graph.outputs, ("mean", "std"), strict=True):
+        value.name = name
+    content: bytes = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return content, tuple(torch.from_numpy(v) for v in session.run(None, {variable: x.numpy()}))
 

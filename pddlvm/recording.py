@@ -42,7 +42,8 @@ def record(function: Map, x: Tensor) -> fx.GraphModule:
 
     def recorded(part: Tensor) -> fx.GraphModule:
         # Changes in place last: `functionalize` does not go with derivatives by autograd.
-        return make_fx(functionalize(make_fx(function)(part)))(part)
+        flat = functionalize(make_fx(function)(part))
+        return make_fx(flat, {torch.ops.aten.diagonal_scatter.default: _diagonal_scatter})(part)
 
     with torch.no_grad():
         # Fills what is cached, so that both recordings are alike.
@@ -123,3 +124,13 @@ class _Merge:
 def _kind(node: fx.Node) -> Any:
     """What two recordings share: the names of constants may differ."""
     return node.target if node.op == "call_function" else node.op
+
+
+def _diagonal_scatter(
+    x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> Tensor:
+    """x with another diagonal, as `torch.diagonal_scatter`, which ONNX does not have."""
+    moved = x.movedim((dim1, dim2), (-2, -1))
+    i, j = torch.arange(moved.shape[-2])[:, None], torch.arange(moved.shape[-1])
+    along = torch.minimum(i, j).clamp(max=source.shape[-1] - 1)
+    return torch.where(j - i == offset, source[..., along], moved).movedim((-2, -1), (dim1, dim2))

@@ -135,7 +135,7 @@ def make_advection_diffusion(
 ) -> pddlvm.Problem:
     """-div(kappa grad u) + b . grad u = 1 on the unit square, u = 0 on its boundary.
 
-    b = (cos angle, sin angle), angle ~ U[0, pi/2]; kappa = kappa_min (1 + softplus(g)) / 1 with a
+    b = (cos angle, sin angle), angle ~ U[0, pi/2]; kappa = kappa_min (1 + softplus(g)) with a
     Karhunen-Loève field g of unit variance.
 
     Args:

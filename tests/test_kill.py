@@ -13,8 +13,15 @@ import torch
 import pddlvm
 from problems import poisson
 
-N_MOMENTS = 50
-OPTIONS = ["poisson-1d", "--set", "n=20", "--max-steps", "300", "--checkpoint-every", "0.1"]
+N_MOMENTS = 25
+CONFIG = """
+problem = "poisson-1d"
+max_steps = 300
+checkpoint_seconds = 0.1
+n_validation = 10
+[settings]
+n = 20
+"""
 
 
 def start(*arguments: str) -> "subprocess.Popen[bytes]":
@@ -35,19 +42,21 @@ def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on(tmp_path: Path):
-    quiet = tmp_path / "quiet"
-    process = start(*OPTIONS, "--out", str(quiet))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_training_goes_on(seed: int, tmp_path: Path):
+    quiet, config = tmp_path / "quiet", tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    process = start("--config", str(config), "--out", str(quiet))
     wait_for(quiet / "metrics.csv", process)
     began = time.monotonic()
     assert process.wait() == 0
     duration = time.monotonic() - began
     expected = weights(quiet)
-    chance = random.Random(0)
+    chance = random.Random(seed)
     n_killed = 0
     for moment in range(N_MOMENTS):
         run = tmp_path / f"run_{moment}"
-        process = start(*OPTIONS, "--out", str(run))
+        process = start("--config", str(config), "--out", str(run))
         wait_for(run / "metrics.csv", process)
         time.sleep(chance.uniform(0, duration))
         process.send_signal(signal.SIGKILL)

@@ -193,7 +193,8 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dic
     summary = _summary(report)
     run.describe(validation=summary, seconds=time.perf_counter() - start)
     _report(run, model, result, report)
-    return {"run": run.path, "steps": result.n_steps, "seconds": result.seconds, **summary}
+    trained = {"steps": result.n_steps, "training_seconds": result.seconds}
+    return {"run": run.path, **trained, **summary}
 
 
 def _report(

@@ -5,7 +5,7 @@
 
 All derivatives travel through the layers side by side, as one matrix product each: one pass instead
 of a nest of them, and a single backward pass for training. Measured against reverse over reverse
-and against nested `torch.func.jvp` in `benchmarks/derivatives.py`.
+and against nested `torch.func.jvp` in `benchmarks/pinn.py`.
 """
 
 from collections.abc import Mapping

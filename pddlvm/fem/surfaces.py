@@ -101,20 +101,24 @@ def read_surface(path: str | Path, *, closed: bool = False) -> SurfaceMesh:
         MeshError: no such file, not a surface of triangles, or a fault that `surface` names.
     """
     raw = read_raw(Path(path))
-    triangles = [
-        raw.cells_dict[kind] for kind in ("triangle", "triangle6") if kind in raw.cells_dict
-    ]
-    if "quad" in raw.cells_dict:
-        quads = raw.cells_dict["quad"]
-        triangles += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
-    if not triangles or raw.points.shape[1] != 3:
+    try:
+        parts = [raw.cells_dict[k] for k in ("triangle", "triangle6") if k in raw.cells_dict]
+        if "quad" in raw.cells_dict:
+            quads = raw.cells_dict["quad"]
+            parts += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
+        t = np.concatenate(
+            [np.empty((0, 3), np.int64), *(p[:, :3].astype(np.int64) for p in parts)]
+        )
+        points = np.asarray(raw.points, dtype=np.float64).reshape(len(raw.points), -1)
+    except Exception as error:
+        # Blocks of one kind of cells that do not fit together, cells that are no numbers, ...
+        raise MeshError(f"{str(path)!r} is damaged ({type(error).__name__}: {error})") from error
+    if not len(t) or points.shape[1] != 3:
         raise MeshError(
             f"{str(path)!r} has no triangles in space; a shell needs a surface of triangles"
         )
-    t = np.concatenate([part[:, :3] for part in triangles]).astype(np.int64)
     # In an STL file each triangle has its own corners.
     is_soup = Path(path).suffix.lower() == ".stl"
-    points = raw.points.astype(np.float64)
     return surface(points, t, name=str(path), closed=closed, is_soup=is_soup)
 
 

@@ -181,7 +181,7 @@ class Posterior:
         return self._unflatten(self._model.problem.prior.unstandardise(self._xi))
 
     def predictive(self, z: Tensor, *, seed: int = 0) -> Tensor:
-        """New data at draws of z, (*shape, ..., d) -> (*shape, ..., n)."""
+        """New data at draws of z, `(*shape, ..., d)` -> `(*shape, ..., n)`."""
         return self.observation.simulate(self._solutions(z, seed + 1), seed=seed)
 
     def _solutions(self, z: Tensor, seed: int) -> Tensor:
