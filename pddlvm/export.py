@@ -36,7 +36,8 @@ Outputs = tuple[Tensor, ...]
 _N_CHECKS = 7
 """Prior draws; more than were recorded, so that a batch of fixed size is noticed."""
 _SEED = 20
-_LIMIT = 1e-4
+_LIMIT, _LARGEST_LIMIT = 1e-4, 1e-2
+_ROUNDINGS = 4
 _SUFFIXES: dict[Format, str] = {"onnx": "onnx", "torch": "pt2"}
 
 
@@ -57,10 +58,10 @@ class Exported:
 def export_maps(model: LatentVariableModel, folder: Path, format: Format) -> Exported:
     """Write both maps to files, forward and inverse, and check what the files give.
 
-    Their inputs z and u and outputs mean and std are float32, of any number of samples: those of
-    `model.forward(z)` and of `model.inverse(u, corrections=0)` (without a mesh, `model.inverse(u)`).
-    The files do not check their input: z outside of the prior, or a u that is no solution, gives
-    numbers without meaning.
+    Their inputs z and u and outputs mean and std are float32, of any number of samples. They give
+    what `model.forward(z)` gives and `model.inverse(u, corrections=0)` (without a mesh,
+    `model.inverse(u)`), to rounding. They do not check their input: z outside of the prior, or a u
+    that is no solution, gives numbers without meaning.
 
     `torch.export.load` unpickles parts of a .pt2 file, and so may execute whatever somebody put
     there: load it from sources that you trust only. An ONNX file holds operations and numbers.
@@ -72,7 +73,9 @@ def export_maps(model: LatentVariableModel, folder: Path, format: Format) -> Exp
 
     Raises:
         InputError: no such format or folder, missing packages, operations that the format does not
-            have, or a file that differs from the model by more than 1e-4. No file is written then.
+            have, or a file that differs from the model by more than 1e-4 (or, if that is more,
+            than four times what the model changes by where it reads one sample at a time, at most
+            1e-2). No file is written then.
     """
     if format not in _SUFFIXES:
         raise InputError(f"format must be one of {', '.join(_SUFFIXES)}, got {format!r}")
@@ -86,14 +89,14 @@ def export_maps(model: LatentVariableModel, folder: Path, format: Format) -> Exp
     try:
         # The files then ask for no device.
         model.to("cpu")
-        for name, variable, function, x, expected in _maps(model):
+        for name, variable, function, reference, x in _maps(model):
             content, found = _compiled(name, variable, function, x, format)
-            difference = _difference(found, expected)
-            if not difference <= _LIMIT:
+            difference, limit = _check(found, reference, x)
+            if not difference <= limit:
                 raise InputError(
                     f"the {format} file of the {name} map would differ from the model by "
-                    f"{difference:.1e} of its largest value; {_LIMIT:g} is allowed. A network that "
-                    "draws random numbers has no file: call model.eval()"
+                    f"{difference:.1e} of its largest value; {limit:.1e} is allowed. A network "
+                    "that draws random numbers cannot be written: call model.eval()"
                 )
             contents[folder / f"{name}.{_SUFFIXES[format]}"] = content
             differences.append(difference)
@@ -108,26 +111,31 @@ def export_maps(model: LatentVariableModel, folder: Path, format: Format) -> Exp
 # --- the maps, without the checks of their inputs, which look at values ---------------------------
 
 
-def _maps(model: LatentVariableModel) -> Iterator[tuple[str, str, Map, Tensor, Outputs]]:
-    """Of both maps: name, name of the input, function, fresh inputs, and what the model gives."""
+def _maps(model: LatentVariableModel) -> Iterator[tuple[str, str, Map, Map, Tensor]]:
+    """Of both maps: name, name of the input, function, the model's own, and fresh inputs."""
+
+    def own_forward(z: Tensor) -> Outputs:
+        found = model.forward(z)
+        return found.mean, found.std
+
+    def own_inverse(u: Tensor) -> Outputs:
+        if isinstance(model, GalerkinModel):
+            found = model.inverse(u, corrections=0)
+        else:
+            found = model.inverse(u)
+        return found.mean, found.std
+
     z = model.problem.prior.sample((_N_CHECKS,), seed=_SEED).float()
-    prediction = model.forward(z)
-    u = prediction.mean
-    if isinstance(model, GalerkinModel):
-        forward, inferred = _galerkin_forward(model), model.inverse(u, corrections=0)
-    else:
-        assert isinstance(model, CollocationModel)
-        forward, inferred = _collocation_forward(model), model.inverse(u)
-    yield "forward", "z", forward, z, (prediction.mean, prediction.std)
-    yield "inverse", "u", _inverse(model), u, (inferred.mean, inferred.std)
+    yield "forward", "z", _forward(model), own_forward, z
+    yield "inverse", "u", _inverse(model), own_inverse, own_forward(z)[0]
 
 
-def _galerkin_forward(model: GalerkinModel) -> Map:
+def _forward(model: LatentVariableModel) -> Map:
     """z -> mean and std of u, see `pddlvm.predictions.Forward`."""
-    representation = model.reduced.representation
 
-    def forward(z: Tensor) -> Outputs:
-        work = z.to(model.sigma_residual)
+    def galerkin(z: Tensor) -> Outputs:
+        assert isinstance(model, GalerkinModel)
+        work, representation = z.to(model.sigma_residual), model.reduced.representation
         xi = model.problem.prior.standardise(work)
         c, log_variance = model.forward_map(xi)
         a = representation.augment(c, representation.boundary_coordinates(work))
@@ -138,20 +146,15 @@ def _galerkin_forward(model: GalerkinModel) -> Map:
         variance = var_c @ representation.vectors.square().T + var_rest
         return (a @ representation.rows).to(z), variance.sqrt().to(z)
 
-    return forward
+    def collocation(z: Tensor) -> Outputs:
+        assert isinstance(model, CollocationModel)
+        found = model.forward(z, extrapolate=True)
+        return found.mean, found.std
+
+    return galerkin if isinstance(model, GalerkinModel) else collocation
 
 
-def _collocation_forward(model: CollocationModel) -> Map:
-    """z -> mean and std of u on the grid."""
-
-    def forward(z: Tensor) -> Outputs:
-        prediction = model.forward(z, extrapolate=True)
-        return prediction.mean, prediction.std
-
-    return forward
-
-
-def _inverse(model: GalerkinModel | CollocationModel) -> Map:
+def _inverse(model: LatentVariableModel) -> Map:
     """u -> mean and std of z, see `pddlvm.predictions.Inverse`."""
 
     def inverse(u: Tensor) -> Outputs:
@@ -160,6 +163,7 @@ def _inverse(model: GalerkinModel | CollocationModel) -> Map:
         if isinstance(model, CollocationModel):
             mean, std = model.invert(work, known, known)
         else:
+            assert isinstance(model, GalerkinModel)
             representation = model.reduced.representation
             c, b = representation.project(work), representation.boundary_coordinates_of(work)
             mean, log_variance = model.neural_inverse(c, b, known, known)
@@ -188,9 +192,12 @@ def _compiled(
             return _onnx(program, variable, x) if format == "onnx" else _pt2(program, x)
     except Exception as error:
         # What a tracer, or a runtime, does not know fails in many ways inside of them.
-        said = str(error).strip().splitlines() or [""]
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = str(cause).strip().splitlines() or [""]
         raise InputError(
-            f"the {name} map cannot be written as {format} ({type(error).__name__}: {said[0]}); "
+            f"the {name} map cannot be written as {format} ({type(cause).__name__}: {said[0]}); "
             "physics or networks of your own may have operations that the format lacks, or read "
             "values or sizes of their input"
         ) from error
@@ -230,6 +237,18 @@ def _onnx(program: torch.export.ExportedProgram, variable: str, x: Tensor) -> tu
     content: bytes = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return content, tuple(torch.from_numpy(v) for v in session.run(None, {variable: x.numpy()}))
+
+
+def _check(found: Outputs, reference: Map, x: Tensor) -> tuple[float, float]:
+    """Difference of what a file gives for x from what the model gives, and how large it may be.
+
+    A map with much cancellation rounds: its own outputs change when it reads one sample at a time.
+    """
+    expected = reference(x)
+    alone = zip(*(reference(sample) for sample in x.split(1)), strict=True)
+    rounding = _difference(tuple(torch.cat(parts) for parts in alone), expected)
+    limit = min(max(_LIMIT, _ROUNDINGS * rounding), _LARGEST_LIMIT)
+    return _difference(found, expected), limit
 
 
 def _difference(found: Outputs, expected: Outputs) -> float:

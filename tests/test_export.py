@@ -12,16 +12,19 @@ from pddlvm.export import export_maps
 from pddlvm.recording import record
 from problems import nonlinear_poisson, pinn, poisson
 
-# Both sides compute in float32, in another order: a few roundings of 6e-8, some of them amplified
-# by the scaling of features.
+# The same float32 operations in another order.
 ROUNDING = 1e-5
+# One sample alone goes another way through the matrix products, and features of u are differences:
+# the model itself then changes by up to 3e-5. What is wrong differs by 1e-2 and more.
+ALONE = 3e-4
 
 MAKERS = {
     "line": lambda: poisson.make_1d(8),
     "plane": lambda: poisson.make(8, n_terms=3),
-    "several blocks, cubature": nonlinear_poisson.make_1d,
+    "several blocks": nonlinear_poisson.make_1d,
     "no mesh": lambda: pinn.make_burgers((20, 20)),
 }
+FORMATS = ["torch", "onnx"]
 
 
 def trained(name: str) -> pddlvm.LatentVariableModel:
@@ -30,14 +33,20 @@ def trained(name: str) -> pddlvm.LatentVariableModel:
     return model
 
 
+def need(format: str) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        pytest.importorskip(package)
+
+
 @pytest.fixture(scope="module")
 def line() -> pddlvm.LatentVariableModel:
     return trained("line")
 
 
-@pytest.fixture(scope="module", params=MAKERS)
-def model(request, line) -> pddlvm.LatentVariableModel:
-    return line if request.param == "line" else trained(request.param)
+@pytest.fixture(scope="module", params=FORMATS)
+def exported(request, line, tmp_path_factory) -> pddlvm.Exported:
+    need(request.param)
+    return export_maps(line, tmp_path_factory.mktemp(request.param), request.param)
 
 
 def loaded(path: Path):
@@ -46,7 +55,6 @@ def loaded(path: Path):
         return torch.export.load(path).module()
     session = pytest.importorskip("onnxruntime").InferenceSession(path)
     (given,) = session.get_inputs()
-    assert [o.name for o in session.get_outputs()] == ["mean", "std"]
     return lambda x: [torch.from_numpy(v) for v in session.run(None, {given.name: x.numpy()})]
 
 
@@ -54,37 +62,49 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("format", ["torch", "onnx"])
-def test_files_give_what_the_model_gives(model, format, tmp_path):
-    if format == "onnx":
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
-    exported = export_maps(model, tmp_path, format)
-    assert exported.difference < ROUNDING
-    # Weights are in the file itself.
-    assert sorted(tmp_path.iterdir()) == sorted(exported.files)
-    forward, inverse = (loaded(path) for path in exported.files)
+def check_files(model: pddlvm.LatentVariableModel, files: tuple[Path, ...]) -> None:
+    """Do files give what the model gives, for other numbers of samples than were recorded?"""
+    forward, inverse = (loaded(path) for path in files)
     corrections = {"corrections": 0} if isinstance(model.problem, pddlvm.Problem) else {}
-    for n in (1, 6):
+    for n, tolerance in ((1, ALONE), (6, ROUNDING)):
         z = model.problem.prior.sample((n,), seed=5).float()
         prediction = model.forward(z)
-        inferred = model.inverse(prediction.mean, **corrections)
-        for file, x, expected in (
-            (forward, z, prediction),
-            (inverse, prediction.mean, inferred),
-        ):
+        u = prediction.mean
+        inferred = model.inverse(u, **corrections)
+        for file, x, expected in ((forward, z, prediction), (inverse, u, inferred)):
             mean, std = file(x)
             assert mean.dtype == std.dtype == torch.float32
-            assert relative(mean, expected.mean) < ROUNDING
-            assert relative(std, expected.std) < ROUNDING
+            assert relative(mean, expected.mean) < tolerance
+            assert relative(std, expected.std) < tolerance
 
 
-def test_a_model_that_is_not_calibrated_has_files_too(tmp_path):
-    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
-    forward, _ = export_maps(model, tmp_path, "torch").files
-    z = model.problem.prior.sample((2,), seed=5).float()
-    _, std = loaded(forward)(z)
-    assert relative(std, model.forward(z).std) < ROUNDING
+def test_files_give_what_the_model_gives(line, exported):
+    assert exported.difference < ROUNDING
+    check_files(line, exported.files)
+
+
+def test_files_are_whole(exported):
+    forward, inverse = exported.files
+    # Weights are in the file itself.
+    assert sorted(forward.parent.iterdir()) == [forward, inverse]
+    assert (forward.stem, inverse.stem) == ("forward", "inverse")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MAKERS)[1:])
+def test_files_of_every_kind_of_model(name, tmp_path):
+    model = trained(name)
+    for format in FORMATS:
+        need(format)
+        made = export_maps(model, tmp_path, format)
+        assert made.difference < ROUNDING
+        check_files(model, made.files)
+
+
+@pytest.mark.parametrize("name", ["line", "no mesh"])
+def test_a_model_that_is_not_calibrated_has_files_too(name, tmp_path):
+    model = pddlvm.LatentVariableModel(MAKERS[name]())
+    check_files(model, export_maps(model, tmp_path, "torch").files)
 
 
 def test_inputs_of_a_double_precision_model_are_single(tmp_path):
@@ -92,15 +112,14 @@ def test_inputs_of_a_double_precision_model_are_single(tmp_path):
     assert export_maps(model, tmp_path, "torch").difference < ROUNDING
 
 
-def test_onnx_names_the_input_and_leaves_the_batch_open(line, tmp_path):
+@pytest.mark.parametrize("exported", ["onnx"], indirect=True)
+def test_onnx_names_the_input_and_leaves_the_batch_open(exported):
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    forward, inverse = export_maps(line, tmp_path, "onnx").files
-    for path, name, n in ((forward, "z", 1), (inverse, "u", 9)):
-        (given,) = onnx.load(path).graph.input
-        batch, size = given.type.tensor_type.shape.dim
-        assert (given.name, batch.dim_param, size.dim_value) == (name, "batch", n)
+    for path, name, n in zip(exported.files, "zu", (1, 9), strict=True):
+        graph = onnx.load(path).graph
+        batch, size = graph.input[0].type.tensor_type.shape.dim
+        assert (graph.input[0].name, batch.dim_param, size.dim_value) == (name, "batch", n)
+        assert [o.name for o in graph.output] == ["mean", "std"]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
@@ -128,7 +147,7 @@ def test_a_file_that_differs_is_not_written(tmp_path):
     )
     old = tmp_path / "forward.pt2"
     old.write_text("old")
-    with pytest.raises(pddlvm.InputError, match="forward map would differ"):
+    with pytest.raises(pddlvm.InputError, match=r"forward map would differ.*random"):
         export_maps(model, tmp_path, "torch")
     assert [*tmp_path.iterdir()] == [old] and old.read_text() == "old"
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pddlvm.inference.density import Density
+from pddlvm.inference.evidence import khat, smoothed_weights
 from pddlvm.inference.resampled import Resampled
 
 N = 4000
@@ -78,3 +79,21 @@ def test_proposals_and_their_density_belong_together(density):
     z = density.propose((N,), seed=0)
     torch.testing.assert_close(z.std(0), density.std, atol=0.1, rtol=0)
     assert torch.equal(density.log_prob(z), Wide(CENTRES).log_prob(z))
+
+
+@pytest.mark.parametrize(
+    "log_ratios",
+    [
+        torch.tensor([0.0, -torch.inf, -torch.inf, torch.nan]),
+        torch.cat([torch.zeros(5), torch.full((995,), -2000.0)]),
+        torch.cat([torch.zeros(1), torch.full((511,), -300.0)]),
+        torch.zeros(100),
+        torch.full((10,), -torch.inf),
+        torch.linspace(0, -800, 600),
+    ],
+)
+def test_weights_are_a_distribution_whatever_the_ratios(log_ratios):
+    weights = smoothed_weights(log_ratios)
+    assert weights.shape == log_ratios.shape and (weights >= 0).all()
+    assert float(weights.sum()) == pytest.approx(1)
+    assert not torch.isnan(torch.tensor(khat(log_ratios)))

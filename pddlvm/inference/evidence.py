@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["bulk_size", "khat", "rhat", "smoothed_weights", "tail_size"]
 
 _LEAST_SIZE = 2.0
+_LEAST_LOG = 700.0
 
 
 def rhat(draws: Tensor) -> Tensor:
@@ -35,10 +36,6 @@ def khat(log_ratios: Tensor) -> float:
 
     Below 0.7 the proposal is close enough to the target to be corrected by weights.
     """
-    weights = log_ratios.double().nan_to_num(nan=-torch.inf).softmax(0)
-    # One draw outweighs all others: there is no tail to fit.
-    if not 1 / weights.square().sum() > _LEAST_SIZE:
-        return math.inf
     return _smoothed(log_ratios)[1]
 
 
@@ -50,11 +47,30 @@ def smoothed_weights(log_ratios: Tensor) -> Tensor:
 def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     from arviz_stats.base.array import array_stats
 
-    values = log_ratios.double().numpy()
-    finite = np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 50.0)
-    # ArviZ has leave-one-out in mind and takes the negative logarithm.
-    log_weights, shape = array_stats.psislw(finite.max() - finite)
-    return torch.as_tensor(log_weights, dtype=torch.float64).softmax(0), float(shape)
+    ratios = log_ratios.double().nan_to_num(nan=-torch.inf)
+    best = float(ratios.max())
+    if not math.isfinite(best):
+        return torch.full_like(ratios, 1 / len(ratios)), math.inf
+    # A draw without a density counts as next to nothing.
+    finite = ratios.clamp(min=best - _LEAST_LOG)
+    plain = finite.softmax(0)
+    if best == float(finite.min()):
+        return plain, 0.0
+    # One draw outweighs all others: there is no tail to fit.
+    if not 1 / plain.square().sum() > _LEAST_SIZE:
+        return plain, math.inf
+    try:
+        # ArviZ has leave-one-out in mind and takes the negative logarithm.
+        with np.errstate(all="ignore"):
+            log_weights, shape = array_stats.psislw((best - finite).numpy())
+    except ValueError:
+        # Too few draws, or a tail of equal ones.
+        return plain, math.inf
+    weights = torch.as_tensor(log_weights, dtype=torch.float64).softmax(0)
+    # Nor is there one where but a few draws have any weight.
+    if not (torch.isfinite(weights).all() and math.isfinite(shape)):
+        return plain, math.inf
+    return weights, float(shape)
 
 
 def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
