@@ -9,10 +9,12 @@ derivatives written out. A size that differs between the two recordings is linea
 and what depends on neither the input nor the batch is computed once and stored.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functionalize
@@ -42,8 +44,7 @@ def record(function: Map, x: Tensor) -> fx.GraphModule:
 
     def recorded(part: Tensor) -> fx.GraphModule:
         # Changes in place last: `functionalize` does not go with derivatives by autograd.
-        flat = functionalize(make_fx(function)(part))
-        return make_fx(flat, {torch.ops.aten.diagonal_scatter.default: _diagonal_scatter})(part)
+        return make_fx(functionalize(make_fx(function)(part)), _REPLACED)(part)
 
     with torch.no_grad():
         # Fills what is cached, so that both recordings are alike.
@@ -129,8 +130,24 @@ def _kind(node: fx.Node) -> Any:
 def _diagonal_scatter(
     x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Tensor:
-    """x with another diagonal, as `torch.diagonal_scatter`, which ONNX does not have."""
+    """x with another diagonal, as `torch.diagonal_scatter`."""
     moved = x.movedim((dim1, dim2), (-2, -1))
     i, j = torch.arange(moved.shape[-2])[:, None], torch.arange(moved.shape[-1])
     along = torch.minimum(i, j).clamp(max=source.shape[-1] - 1)
     return torch.where(j - i == offset, source[..., along], moved).movedim((-2, -1), (dim1, dim2))
+
+
+def _erf(x: Tensor) -> Tensor:
+    """erf x = 2 x / sqrt(pi) int_0^1 exp(-(x t)^2) dt by Gauss-Legendre points, to 1e-14."""
+    t, w = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(32))
+    # Beyond 6 it is one.
+    at = x.double().clamp(-6, 6)
+    mean = (-(at[..., None] * 0.5 * (1 + t)).square()).exp() @ (0.5 * w)
+    return (2 / math.sqrt(math.pi) * at * mean).to(x.dtype)
+
+
+# ONNX does not have the first, and onnxruntime has the second in single precision only.
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.diagonal_scatter.default: _diagonal_scatter,
+    torch.ops.aten.erf.default: _erf,
+}

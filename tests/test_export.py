@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import pddlvm
 from pddlvm.export import export_maps
-from pddlvm.recording import record
+from pddlvm.recording import _diagonal_scatter, _erf, record
 from problems import nonlinear_poisson, pinn, poisson
 
 # The same float32 operations in another order.
@@ -188,3 +188,17 @@ def test_a_recording_refuses_what_depends_on_the_number_of_samples():
         record(lambda x: (x.sin() if len(x) == 3 else x.cos(),), torch.ones(5, 2))
     with pytest.raises(pddlvm.InputError, match="for 3 samples"):
         record(lambda x: (x * (0.1 * len(x)),), torch.ones(5, 2))
+
+
+def test_erf_is_exact_in_double_precision():
+    x = torch.cat([torch.linspace(-9, 9, 2001), torch.tensor([1e-9, -torch.inf])]).double()
+    torch.testing.assert_close(_erf(x), x.erf(), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (5, 3, 2)])
+@pytest.mark.parametrize("offset", [-1, 0, 2])
+def test_diagonal_scatter_is_that_of_torch(shape, offset):
+    x = torch.rand(shape)
+    source = torch.rand_like(x.diagonal(offset, 1, 0))
+    expected = torch.diagonal_scatter(x, source, offset, 1, 0)
+    assert torch.equal(_diagonal_scatter(x, source, offset, 1, 0), expected)
