@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.Posterior:
     parser.add_argument("--out", type=Path, default=Path("real_data"), help="folder for results")
     parser.add_argument("--seconds", type=float, default=30.0, help="training time")
     parser.add_argument("--steps", type=int, default=None, help="limit on the training steps")
-    parser.add_argument("--samples", type=int, default=20000, help="draws of the Markov chains")
+    parser.add_argument("--samples", type=int, default=14000, help="draws of the Markov chains")
     parser.add_argument("--chains", type=int, default=8, help="Markov chains")
     parser.add_argument("--seed", type=int, default=0, help="of the Markov chains")
     options = parser.parse_args(arguments)

@@ -58,7 +58,8 @@ class _Merge:
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.constants = nn.Module()
-        self.names: dict[int, str] = {}
+        # By identity, which is unique so long as the tensors are kept.
+        self.names: dict[int, tuple[str, Tensor]] = {}
         # What became of the nodes of the first recording: nodes, or constants.
         self.values: dict[fx.Node, Any] = {}
 
@@ -75,8 +76,8 @@ class _Merge:
             elif a.op == "output":
                 self.graph.output(self._stored(self._merged(a.args[0], b.args[0])))
             else:
-                arguments = self._merged((a.args, a.kwargs), (b.args, b.kwargs))
-                self.values[a] = self._call(a.target, *arguments)
+                args, kwargs = self._merged((a.args, a.kwargs), (b.args, b.kwargs))
+                self.values[a] = self._call(*_exact(a, args), kwargs)
         self.graph.eliminate_dead_code()
         return fx.GraphModule(self.constants, self.graph)
 
@@ -115,16 +116,26 @@ class _Merge:
         if not isinstance(argument, Tensor):
             return argument
         if id(argument) not in self.names:
-            self.names[id(argument)] = f"constant_{len(self.names)}"
+            name = f"constant_{len(self.names)}"
+            self.names[id(argument)] = name, argument
             # A copy: a view would take all of its storage along.
             copy = argument.clone(memory_format=torch.contiguous_format)
-            self.constants.register_buffer(self.names[id(argument)], copy)
-        return self.graph.get_attr(self.names[id(argument)])
+            self.constants.register_buffer(name, copy)
+        return self.graph.get_attr(self.names[id(argument)][0])
 
 
 def _kind(node: fx.Node) -> Any:
     """What two recordings share: the names of constants may differ."""
     return node.target if node.op == "call_function" else node.op
+
+
+def _exact(node: fx.Node, args: Any) -> tuple[Any, Any]:
+    """Target and arguments of a node, where a factor in double precision becomes a tensor."""
+    meta = node.meta.get("tensor_meta")
+    is_double = meta is not None and meta.dtype == torch.float64
+    if not is_double or node.target not in _PRODUCTS or not isinstance(args[1], float):
+        return node.target, args
+    return _PRODUCTS[node.target], (args[0], torch.tensor(args[1], dtype=torch.float64))
 
 
 def _diagonal_scatter(
@@ -150,4 +161,11 @@ def _erf(x: Tensor) -> Tensor:
 _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.diagonal_scatter.default: _diagonal_scatter,
     torch.ops.aten.erf.default: _erf,
+}
+
+# To ONNX a number is one of single precision.
+_PRODUCTS: dict[Any, Any] = {
+    torch.ops.aten.mul.Scalar: torch.ops.aten.mul.Tensor,
+    torch.ops.aten.mul.Tensor: torch.ops.aten.mul.Tensor,
+    torch.ops.aten.div.Tensor: torch.ops.aten.div.Tensor,
 }

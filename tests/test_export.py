@@ -190,6 +190,13 @@ def test_a_recording_refuses_what_depends_on_the_number_of_samples():
         record(lambda x: (x * (0.1 * len(x)),), torch.ones(5, 2))
 
 
+def test_factors_in_double_precision_are_stored_in_it():
+    graph = record(lambda x: (x.double() * 0.1 / 0.3,), torch.ones(5, 2))
+    assert not [v for node in graph.graph.nodes for v in node.args if isinstance(v, float)]
+    x = torch.rand(4, 2)
+    assert torch.equal(graph(x)[0], x.double() * 0.1 / 0.3)
+
+
 def test_erf_is_exact_in_double_precision():
     x = torch.cat([torch.linspace(-9, 9, 2001), torch.tensor([1e-9, -torch.inf])]).double()
     torch.testing.assert_close(_erf(x), x.erf(), rtol=1e-13, atol=0)
