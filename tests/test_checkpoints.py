@@ -90,7 +90,9 @@ def test_both_stages_of_a_problem_in_strong_form_resume(step, tmp_path: Path):
 
 def test_only_the_last_ones_stay(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path, every=0, keep=2)
-    pddlvm.train(new_model(line), max_steps=5, device="cpu", checkpoints=checkpoints)
+    pddlvm.train(
+        new_model(line), max_steps=5, device="cpu", calibrate=False, checkpoints=checkpoints
+    )
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == ["step-000000004.pt", "step-000000005.pt"]
 
@@ -98,7 +100,7 @@ def test_only_the_last_ones_stay(line, tmp_path: Path):
 def test_a_checkpoint_is_a_model(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
     model = new_model(line)
-    pddlvm.train(model, max_steps=5, device="cpu", checkpoints=checkpoints, calibrate=False)
+    pddlvm.train(model, max_steps=5, device="cpu", calibrate=False, checkpoints=checkpoints)
     z = line.prior.sample((3,), seed=0)
     loaded = pddlvm.load(checkpoints.files[0], line)
     assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
@@ -115,7 +117,12 @@ def test_a_signal_ends_the_training_with_a_checkpoint(line, number, tmp_path: Pa
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         pddlvm.train(
-            new_model(line), max_steps=STEPS, device="cpu", checkpoints=checkpoints, record=record
+            new_model(line),
+            max_steps=STEPS,
+            device="cpu",
+            calibrate=False,
+            checkpoints=checkpoints,
+            record=record,
         )
     assert signal.getsignal(number) is before
     assert [path.name for path in checkpoints.files] == ["step-000000011.pt"]
@@ -123,31 +130,48 @@ def test_a_signal_ends_the_training_with_a_checkpoint(line, number, tmp_path: Pa
 
 def test_without_resume_nothing_is_overwritten(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path)
-    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    pddlvm.train(
+        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
+    )
     with pytest.raises(pddlvm.InputError, match="resume=True"):
-        pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+        pddlvm.train(
+            new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
+        )
 
 
 def test_other_arguments_are_refused(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path)
-    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    pddlvm.train(
+        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
+    )
     with pytest.raises(pddlvm.InputError, match="max_steps"):
         pddlvm.train(
-            new_model(line), max_steps=4, device="cpu", checkpoints=checkpoints, resume=True
+            new_model(line),
+            max_steps=4,
+            device="cpu",
+            calibrate=False,
+            checkpoints=checkpoints,
+            resume=True,
         )
 
 
 def test_the_checkpoint_of_another_model_is_refused(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path)
-    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    pddlvm.train(
+        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
+    )
     other = new_model(poisson.make_1d(9))
     with pytest.raises(pddlvm.RunFileError):
-        pddlvm.train(other, max_steps=3, device="cpu", checkpoints=checkpoints, resume=True)
+        pddlvm.train(
+            other, max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints, resume=True
+        )
 
 
 def test_a_damaged_checkpoint_is_left_out(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
-    pddlvm.train(new_model(line), max_steps=3, device="cpu", checkpoints=checkpoints)
+    pddlvm.train(
+        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
+    )
     newest, second = checkpoints.files[:2]
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="left out"):
@@ -177,7 +201,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(line, monkeypatch, tmp_path: Pat
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(pddlvm.RunFileError, match="No space left"):
-        pddlvm.train(new_model(line), max_steps=9, device="cpu", checkpoints=checkpoints)
+        pddlvm.train(
+            new_model(line), max_steps=9, device="cpu", calibrate=False, checkpoints=checkpoints
+        )
     monkeypatch.undo()
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "step-000000001.pt",
