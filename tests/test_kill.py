@@ -35,10 +35,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return pddlvm.load(run / "model.pt", poisson.make_1d(20)).state_dict()
 
 
-def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    """Until a training has begun."""
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.01)
+def wait_for(metrics: Path, n_lines: int, process: "subprocess.Popen[bytes]") -> None:
+    """Until a training has written so many lines, or is over."""
+    while process.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= n_lines:
+            return
+        time.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -46,19 +48,15 @@ def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
 def test_a_killed_training_goes_on(seed: int, tmp_path: Path):
     quiet, config = tmp_path / "quiet", tmp_path / "config.toml"
     config.write_text(CONFIG)
-    process = start("--config", str(config), "--out", str(quiet))
-    wait_for(quiet / "metrics.csv", process)
-    began = time.monotonic()
-    assert process.wait() == 0
-    duration = time.monotonic() - began
-    expected = weights(quiet)
+    assert start("--config", str(config), "--out", str(quiet)).wait() == 0
+    expected, n_lines = weights(quiet), (quiet / "metrics.csv").read_bytes().count(b"\n")
     chance = random.Random(seed)
     n_killed = 0
     for moment in range(N_MOMENTS):
         run = tmp_path / f"run_{moment}"
         process = start("--config", str(config), "--out", str(run))
-        wait_for(run / "metrics.csv", process)
-        time.sleep(chance.uniform(0, duration))
+        wait_for(run / "metrics.csv", chance.randint(1, n_lines), process)
+        time.sleep(chance.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if (run / "report.html").is_file():

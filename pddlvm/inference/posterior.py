@@ -90,6 +90,9 @@ class Posterior:
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z (..., d), (...,).
 
+        Of an amortised posterior it is that of the network, by which draws are proposed before they
+        are resampled.
+
         Raises:
             InputError: the method gives draws only.
         """
