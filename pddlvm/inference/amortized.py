@@ -14,6 +14,7 @@ estimates the parameters, and the next sees what their prediction leaves, in uni
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import fit
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.inference.target import SurrogateTarget
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
 from pddlvm.parameters import ParameterSpace
@@ -42,6 +44,8 @@ _POOL_SHARE = 0.15
 _N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
 _EDGE = 6.0
+_N_PROPOSALS = 256
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -121,14 +125,12 @@ class Amortized:
     Attributes:
         family: the density.
         context: what it reads.
-        error: covariance of the error of predictions, (n, n).
         seconds: of the training.
         n_steps: of the training.
     """
 
     family: Family
     context: Context
-    error: Tensor
     seconds: float
     n_steps: int
 
@@ -140,17 +142,24 @@ class Amortized:
     def resampled(self, y: Tensor) -> Resampled:
         """The same, its draws resampled by the density that the corrected forward map gives."""
         surrogate, prior = self.context.surrogate, self.prior
-        noise = surrogate.observation.noise.of_seen(torch.ones(y.shape[1]).bool(), self.error)
         with torch.no_grad():
             context = self.context(y)
             parts = [self.family.density(one[None], prior) for one in context]
             whole = self.family.density(context, prior)
+        plain = Coordinates.plain(prior)
+
+        @cache
+        def target(i: int) -> SurrogateTarget:
+            """The map corrected where the proposals are: the correction itself is dear."""
+            z = parts[i].sample((_N_PROPOSALS,), seed=_SEED)[:, 0]
+            around = Coordinates.of_draws(prior, plain.eta_of(prior.standardise(z)))
+            generator = torch.Generator().manual_seed(_SEED)
+            return SurrogateTarget(surrogate, y[i], around, generator)
 
         @torch.no_grad()
         def log_target(i: int, z: Tensor) -> Tensor:
             xi = prior.standardise(z)
-            data = torch.cat([surrogate.mean(part) for part in xi.split(_CHUNK)])
-            return noise.log_prob(y[i] - data) + prior.log_prob(z)
+            return target(i).log_prob(xi) + prior.log_slope(xi)
 
         return Resampled(whole, parts, log_target)
 
@@ -184,8 +193,7 @@ def amortize(
     n_steps = _train(estimate, data_alone, simulator, begin, middle)
     context = replace(data_alone, estimate=estimate)
     n_steps += _train(density, context, simulator, middle, end)
-    error = simulator.factor @ simulator.factor.T
-    return Amortized(density, context, error, time.perf_counter() - start, n_steps)
+    return Amortized(density, context, time.perf_counter() - start, n_steps)
 
 
 @dataclass(frozen=True)
