@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import read_content, write_content
+from pddlvm.files import make_folder, read_content, write_content
 
 __all__ = ["Checkpoints", "interruptible"]
 
@@ -57,12 +57,7 @@ class Checkpoints:
             RunFileError: the folder cannot be written to, or the disk is full; the files that were
                 there are untouched.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFileError(
-                f"cannot make the folder {str(self.folder)!r} ({error.strerror})"
-            ) from error
+        make_folder(self.folder)
         write_content(content, self.folder / f"step-{step:09d}.pt")
         for old in self.files[self.keep :]:
             old.unlink(missing_ok=True)

@@ -22,13 +22,12 @@ from torch import Tensor
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.errors import InputError
 from pddlvm.files import replacing
-from pddlvm.inversion import inverse_features
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.predictions import Inverse
 from pddlvm.recording import RECORDED, Map, record
 
-__all__ = ["Exported", "export_maps"]
+__all__ = ["Exported", "Format", "export_maps"]
 
 Format = Literal["onnx", "torch"]
 Outputs = tuple[Tensor, ...]
@@ -162,10 +161,7 @@ def _forward(model: LatentVariableModel) -> Map:
         xi = model.problem.prior.standardise(work)
         c, log_variance = model.forward_map(xi)
         a = representation.augment(c, representation.boundary_coordinates(work))
-        var_c, var_rest = log_variance.exp(), work.new_zeros(1)
-        if model.is_calibrated:
-            sizes = model.log_sizes(c, work, xi, 0)
-            var_c, var_rest = model.uncertainty.forward_variances(xi, *sizes, 0)
+        var_c, var_rest = model.variances(xi, work, c, log_variance, 0)
         variance = var_c @ representation.vectors.square().T + var_rest
         return (a @ representation.rows).to(z), variance.sqrt().to(z)
 
@@ -183,15 +179,8 @@ def _inverse(model: LatentVariableModel) -> Map:
     def inverse(u: Tensor) -> Outputs:
         work = u.to(model.sigma_residual)
         known = work.new_zeros(len(u), model.problem.n_parameters)
-        if isinstance(model, CollocationModel):
-            mean, std = model.invert(work, known, known)
-        else:
-            assert isinstance(model, GalerkinModel)
-            representation = model.reduced.representation
-            c, b = representation.project(work), representation.boundary_coordinates_of(work)
-            mean, log_variance = model.neural_inverse(c, b, known, known)
-            features, base = inverse_features(mean, log_variance, None, known)
-            std = model.uncertainty.inverse_std(features, base, known, 0)
+        assert isinstance(model, GalerkinModel | CollocationModel)
+        mean, std = model.invert(work, known, known)
         inferred = Inverse(mean.to(u), std.to(u), model.problem.prior)
         return inferred.mean, inferred.std
 

@@ -17,7 +17,7 @@ import torch
 
 from pddlvm.errors import RunFileError
 
-__all__ = ["read_content", "replacing", "write_content", "write_text"]
+__all__ = ["make_folder", "read_content", "replacing", "write_content", "write_text"]
 
 _FORMAT = "pddlvm-model-2"
 
@@ -75,6 +75,18 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise RunFileError(
             f"{str(path)!r} was not written ({reason}); is the disk full?"
         ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        RunFileError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFileError(f"cannot make the folder {str(path)!r} ({error.strerror})") from error
 
 
 def read_content(path: Path) -> dict[str, Any]:

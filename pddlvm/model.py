@@ -172,7 +172,7 @@ class GalerkinModel(LatentVariableModel):
 
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
-            var_c, var_rest = self._variances(flat, flat_z, c, log_variance, level)
+            var_c, var_rest = self.variances(flat, flat_z, c, log_variance, level)
             return unflatten(var_c, batch), unflatten(var_rest, batch)
 
         @torch.no_grad()
@@ -227,7 +227,7 @@ class GalerkinModel(LatentVariableModel):
         self._check_boundary(flat)
         like = self.sigma_residual
         with torch.no_grad():
-            mean, std = self._invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
+            mean, std = self.invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
         return known_inverse(mean.to(u), std.to(u), xi_known, known, batch, self.problem.prior)
 
     def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
@@ -303,7 +303,7 @@ class GalerkinModel(LatentVariableModel):
         r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
         return size, (r * (-size).exp()).clamp(min=1e-12).log()
 
-    def _variances(
+    def variances(
         self, xi: Tensor, z: Tensor, c: Tensor, log_variance: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
         """Variances of the coefficients and of the part outside of the basis, per dof."""
@@ -338,9 +338,10 @@ class GalerkinModel(LatentVariableModel):
                 "noise-free solutions, boundary included"
             )
 
-    def _invert(
-        self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int
+    def invert(
+        self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int = 0
     ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of xi, (batch, d) each."""
         representation = self.reduced.representation
         c, b = representation.project(u), representation.boundary_coordinates_of(u)
         mean, log_variance = self.neural_inverse(c, b, xi_known, known)

@@ -15,7 +15,7 @@ from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.files import write_text
+from pddlvm.files import make_folder, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
@@ -89,7 +89,7 @@ def write_pvd(
     else:
         meshes = ((float(i), _mesh(model, one, n_samples, seed)) for i, one in enumerate(z))
     folder = path.with_suffix("")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     root = ElementTree.Element("VTKFile", type="Collection", version="0.1")
     collection = ElementTree.SubElement(root, "Collection")
     for i, (time, mesh) in enumerate(meshes):

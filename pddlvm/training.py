@@ -204,7 +204,7 @@ class _Training:
     at: Progress
     clock: _Clock
     generator: torch.Generator
-    display: "_Display"
+    display: _Display
     options: dict[str, Any]
     checkpoints: Checkpoints | None
 

@@ -1,6 +1,5 @@
 """`pddlvm forward`, `pddlvm infer` and `pddlvm export`: a run at work."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,27 +8,13 @@ import typer
 
 from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, parameters
 from pddlvm.errors import InputError
+from pddlvm.export import Format, export_maps
+from pddlvm.files import make_folder
+from pddlvm.inference.infer import Method
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
 
 __all__ = ["export_command", "forward_command", "infer_command"]
-
-
-class InferenceMethod(StrEnum):
-    """See `LatentVariableModel.infer`."""
-
-    amortized = "amortized"
-    laplace = "laplace"
-    variational = "variational"
-    nuts = "nuts"
-    exact = "exact"
-
-
-class Format(StrEnum):
-    """See `pddlvm.export`."""
-
-    onnx = "onnx"
-    torch = "torch"
 
 
 def forward_command(
@@ -86,8 +71,8 @@ def infer_command(
         float | None, typer.Option(help="Standard deviation of the noise, if not in the table.")
     ] = None,
     method: Annotated[
-        InferenceMethod, typer.Option(help="See `pddlvm infer --help` and the documentation.")
-    ] = InferenceMethod.laplace,
+        Method, typer.Option(help="See the documentation on parameters from data.")
+    ] = "laplace",
     out: Annotated[
         Path | None, typer.Option(help=".nc (for ArviZ and xarray) or .csv (draws of z).")
     ] = None,
@@ -113,7 +98,7 @@ def infer_command(
     posterior = model.infer(
         measured.y,
         measured.observation,
-        method.value,
+        method,
         n_samples=samples,
         n_chains=chains,
         seed=seed,
@@ -129,7 +114,7 @@ def infer_command(
     d = posterior.diagnostics
     answer(
         {
-            "method": method.value,
+            "method": method,
             "verdict": d.verdict,
             "mean": dict(zip(names, posterior.mean.tolist(), strict=True)),
             "std": dict(zip(names, posterior.std.tolist(), strict=True)),
@@ -152,11 +137,9 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """Write both maps for other programs, and check the files against the model."""
-    from pddlvm.export import export_maps
-
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     folder = out or run
-    folder.mkdir(parents=True, exist_ok=True)
-    exported = export_maps(model, folder, format.value)
+    make_folder(folder)
+    exported = export_maps(model, folder, format)
     answer({"files": [str(f) for f in exported.files], "difference": exported.difference}, as_json)

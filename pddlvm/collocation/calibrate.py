@@ -11,7 +11,7 @@ which are what a user will give it.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from pddlvm.calibration import coverage_factor
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.interpolation import interpolate
+from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
 from pddlvm.random import seeded
@@ -50,6 +51,19 @@ class References:
     drawn_with: tuple[int, int]
     xi: Tensor
     u: Tensor
+
+    @classmethod
+    def of_state(
+        cls, state: dict[str, Any] | None, problem: CollocationProblem
+    ) -> "References | None":
+        """What a checkpoint holds of them; a ValueError where they are of another problem."""
+        if state is None:
+            return None
+        found = cls(**state)
+        n = len(found.xi)
+        if (found.xi.shape, found.u.shape) != ((n, problem.n_parameters), (n, problem.n_dofs)):
+            raise ValueError("references of another problem")
+        return found
 
 
 def calibrate_forward(

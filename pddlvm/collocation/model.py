@@ -257,7 +257,7 @@ class CollocationModel(LatentVariableModel):
         with torch.no_grad():
             xi = self.problem.prior.standardise(work)
             c, log_variance = self.forward_map(xi)
-            e = self._newton_steps(c, flat, corrections) if corrections else {}
+            e = self.newton.change(self.basis.nodal(c), flat, corrections) if corrections else {}
             if points is None or e:
                 n = self.basis.nodal(c) + e[()].to(c) if e else self.basis.nodal(c)
                 mean = self.basis.field_of(n, work, points)
@@ -338,20 +338,12 @@ class CollocationModel(LatentVariableModel):
         self.basis.freeze()
 
     def training_state(self) -> dict[str, Any]:  # noqa: D102
-        known = None if self.references is None else vars(self.references)
-        return {"stream": self.stream.state, "references": known}
+        found = self.references
+        return {"stream": self.stream.state, "references": None if found is None else vars(found)}
 
     def restore_training(self, state: dict[str, Any]) -> None:  # noqa: D102
         self.stream.state = state["stream"]
-        known = state["references"]
-        self.references = None if known is None else References(**known)
-        if self.references is not None:
-            n, d = self.references.xi.shape
-            if (d, self.references.u.shape) != (
-                self.problem.n_parameters,
-                (n, self.problem.n_dofs),
-            ):
-                raise ValueError("references of another problem")
+        self.references = References.of_state(state["references"], self.problem)
         self.basis.freeze()
 
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:  # noqa: D102
@@ -397,14 +389,6 @@ class CollocationModel(LatentVariableModel):
         z = self.problem.prior.unstandardise(xi)
         at = Collocation.at(self.problem, self.basis.trunk, s)
         return self.zero_residual.scaled(at, self.forward_map(xi)[0], z).abs().mean(0)
-
-    def _newton_steps(self, c: Tensor, z: Tensor, n_steps: int) -> Jet:
-        """Sum of n_steps Newton steps from the mean: a jet at the nodes, (batch, n_nodes) each."""
-        z = z.double().cpu()
-        start = jet = self.newton.jet(self.basis.nodal(c).cpu(), z)
-        for _ in range(n_steps):
-            jet = self.newton.correct(jet, self.newton.error(jet, z), z)
-        return {index: (jet[index] - start[index]).to(c.device) for index in jet}
 
     def _variances(
         self, xi: Tensor, size: Tensor | None, log_variance: Tensor

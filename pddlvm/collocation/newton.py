@@ -63,6 +63,20 @@ class SpaceTimeNewton:
         start = {k: u.double().expand(len(z), self.n_nodes) for k, u in lift.items()}
         return self.correct(start, n.double(), z)
 
+    def change(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
+        """Sum of n_steps Newton steps from u: a jet at the nodes, on the device of n.
+
+        Args:
+            n: nodal values of u, (n_samples, n_nodes).
+            z: (n_samples, d).
+            n_steps: at least 1.
+        """
+        z = z.double().cpu()
+        start = jet = self.jet(n.cpu(), z)
+        for _ in range(n_steps):
+            jet = self.correct(jet, self.error(jet, z), z)
+        return {index: (jet[index] - start[index]).to(n.device) for index in jet}
+
     def correct(self, jet: Jet, e: Tensor, z: Tensor) -> Jet:
         """The jet of u + e along x."""
         geometry = self.problem.ansatz.place(self.s, z)

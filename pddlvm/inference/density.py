@@ -1,14 +1,16 @@
 """What a method returns: a density of z, or draws of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.parameters import ParameterSpace
 
-__all__ = ["Density", "Draws"]
+__all__ = ["Density", "Draws", "log_prob_of_z"]
 
 
 class Density(ABC):
@@ -67,3 +69,19 @@ class Draws(Density):
         raise InputError(
             "a posterior of draws has no density; 'laplace', 'variational' and 'amortized' have one"
         )
+
+
+def log_prob_of_z(
+    prior: ParameterSpace, z: Tensor, inside: Tensor, log_prob: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Log density of z from that of xi, (...,), -inf outside the support.
+
+    Args:
+        prior: of z.
+        z: (..., d).
+        inside: some z in the support, where the density of xi is asked for in place of one outside.
+        log_prob: log density of xi.
+    """
+    is_inside = prior.contains(z).all(-1)
+    xi = prior.standardise(torch.where(is_inside[..., None], z, inside.to(z)))
+    return torch.where(is_inside, log_prob(xi) + prior.log_slope(xi), -torch.inf)

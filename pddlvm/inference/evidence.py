@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bulk_size", "khat", "rhat", "smoothed_weights", "tail_size"]
+__all__ = ["bulk_size", "khat", "rhat", "smoothed_weights", "tail_size", "worth"]
 
 _LEAST_SIZE = 2.0
 _LEAST_LOG = 700.0
@@ -44,6 +44,11 @@ def smoothed_weights(log_ratios: Tensor) -> Tensor:
     return _smoothed(log_ratios)[0]
 
 
+def worth(weights: Tensor) -> float:
+    """The number of independent draws that draws with these weights (n,) are worth."""
+    return 1 / float(weights.square().sum())
+
+
 def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     from arviz_stats.base.array import array_stats
 
@@ -57,7 +62,7 @@ def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     if best == float(finite.min()):
         return plain, 0.0
     # One draw outweighs all others: there is no tail to fit.
-    if not 1 / plain.square().sum() > _LEAST_SIZE:
+    if not worth(plain) > _LEAST_SIZE:
         return plain, math.inf
     try:
         # ArviZ has leave-one-out in mind and takes the negative logarithm.

@@ -15,7 +15,7 @@ import zuko
 from torch import Tensor, nn
 
 from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.density import Density
+from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.parameters import ParameterSpace
 from pddlvm.random import seeded
@@ -185,14 +185,14 @@ class _FlowDensity(Density):
         return self.prior.unstandardise(plain.xi_of((mean + moved).double()))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        inside = self.prior.contains(z).all(-1)
-        xi = self.prior.standardise(torch.where(inside[..., None], z, self.mean.to(z)))
+        return log_prob_of_z(self.prior, z, self.mean, self._log_prob)
+
+    def _log_prob(self, xi: Tensor) -> Tensor:
         plain = Coordinates.plain(self.prior)
         eta = plain.eta_of(xi)
         with torch.no_grad():
             density = self.flow.log_prob(eta.to(self.context), self.context).double()
-        density = density - plain.log_jacobian(eta)
-        return torch.where(inside, density + self.prior.log_slope(xi), -torch.inf)
+        return density - plain.log_jacobian(eta)
 
 
 def _network(n: int, n_out: int) -> nn.Sequential:

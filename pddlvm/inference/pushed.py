@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.density import Density
+from pddlvm.inference.density import Density, log_prob_of_z
 
 __all__ = ["PushedGaussian"]
 
@@ -40,14 +40,13 @@ class PushedGaussian(Density):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,), -inf outside the support."""
-        prior = self.coordinates.prior
-        inside = prior.contains(z).all(-1)
-        xi = prior.standardise(torch.where(inside[..., None], z, self.mean.to(z)))
+        return log_prob_of_z(self.coordinates.prior, z, self.mean, self._log_prob)
+
+    def _log_prob(self, xi: Tensor) -> Tensor:
         w = self.coordinates.w_of(xi)
         normal = -0.5 * w.square().sum(-1) - 0.5 * w.shape[-1] * _LOG_2PI
         scale = self.coordinates.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        density = normal - scale - self.coordinates.log_jacobian(w)
-        return torch.where(inside, density + prior.log_slope(xi), -torch.inf)
+        return normal - scale - self.coordinates.log_jacobian(w)
 
     def _push(self, w: Tensor) -> Tensor:
         return self.coordinates.prior.unstandardise(self.coordinates.xi_of(w))

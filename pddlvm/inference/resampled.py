@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.inference.density import Density
-from pddlvm.inference.evidence import smoothed_weights
+from pddlvm.inference.evidence import smoothed_weights, worth
 
 __all__ = ["Resampled"]
 
@@ -77,26 +77,21 @@ class Resampled(Density):
             log_ratios.append(self.log_target(i, new[:, 0]) - self.parts[i].log_prob(new)[:, 0])
             weights = smoothed_weights(torch.cat(log_ratios))
             # As many as it takes if the rest are worth as much as those so far.
-            wanted = math.ceil(n / _worth(weights) * len(weights))
+            wanted = math.ceil(n / worth(weights) * len(weights))
             size = min(wanted, most) - len(weights)
         rows = _systematic(_tempered(weights, _LEAST_WORTH * n), n, generator)
         return torch.cat(z)[rows]
 
 
-def _worth(weights: Tensor) -> float:
-    """The number of independent draws that weighted ones are worth."""
-    return 1 / float(weights.square().sum())
-
-
 def _tempered(weights: Tensor, n: float) -> Tensor:
     """w^t, t the largest power up to 1 with which the draws are worth n."""
     low, high = 0.0, 1.0
-    if _worth(weights) >= n:
+    if worth(weights) >= n:
         return weights
     logs = weights.clamp(min=_TINY).log()
     for _ in range(_N_BISECTIONS):
         middle = 0.5 * (low + high)
-        is_enough = _worth((middle * logs).softmax(0)) >= n
+        is_enough = worth((middle * logs).softmax(0)) >= n
         low, high = (middle, high) if is_enough else (low, middle)
     return (low * logs).softmax(0)
 

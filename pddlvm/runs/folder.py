@@ -21,7 +21,7 @@ from typing import Any
 
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import write_text
+from pddlvm.files import make_folder, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.sources import AnyProblem, is_file, make
@@ -53,15 +53,9 @@ class Run:
         Raises:
             RunFileError: it holds something already, or cannot be made.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            # A hidden file may be left of a process that was killed while it wrote.
-            is_used = any(not entry.name.startswith(".") for entry in path.iterdir())
-        except OSError as error:
-            raise RunFileError(
-                f"cannot make the run folder {str(path)!r} ({error.strerror})"
-            ) from error
-        if is_used:
+        make_folder(path)
+        # A hidden file may be left of a process that was killed while it wrote.
+        if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise RunFileError(
                 f"{str(path)!r} is not empty; go on with its run by --resume, or choose another one"
             )
@@ -147,10 +141,8 @@ class Run:
         known = self.info if file.is_file() else {}
         write_text(json.dumps({**known, **values}, indent=2) + "\n", file)
 
-    def start_metrics(self) -> None:
-        """metrics.csv with the rows of the newest checkpoint, if there is one."""
-        found = self.checkpoints.newest()
-        rows = found[1]["training"]["history"] if found else []
+    def start_metrics(self, rows: list[dict[str, float]]) -> None:
+        """metrics.csv with the rows of what was trained before."""
         write_text(
             "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(_line, rows)]), self._csv
         )

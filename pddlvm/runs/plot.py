@@ -1,5 +1,6 @@
 """The figures of a run, as PNG files."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import matplotlib.pyplot as plt
 
 from pddlvm import plot
 from pddlvm.errors import InputError
+from pddlvm.files import make_folder
 from pddlvm.latent import LatentVariableModel
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
@@ -26,7 +28,7 @@ def write_figures(
     seed: int,
 ) -> dict[str, Path]:
     """Training, calibration, a forward and an inverse problem: caption -> file."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     training, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     plot.elbo(result, ax)
     coverage, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
@@ -37,13 +39,11 @@ def write_figures(
         "Calibration of the solution": coverage,
         "A forward problem": plot.forward_figure(model, z),
     }
-    try:
+    # Where the parameters are numbers there is no field to draw.
+    with suppress(InputError):
         made["An inverse problem: the parameter field from the solution"] = plot.inverse_figure(
             model, z
         )
-    except InputError:
-        # The parameters of this problem are numbers: there is no field to draw.
-        plt.close()
     found = {}
     for caption, figure in made.items():
         path = folder / f"{caption.split(':')[0].lower().replace(' ', '_')}.png"
