@@ -16,6 +16,7 @@ import xarray
 
 import pddlvm
 from pddlvm.cli.app import main
+from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
 from problems import poisson
 
@@ -221,6 +222,15 @@ def test_an_interrupted_run_goes_on(call: Call, tmp_path: Path, monkeypatch):
     steps = [[row["step"] for row in rows_of(path / "metrics.csv")] for path in (whole, broken)]
     assert steps[0] == steps[1]
     assert "finished" in call("train", "--resume", "--out", broken).err
+
+
+def test_a_run_that_was_killed_before_its_first_step_goes_on(call: Call, tmp_path: Path):
+    config = RunConfig(problem="poisson-1d", settings={"n": 8}, max_steps=3, n_validation=5)
+    Run.create(tmp_path / "run", config)
+    assert "not finished" in call("info", tmp_path / "run").out
+    done = call("train", "--resume", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "versions" in call("info", tmp_path / "run", "--json").json
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_run_folders(n: int, tmp_path: Path):
     path = tmp_path / "run"
     config = RunConfig(problem="poisson-1d", settings={"n": 6}, max_steps=3)
     run = Run.create(path, config)
-    run.start_metrics([])
+    run.start([])
     run.add_metrics({"step": 0, "seconds": 0.1, "elbo": -3.0, "stage": 0})
     originals = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
     chance = random.Random(4)

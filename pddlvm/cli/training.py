@@ -166,10 +166,10 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dic
     if found is None:
         # __new__ makes the final class that fits the problem.
         model = LatentVariableModel(problem, seed=config.seed)  # type: ignore[abstract]
-        run.start_metrics([])
+        run.start([])
     else:
         model = load(found[0], problem)
-        run.start_metrics(found[1]["training"]["history"])
+        run.start(found[1]["training"]["history"])
     with ExitStack() as stack:
         record: Callable[[dict[str, float]], None] = run.add_metrics
         if tensorboard:

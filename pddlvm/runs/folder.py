@@ -59,11 +59,9 @@ class Run:
             raise RunFileError(
                 f"{str(path)!r} is not empty; go on with its run by --resume, or choose another one"
             )
-        run = cls(path, config)
-        run.describe(created=_now(), versions=_versions(), machine=_machine(), git=_git_revision())
-        # Last: it makes the folder a run.
+        # First: it makes the folder a run, whatever happens next.
         config.write(path / "config.toml")
-        return run
+        return cls(path, config)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -124,9 +122,16 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The content of info.json."""
+        """The content of info.json; empty where no training was started.
+
+        Raises:
+            RunFileError: the file is damaged.
+        """
+        file = self.path / "info.json"
+        if not file.is_file():
+            return {}
         try:
-            found = json.loads((self.path / "info.json").read_text(encoding="utf-8"))
+            found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunFileError(
                 f"info.json of {str(self.path)!r} cannot be read ({error})"
@@ -137,12 +142,14 @@ class Run:
 
     def describe(self, **values: Any) -> None:
         """Add to info.json."""
-        file = self.path / "info.json"
-        known = self.info if file.is_file() else {}
-        write_text(json.dumps({**known, **values}, indent=2) + "\n", file)
+        content = {**self.info, **values}
+        write_text(json.dumps(content, indent=2) + "\n", self.path / "info.json")
 
-    def start_metrics(self, rows: list[dict[str, float]]) -> None:
-        """metrics.csv with the rows of what was trained before."""
+    def start(self, rows: list[dict[str, float]]) -> None:
+        """info.json of a first start, and metrics.csv with the rows of what was trained before."""
+        if "created" not in self.info:
+            machine, git = _machine(), _git_revision()
+            self.describe(created=_now(), versions=_versions(), machine=machine, git=git)
         write_text(
             "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(_line, rows)]), self._csv
         )
