@@ -28,9 +28,10 @@ from matplotlib.figure import Figure
 
 import pddlvm
 from pddlvm import plot
+from pddlvm.inference.infer import Method
 from problems import poisson
 
-METHODS = ("amortized", "laplace", "exact")
+METHODS: tuple[Method, ...] = ("amortized", "laplace", "exact")
 
 
 def band(x: torch.Tensor, draws: torch.Tensor, ax: Axes, colour: str, label: str) -> None:
@@ -41,10 +42,13 @@ def band(x: torch.Tensor, draws: torch.Tensor, ax: Axes, colour: str, label: str
 
 
 def solutions(
-    posteriors: dict[str, pddlvm.Posterior], z: torch.Tensor, y: torch.Tensor, seen: torch.Tensor
+    problem: pddlvm.Problem,
+    posteriors: dict[str, pddlvm.Posterior],
+    z: torch.Tensor,
+    y: torch.Tensor,
+    seen: torch.Tensor,
 ) -> Figure:
     """u and kappa by two methods."""
-    problem = posteriors["exact"].observation.problem
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     x = torch.from_numpy(problem.space.mesh.p[0])
     order = x.argsort()
@@ -88,7 +92,8 @@ def main(arguments: list[str] | None = None) -> pddlvm.InferenceReport:
 
     z = problem.prior.sample(seed=2)
     y = obs.simulate(problem.solve(z), seed=3)
-    posteriors, lines = {}, [f"{'':<10} " + " ".join(f"{n:>14}" for n in problem.parameter_names)]
+    posteriors: dict[str, pddlvm.Posterior] = {}
+    lines = [f"{'':<10} " + " ".join(f"{n:>14}" for n in problem.parameter_names)]
     lines.append(f"{'true':<10} " + " ".join(f"{value:14.2f}" for value in z.tolist()))
     for method in METHODS:
         start = time.perf_counter()
@@ -101,7 +106,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.InferenceReport:
         lines.append(f"{'':<10} {posterior.check().diagnostics.verdict}")
 
     seen = torch.from_numpy(obs.matrix.indices)
-    solutions(posteriors, z, y, seen).savefig(options.out / "solution.png", dpi=120)
+    solutions(problem, posteriors, z, y, seen).savefig(options.out / "solution.png", dpi=120)
     plot.marginals(posteriors, truth=z).savefig(options.out / "marginals.png", dpi=120)
     report = pddlvm.validate_inference(model, obs, "amortized", n_data=options.data_sets)
     plot.inference_figure(report).savefig(options.out / "calibration.png", dpi=120)

@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.Posterior:
     blocks(log_theta).savefig(options.out / "blocks.png", dpi=120)
     plt.close("all")
 
+    assert d.rhat is not None and d.bulk_size is not None  # Chains have both.
     rows = [" ".join(f"{v:6.2f}" for v in row) for row in log_theta.mean(0).reshape(8, 8).flip(0)]
     text = (
         f"{problem}\n\nlaplace: {surrogate.diagnostics.verdict}\n"

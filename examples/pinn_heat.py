@@ -112,7 +112,8 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
     log_residual, log_sigma = forward.residual_norm.log10(), forward.std.mean(-1).log10()
     over_the_plane(log_residual, axis, axes[0], "log10 residual (box: trained here)")
     over_the_plane(log_sigma, axis, axes[1], "log10 mean σ")
-    u = method_of_lines.heat(parameters.flatten(0, 1), *problem.axes)
+    x, t = problem.axes
+    u = method_of_lines.heat(parameters.flatten(0, 1), x, t)
     inverse = model.inverse(u).mean.reshape(parameters.shape)
     error = ((inverse - parameters).norm(dim=-1) / parameters.norm(dim=-1)).clamp(min=1e-4)
     over_the_plane(error.log10(), axis, axes[2], "log10 relative error of the inverse map")

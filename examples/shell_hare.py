@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from mpl_toolkits.mplot3d import Axes3D
 
 import pddlvm
 from pddlvm import plot
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
     z = problem.prior.sample(seed=5)
     figure = plot.forward_figure(model, z)
     for ax in figure.axes:
-        if ax.name == "3d":
+        if isinstance(ax, Axes3D):
             # The height of the hare is along y.
             ax.view_init(elev=15, azim=-60, vertical_axis="y")
             ax.set_aspect("equal")

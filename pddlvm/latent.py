@@ -12,12 +12,11 @@ What the basis is depends on the problem: a reduced finite element basis for a `
 (`CollocationModel`).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -32,13 +31,18 @@ from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
+    from pddlvm.collocation.model import CollocationModel
     from pddlvm.collocation.predictions import FieldForward
+    from pddlvm.collocation.problem import CollocationProblem
     from pddlvm.inference.amortized import Amortized
     from pddlvm.inference.families import Family
     from pddlvm.inference.infer import Method
     from pddlvm.inference.posterior import Posterior
+    from pddlvm.model import GalerkinModel
     from pddlvm.observation import Observation
+    from pddlvm.parametric import ParametricProblem
     from pddlvm.predictions import Forward
+    from pddlvm.problem import Problem
 
 __all__ = ["LatentVariableModel", "Stage", "known_inverse", "unflatten"]
 
@@ -64,7 +68,7 @@ class Stage:
     prepare: Callable[[], None]
 
 
-class LatentVariableModel(nn.Module, ABC):
+class LatentVariableModel(nn.Module):
     """Forward and inverse maps of a problem, with their uncertainty.
 
     `LatentVariableModel(problem, ...)` makes the model that fits the problem: a `GalerkinModel` for
@@ -80,6 +84,19 @@ class LatentVariableModel(nn.Module, ABC):
     uncertainty: Uncertainty
     likelihood: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(c, z, xi) -> log p(r^ = 0 | c, z) up to a constant, (batch,)."""
+
+    @overload
+    def __new__(cls, problem: "Problem", *arguments: Any, **options: Any) -> "GalerkinModel": ...
+
+    @overload
+    def __new__(
+        cls, problem: "CollocationProblem", *arguments: Any, **options: Any
+    ) -> "CollocationModel": ...
+
+    @overload
+    def __new__(
+        cls, problem: "ParametricProblem", *arguments: Any, **options: Any
+    ) -> "LatentVariableModel": ...
 
     def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":
         """The final class that fits the problem, as `pathlib.Path` does for paths."""
@@ -139,43 +156,44 @@ class LatentVariableModel(nn.Module, ABC):
         return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
 
     # --- what the two kinds of model supply ----------------------------------------------------
+    # Not marked as abstract: users call this class, and type checkers would refuse it.
 
     @property
-    @abstractmethod
     def n_modes(self) -> int:
         """Length of c."""
+        raise NotImplementedError
 
     @property
-    @abstractmethod
     def calibration_share(self) -> float:
         """Part of the training time that is kept for the calibration at the end."""
+        raise NotImplementedError
 
     @property
-    @abstractmethod
     def batch_size(self) -> int:
         """Prior draws per training step, unless told otherwise."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read(
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The inverse map: mean and log variance of xi, from the u of coefficients c at z."""
+        raise NotImplementedError
 
-    @abstractmethod
     def forward(self, z: Tensor, corrections: int = 0) -> "Forward | FieldForward":
         """Predict solutions, with uncertainty."""
+        raise NotImplementedError
 
-    @abstractmethod
     def inverse(self, u: Tensor, z_known: dict[str, Tensor] | None = None) -> Inverse:
         """Infer parameters from full, noise-free solutions, with uncertainty."""
+        raise NotImplementedError
 
-    @abstractmethod
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """The parts of the training, in their order; does a calibration follow?"""
+        raise NotImplementedError
 
-    @abstractmethod
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
         """Fit the reported standard deviations to the errors of both maps on fresh draws."""
+        raise NotImplementedError
 
     # --- using it ------------------------------------------------------------------------------
 

@@ -164,8 +164,7 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dic
     found = run.checkpoints.newest()
     # A saved model has its basis: it need not be found again.
     if found is None:
-        # __new__ makes the final class that fits the problem.
-        model = LatentVariableModel(problem, seed=config.seed)  # type: ignore[abstract]
+        model = LatentVariableModel(problem, seed=config.seed)
         run.start([])
     else:
         model = load(found[0], problem)
