@@ -5,7 +5,14 @@ import torch
 
 import pddlvm
 from pddlvm import fem
+from problems import nonlinear_poisson, poisson
 from problems.shell import bending_energy, membrane_energy
+
+UNLIKE_PROBLEMS = [
+    lambda: poisson.make(6, n_terms=3),
+    lambda: nonlinear_poisson.make_1d(10),  # nonlinear, with a random boundary value
+    lambda: nonlinear_poisson.make_advection_diffusion(6, 3),  # not symmetric
+]
 
 
 def dot_test(operator, n_columns, n_rows):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from checks import UNLIKE_PROBLEMS
 
 import pddlvm
 from pddlvm.inference.adjoint import FiniteElementPosterior
-from problems import nonlinear_poisson, pinn, poisson
+from problems import pinn, poisson
 
 
 def posterior(problem, noise=0.05):
@@ -16,14 +17,7 @@ def posterior(problem, noise=0.05):
     return FiniteElementPosterior(obs, y)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: poisson.make(6, n_terms=3),
-        lambda: nonlinear_poisson.make_1d(10),  # nonlinear, with a random boundary value
-        lambda: nonlinear_poisson.make_advection_diffusion(6, 3),  # not symmetric
-    ],
-)
+@pytest.mark.parametrize("make", UNLIKE_PROBLEMS)
 def test_the_gradient_is_that_of_the_density(make):
     density = posterior(make())
     xi = density.problem.prior.standardise(density.problem.prior.sample((2,), seed=0))

@@ -2,22 +2,15 @@
 
 import pytest
 import torch
+from checks import UNLIKE_PROBLEMS
 from linear import closed_form, linear_problem
 
 import pddlvm
 from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import laplace
-from problems import nonlinear_poisson, poisson
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: poisson.make(6, n_terms=3),
-        lambda: nonlinear_poisson.make_1d(10),  # with a random boundary value
-        lambda: nonlinear_poisson.make_advection_diffusion(6, 3),  # not symmetric
-    ],
-)
+@pytest.mark.parametrize("make", UNLIKE_PROBLEMS)
 def test_derivatives_are_those_of_differences(make):
     problem = make()
     seen = problem.free_dofs[:: max(1, len(problem.free_dofs) // 7)].tolist()
