@@ -6,7 +6,7 @@ from typing import Any
 
 import pddlvm
 from examples import poisson_mesh_file
-from problems import nonlinear_poisson, poisson
+from problems import nonlinear_poisson, poisson, shell
 
 _SEEDS = (0, 1, 2)
 _METRICS = (
@@ -31,9 +31,11 @@ def run(shorter: float = 1.0) -> list[dict[str, Any]]:
         ("plate", poisson_mesh_file.make(), (30, 90)),
         ("2D 128x128", poisson.make(128), (37,)),
         ("1D nonlinear", nonlinear_poisson.make_1d(), (4, 60), ("f",)),
-        ("2D nonlinear", nonlinear_poisson.make(), (120,), ("f",)),
-        ("2D quasilinear", nonlinear_poisson.make_quasilinear(), (120,), ("f",)),
-        ("2D advection-diffusion", nonlinear_poisson.make_advection_diffusion(), (120,)),
+        ("2D nonlinear", nonlinear_poisson.make(), (60,), ("f",)),
+        ("2D quasilinear", nonlinear_poisson.make_quasilinear(), (60,), ("f",)),
+        ("2D advection-diffusion", nonlinear_poisson.make_advection_diffusion(), (60,)),
+        ("hare", shell.make(), (60,)),
+        ("roof", shell.make_roof(), (60,)),
     )
     for name, problem, budgets, *known in cases:
         for seconds in budgets:
