@@ -45,6 +45,8 @@ def test_draws_have_the_density_of_their_family(family, generator):
 def test_fitting_finds_a_minimum_and_stops_in_time():
     weight = nn.Parameter(torch.zeros(3))
     target = torch.tensor([1.0, -2.0, 0.5])
+    # The first optimiser of a process is slow: torch imports much for it.
+    torch.optim.Adam([weight])
     start = time.perf_counter()
     history = fit(
         [weight],

@@ -46,7 +46,7 @@ def log_target(i: int, z: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def density() -> Resampled:
-    return Resampled(Wide(CENTRES), [Wide(c[None]) for c in CENTRES], log_target)
+    return Resampled(Wide(CENTRES), 2, lambda i: Wide(CENTRES[i : i + 1]), log_target)
 
 
 def test_moments_are_those_of_the_target(density):

@@ -24,6 +24,9 @@ from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import fit
+from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.mixture import Mixture
+from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.target import SurrogateTarget
@@ -140,18 +143,33 @@ class Amortized:
             return self.family.density(self.context(y), self.prior)
 
     def resampled(self, y: Tensor) -> Resampled:
-        """The same, its draws resampled by the density that the corrected forward map gives."""
+        """The same, its draws resampled by the density that the corrected forward map gives.
+
+        The Laplace approximation proposes beside the network: now and then, for data in the tails,
+        one of both is not where the posterior is.
+        """
         surrogate, prior = self.context.surrogate, self.prior
         with torch.no_grad():
             context = self.context(y)
-            parts = [self.family.density(one[None], prior) for one in context]
             whole = self.family.density(context, prior)
         plain = Coordinates.plain(prior)
 
         @cache
+        def gaussians() -> Laplace:
+            return laplace(surrogate, y)
+
+        @cache
+        @torch.no_grad()
+        def proposal(i: int) -> Density:
+            own = self.family.density(context[i : i + 1], prior)
+            if not gaussians().converged[i]:
+                return own
+            return Mixture((own, PushedGaussian(gaussians().coordinates.of(slice(i, i + 1)))))
+
+        @cache
         def target(i: int) -> SurrogateTarget:
             """The map corrected where the proposals are: the correction itself is dear."""
-            z = parts[i].sample((_N_PROPOSALS,), seed=_SEED)[:, 0]
+            z = proposal(i).sample((_N_PROPOSALS,), seed=_SEED)[:, 0]
             around = Coordinates.of_draws(prior, plain.eta_of(prior.standardise(z)))
             generator = torch.Generator().manual_seed(_SEED)
             return SurrogateTarget(surrogate, y[i], around, generator)
@@ -161,7 +179,7 @@ class Amortized:
             xi = prior.standardise(z)
             return target(i).log_prob(xi) + prior.log_slope(xi)
 
-        return Resampled(whole, parts, log_target)
+        return Resampled(whole, len(y), proposal, log_target)
 
     @property
     def prior(self) -> ParameterSpace:

@@ -89,8 +89,8 @@ class Coordinates:
         """Those in which N(mean, factor factor^T) of w is standard."""
         return Coordinates(self.prior, self.eta(mean), self.factor @ factor)
 
-    def of(self, i: int) -> "Coordinates":
-        """Those of one data set of a batch."""
+    def of(self, i: int | slice) -> "Coordinates":
+        """Those of one data set of a batch, or of some."""
         return Coordinates(self.prior, self.centre[i], self.factor[i])
 
     def slope(self, w: Tensor) -> Tensor:

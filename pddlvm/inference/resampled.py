@@ -32,49 +32,51 @@ _N_BISECTIONS = 30
 
 @dataclass(frozen=True)
 class Resampled(Density):
-    """Resampled draws; mean, std and log density are those of the proposals.
+    """Resampled draws; mean, std and log density are those of an approximation.
 
     Attributes:
-        proposal: q, for all data sets.
-        parts: the same for each data set.
+        approximation: for all data sets.
+        n_data: number of data sets.
+        proposal: number of a data set -> q, for this one in a batch of one.
         log_target: number of a data set, z (n, d) -> unnormalised log density of z, (n,).
     """
 
-    proposal: Density
-    parts: list[Density]
+    approximation: Density
+    n_data: int
+    proposal: Callable[[int], Density]
     log_target: Callable[[int, Tensor], Tensor]
 
     @property
     def mean(self) -> Tensor:  # noqa: D102
-        return self.proposal.mean
+        return self.approximation.mean
 
     @property
     def std(self) -> Tensor:  # noqa: D102
-        return self.proposal.std
+        return self.approximation.std
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
         n = torch.Size(shape).numel()
-        found = [self._draws(i, n, generator) for i in range(len(self.parts))]
+        found = [self._draws(i, n, generator) for i in range(self.n_data)]
         return torch.stack(found, dim=1).reshape(*shape, len(found), -1)
 
     def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
-        return self.proposal.propose(shape, seed=seed)
+        return self.approximation.propose(shape, seed=seed)
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
-        return self.proposal.log_prob(z)
+        return self.approximation.log_prob(z)
 
     def _draws(self, i: int, n: int, generator: torch.Generator) -> Tensor:
         """(n, d) of data set i."""
         most = max(n, min(_MOST, max(_PER_DRAW * n, 2 * _LEAST)))
-        z, log_ratios = [], []
+        q, z, log_ratios = self.proposal(i), [], []
         size = min(most, max(n, _LEAST))
         while size > 0:
             seed = int(torch.randint(2**31, (), generator=generator))
-            new = self.parts[i].sample((size,), seed=seed)
+            new = q.sample((size,), seed=seed)
             z.append(new[:, 0])
-            log_ratios.append(self.log_target(i, new[:, 0]) - self.parts[i].log_prob(new)[:, 0])
+            log_ratios.append(self.log_target(i, new[:, 0]) - q.log_prob(new)[:, 0])
             weights = smoothed_weights(torch.cat(log_ratios))
             # As many as it takes if the rest are worth as much as those so far.
             wanted = math.ceil(n / worth(weights) * len(weights))
