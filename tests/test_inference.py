@@ -278,6 +278,23 @@ class Correlated(Target):
         return self.value(w), -(w - self.mean) @ self.precision
 
 
+class Funnel(Target):
+    """x ~ N(0, 1), y | x ~ N(0, exp(6 x)): a density that narrows (Neal, 2003)."""
+
+    def __init__(self):
+        prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(2, pddlvm.Normal())})
+        super().__init__(Coordinates.plain(prior))
+
+    def value(self, w):
+        x, y = w.unbind(-1)
+        return -0.5 * x.square() - 0.5 * y.square() * (-6 * x).exp() - 3 * x
+
+    def value_and_gradient(self, w):
+        x, y = w.unbind(-1)
+        scaled = y * (-6 * x).exp()
+        return self.value(w), torch.stack([-x + 3 * y * scaled - 3, -scaled], dim=-1)
+
+
 def test_hamiltonian_chains_have_the_moments_of_their_target(generator):
     mean = torch.tensor([0.5, -1.0, 2.0]).double()
     covariance = torch.tensor([[1.0, 0.6, 0.0], [0.6, 1.0, 0.3], [0.0, 0.3, 0.5]]).double()
@@ -299,8 +316,29 @@ def test_hamiltonian_chains_have_the_moments_of_their_target(generator):
 def test_the_step_size_settles_at_its_acceptance():
     size = StepSize(1.0)
     for _ in range(500):
-        size.update(math.exp(-size.current))
+        size.update(torch.tensor([math.exp(-size.current)]))
     assert math.exp(-size.final) == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_step_size_suits_chains_where_the_density_is_narrow():
+    # A quarter of the chains only move with a step below 0.01, the others always do.
+    size = StepSize(1.0)
+    for _ in range(500):
+        narrow = 1.0 if size.current < 0.01 else 0.0
+        size.update(torch.tensor([1.0, 1.0, 1.0, narrow]))
+    assert size.final < 0.02
+
+
+def test_chains_reach_all_of_a_density_that_narrows(generator):
+    target = Funnel()
+    visited, step = explore(target, torch.zeros(64, 2).double(), 200, generator)
+    state, found = start_at(target, visited[-1]), []
+    for _ in range(400):
+        state, _ = transition(target, state, step, generator)
+        found.append(state.w[:, 0])
+    x = torch.stack(found)
+    assert float(x.mean()) == pytest.approx(0.0, abs=0.3)
+    assert float(x.std()) == pytest.approx(1.0, abs=0.15)
 
 
 def test_coordinates_go_forth_and_back(generator):

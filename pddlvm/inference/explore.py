@@ -51,6 +51,6 @@ def explore(
     state, size, visited = start_at(target, w), StepSize(step), []
     for _ in range(n_steps):
         state, probability = transition(target, state, size.current, generator)
-        size.update(float(probability.mean()))
+        size.update(probability)
         visited.append(state.w)
     return torch.stack(visited), size.final
