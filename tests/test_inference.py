@@ -329,16 +329,15 @@ def test_the_step_size_suits_chains_where_the_density_is_narrow():
     assert size.final < 0.02
 
 
-def test_chains_reach_all_of_a_density_that_narrows(generator):
+def test_no_chain_waits_where_a_density_is_narrow(generator):
     target = Funnel()
     visited, step = explore(target, torch.zeros(64, 2).double(), 200, generator)
-    state, found = start_at(target, visited[-1]), []
-    for _ in range(400):
-        state, _ = transition(target, state, step, generator)
-        found.append(state.w[:, 0])
-    x = torch.stack(found)
-    assert float(x.mean()) == pytest.approx(0.0, abs=0.3)
-    assert float(x.std()) == pytest.approx(1.0, abs=0.15)
+    state, moved = start_at(target, visited[-1]), torch.zeros(64, dtype=torch.bool)
+    for _ in range(100):
+        new, _ = transition(target, state, step, generator)
+        moved |= (new.w != state.w).any(-1)
+        state = new
+    assert moved.all()
 
 
 def test_coordinates_go_forth_and_back(generator):
