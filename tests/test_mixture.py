@@ -55,7 +55,7 @@ def test_one_good_proposal_is_enough():
 
     for parts in ([gaussian(-6.0, 0.3), gaussian(2.2, 0.6)], [gaussian(2.2, 0.6)] * 2):
         mixture = Mixture(parts)
-        found = Resampled(mixture, 1, lambda i, q=mixture: q, log_target)
+        found = Resampled(mixture, torch.tensor([False]), lambda i, q=mixture: q, log_target)
         z = found.sample((4000,), seed=0)
         assert float(z.mean()) == pytest.approx(2.0, abs=0.05)
         assert float(z.std()) == pytest.approx(0.5, abs=0.03)

@@ -44,9 +44,16 @@ def log_target(i: int, z: Tensor) -> Tensor:
     return MultivariateNormal(CENTRES[i], RIDGE).log_prob(z) + 100.0
 
 
+def make(is_foreign: list[bool]) -> Resampled:
+    def proposal(i: int) -> Wide:
+        return Wide(CENTRES[i : i + 1])
+
+    return Resampled(Wide(CENTRES), torch.tensor(is_foreign), proposal, log_target)
+
+
 @pytest.fixture(scope="module")
 def density() -> Resampled:
-    return Resampled(Wide(CENTRES), 2, lambda i: Wide(CENTRES[i : i + 1]), log_target)
+    return make([False, False])
 
 
 def test_moments_are_those_of_the_target(density):
@@ -56,6 +63,13 @@ def test_moments_are_those_of_the_target(density):
         # 4000 draws, of some 3000 effective ones: three standard errors are 0.05.
         torch.testing.assert_close(z[:, i].mean(0), CENTRES[i], atol=0.06, rtol=0)
         torch.testing.assert_close(torch.cov(z[:, i].T), RIDGE, atol=0.09, rtol=0)
+
+
+def test_foreign_data_have_the_moments_of_draws():
+    density = make([False, True])
+    torch.testing.assert_close(density.std[0], Wide(CENTRES).std[0])
+    torch.testing.assert_close(density.std[1], torch.ones(2).double(), atol=0.1, rtol=0)
+    torch.testing.assert_close(density.mean[1], CENTRES[1], atol=0.15, rtol=0)
 
 
 def test_the_order_of_the_draws_means_nothing(density):

@@ -47,6 +47,7 @@ _POOL_SHARE = 0.15
 _N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
 _EDGE = 6.0
+_N_RANGE, _MARGIN = 4096, 1.1
 _N_PROPOSALS = 256
 _SEED = 0
 
@@ -128,12 +129,14 @@ class Amortized:
     Attributes:
         family: the density.
         context: what it reads.
+        range: largest sizes of what it read in training, (d + 2 n,).
         seconds: of the training.
         n_steps: of the training.
     """
 
     family: Family
     context: Context
+    range: Tensor
     seconds: float
     n_steps: int
 
@@ -146,12 +149,14 @@ class Amortized:
         """The same, its draws resampled by the density that the corrected forward map gives.
 
         The Laplace approximation proposes beside the network: now and then, for data in the tails,
-        one of both is not where the posterior is.
+        one of both is not where the posterior is. Data unlike those of the training get mean and
+        std from draws: there a network says anything.
         """
         surrogate, prior = self.context.surrogate, self.prior
         with torch.no_grad():
             context = self.context(y)
             whole = self.family.density(context, prior)
+        is_foreign = (context.abs() > _MARGIN * self.range).any(-1)
         plain = Coordinates.plain(prior)
 
         @cache
@@ -179,7 +184,7 @@ class Amortized:
             xi = prior.standardise(z)
             return target(i).log_prob(xi) + prior.log_slope(xi)
 
-        return Resampled(whole, len(y), proposal, log_target)
+        return Resampled(whole, is_foreign, proposal, log_target)
 
     @property
     def prior(self) -> ParameterSpace:
@@ -211,7 +216,8 @@ def amortize(
     n_steps = _train(estimate, data_alone, simulator, begin, middle)
     context = replace(data_alone, estimate=estimate)
     n_steps += _train(density, context, simulator, middle, end)
-    return Amortized(density, context, time.perf_counter() - start, n_steps)
+    seen = context(simulator(_N_RANGE)[1]).abs().amax(0)
+    return Amortized(density, context, seen, time.perf_counter() - start, n_steps)
 
 
 @dataclass(frozen=True)

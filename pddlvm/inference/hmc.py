@@ -4,9 +4,7 @@
 
 The coordinates are standardised, so that the mass is the identity and a trajectory of a quarter of
 a period has length pi / 2; lengths are drawn around it, the same for all chains. The step follows
-the acceptance of all chains by dual averaging (Hoffman and Gelman, 2014, algorithm 5). Where a
-density narrows, as along a curved ridge, no one step suits all of it, and chains at its thin end
-would wait there: now and then a chain draws a smaller one.
+the acceptance of all chains by dual averaging (Hoffman and Gelman, 2014, algorithm 5).
 """
 
 import math
@@ -22,11 +20,8 @@ __all__ = ["State", "StepSize", "start_at", "transition"]
 _LENGTH = math.pi / 2
 _MAX_STEPS = 128
 _ACCEPTANCE = 0.8
-_STUCK, _WEIGHT = 0.05, 3.0
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _MAX_ENERGY = 1000.0
-_SMALL_SHARE = 0.25
-_SMALLEST = 1 / 32
 
 
 @dataclass(frozen=True)
@@ -56,14 +51,8 @@ class StepSize:
         self.error = 0.0
         self.count = 0
 
-    def update(self, probability: Tensor) -> None:
-        """Follow the acceptance probabilities (n_chains,) of one transition.
-
-        Chains that could not move weigh more than their share: a mean of 0.8 may hide a fifth of
-        them at a place that is too narrow for the step.
-        """
-        stuck = probability < _STUCK
-        acceptance = float(probability.mean() - _WEIGHT * stuck.double().mean())
+    def update(self, acceptance: float) -> None:
+        """Follow the mean acceptance probability of one transition."""
         self.count += 1
         weight = 1 / (self.count + _T0)
         self.error = (1 - weight) * self.error + weight * (_ACCEPTANCE - acceptance)
@@ -94,15 +83,14 @@ def transition(
     draw = float(torch.rand((), generator=generator, dtype=torch.float64))
     n_steps = min(_MAX_STEPS, max(1, round(_LENGTH * (0.5 + draw) / step)))
     p = torch.randn(state.w.shape, generator=generator, dtype=state.w.dtype)
-    eps = step * _scales(len(p), generator)
     start = state.value - 0.5 * p.square().sum(-1)
     w, gradient, value = state.w, state.gradient, state.value
     lost = torch.zeros(len(w), dtype=torch.bool)
     for _ in range(n_steps):
-        p = p + 0.5 * eps * gradient
-        w = w + eps * p
+        p = p + 0.5 * step * gradient
+        w = w + step * p
         value, gradient = target.value_and_gradient(w)
-        p = p + 0.5 * eps * gradient
+        p = p + 0.5 * step * gradient
         gain = value - 0.5 * p.square().sum(-1) - start
         # A trajectory that left the region where steps are stable is rejected, and waits.
         lost = lost | ~(gain > -_MAX_ENERGY)
@@ -112,9 +100,3 @@ def transition(
     uniform = torch.rand(len(w), generator=generator, dtype=w.dtype)
     taken = uniform < probability
     return State(w, value, gradient).where(taken, state), probability
-
-
-def _scales(n: int, generator: torch.Generator) -> Tensor:
-    """By what the step of each chain is multiplied, whatever its state: 1 mostly, (n, 1)."""
-    is_small, share = torch.rand(2, n, 1, generator=generator, dtype=torch.float64)
-    return torch.where(is_small < _SMALL_SHARE, _SMALLEST**share, 1.0)

@@ -13,6 +13,7 @@ draws are then a little too wide, and never a few points that pass for a distrib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ __all__ = ["Resampled"]
 _LEAST = 512
 _MOST = 65536
 _PER_DRAW = 8
+_N_MOMENTS = 1000
 _LEAST_WORTH = 0.25
 _TINY = 1e-300
 _N_BISECTIONS = 30
@@ -32,33 +34,34 @@ _N_BISECTIONS = 30
 
 @dataclass(frozen=True)
 class Resampled(Density):
-    """Resampled draws; mean, std and log density are those of an approximation.
+    """Resampled draws; mean, std and log density are those of an approximation, as a rule.
 
     Attributes:
         approximation: for all data sets.
-        n_data: number of data sets.
+        is_foreign: which data sets it was not made for: their mean and std are those of draws,
+            (n_data,).
         proposal: number of a data set -> q, for this one in a batch of one.
         log_target: number of a data set, z (n, d) -> unnormalised log density of z, (n,).
     """
 
     approximation: Density
-    n_data: int
+    is_foreign: Tensor
     proposal: Callable[[int], Density]
     log_target: Callable[[int, Tensor], Tensor]
 
     @property
     def mean(self) -> Tensor:  # noqa: D102
-        return self.approximation.mean
+        return self._moments[0]
 
     @property
     def std(self) -> Tensor:  # noqa: D102
-        return self.approximation.std
+        return self._moments[1]
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
         n = torch.Size(shape).numel()
-        found = [self._draws(i, n, generator) for i in range(self.n_data)]
+        found = [self._draws(i, n, generator) for i in range(len(self.is_foreign))]
         return torch.stack(found, dim=1).reshape(*shape, len(found), -1)
 
     def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
@@ -66,6 +69,14 @@ class Resampled(Density):
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         return self.approximation.log_prob(z)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        mean, std = self.approximation.mean.clone(), self.approximation.std.clone()
+        for i in self.is_foreign.nonzero()[:, 0].tolist():
+            z = self._draws(i, _N_MOMENTS, torch.Generator().manual_seed(0))
+            mean[i], std[i] = z.mean(0), z.std(0)
+        return mean, std
 
     def _draws(self, i: int, n: int, generator: torch.Generator) -> Tensor:
         """(n, d) of data set i."""
