@@ -71,6 +71,17 @@ def test_a_linear_gaussian_problem_has_its_closed_form(posteriors, linear, senso
         assert correlation == pytest.approx(expected, abs=0.05)
 
 
+def test_data_that_no_training_has_seen(posteriors, linear, sensors):
+    prior = linear.problem.prior
+    z = prior.unstandardise(torch.tensor([9.0, -9.0], dtype=torch.float64))
+    y = sensors.simulate(linear.problem.solve(z), seed=5)
+    posterior = linear.infer(y, sensors, "amortized")
+    mean, covariance = closed_form(linear.problem, sensors, y)
+    std = covariance.diagonal().sqrt()
+    assert ((posterior.mean - mean).abs() < 0.2 * std).all()
+    torch.testing.assert_close(posterior.std, std, rtol=0.1, atol=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_shapes(posteriors, linear, method):
     posterior = posteriors[method]

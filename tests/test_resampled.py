@@ -111,3 +111,8 @@ def test_weights_are_a_distribution_whatever_the_ratios(log_ratios):
     assert weights.shape == log_ratios.shape and (weights >= 0).all()
     assert float(weights.sum()) == pytest.approx(1)
     assert not torch.isnan(torch.tensor(khat(log_ratios)))
+
+
+def test_ratios_that_differ_by_round_off_have_no_tail():
+    noise = torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert khat(1e-12 * noise) == 0

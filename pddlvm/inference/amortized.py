@@ -22,6 +22,7 @@ from torch import Tensor
 from pddlvm.errors import InputError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
+from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import fit
 from pddlvm.inference.laplace import Laplace, laplace
@@ -47,6 +48,7 @@ _POOL_SHARE = 0.15
 _N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
 _EDGE = 6.0
+_LEAST_WORTH = 0.25
 _N_RANGE, _MARGIN = 4096, 1.1
 _N_PROPOSALS = 256
 _SEED = 0
@@ -165,17 +167,20 @@ class Amortized:
 
         @cache
         @torch.no_grad()
-        def proposal(i: int) -> Density:
+        def parts(i: int) -> list[Density]:
             own = self.family.density(context[i : i + 1], prior)
             if not gaussians().converged[i]:
-                return own
-            return Mixture((own, PushedGaussian(gaussians().coordinates.of(slice(i, i + 1)))))
+                return [own]
+            return [own, PushedGaussian(gaussians().coordinates.of(slice(i, i + 1)))]
 
         @cache
         def target(i: int) -> SurrogateTarget:
-            """The map corrected where the proposals are: the correction itself is dear."""
-            z = proposal(i).sample((_N_PROPOSALS,), seed=_SEED)[:, 0]
-            around = Coordinates.of_draws(prior, plain.eta_of(prior.standardise(z)))
+            """The map corrected where the parts are: the correction itself is dear."""
+            if is_foreign[i] and gaussians().converged[i]:
+                around = gaussians().coordinates.of(i)
+            else:
+                z = Mixture(parts(i)).sample((_N_PROPOSALS,), seed=_SEED)[:, 0]
+                around = Coordinates.of_draws(prior, plain.eta_of(prior.standardise(z)))
             generator = torch.Generator().manual_seed(_SEED)
             return SurrogateTarget(surrogate, y[i], around, generator)
 
@@ -183,6 +188,17 @@ class Amortized:
         def log_target(i: int, z: Tensor) -> Tensor:
             xi = prior.standardise(z)
             return target(i).log_prob(xi) + prior.log_slope(xi)
+
+        @cache
+        def proposal(i: int) -> Density:
+            """Of the network alone where the posterior is not what the other part says."""
+            own, *others = parts(i)
+            for other in others:
+                z = other.sample((_N_PROPOSALS,), seed=_SEED)
+                weights = smoothed_weights(log_target(i, z[:, 0]) - other.log_prob(z)[:, 0])
+                if is_foreign[i] or worth(weights) > _LEAST_WORTH * _N_PROPOSALS:
+                    return Mixture([own, other])
+            return own
 
         return Resampled(whole, is_foreign, proposal, log_target)
 

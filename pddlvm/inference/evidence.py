@@ -14,6 +14,7 @@ __all__ = ["bulk_size", "khat", "rhat", "smoothed_weights", "tail_size", "worth"
 
 _LEAST_SIZE = 2.0
 _LEAST_LOG = 700.0
+_SAME_LOG = 1e-6
 
 
 def rhat(draws: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     # A draw without a density counts as next to nothing.
     finite = ratios.clamp(min=best - _LEAST_LOG)
     plain = finite.softmax(0)
-    if best == float(finite.min()):
+    # All ratios are the same, but for round-off: there is no tail.
+    if best - float(finite.min()) < _SAME_LOG:
         return plain, 0.0
     # One draw outweighs all others: there is no tail to fit.
     if not worth(plain) > _LEAST_SIZE:

@@ -6,10 +6,12 @@ posterior is, their difference is smooth:
     h(xi)  =  h_map(xi) + B (1, w),      |w_i| <= 4,
 
 with B by least squares on draws w ~ N(0, I), makes the map as accurate as its correction there.
-What the fit leaves, and the error of the correction, widen the noise.
+Far in the tails of the prior, where the map knows nothing, B (1, w) alone may fit better: then it
+stands alone. What the fit leaves, and the error of the correction, widen the noise.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,16 +72,19 @@ class SurrogateTarget(Target):
         d = len(coordinates.centre)
         error = surrogate.covariance(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))[0]
         self.weights: Tensor | None = None
+        self.needs_map = True
         if surrogate.corrections:
             w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
             xi = coordinates.xi_of(w)
             with torch.no_grad():
-                difference = surrogate.mean(xi) - surrogate.predict(xi)
-            features = _linear(w)
-            weights = torch.linalg.lstsq(features, difference).solution
-            rest = difference - features @ weights
-            error = error + rest.T @ rest / (len(w) - features.shape[1])
-            self.weights = weights[:, self.seen]
+                corrected = surrogate.mean(xi)
+                with_map = _Fit.of(self._features(w), corrected - surrogate.predict(xi))
+                self.needs_map = False
+                fit = _Fit.of(self._features(w), corrected)
+            if with_map.size <= fit.size:
+                self.needs_map, fit = True, with_map
+            error = error + fit.covariance
+            self.weights = fit.weights[:, self.seen]
         self.noise: Noise = surrogate.observation.noise.of_seen(self.seen, error)
 
     def moved_to(self, coordinates: Coordinates, generator: torch.Generator) -> "SurrogateTarget":
@@ -95,10 +100,17 @@ class SurrogateTarget(Target):
         return self._log_prob(xi, w) + self.coordinates.log_jacobian(w)
 
     def _log_prob(self, xi: Tensor, w: Tensor) -> Tensor:
-        data = self.surrogate.predict(xi)[..., self.seen]
+        data = xi.new_zeros(len(self.y))
+        if self.needs_map:
+            data = self.surrogate.predict(xi)[..., self.seen]
         if self.weights is not None:
-            data = data + _linear(w) @ self.weights
+            data = data + self._features(w) @ self.weights
         return self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
+
+    def _features(self, w: Tensor) -> Tensor:
+        # Beyond its draws a correction of the map stays what it is; without the map it goes on.
+        bounded = w.clamp(-_REACH, _REACH) if self.needs_map else w
+        return torch.cat([torch.ones_like(w[..., :1]), bounded], dim=-1)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.enable_grad():
@@ -148,5 +160,19 @@ class FiniteElementTarget(Target):
         return value + jacobian.detach(), gradient
 
 
-def _linear(w: Tensor) -> Tensor:
-    return torch.cat([torch.ones_like(w[..., :1]), w.clamp(-_REACH, _REACH)], dim=-1)
+@dataclass(frozen=True)
+class _Fit:
+    """Least squares: weights (n_features, n), and the covariance (n, n) of what they leave."""
+
+    weights: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, values: Tensor) -> "_Fit":
+        weights = torch.linalg.lstsq(features, values).solution
+        rest = values - features @ weights
+        return cls(weights, rest.T @ rest / (len(features) - features.shape[1]))
+
+    @property
+    def size(self) -> float:
+        return float(self.covariance.trace())
