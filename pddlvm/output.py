@@ -57,7 +57,7 @@ def write_vtu(
     if z.shape != (model.problem.n_parameters,):
         raise InputError(
             f"z must be one parameter vector of {model.problem.n_parameters} values, got shape "
-            f"{tuple(z.shape)}; write_pvd writes several"
+            f"{tuple(z.shape)}; a file that ends in .pvd holds several"
         )
     _write(_mesh(model, z, n_samples, seed), path)
 

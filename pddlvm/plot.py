@@ -235,8 +235,10 @@ def inverse_figure(
     limits = (float(truth.min()), float(truth.max()))
     field(problem, truth, panels[0], title=f"true {name}", limits=limits)
     field(problem, found, panels[1], title=f"inferred {name}", limits=limits)
-    field(problem, (found - truth).abs(), panels[2], title="|error|", cmap="magma")
-    field(problem, sigma, panels[3], title="predicted σ", cmap="magma")
+    error = (found - truth).abs()
+    sizes = (0.0, max(float(error.max()), float(sigma.max())))
+    field(problem, error, panels[2], title="|error|", cmap="magma", limits=sizes)
+    field(problem, sigma, panels[3], title="predicted σ", cmap="magma", limits=sizes)
     return _finished(panels)
 
 

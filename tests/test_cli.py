@@ -210,7 +210,7 @@ def test_an_interrupted_run_goes_on(call: Call, tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(Run, "add_metrics", stop)
     ended = call(*options, "--out", broken)
-    assert ended.code == 130 and "--resume" in ended.err
+    assert ended.code == 130 and f"pddlvm train --resume --out {broken}" in ended.err
     monkeypatch.setattr(Run, "add_metrics", add)
     assert "not finished" in call("info", broken).out
     # The newest checkpoint serves as a model until then.
@@ -279,6 +279,8 @@ def test_a_used_folder_is_not_overwritten(run_folder, call: Call):
         ("x,value\n0.1\n", "row 1"),
         ("x,value\n", "at least one row"),
         ("x,x\n1,2\n", "twice"),
+        ("0.1,0.1\n0.2,0.2\n", "first line must name the columns"),
+        ("x;value\n0.1;0.1\n", "semicolons"),
     ],
 )
 def test_bad_tables_are_refused(run_folder, text, message, call: Call, tmp_path: Path):

@@ -91,6 +91,7 @@ def test_shapes(posteriors, linear, method):
     solution = posterior.solution(10)
     assert solution.mean.shape == (2, linear.problem.n_dofs)
     assert len(posterior.diagnostics.verdict) == 2
+    assert "p_value: " in str(posterior.diagnostics)
     assert "2 parameters" in repr(posterior)
 
 
@@ -142,6 +143,7 @@ def test_k_hat_rejects_a_wrong_one(linear, sensors, data, posteriors):
     wrong = replace(good, _density=density, _log_density=log_density).check(200)
     assert (wrong.diagnostics.khat > 0.7).all()
     assert all("k-hat" in verdict for verdict in wrong.diagnostics.verdict)
+    assert str(wrong.diagnostics).startswith("verdict: 2 reject\n")
 
 
 def test_missing_values_are_left_out(linear, sensors, data):

@@ -22,6 +22,7 @@ from pddlvm.runs.sources import (
     AnyProblem,
     find,
     installed,
+    is_file,
     make,
     parse_settings,
     settings_of,
@@ -110,7 +111,9 @@ def train_command(
     try:
         values = _train(run, made, tensorboard, as_json)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; go on with: pddlvm train --resume --out {run.path}", err=True)
+        again = f"{run.config.problem} " if is_file(run.config.problem) else ""
+        hint = f"pddlvm train {again}--resume --out {run.path}"
+        typer.echo(f"interrupted; go on with: {hint}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     answer(values, as_json)
 

@@ -1,5 +1,6 @@
 """Evidence about a posterior, and what it means in words."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ __all__ = ["Diagnostics"]
 
 _SURPRISING = 1e-3
 _RHAT = 1.01
+_MANY = 20
 _ENOUGH_DRAWS = 400
 _GOOD_KHAT, _BAD_KHAT = 0.5, 0.7
 
@@ -44,6 +46,18 @@ class Diagnostics:
     bulk_size: Tensor | None = None
     tail_size: Tensor | None = None
     is_exact: bool = False
+
+    def __str__(self) -> str:
+        verdict = self.verdict
+        if isinstance(verdict, list):
+            counts = Counter(text.split(":")[0] for text in verdict)
+            verdict = ", ".join(f"{n} {word}" for word, n in counts.items())
+        lines = [f"verdict: {verdict}", f"p_value: {_text(self.p_value)}"]
+        for name in ("acceptance", "khat", "rhat", "bulk_size", "tail_size"):
+            value = getattr(self, name)
+            if value is not None:
+                lines.append(f"{name}: {_text(value)}")
+        return "\n".join([*lines, f"seconds: {self.seconds:.2f}"])
 
     @property
     def iterations(self) -> int:
@@ -81,10 +95,12 @@ class Diagnostics:
         if self.khat is not None and not self.is_exact:
             shape = float(self.khat.flatten()[i])
             if not shape < _BAD_KHAT:
-                return (
-                    f"reject: k-hat = {shape:.2f}, this is not the posterior of the finite element "
-                    "model; use method='exact'"
+                found = (
+                    f"reject: k-hat = {shape:.2f}, this is not the posterior of the finite element"
                 )
+                if self.rhat is None:
+                    return f"{found} model, in its shape or its place; try 'nuts', then 'exact'"
+                return f"{found} model: the surrogate is off; use method='exact'"
         p_value = float(self.p_value.flatten()[i])
         if p_value < _SURPRISING and not self.is_exact:
             return (
@@ -114,3 +130,10 @@ class Diagnostics:
 
 
 _NOT_CONVERGED = "reject: the iteration did not converge; use method='nuts' or 'exact'"
+
+
+def _text(value: Tensor) -> str:
+    """Numbers in a row; of many, the smallest and the largest."""
+    if value.numel() > _MANY:
+        return f"{float(value.min()):.3g} to {float(value.max()):.3g}"
+    return " ".join(f"{number:.3g}" for number in value.flatten().tolist())

@@ -103,7 +103,7 @@ class Run:
         if is_file(name) and source is None:
             raise RunFileError(
                 f"the problem of this run is in a file, {name!r}, which is not executed unless you "
-                f"say so: add --problem {name} (to `train --resume`, only {name})"
+                f"say so: pddlvm train {name} --resume ..., or --problem {name} of other commands"
             )
         return make(source or name, self.config.settings)
 

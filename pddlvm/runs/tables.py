@@ -150,6 +150,10 @@ def _read(path: Path) -> _Table:
     if len(rows) < 2:
         raise InputError(f"{str(path)!r} must have a header and at least one row")
     header = [name.strip() for name in rows[0]]
+    if any(_is_number(name) for name in header):
+        raise InputError(f"{str(path)!r} begins with numbers; its first line must name the columns")
+    if len(header) == 1 and ";" in header[0]:
+        raise InputError(f"{str(path)!r} has columns between semicolons; put commas between them")
     if len(set(header)) < len(header):
         raise InputError(f"{str(path)!r} has a column twice: {', '.join(header)}")
     for k, row in enumerate(rows[1:]):
@@ -158,3 +162,11 @@ def _read(path: Path) -> _Table:
                 f"row {k + 1} of {str(path)!r} has {len(row)} values, the header {len(header)}"
             )
     return _Table(path, header, rows[1:])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
