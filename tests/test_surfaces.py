@@ -76,6 +76,7 @@ def faults():
         "one side": mobius(),
         "single vertices": cube_pair(),
         "not finite": (np.where(points == 1, np.nan, points), triangles),
+        "coordinates are larger": (1e200 * points, triangles),
         "do not exist": (points, triangles + 1),
     }
 

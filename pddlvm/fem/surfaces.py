@@ -24,6 +24,7 @@ Predicate = Callable[[Array], NDArray[np.bool_]]
 _SMALLEST_ANGLE = 1.0
 """Degrees; a triangle with a smaller angle is a sliver."""
 _COINCIDENT = 1e-9
+_LARGEST = 1e50
 """Vertices this close, relative to the size of the surface, are the same."""
 
 
@@ -145,6 +146,8 @@ def surface(
     """
     if not np.isfinite(points).all():
         raise MeshError(f"{name}: some coordinates are not finite")
+    if points.size and np.abs(points).max() > _LARGEST:
+        raise MeshError(f"{name}: some coordinates are larger than {_LARGEST:g}")
     if not (triangles.size and triangles.min() >= 0 and triangles.max() < len(points)):
         raise MeshError(f"{name}: the triangles name vertices that do not exist")
     points, triangles, n_merged = _merged(points, triangles)
