@@ -236,7 +236,7 @@ def inverse_figure(
     field(problem, truth, panels[0], title=f"true {name}", limits=limits)
     field(problem, found, panels[1], title=f"inferred {name}", limits=limits)
     error = (found - truth).abs()
-    sizes = (0.0, max(float(error.max()), float(sigma.max())))
+    sizes = (0.0, float(torch.stack([error, sigma]).max()))
     field(problem, error, panels[2], title="|error|", cmap="magma", limits=sizes)
     field(problem, sigma, panels[3], title="predicted σ", cmap="magma", limits=sizes)
     return _finished(panels)

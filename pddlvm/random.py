@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["seeded"]
+__all__ = ["generator_of", "seeded"]
 
 
 @contextmanager
@@ -15,3 +15,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if is_gpu else []):
         torch.manual_seed(seed)
         yield
+
+
+def generator_of(seed: int | None) -> torch.Generator:
+    """A new generator on the CPU; without a seed, one of the system."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+        return generator
+    return generator.manual_seed(seed)

@@ -1,10 +1,14 @@
 """Checks that several test files share."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.inference.density import Density
 from problems import nonlinear_poisson, poisson
 from problems.shell import bending_energy, membrane_energy
 
@@ -13,6 +17,15 @@ UNLIKE_PROBLEMS = [
     lambda: nonlinear_poisson.make_1d(10),  # nonlinear, with a random boundary value
     lambda: nonlinear_poisson.make_advection_diffusion(6, 3),  # not symmetric
 ]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Proposals and a target that are given, in the place of `pddlvm.inference.proposals`."""
+
+    density: Density
+    log_target: Callable[[torch.Tensor], torch.Tensor]
+    is_foreign: bool = False
 
 
 def dot_test(operator, n_columns, n_rows):

@@ -30,6 +30,18 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def train(model, max_steps: int, checkpoints: pddlvm.Checkpoints, **options):
+    """Maps only: a calibration does not matter here."""
+    return pddlvm.train(
+        model,
+        max_steps=max_steps,
+        device="cpu",
+        calibrate=False,
+        checkpoints=checkpoints,
+        **options,
+    )
+
+
 class Interrupted(Exception):
     pass
 
@@ -90,9 +102,7 @@ def test_both_stages_of_a_problem_in_strong_form_resume(step, tmp_path: Path):
 
 def test_only_the_last_ones_stay(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path, every=0, keep=2)
-    pddlvm.train(
-        new_model(line), max_steps=5, device="cpu", calibrate=False, checkpoints=checkpoints
-    )
+    train(new_model(line), 5, checkpoints)
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == ["step-000000004.pt", "step-000000005.pt"]
 
@@ -100,7 +110,7 @@ def test_only_the_last_ones_stay(line, tmp_path: Path):
 def test_a_checkpoint_is_a_model(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
     model = new_model(line)
-    pddlvm.train(model, max_steps=5, device="cpu", calibrate=False, checkpoints=checkpoints)
+    train(model, 5, checkpoints)
     z = line.prior.sample((3,), seed=0)
     loaded = pddlvm.load(checkpoints.files[0], line)
     assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
@@ -116,62 +126,36 @@ def test_a_signal_ends_the_training_with_a_checkpoint(line, number, tmp_path: Pa
 
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        pddlvm.train(
-            new_model(line),
-            max_steps=STEPS,
-            device="cpu",
-            calibrate=False,
-            checkpoints=checkpoints,
-            record=record,
-        )
+        train(new_model(line), STEPS, checkpoints, record=record)
     assert signal.getsignal(number) is before
     assert [path.name for path in checkpoints.files] == ["step-000000011.pt"]
 
 
 def test_without_resume_nothing_is_overwritten(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path)
-    pddlvm.train(
-        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
-    )
+    train(new_model(line), 3, checkpoints)
     with pytest.raises(pddlvm.InputError, match="resume=True"):
-        pddlvm.train(
-            new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
-        )
+        train(new_model(line), 3, checkpoints)
 
 
 def test_other_arguments_are_refused(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path)
-    pddlvm.train(
-        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
-    )
+    train(new_model(line), 3, checkpoints)
     with pytest.raises(pddlvm.InputError, match="max_steps"):
-        pddlvm.train(
-            new_model(line),
-            max_steps=4,
-            device="cpu",
-            calibrate=False,
-            checkpoints=checkpoints,
-            resume=True,
-        )
+        train(new_model(line), 4, checkpoints, resume=True)
 
 
 def test_the_checkpoint_of_another_model_is_refused(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path)
-    pddlvm.train(
-        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
-    )
+    train(new_model(line), 3, checkpoints)
     other = new_model(poisson.make_1d(9))
     with pytest.raises(pddlvm.RunFileError):
-        pddlvm.train(
-            other, max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints, resume=True
-        )
+        train(other, 3, checkpoints, resume=True)
 
 
 def test_a_damaged_checkpoint_is_left_out(line, tmp_path: Path):
     checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
-    pddlvm.train(
-        new_model(line), max_steps=3, device="cpu", calibrate=False, checkpoints=checkpoints
-    )
+    train(new_model(line), 3, checkpoints)
     newest, second = checkpoints.files[:2]
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="left out"):
@@ -201,9 +185,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(line, monkeypatch, tmp_path: Pat
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(pddlvm.RunFileError, match="No space left"):
-        pddlvm.train(
-            new_model(line), max_steps=9, device="cpu", calibrate=False, checkpoints=checkpoints
-        )
+        train(new_model(line), 9, checkpoints)
     monkeypatch.undo()
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "step-000000001.pt",

@@ -269,6 +269,15 @@ def test_a_used_folder_is_not_overwritten(run_folder, call: Call):
     assert (run_folder / "model.pt").read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_read_is_refused(call: Call, tmp_path: Path, monkeypatch):
+    def refuse(path: Path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(pddlvm.RunFileError, match="Permission denied"):
+        Run.create(tmp_path / "run", RunConfig(problem="poisson-1d", max_steps=3))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checks import Known
 from torch.distributions import Normal
 
 import pddlvm
@@ -50,12 +51,12 @@ def test_density(mixture):
 
 
 def test_one_good_proposal_is_enough():
-    def log_target(i, z):
+    def log_target(z):
         return Normal(2.0, 0.5).log_prob(z[:, 0])
 
     for parts in ([gaussian(-6.0, 0.3), gaussian(2.2, 0.6)], [gaussian(2.2, 0.6)] * 2):
         mixture = Mixture(parts)
-        found = Resampled(mixture, torch.tensor([False]), lambda i, q=mixture: q, log_target)
+        found = Resampled(mixture, [Known(mixture, log_target)])
         z = found.sample((4000,), seed=0)
         assert float(z.mean()) == pytest.approx(2.0, abs=0.05)
         assert float(z.std()) == pytest.approx(0.5, abs=0.03)

@@ -1,9 +1,11 @@
 """Resampled draws have the distribution of the target, not that of the proposal."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
+from checks import Known
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -45,10 +47,10 @@ def log_target(i: int, z: Tensor) -> Tensor:
 
 
 def make(is_foreign: list[bool]) -> Resampled:
-    def proposal(i: int) -> Wide:
-        return Wide(CENTRES[i : i + 1])
-
-    return Resampled(Wide(CENTRES), torch.tensor(is_foreign), proposal, log_target)
+    proposals = [
+        Known(Wide(CENTRES[i : i + 1]), partial(log_target, i), is_foreign[i]) for i in range(2)
+    ]
+    return Resampled(Wide(CENTRES), proposals)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ Predicate = Callable[[Array], NDArray[np.bool_]]
 _SMALLEST_ANGLE = 1.0
 """Degrees; a triangle with a smaller angle is a sliver."""
 _COINCIDENT = 1e-9
-_LARGEST = 1e50
 """Vertices this close, relative to the size of the surface, are the same."""
+_LARGEST = 1e50
+"""Larger coordinates overflow in distances."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ estimates the parameters, and the next sees what their prediction leaves, in uni
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -22,15 +22,13 @@ from torch import Tensor
 from pddlvm.errors import InputError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
-from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import fit
 from pddlvm.inference.laplace import Laplace, laplace
-from pddlvm.inference.mixture import Mixture
+from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
-from pddlvm.inference.target import SurrogateTarget
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
 from pddlvm.parameters import ParameterSpace
@@ -48,10 +46,7 @@ _POOL_SHARE = 0.15
 _N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
 _EDGE = 6.0
-_LEAST_WORTH = 0.25
 _N_RANGE, _MARGIN = 4096, 1.1
-_N_PROPOSALS = 256
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -150,57 +145,30 @@ class Amortized:
     def resampled(self, y: Tensor) -> Resampled:
         """The same, its draws resampled by the density that the corrected forward map gives.
 
-        The Laplace approximation proposes beside the network: now and then, for data in the tails,
-        one of both is not where the posterior is. Data unlike those of the training get mean and
-        std from draws: there a network says anything.
+        Data unlike those of the training get mean and std from draws: there a network says
+        anything.
         """
         surrogate, prior = self.context.surrogate, self.prior
         with torch.no_grad():
             context = self.context(y)
             whole = self.family.density(context, prior)
         is_foreign = (context.abs() > _MARGIN * self.range).any(-1)
-        plain = Coordinates.plain(prior)
 
         @cache
-        def gaussians() -> Laplace:
+        def found() -> Laplace:
             return laplace(surrogate, y)
 
-        @cache
-        @torch.no_grad()
-        def parts(i: int) -> list[Density]:
-            own = self.family.density(context[i : i + 1], prior)
-            if not gaussians().converged[i]:
-                return [own]
-            return [own, PushedGaussian(gaussians().coordinates.of(slice(i, i + 1)))]
+        def gaussian(i: int) -> PushedGaussian | None:
+            if not found().converged[i]:
+                return None
+            return PushedGaussian(found().coordinates.of(slice(i, i + 1)))
 
-        @cache
-        def target(i: int) -> SurrogateTarget:
-            """The map corrected where the parts are: the correction itself is dear."""
-            if is_foreign[i] and gaussians().converged[i]:
-                around = gaussians().coordinates.of(i)
-            else:
-                z = Mixture(parts(i)).sample((_N_PROPOSALS,), seed=_SEED)[:, 0]
-                around = Coordinates.of_draws(prior, plain.eta_of(prior.standardise(z)))
-            generator = torch.Generator().manual_seed(_SEED)
-            return SurrogateTarget(surrogate, y[i], around, generator)
+        def proposals(i: int) -> Proposals:
+            with torch.no_grad():
+                network = self.family.density(context[i : i + 1], prior)
+            return Proposals(surrogate, y[i], network, bool(is_foreign[i]), partial(gaussian, i))
 
-        @torch.no_grad()
-        def log_target(i: int, z: Tensor) -> Tensor:
-            xi = prior.standardise(z)
-            return target(i).log_prob(xi) + prior.log_slope(xi)
-
-        @cache
-        def proposal(i: int) -> Density:
-            """Of the network alone where the posterior is not what the other part says."""
-            own, *others = parts(i)
-            for other in others:
-                z = other.sample((_N_PROPOSALS,), seed=_SEED)
-                weights = smoothed_weights(log_target(i, z[:, 0]) - other.log_prob(z)[:, 0])
-                if is_foreign[i] or worth(weights) > _LEAST_WORTH * _N_PROPOSALS:
-                    return Mixture([own, other])
-            return own
-
-        return Resampled(whole, is_foreign, proposal, log_target)
+        return Resampled(whole, [proposals(i) for i in range(len(y))])
 
     @property
     def prior(self) -> ParameterSpace:

@@ -6,6 +6,7 @@ As a proposal it is safe where one of its parts is: weights p / q are at most k 
 importance sampling: Hesterberg, 1995).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.inference.density import Density
+from pddlvm.random import generator_of
 
 __all__ = ["Mixture"]
 
@@ -38,8 +40,7 @@ class Mixture(Density):
         return (variances.mean(0) + means.var(0, correction=0)).sqrt()
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
+        generator = generator_of(seed)
         seeds = torch.randint(2**31, (len(self.parts),), generator=generator).tolist()
         # The draws of each part are independent: any rule that chooses between them will do.
         drawn = torch.stack(
@@ -50,4 +51,4 @@ class Mixture(Density):
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         logs = torch.stack([part.log_prob(z) for part in self.parts])
-        return logs.logsumexp(0) - torch.tensor(float(len(self.parts)), dtype=logs.dtype).log()
+        return logs.logsumexp(0) - math.log(len(self.parts))

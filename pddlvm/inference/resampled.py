@@ -11,7 +11,7 @@ draws are then a little too wide, and never a few points that pass for a distrib
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from pddlvm.inference.density import Density
 from pddlvm.inference.evidence import smoothed_weights, worth
+from pddlvm.inference.proposals import Proposals
+from pddlvm.random import generator_of
 
 __all__ = ["Resampled"]
 
@@ -38,16 +40,11 @@ class Resampled(Density):
 
     Attributes:
         approximation: for all data sets.
-        is_foreign: which data sets it was not made for: their mean and std are those of draws,
-            (n_data,).
-        proposal: number of a data set -> q, for this one in a batch of one.
-        log_target: number of a data set, z (n, d) -> unnormalised log density of z, (n,).
+        proposals: of each data set. Mean and std of foreign ones are those of draws.
     """
 
     approximation: Density
-    is_foreign: Tensor
-    proposal: Callable[[int], Density]
-    log_target: Callable[[int, Tensor], Tensor]
+    proposals: Sequence[Proposals]
 
     @property
     def mean(self) -> Tensor:  # noqa: D102
@@ -58,10 +55,9 @@ class Resampled(Density):
         return self._moments[1]
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
+        generator = generator_of(seed)
         n = torch.Size(shape).numel()
-        found = [self._draws(i, n, generator) for i in range(len(self.is_foreign))]
+        found = [_draws(one, n, generator) for one in self.proposals]
         return torch.stack(found, dim=1).reshape(*shape, len(found), -1)
 
     def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
@@ -73,27 +69,29 @@ class Resampled(Density):
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, std = self.approximation.mean.clone(), self.approximation.std.clone()
-        for i in self.is_foreign.nonzero()[:, 0].tolist():
-            z = self._draws(i, _N_MOMENTS, torch.Generator().manual_seed(0))
-            mean[i], std[i] = z.mean(0), z.std(0)
+        for i, one in enumerate(self.proposals):
+            if one.is_foreign:
+                z = _draws(one, _N_MOMENTS, generator_of(0))
+                mean[i], std[i] = z.mean(0), z.std(0)
         return mean, std
 
-    def _draws(self, i: int, n: int, generator: torch.Generator) -> Tensor:
-        """(n, d) of data set i."""
-        most = max(n, min(_MOST, max(_PER_DRAW * n, 2 * _LEAST)))
-        q, z, log_ratios = self.proposal(i), [], []
-        size = min(most, max(n, _LEAST))
-        while size > 0:
-            seed = int(torch.randint(2**31, (), generator=generator))
-            new = q.sample((size,), seed=seed)
-            z.append(new[:, 0])
-            log_ratios.append(self.log_target(i, new[:, 0]) - q.log_prob(new)[:, 0])
-            weights = smoothed_weights(torch.cat(log_ratios))
-            # As many as it takes if the rest are worth as much as those so far.
-            wanted = math.ceil(n / worth(weights) * len(weights))
-            size = min(wanted, most) - len(weights)
-        rows = _systematic(_tempered(weights, _LEAST_WORTH * n), n, generator)
-        return torch.cat(z)[rows]
+
+def _draws(proposals: Proposals, n: int, generator: torch.Generator) -> Tensor:
+    """(n, d) of one data set."""
+    most = max(n, min(_MOST, max(_PER_DRAW * n, 2 * _LEAST)))
+    q, z, log_ratios = proposals.density, [], []
+    size = min(most, max(n, _LEAST))
+    while size > 0:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        new = q.sample((size,), seed=seed)
+        z.append(new[:, 0])
+        log_ratios.append(proposals.log_target(new[:, 0]) - q.log_prob(new)[:, 0])
+        weights = smoothed_weights(torch.cat(log_ratios))
+        # As many as it takes if the rest are worth as much as those so far.
+        wanted = math.ceil(n / worth(weights) * len(weights))
+        size = min(wanted, most) - len(weights)
+    rows = _systematic(_tempered(weights, _LEAST_WORTH * n), n, generator)
+    return torch.cat(z)[rows]
 
 
 def _tempered(weights: Tensor, n: float) -> Tensor:

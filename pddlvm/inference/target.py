@@ -10,6 +10,7 @@ Far in the tails of the prior, where the map knows nothing, B (1, w) alone may f
 stands alone. What the fit leaves, and the error of the correction, widen the noise.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -73,16 +74,17 @@ class SurrogateTarget(Target):
         error = surrogate.covariance(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))[0]
         self.weights: Tensor | None = None
         self.needs_map = True
+        self.reach = _REACH
         if surrogate.corrections:
             w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
             xi = coordinates.xi_of(w)
             with torch.no_grad():
                 corrected = surrogate.mean(xi)
-                with_map = _Fit.of(self._features(w), corrected - surrogate.predict(xi))
-                self.needs_map = False
-                fit = _Fit.of(self._features(w), corrected)
-            if with_map.size <= fit.size:
-                self.needs_map, fit = True, with_map
+                with_map = _Fit.of(_linear(w, _REACH), corrected - surrogate.predict(xi))
+                alone = _Fit.of(_linear(w, math.inf), corrected)
+            self.needs_map = with_map.size <= alone.size
+            # Beyond its draws a correction of the map stays what it is; without the map it goes on.
+            fit, self.reach = (with_map, _REACH) if self.needs_map else (alone, math.inf)
             error = error + fit.covariance
             self.weights = fit.weights[:, self.seen]
         self.noise: Noise = surrogate.observation.noise.of_seen(self.seen, error)
@@ -104,13 +106,8 @@ class SurrogateTarget(Target):
         if self.needs_map:
             data = self.surrogate.predict(xi)[..., self.seen]
         if self.weights is not None:
-            data = data + self._features(w) @ self.weights
+            data = data + _linear(w, self.reach) @ self.weights
         return self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
-
-    def _features(self, w: Tensor) -> Tensor:
-        # Beyond its draws a correction of the map stays what it is; without the map it goes on.
-        bounded = w.clamp(-_REACH, _REACH) if self.needs_map else w
-        return torch.cat([torch.ones_like(w[..., :1]), bounded], dim=-1)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.enable_grad():
@@ -158,6 +155,10 @@ class FiniteElementTarget(Target):
                 return torch.full((1,), -torch.inf, dtype=w.dtype), torch.zeros_like(w)
             (gradient,) = torch.autograd.grad((xi * slope).sum() + jacobian.sum(), at)
         return value + jacobian.detach(), gradient
+
+
+def _linear(w: Tensor, reach: float) -> Tensor:
+    return torch.cat([torch.ones_like(w[..., :1]), w.clamp(-reach, reach)], dim=-1)
 
 
 @dataclass(frozen=True)

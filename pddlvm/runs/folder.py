@@ -54,8 +54,14 @@ class Run:
             RunFileError: it holds something already, or cannot be made.
         """
         make_folder(path)
-        # A hidden file may be left of a process that was killed while it wrote.
-        if any(not entry.name.startswith(".") for entry in path.iterdir()):
+        try:
+            # A hidden file may be left of a process that was killed while it wrote.
+            is_used = any(not entry.name.startswith(".") for entry in path.iterdir())
+        except OSError as error:
+            raise RunFileError(
+                f"cannot read the folder {str(path)!r} ({error.strerror})"
+            ) from error
+        if is_used:
             raise RunFileError(
                 f"{str(path)!r} is not empty; go on with its run by --resume, or choose another one"
             )

@@ -125,11 +125,8 @@ class _Table:
     def _number(self, text: str, row: int, may_miss: bool) -> float:
         if may_miss and text.strip().lower() in ("", "nan"):
             return math.nan
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
+        value = _parsed(text)
+        if value is None or not math.isfinite(value):
             raise InputError(
                 f"row {row + 1} of {str(self.path)!r} has {text[:40]!r}, which is no number"
             )
@@ -150,7 +147,7 @@ def _read(path: Path) -> _Table:
     if len(rows) < 2:
         raise InputError(f"{str(path)!r} must have a header and at least one row")
     header = [name.strip() for name in rows[0]]
-    if any(_is_number(name) for name in header):
+    if any(_parsed(name) is not None for name in header):
         raise InputError(f"{str(path)!r} begins with numbers; its first line must name the columns")
     if len(header) == 1 and ";" in header[0]:
         raise InputError(f"{str(path)!r} has columns between semicolons; put commas between them")
@@ -164,9 +161,9 @@ def _read(path: Path) -> _Table:
     return _Table(path, header, rows[1:])
 
 
-def _is_number(text: str) -> bool:
+def _parsed(text: str) -> float | None:
+    """The number that a text is, None where it is none."""
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None

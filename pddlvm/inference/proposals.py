@@ -1,0 +1,87 @@
+"""Proposals for the draws of one amortised posterior, and the density that they are weighed by.
+
+    q(z)  =  q_network(z | y)   or   (q_network(z | y) + q_Laplace(z | y)) / 2
+    p(z)  ~  p(y | h(z)) p(z),   h corrected where these are
+
+Now and then, for data in the tails, the network is not where the posterior is; where it is a ridge,
+the Laplace approximation is not. The latter joins where it is worth it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.density import Density
+from pddlvm.inference.evidence import smoothed_weights, worth
+from pddlvm.inference.mixture import Mixture
+from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.surrogate import Surrogate
+from pddlvm.inference.target import SurrogateTarget
+
+__all__ = ["Proposals"]
+
+_LEAST_WORTH = 0.25
+_N_TRIED = 256
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Of one data set; densities are of a batch of one.
+
+    Attributes:
+        surrogate: predicts the data.
+        y: data, (n,).
+        network: what the network says.
+        is_foreign: are the data unlike those of its training? Then it may say anything.
+        find_gaussian: gives the Laplace approximation, None where it was not found.
+    """
+
+    surrogate: Surrogate
+    y: Tensor
+    network: Density
+    is_foreign: bool
+    find_gaussian: Callable[[], PushedGaussian | None]
+
+    @cached_property
+    def density(self) -> Density:
+        """q."""
+        gaussian = self._gaussian
+        if gaussian is None:
+            return self.network
+        z = gaussian.sample((_N_TRIED,), seed=_SEED)
+        weights = smoothed_weights(self.log_target(z[:, 0]) - gaussian.log_prob(z)[:, 0])
+        if self.is_foreign or worth(weights) > _LEAST_WORTH * _N_TRIED:
+            return Mixture([self.network, gaussian])
+        return self.network
+
+    @torch.no_grad()
+    def log_target(self, z: Tensor) -> Tensor:
+        """log p of z (n, d) up to a constant, (n,)."""
+        prior = self.surrogate.prior
+        xi = prior.standardise(z)
+        return self._target.log_prob(xi) + prior.log_slope(xi)
+
+    @cached_property
+    def _gaussian(self) -> PushedGaussian | None:
+        return self.find_gaussian()
+
+    @cached_property
+    def _target(self) -> SurrogateTarget:
+        """One for all draws: the correction is dear."""
+        generator = torch.Generator().manual_seed(_SEED)
+        return SurrogateTarget(self.surrogate, self.y, self._around, generator)
+
+    @property
+    def _around(self) -> Coordinates:
+        if self.is_foreign and self._gaussian is not None:
+            return self._gaussian.coordinates.of(0)
+        prior = self.surrogate.prior
+        parts = [self.network] if self._gaussian is None else [self.network, self._gaussian]
+        z = Mixture(parts).sample((_N_TRIED,), seed=_SEED)[:, 0]
+        eta = Coordinates.plain(prior).eta_of(prior.standardise(z))
+        return Coordinates.of_draws(prior, eta)
