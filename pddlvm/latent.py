@@ -272,6 +272,22 @@ class LatentVariableModel(nn.Module):
             self.amortized[observation] = amortize(self, observation, family, max_seconds, seed)
         return self.amortized[observation]
 
+    def load_amortized(self, path: str | Path, observation: "Observation") -> "Amortized":
+        """Read what `Amortized.save` wrote; `infer(..., method="amortized")` takes it from then on.
+
+        Args:
+            path: the file.
+            observation: sensors and noise that it was trained for.
+
+        Raises:
+            RunFileError: no such file, damaged, or trained for another model, sensors or noise.
+            InputError: an observation of another problem.
+        """
+        from pddlvm.inference.stored import load_amortized
+
+        self.amortized[observation] = load_amortized(self, path, observation)
+        return self.amortized[observation]
+
     @cached_property
     def amortized(self) -> "WeakKeyDictionary[Observation, Amortized]":
         """What `amortize` trained, by observation."""

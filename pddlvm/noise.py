@@ -2,7 +2,7 @@
 
     Gaussian        e ~ N(0, C),   C = std^2 I, diag(std^2) or full
     StudentT        e_i ~ std t_df: heavy tails, for outliers
-    UnknownStd      e ~ N(0, s^2 I),   log s ~ N(log scale, spread^2), s inferred with z
+    UnknownStd      e ~ N(0, s^2 I),   log s ~ N(log scale, spread^2), s integrated out
 
 Values that are missing (NaN) are left out: the density is that of the others.
 """
@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -42,6 +43,13 @@ class Noise(ABC):
             seen: booleans (n,).
             error: covariance of an independent Gaussian error, (n, n). Noise that is not Gaussian
                 takes it as an increase of its scale.
+        """
+
+    @abstractmethod
+    def square(self, misfit: Tensor) -> Tensor:
+        """Size of misfits (..., n), (...,), by which they can be called surprising.
+
+        Of noise it is a chi-square, with a degree of freedom for each value that is not missing.
         """
 
     @abstractmethod
@@ -98,6 +106,10 @@ class Gaussian(Noise):
 
     def of_seen(self, seen: Tensor, error: Tensor) -> "Gaussian":  # noqa: D102
         return Gaussian((self._matrix + error)[seen][:, seen], int(seen.sum()))
+
+    def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        r = misfit.nan_to_num()
+        return torch.einsum("...i,...ij,...j->...", r, self.precision(misfit), r)
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)
@@ -162,6 +174,11 @@ class StudentT(Noise):
         std = math.sqrt(self.std**2 + float(error.diagonal()[seen].mean()))
         return StudentT(std, int(seen.sum()), self.df)
 
+    def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        # As unlikely as a standard normal value of this size.
+        tail = scipy.stats.t.sf(misfit.nan_to_num().abs().numpy() / self.std, self.df)
+        return torch.from_numpy(scipy.stats.norm.isf(tail)).square().sum(-1)
+
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)
         square = misfit.nan_to_num().square()
@@ -210,6 +227,14 @@ class UnknownStd(Noise):
     def of_seen(self, seen: Tensor, error: Tensor) -> "UnknownStd":  # noqa: D102
         scale = math.sqrt(self.scale**2 + float(error.diagonal()[seen].mean()))
         return UnknownStd(scale, self.spread, int(seen.sum()))
+
+    def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
+        # As unlikely, with s integrated out, as a chi-square of this size.
+        count = (~torch.isnan(misfit)).sum(-1, keepdim=True).clamp(min=1).numpy()
+        log_s, log_weight = self._quadrature(misfit)
+        ratio = misfit.nan_to_num().square().sum(-1, keepdim=True) * (-2 * log_s).exp()
+        tail = (scipy.stats.chi2.sf(ratio.numpy(), count) * log_weight.exp().numpy()).sum(-1)
+        return torch.as_tensor(scipy.stats.chi2.isf(tail.clip(max=1.0), count[..., 0]))
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)

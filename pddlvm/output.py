@@ -1,8 +1,9 @@
 """Results for other programs: VTU files and PVD collections of them, which ParaView opens."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import meshio
@@ -15,7 +16,7 @@ from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.files import make_folder, write_text
+from pddlvm.files import make_folder, replacing, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
@@ -37,29 +38,34 @@ _HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
 def write_vtu(
     model: LatentVariableModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
 ) -> None:
-    """Write mean, std and parameter fields at one z: `u_mean`, `u_std`, and a field per name.
+    """Write mean, std and parameter fields: `u_mean`, `u_std`, and a field per name.
 
-    On the mesh, or on the grid of a problem in strong form.
+    On the mesh, or on the grid of a problem in strong form. Of several z each name has a number
+    after it: `u_mean[0]`, `u_mean[1]`, ...
     A shell has `displacement_mean`, `rotation_mean` and their stds, and the stresses of the mean.
 
     Args:
         model: a trained model.
         path: the file, ending in .vtu; replaced in one step.
-        z: one parameter vector, (d,).
-        n_samples: draws of u, written as `u_sample_0`, `u_sample_1`, ...
+        z: parameter vectors, (d,) or (n, d).
+        n_samples: draws of u at each z, written as `u_sample_0`, `u_sample_1`, ...
         seed: of the draws.
 
     Raises:
-        InputError: more than one z, a name that does not end in .vtu, or no such folder.
+        InputError: a name that does not end in .vtu, no such folder, or no parameter vectors.
+        RunFileError: the file cannot be written.
     """
     path = _checked(path, ".vtu")
     z = model.problem.prior.check(z)
-    if z.shape != (model.problem.n_parameters,):
-        raise InputError(
-            f"z must be one parameter vector of {model.problem.n_parameters} values, got shape "
-            f"{tuple(z.shape)}; a file that ends in .pvd holds several"
-        )
-    _write(_mesh(model, z, n_samples, seed), path)
+    if z.ndim not in (1, 2) or not len(z):
+        raise InputError(f"z must be (d,) or (n, d), got shape {tuple(z.shape)}")
+    if z.ndim == 1:
+        return _write(_mesh(model, z, n_samples, seed), path)
+    whole, *others = (_numbered(_mesh(model, one, n_samples, seed), i) for i, one in enumerate(z))
+    for mesh in others:
+        whole.point_data |= mesh.point_data
+        whole.cell_data |= mesh.cell_data
+    _write(whole, path)
 
 
 def write_pvd(
@@ -80,6 +86,7 @@ def write_pvd(
 
     Raises:
         InputError: a name that does not end in .pvd, no such folder, or no parameter vectors.
+        RunFileError: a file cannot be written.
     """
     path = _checked(path, ".pvd")
     z = model.problem.prior.check(z).reshape(-1, model.problem.n_parameters)
@@ -111,13 +118,22 @@ def _checked(path: str | Path, suffix: str) -> Path:
 
 
 def _write(mesh: meshio.Mesh, path: Path) -> None:
-    temporary = path.with_name(f".{path.stem}.part.vtu")
-    try:
-        mesh.write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # meshio writes to names only.
+    with replacing(path) as file, TemporaryDirectory() as folder:
+        written = Path(folder) / "mesh.vtu"
+        mesh.write(written)
+        with written.open("rb") as content:
+            copyfileobj(content, file)
+
+
+def _numbered(mesh: meshio.Mesh, i: int) -> meshio.Mesh:
+    """The same mesh with a number after each name."""
+    return meshio.Mesh(
+        points=mesh.points,
+        cells=mesh.cells,
+        point_data={f"{name}[{i}]": values for name, values in mesh.point_data.items()},
+        cell_data={f"{name}[{i}]": values for name, values in mesh.cell_data.items()},
+    )
 
 
 def _mesh(model: LatentVariableModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:

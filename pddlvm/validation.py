@@ -55,20 +55,24 @@ class ValidationReport:
     nominal: NDArray[np.float64] = field(repr=False)
     observed: NDArray[np.float64] = field(repr=False)
 
+    @property
+    def rows(self) -> dict[str, str]:
+        """Name -> value of what is measured, as people read it."""
+        return {
+            "relative L2 error of u": f"{self.relative_l2:.2e}",
+            "... after one correction": f"{self.relative_l2_corrected:.2e}",
+            "mnse_u": f"{self.mnse_u:.2e}",
+            "mnse_z": f"{self.mnse_z:.2e}",
+            "coverage of u, +-2 std": f"{self.coverage_u:.3f}",
+            "coverage of z, +-2 std": f"{self.coverage_z:.3f}",
+            "std / error, per sample": f"{self.std_ratio:.2f}",
+            "std / error, pooled": f"{self.std_ratio_pooled:.2f}",
+            "correlation, log errors": f"{self.log_correlation:.2f}",
+            **{f"speed-up, {k}": f"{v:,.0f}" for k, v in self.speedup.items()},
+        }
+
     def __str__(self) -> str:
-        rows = [
-            ("relative L2 error of u", f"{self.relative_l2:.2e}"),
-            ("... after one correction", f"{self.relative_l2_corrected:.2e}"),
-            ("mnse_u", f"{self.mnse_u:.2e}"),
-            ("mnse_z", f"{self.mnse_z:.2e}"),
-            ("coverage of u, +-2 std", f"{self.coverage_u:.3f}"),
-            ("coverage of z, +-2 std", f"{self.coverage_z:.3f}"),
-            ("std / error, per sample", f"{self.std_ratio:.2f}"),
-            ("std / error, pooled", f"{self.std_ratio_pooled:.2f}"),
-            ("correlation, log errors", f"{self.log_correlation:.2f}"),
-            *((f"speed-up, {k}", f"{v:,.0f}") for k, v in self.speedup.items()),
-        ]
-        return "\n".join(f"{name:<28}{value:>12}" for name, value in rows)
+        return "\n".join(f"{name:<28}{value:>12}" for name, value in self.rows.items())
 
 
 def validate(

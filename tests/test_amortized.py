@@ -1,6 +1,7 @@
 """Parts of the amortised posteriors: compression of data, families, training loop."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import pddlvm
 from pddlvm.inference.amortized import Compression
 from pddlvm.inference.families import Diagonal, Flow, Full
 from pddlvm.inference.fitting import fit
+from problems import poisson
 
 
 def test_compression_keeps_the_signal_and_drops_the_noise(generator):
@@ -65,3 +67,60 @@ def test_fitting_stops_where_a_loss_is_not_finite():
     weight = nn.Parameter(torch.ones(1))
     with pytest.raises(pddlvm.NonFiniteError, match="of w stopped at step 0"):
         fit([weight], lambda: weight.sum() * torch.inf, 0.0, rate=0.1, clip=1.0, name="w")
+
+
+POINTS = [-0.5, 0.0, 0.5]
+
+
+@pytest.fixture(scope="module")
+def line():
+    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
+    pddlvm.train(model, max_steps=50, device="cpu")
+    return model
+
+
+@pytest.fixture(scope="module")
+def sensors(line):
+    return pddlvm.PointObservation(line.problem, POINTS, 0.01)
+
+
+@pytest.mark.parametrize("family", [Diagonal, Full, Flow])
+def test_a_saved_density_is_the_same(family, line, sensors, tmp_path: Path):
+    trained = line.amortize(sensors, family, max_seconds=1)
+    trained.save(tmp_path / "density.pt")
+    y = torch.tensor([[0.1, 0.12, 0.1], [0.2, 0.25, 0.2]], dtype=torch.float64)
+    before = line.infer(y, sensors, "amortized")
+    same = pddlvm.PointObservation(line.problem, POINTS, 0.01)
+    loaded = line.load_amortized(tmp_path / "density.pt", same)
+    assert line.amortize(same) is loaded and repr(loaded) == repr(trained)
+    after = line.infer(y, same, "amortized")
+    torch.testing.assert_close(after.mean, before.mean, rtol=0, atol=0)
+    torch.testing.assert_close(after.sample((9,), seed=1), before.sample((9,), seed=1))
+
+
+def test_a_density_of_something_else_is_refused(line, sensors, tmp_path: Path):
+    path = tmp_path / "density.pt"
+    line.amortize(sensors, Full, max_seconds=1).save(path)
+    p = line.problem
+    for other in (
+        pddlvm.PointObservation(p, [-0.5, 0.0, 0.6], 0.01),
+        pddlvm.PointObservation(p, POINTS, 0.02),
+        pddlvm.PointObservation(p, POINTS, pddlvm.StudentT(0.01, 3)),
+        pddlvm.PointObservation(p, POINTS[:2], 0.01),
+    ):
+        with pytest.raises(pddlvm.RunFileError, match="other sensors"):
+            line.load_amortized(path, other)
+    untrained = pddlvm.LatentVariableModel(poisson.make_1d(8), seed=3)
+    with pytest.raises(pddlvm.RunFileError, match="another model"):
+        untrained.load_amortized(path, pddlvm.PointObservation(untrained.problem, POINTS, 0.01))
+    line.save(path)
+    with pytest.raises(pddlvm.RunFileError, match="no amortised posterior"):
+        line.load_amortized(path, sensors)
+
+
+def test_a_family_of_ones_own_cannot_be_saved(line, sensors, tmp_path: Path):
+    class Mine(Full):
+        pass
+
+    with pytest.raises(pddlvm.InputError, match="not Mine"):
+        line.amortize(sensors, Mine, max_seconds=1).save(tmp_path / "density.pt")

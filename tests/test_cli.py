@@ -165,6 +165,18 @@ def test_infer_finds_the_parameter(run_folder, sensors, method, call: Call, tmp_
     tree.close()
 
 
+def test_a_density_is_kept_for_the_next_data(run_folder, call: Call, tmp_path: Path):
+    density, table = tmp_path / "density.pt", tmp_path / "data.csv"
+    table.write_text("x,value\n-0.5,0.2\n0.0,0.3\n")
+    options = ["infer", run_folder, "--data", table, "--noise-std", 0.01, "--json"]
+    first = call(*options, "--method", "amortized", "--max-time", 2, "--density", density)
+    assert first.code == 0, first.err
+    written = density.stat().st_mtime_ns
+    second = call(*options, "--method", "amortized", "--density", density)
+    assert second.json["mean"] == first.json["mean"]
+    assert density.stat().st_mtime_ns == written
+
+
 def test_validate_compares_with_the_reference_solver(run_folder, call: Call):
     found = call("validate", run_folder, "--draws", 20, "--json").json
     assert found["n_samples"] == 20
@@ -237,7 +249,6 @@ def test_a_run_that_was_killed_before_its_first_step_goes_on(call: Call, tmp_pat
     ("arguments", "message"),
     [
         (["train", "nothing", "--max-steps", "3"], "there is no problem 'nothing'"),
-        (["train", "poisson-1d"], "how long"),
         (["train", "poisson-1d", "--set", "m=3", "--max-steps", "3"], "no setting"),
         (["train", "poisson-1d", "--set", "n", "--max-steps", "3"], "name=value"),
         (["train", "poisson-1d", "--set", "n=text", "--max-steps", "3"], "could not be made"),
@@ -278,6 +289,14 @@ def test_a_folder_that_cannot_be_read_is_refused(call: Call, tmp_path: Path, mon
         Run.create(tmp_path / "run", RunConfig(problem="poisson-1d", max_steps=3))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_metrics_on_a_full_disk_say_so(tmp_path: Path):
+    run = Run.create(tmp_path / "run", RunConfig(problem="poisson-1d", max_steps=3))
+    (run.path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(pddlvm.RunFileError, match="No space left"):
+        run.add_metrics({"step": 0, "seconds": 0.0, "elbo": 0.0, "stage": 0})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -299,24 +318,41 @@ def test_bad_tables_are_refused(run_folder, text, message, call: Call, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["--z", "1,2"], "needs 1 values"),
-        (["--z", "one"], "numbers"),
-        ([], "one of"),
-        (["--z", "1", "--draws", "2"], "one of"),
-        (["--draws", "2", "--out", "u.png"], "vtu"),
-        (["--table", "nowhere.csv"], "cannot read"),
+        (["--z", "1,2"], 2, "needs 1 values"),
+        (["--z", "one"], 2, "numbers"),
+        ([], 2, "one of"),
+        (["--z", "1", "--draws", "2"], 2, "one of"),
+        (["--draws", "2", "--out", "u.png"], 2, "vtu"),
+        (["--table", "nowhere.csv"], 1, "cannot read"),
     ],
 )
-def test_bad_parameters_are_refused(run_folder, arguments, message, call: Call):
+def test_bad_parameters_are_refused(run_folder, arguments, code, message, call: Call):
     done = call("forward", run_folder, *arguments)
-    assert done.code == 1 and message in done.err
+    assert done.code == code and message in done.err
 
 
-def test_misuse_ends_with_code_2(call: Call):
+def test_misuse_ends_with_code_2(call: Call, run_folder, sensors, tmp_path: Path):
     assert call("trian").code == 2
     assert call("forward").code == 2
+    endless = call("train", "poisson-1d", "--out", tmp_path / "run")
+    assert endless.code == 2 and "how long" in endless.err
+    changed = call("train", "--resume", "--seed", 3, "--out", run_folder)
+    assert changed.code == 2 and "leave out ['seed']" in changed.err
+    other = call("infer", run_folder, "--data", sensors, "--out", "z.txt")
+    assert other.code == 2 and ".nc or .csv" in other.err
+
+
+def test_draws_are_printed_one_below_the_other(run_folder, call: Call):
+    lines = call("forward", run_folder, "--draws", 3).out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == [line.split()[-1] for line in lines[1:3]]
+
+
+def test_people_read_words(run_folder, call: Call):
+    assert "coverage of u, +-2 std" in call("validate", run_folder, "--draws", 20).out
+    page = (run_folder / "report.html").read_text()
+    assert "coverage of u, +-2 std" in page and "n = 8" in page
 
 
 @pytest.mark.parametrize(
@@ -324,7 +360,7 @@ def test_misuse_ends_with_code_2(call: Call):
 )
 def test_every_command_has_help(command, call: Call):
     done = call(command, "--help")
-    assert done.code == 0 and "Usage" in done.out
+    assert done.code == 0 and done.out.count(f"pddlvm {command}") > 1  # usage, example
 
 
 def test_a_log_for_tensorboard(call: Call, tmp_path: Path):

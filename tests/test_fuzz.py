@@ -201,6 +201,25 @@ def test_run_files(kind: str, n: int, tmp_path: Path):
 
 
 @COUNTS
+def test_amortised_posteriors(n: int, tmp_path: Path):
+    model = trained(poisson.make_1d(6), basis=pddlvm.ResidualEnriched(n_modes=3))
+    observation = pddlvm.PointObservation(model.problem, [-0.5, 0.5], 0.01)
+    path = tmp_path / "density.pt"
+    model.amortize(observation, pddlvm.Full, max_seconds=0.1).save(path)
+    original, content = path.read_bytes(), torch.load(path, weights_only=True)
+    chance = random.Random(5)
+    y = torch.zeros(1, 2, dtype=torch.float64)
+
+    def use() -> None:
+        model.load_amortized(path, observation)
+        model.infer(y, observation, "amortized").sample((4,), seed=0)
+
+    for _ in range(n // 4):
+        path.write_bytes(mutated_run(original, content, chance))
+        attempt(use)
+
+
+@COUNTS
 def test_checkpoints(n: int, tmp_path: Path):
     problem = poisson.make_1d(6)
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=3))

@@ -95,6 +95,15 @@ def test_shapes(posteriors, linear, method):
     assert "2 parameters" in repr(posterior)
 
 
+def test_exact_says_of_u_what_the_solver_gives(posteriors, linear):
+    posterior = posteriors["exact"]
+    expected = linear.problem.solve(posterior.sample((5,), seed=2))
+    torch.testing.assert_close(posterior.solution(5, seed=2).samples, expected)
+    # Other methods have the error of the map in u, this one none.
+    data = posterior.predictive(posterior.sample((5,), seed=2), seed=3)
+    torch.testing.assert_close(data, posterior.observation.simulate(expected, seed=3))
+
+
 @pytest.mark.parametrize("method", ["laplace", "variational", "amortized"])
 def test_the_density_is_that_of_the_draws(posteriors, method):
     posterior = posteriors[method]

@@ -130,9 +130,12 @@ def test_the_solution_is_found_with_its_spread(poisson_model):
     assert solution.std[free].mean() < 0.3 * prior_spread
 
 
-def test_data_that_contradict_the_prior_are_called_so(poisson_model):
+@pytest.mark.parametrize(
+    "noise", [0.01, pddlvm.StudentT(0.01, 5), pddlvm.UnknownStd(0.01, 0.5, 5)], ids=repr
+)
+def test_data_that_contradict_the_prior_are_called_so(poisson_model, noise):
     problem = poisson_model.problem
-    obs = pddlvm.PointObservation(problem, SENSORS, 0.01)
+    obs = pddlvm.PointObservation(problem, SENSORS, noise)
     y = torch.tensor([5.0, -5.0, 5.0, -5.0, 5.0], dtype=torch.float64)
     posterior = poisson_model.infer(y, obs, method="laplace")
     assert "contradict" in posterior.diagnostics.verdict

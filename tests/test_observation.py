@@ -234,6 +234,30 @@ def test_moments_of_the_draws(noise, std, generator):
     assert (draws.mean(0).abs() < 4 * draws.std(0) / 200).all()
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [Gaussian(FULL, 2), StudentT(0.5, 2, df=3.0), UnknownStd(0.2, 0.5, 2)],
+    ids=lambda noise: type(noise).__name__,
+)
+@pytest.mark.parametrize("n_seen", [0, 1, 2])
+def test_the_size_of_noise_is_a_chi_square(noise, n_seen, generator):
+    e = noise.sample((20_000,), generator)
+    e[:, n_seen:] = torch.nan
+    found = noise.square(e)
+    if n_seen == 0:
+        assert (found < 1e-6).all()
+    else:
+        assert stats.kstest(found.numpy(), stats.chi2(n_seen).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    "noise", [Gaussian(0.1, 2), StudentT(0.1, 2), UnknownStd(0.1, 0.5, 2)], ids=repr
+)
+def test_noise_of_any_kind_can_be_contradicted(noise):
+    far = torch.full((2,), 1e6, dtype=torch.float64)
+    assert stats.chi2.sf(float(noise.square(far)), 2) < 1e-9
+
+
 def test_the_draws_of_a_full_covariance_are_correlated(generator):
     draws = Gaussian(FULL, 2).sample((40_000,), generator)
     np.testing.assert_allclose(torch.cov(draws.T), FULL, atol=0.06)

@@ -1,5 +1,6 @@
 """VTU files hold the fields under their names, on the mesh, in one, two and three dimensions."""
 
+import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -66,7 +67,8 @@ def test_bad_arguments_leave_nothing_behind(tmp_path: Path):
     model = pddlvm.LatentVariableModel(poisson.make_1d())
     z = model.problem.prior.sample((2,), seed=0)
     for path, parameters, message in (
-        (tmp_path / "u.vtu", z, "one parameter vector"),
+        (tmp_path / "u.vtu", z[None], "must be"),
+        (tmp_path / "u.vtu", z[:0], "must be"),
         (tmp_path / "u.png", z[0], "end in .vtu"),
         (tmp_path / "nowhere" / "u.vtu", z[0], "does not exist"),
     ):
@@ -124,7 +126,7 @@ def test_a_failing_write_leaves_the_old_file(membrane, monkeypatch, tmp_path: Pa
         raise OSError("no space left on device")
 
     monkeypatch.setattr(meshio.Mesh, "write", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(pddlvm.RunFileError, match="no space"):
         membrane.to_vtu(tmp_path / "u.vtu", z)
     assert [p.name for p in tmp_path.iterdir()] == ["u.vtu"]
     assert (tmp_path / "u.vtu").read_bytes() == before
@@ -146,6 +148,27 @@ def test_a_sweep_has_a_file_for_each_parameter_vector(membrane, tmp_path: Path):
     for one, (_, mesh) in zip(z, found, strict=True):
         expected = membrane.forward(one).mean.numpy()[dofs]
         np.testing.assert_array_equal(mesh.point_data["u_mean"][:, :2], expected)
+
+
+def test_a_file_of_several_vectors_numbers_its_names(membrane, tmp_path: Path):
+    z = torch.tensor([[1.2], [1.8]], dtype=torch.float64)
+    membrane.to_vtu(tmp_path / "u.vtu", z, n_samples=1)
+    found = meshio.read(tmp_path / "u.vtu")
+    dofs = membrane.problem.space.vertex_dofs
+    for i, one in enumerate(z):
+        expected = membrane.forward(one).mean.numpy()[dofs]
+        np.testing.assert_array_equal(found.point_data[f"u_mean[{i}]"][:, :2], expected)
+        assert (found.cell_data[f"e[{i}]"][0] == float(one)).all()
+    assert len(found.point_data) == 6
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(membrane, monkeypatch, tmp_path: Path):
+    def refuse(*_: object, **__: object):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(pddlvm.RunFileError, match="Permission denied"):
+        membrane.to_vtu(tmp_path / "u.vtu", torch.tensor([1.5]))
 
 
 def test_samples_are_those_of_the_forward_map(membrane, tmp_path: Path):

@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from pddlvm.cli.common import MisuseError
 from pddlvm.cli.training import info_command, list_command, train_command, validate_command
 from pddlvm.cli.use import export_command, forward_command, infer_command
 from pddlvm.errors import ConvergenceError, InputError, NonFiniteError
@@ -38,4 +39,4 @@ def main() -> None:
         app()
     except (InputError, ConvergenceError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, MisuseError) else 1)

@@ -12,7 +12,21 @@ from pddlvm.errors import InputError
 from pddlvm.runs.sources import AnyProblem, installed
 from pddlvm.runs.tables import read_parameters
 
-__all__ = ["AsJson", "OwnProblem", "RunFolder", "Seed", "answer", "parameters", "problem_names"]
+__all__ = [
+    "AsJson",
+    "MisuseError",
+    "OwnProblem",
+    "RunFolder",
+    "Seed",
+    "answer",
+    "check_suffix",
+    "parameters",
+    "problem_names",
+]
+
+
+class MisuseError(InputError):
+    """Options that do not make a command, whatever files and problems say."""
 
 
 def problem_names(incomplete: str) -> list[str]:
@@ -41,7 +55,9 @@ def answer(values: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, plain)) + 2
     for name, value in plain.items():
-        typer.echo(f"{name:<{width}}{_text(value)}")
+        for line in _lines(value):
+            typer.echo(f"{name:<{width}}{line}")
+            name = ""
 
 
 def parameters(
@@ -50,10 +66,10 @@ def parameters(
     """Parameters (n, d) as the options name them.
 
     Raises:
-        InputError: none of the options is given, or several, or other than d values.
+        MisuseError: none of the options is given, or several, or other than d values.
     """
     if sum(given is not None for given in (z, table, draws)) != 1:
-        raise InputError("give the parameters by one of --z, --table and --draws")
+        raise MisuseError("give the parameters by one of --z, --table and --draws")
     if table is not None:
         return read_parameters(table, problem)
     if draws is not None:
@@ -62,11 +78,21 @@ def parameters(
     try:
         values = [float(part) for part in z.split(",")]
     except ValueError as error:
-        raise InputError(f"--z takes numbers with commas between them, got {z!r}") from error
+        raise MisuseError(f"--z takes numbers with commas between them, got {z!r}") from error
     if len(values) != problem.n_parameters:
         names = ", ".join(problem.parameter_names)
-        raise InputError(f"--z needs {problem.n_parameters} values ({names}), got {len(values)}")
+        raise MisuseError(f"--z needs {problem.n_parameters} values ({names}), got {len(values)}")
     return torch.tensor([values], dtype=torch.float64)
+
+
+def check_suffix(out: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Before anything is computed that could not be written.
+
+    Raises:
+        MisuseError: the file has another suffix.
+    """
+    if out is not None and out.suffix not in suffixes:
+        raise MisuseError(f"--out must end in {' or '.join(suffixes)}, got {str(out)!r}")
 
 
 def _plain(value: Any) -> Any:
@@ -78,11 +104,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _lines(value: Any) -> list[str]:
+    """Rows of a matrix and entries of a table go one below the other."""
+    if isinstance(value, dict):
+        return [f"{name}: {_text(part)}" for name, part in value.items()]
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return [_text(row) for row in value]
+    return [_text(value)]
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return ", ".join(_text(part) for part in value)
+        return " ".join(f"{_text(part):>10}" for part in value)
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_text(part)}" for name, part in value.items())
     return str(value)

@@ -12,12 +12,19 @@ import numpy as np
 import torch
 import typer
 
-from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, problem_names
-from pddlvm.errors import InputError
+from pddlvm.cli.common import (
+    AsJson,
+    MisuseError,
+    OwnProblem,
+    RunFolder,
+    Seed,
+    answer,
+    problem_names,
+)
 from pddlvm.latent import LatentVariableModel
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
-from pddlvm.runs.report import write_report
+from pddlvm.runs.report import Table, write_report
 from pddlvm.runs.sources import (
     AnyProblem,
     find,
@@ -35,10 +42,19 @@ __all__ = ["info_command", "list_command", "train_command", "validate_command"]
 
 _INTERRUPTED = 130
 _SHOWN_SEED = 7
+_NOTE = (
+    "Against the reference solver. mnse is the mean square relative error: of the solution u, and "
+    "of the parameter field z that the inverse map finds from u. Error bars are right where the "
+    "coverage is 0.954 and std / error is about 1. Speed-ups are those of a forward prediction, "
+    "alone or in a batch."
+)
 
 
 def list_command(as_json: AsJson = False) -> None:
-    """List the installed problems with their settings and defaults."""
+    """List the installed problems with their settings and defaults.
+
+    pddlvm list --json
+    """
     found = {name: settings_of(find(name)) for name in installed()}
     if as_json:
         return answer(found, True)
@@ -99,7 +115,7 @@ def train_command(
             sorted(given) + (["settings"] if settings else []) + (["config"] if config else [])
         )
         if changed:
-            raise InputError(f"--resume goes on with the options of the run; leave out {changed}")
+            raise MisuseError(f"--resume goes on with the options of the run; leave out {changed}")
         run = Run.open(out)
         run.check_open()
         made = run.problem(problem)
@@ -128,14 +144,21 @@ def validate_command(
     problem: OwnProblem = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare both maps of a run with the reference solver on fresh draws of the prior."""
+    """Compare both maps of a run with the reference solver on fresh draws of the prior.
+
+    pddlvm validate runs/poisson --draws 500
+    """
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
-    answer(_summary(validate(model, draws, known=known or (), seed=seed)), as_json)
+    report = validate(model, draws, known=known or (), seed=seed)
+    answer(_summary(report) if as_json else report.rows, as_json)
 
 
 def info_command(run: RunFolder, as_json: AsJson = False) -> None:
-    """Say what a run folder holds; nothing of it is executed."""
+    """Say what a run folder holds; nothing of it is executed.
+
+    pddlvm info runs/poisson
+    """
     opened = Run.open(run)
     rows = opened.metrics
     config = {name: value for name, value in asdict(opened.config).items() if value is not None}
@@ -157,11 +180,11 @@ def _config(
         values["settings"] = {**values.get("settings", {}), **parse_settings(settings)}
     found = RunConfig.of(values)
     if found.max_seconds is None and found.max_steps is None:
-        raise InputError("say how long to train: --max-time seconds, or --max-steps")
+        raise MisuseError("say how long to train: --max-time seconds, or --max-steps")
     return found
 
 
-def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dict[str, Any]:
+def _train(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> dict[str, Any]:
     config = run.config
     start = time.perf_counter()
     found = run.checkpoints.newest()
@@ -185,7 +208,7 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dic
             batch_size=config.batch_size,
             device=config.device,
             seed=config.seed,
-            progress=not quiet and sys.stderr.isatty(),
+            progress=not as_json and sys.stderr.isatty(),
             checkpoints=run.checkpoints,
             resume=True,
             record=record,
@@ -197,7 +220,7 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, quiet: bool) -> dic
     run.describe(validation=summary, seconds=time.perf_counter() - start)
     _report(run, model, result, report)
     trained = {"steps": result.n_steps, "training_seconds": result.seconds}
-    return {"run": run.path, **trained, **summary}
+    return {"run": run.path, **trained, **(summary if as_json else report.rows)}
 
 
 def _report(
@@ -207,12 +230,16 @@ def _report(
 
     figures = write_figures(run.path / "figures", model, result, report, _SHOWN_SEED)
     info = run.info
-    tables = {
-        "Comparison with the reference solver": _summary(report),
-        "Run": {**asdict(run.config), "model": repr(model), "steps": result.n_steps},
-        "Versions": info["versions"],
-        "Machine": {**info["machine"], "git": info["git"], "created": info["created"]},
-    }
+    options = {k: v for k, v in asdict(run.config).items() if v is not None}
+    options["settings"] = ", ".join(f"{k} = {v}" for k, v in run.config.settings.items())
+    trained = {"steps": result.n_steps, "seconds": result.seconds, "model": repr(model)}
+    machine = {**info["machine"], "git": info["git"], "created": info["created"]}
+    tables = [
+        Table(f"Errors, on {report.n_samples} fresh draws of the prior", report.rows, _NOTE),
+        Table("Run", {**options, **trained}),
+        Table("Versions", info["versions"]),
+        Table("Machine", machine),
+    ]
     write_report(run.report_file, f"{model.problem.name}: training report", tables, figures)
 
 

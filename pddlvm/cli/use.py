@@ -1,13 +1,12 @@
 """`pddlvm forward`, `pddlvm infer` and `pddlvm export`: a run at work."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, parameters
-from pddlvm.errors import InputError
+from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, check_suffix, parameters
 from pddlvm.export import Format, export_maps
 from pddlvm.files import make_folder
 from pddlvm.inference.infer import Method
@@ -21,7 +20,7 @@ def forward_command(
     run: RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(help=".vtu (one z), .pvd (several), or .csv (mean and std of each dof)."),
+        typer.Option(help=".vtu, .pvd (a file per z), or .csv (mean and std of each dof)."),
     ] = None,
     z: Annotated[str | None, typer.Option(help="Parameters, with commas between them.")] = None,
     table: Annotated[
@@ -36,10 +35,13 @@ def forward_command(
 ) -> None:
     """Solve forward problems, with error bars.
 
+    pddlvm forward runs/poisson --z 0.1,-0.4,1.2,0.0 --out u.vtu
+
     pddlvm forward runs/poisson --draws 5 --out sweep.pvd
 
     pddlvm forward runs/poisson --table parameters.csv --out u.csv --json
     """
+    check_suffix(out, (".vtu", ".pvd", ".csv"))
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     found = parameters(model.problem, z, table, draws, seed)
@@ -76,6 +78,15 @@ def infer_command(
     out: Annotated[
         Path | None, typer.Option(help=".nc (for ArviZ and xarray) or .csv (draws of z).")
     ] = None,
+    density: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the density that `amortized` trains; read where it is there already."
+        ),
+    ] = None,
+    max_time: Annotated[
+        float, typer.Option(help="Training time of `amortized`, in seconds.")
+    ] = 60.0,
     samples: Annotated[int, typer.Option(min=4, help="Draws.")] = 1000,
     chains: Annotated[int, typer.Option(min=1, help="Markov chains of nuts and exact.")] = 4,
     check: Annotated[
@@ -89,12 +100,19 @@ def infer_command(
     """Infer the parameters behind measured data.
 
     pddlvm infer runs/poisson --data sensors.csv --noise-std 0.01 --method nuts --out post.nc
+
+    pddlvm infer runs/poisson --data sensors.csv --method amortized --density sensors.pt
     """
-    if out is not None and out.suffix not in (".nc", ".csv"):
-        raise InputError(f"--out must end in .nc or .csv, got {str(out)!r}")
+    check_suffix(out, (".nc", ".csv"))
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     measured = read_measurements(data, model.problem, noise_std)
+    if method == "amortized" and density is not None and density.exists():
+        model.load_amortized(density, measured.observation)
+    elif method == "amortized":
+        trained = model.amortize(measured.observation, max_seconds=max_time, seed=seed)
+        if density is not None:
+            trained.save(density)
     posterior = model.infer(
         measured.y,
         measured.observation,
@@ -112,13 +130,17 @@ def infer_command(
         posterior.to_netcdf(out, n_samples=samples, seed=seed)
     quantiles = posterior.quantiles([0.05, 0.5, 0.95], seed=seed)
     d = posterior.diagnostics
+    moments = {"mean": posterior.mean, "std": posterior.std, "quantiles_05_50_95": quantiles.T}
+    if as_json:
+        found: dict[str, Any] = {k: dict(zip(names, v.tolist(), strict=True)) for k, v in moments.items()}
+    else:
+        table = torch.column_stack([*moments.values()]).tolist()
+        found = {"": ["mean", "std", "5 %", "50 %", "95 %"], **dict(zip(names, table, strict=True))}
     answer(
         {
             "method": method,
             "verdict": d.verdict,
-            "mean": dict(zip(names, posterior.mean.tolist(), strict=True)),
-            "std": dict(zip(names, posterior.std.tolist(), strict=True)),
-            "quantiles_05_50_95": dict(zip(names, quantiles.T.tolist(), strict=True)),
+            **found,
             "p_value": float(d.p_value),
             **({} if d.khat is None else {"khat": float(d.khat)}),
             **({} if d.rhat is None else {"rhat": float(d.rhat.max())}),
@@ -136,10 +158,19 @@ def export_command(
     problem: OwnProblem = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write both maps for other programs, and check the files against the model."""
+    """Write both maps for other programs, and check the files against the model.
+
+    pddlvm export runs/poisson --format onnx --out maps
+    """
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     folder = out or run
     make_folder(folder)
     exported = export_maps(model, folder, format)
-    answer({"files": [str(f) for f in exported.files], "difference": exported.difference}, as_json)
+    answer(
+        {
+            "files": [str(f) for f in exported.files],
+            "relative_difference": exported.difference,
+        },
+        as_json,
+    )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ class Context:
         return torch.cat(parts, dim=-1).float()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Amortized:
     """A trained density of z given y.
 
@@ -169,6 +170,22 @@ class Amortized:
             return Proposals(surrogate, y[i], network, bool(is_foreign[i]), partial(gaussian, i))
 
         return Resampled(whole, [proposals(i) for i in range(len(y))])
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file for `LatentVariableModel.load_amortized`; replaced in one step.
+
+        Raises:
+            InputError: a family of one's own.
+            RunFileError: the file cannot be written.
+        """
+        from pddlvm.inference.stored import save_amortized
+
+        save_amortized(self, path)
+
+    def __repr__(self) -> str:
+        d, n = self.prior.size, self.context.surrogate.observation.n
+        name = type(self.family).__name__
+        return f"Amortized({name}, {d} parameters, {n} sensors, {self.seconds:.0f} s)"
 
     @property
     def prior(self) -> ParameterSpace:

@@ -35,9 +35,9 @@ class Laplace:
         coordinates: those in which the Gaussian is standard, of each data set.
         iterations: Gauss-Newton iterations.
         converged: did the last step of each data set become small? (batch,).
-        misfit: (y - h)^T P (y - h) at the maximum, P that of the noise, and |xi|^2 of the
-            parameters with a Gaussian prior, (batch,): a chi-square of as many degrees of freedom
-            as there are values, where model, noise and prior are right and the data Gaussian.
+        misfit: `Noise.square` of y - h at the maximum, and |xi|^2 of the parameters with a Gaussian
+            prior, (batch,): a chi-square of as many degrees of freedom as there are values, where
+            model, noise and prior are right and the model about linear.
         n_seen: number of values that are not missing, (batch,).
     """
 
@@ -69,7 +69,6 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         start = torch.where((there >= rest)[:, None], rough.eta, start)
     found = _maximise(surrogate, y, start, _DECREMENT)
     xi = plain.xi_of(found.eta)
-    misfit = (y - found.data).nan_to_num()
     of_noise = noise.precision(y - found.data)
     precision = _with_error(of_noise, surrogate.covariance(xi))
     curvature = plain.prior_slope(found.eta)[1].diag_embed()
@@ -81,8 +80,7 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         ),
         iterations=before + found.iterations,
         converged=found.converged,
-        misfit=torch.einsum("bi,bij,bj->b", misfit, of_noise, misfit)
-        + torch.where(is_gaussian, xi.square(), 0.0).sum(-1),
+        misfit=noise.square(y - found.data) + torch.where(is_gaussian, xi.square(), 0.0).sum(-1),
         n_seen=(~torch.isnan(y)).sum(-1),
     )
 

@@ -30,7 +30,7 @@ class PosteriorSolution:
 
     Attributes:
         mean: (..., n_dofs).
-        std: (..., n_dofs); spread of the parameters and error of the map together.
+        std: (..., n_dofs); spread of the parameters, and the error of the map where one was used.
         samples: (n_samples, ..., n_dofs).
     """
 
@@ -108,10 +108,12 @@ class Posterior:
         return self.sample((_N_QUANTILE_DRAWS,), seed=seed).quantile(levels, dim=0)
 
     def solution(self, n_samples: int = 200, *, seed: int = 0) -> PosteriorSolution:
-        """Draws of u, with the error of the forward map, and their moments.
+        """Draws of u and their moments.
+
+        By the forward map, with its error; where the method is `exact`, by the solver.
 
         Args:
-            n_samples: at least 2.
+            n_samples: at least 2; solves of `exact`.
             seed: of the draws.
         """
         if n_samples < 2:
@@ -188,6 +190,8 @@ class Posterior:
         return self.observation.simulate(self._solutions(z, seed + 1), seed=seed)
 
     def _solutions(self, z: Tensor, seed: int) -> Tensor:
+        if self.diagnostics.is_exact:
+            return self._model.problem.solve(z)
         # A correction where it is cheap: the draws of u are those of the methods that used it.
         corrections = 1 if isinstance(self._model, GalerkinModel) else 0
         return self._model.forward(z, corrections=corrections).sample(seed=seed)

@@ -161,9 +161,19 @@ class Run:
         )
 
     def add_metrics(self, row: dict[str, float]) -> None:
-        """Add a row to metrics.csv."""
-        with self._csv.open("a", encoding="utf-8") as file:
-            file.write(_line(row) + "\n")
+        """Add a row to metrics.csv.
+
+        Raises:
+            RunFileError: it cannot be written.
+        """
+        try:
+            with self._csv.open("a", encoding="utf-8") as file:
+                file.write(_line(row) + "\n")
+        except OSError as error:
+            raise RunFileError(
+                f"{str(self._csv)!r} was not written ({error.strerror}); the training can go on "
+                "from its newest checkpoint"
+            ) from error
 
     @property
     def metrics(self) -> list[dict[str, float]]:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from pddlvm import plot
 from pddlvm.errors import InputError
-from pddlvm.files import make_folder
+from pddlvm.files import make_folder, replacing
 from pddlvm.latent import LatentVariableModel
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
@@ -35,9 +35,11 @@ def write_figures(
     plot.calibration(report, ax)
     z = model.problem.prior.sample(seed=seed)
     made = {
-        "Training": training,
-        "Calibration of the solution": coverage,
-        "A forward problem": plot.forward_figure(model, z),
+        "Training: the ELBO at a few fixed draws": training,
+        "Calibration of the solution: how many true values the predicted intervals hold": coverage,
+        "A forward problem: one draw, and what the reference solver gives": plot.forward_figure(
+            model, z
+        ),
     }
     # Where the parameters are numbers there is no field to draw.
     with suppress(InputError):
@@ -47,7 +49,8 @@ def write_figures(
     found = {}
     for caption, figure in made.items():
         path = folder / f"{caption.split(':')[0].lower().replace(' ', '_')}.png"
-        figure.savefig(path, dpi=_DPI)
+        with replacing(path) as file:
+            figure.savefig(file, dpi=_DPI, format="png")
         found[caption] = path
     plt.close("all")
     return found

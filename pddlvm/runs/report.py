@@ -1,15 +1,15 @@
 """The report of a run: one HTML page that holds its tables and figures, and needs nothing else."""
 
 import base64
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from pddlvm.files import write_text
 
-__all__ = ["write_report"]
+__all__ = ["Table", "write_report"]
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -35,10 +35,25 @@ figcaption {{ color: #555; }}
 """
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        heading: above it.
+        rows: name -> value.
+        note: what a reader has to know.
+    """
+
+    heading: str
+    rows: Mapping[str, Any]
+    note: str = ""
+
+
 def write_report(
     path: Path,
     title: str,
-    tables: Mapping[str, Mapping[str, Any]],
+    tables: Sequence[Table],
     figures: Mapping[str, Path],
 ) -> None:
     """Write the page, in one step.
@@ -46,20 +61,21 @@ def write_report(
     Args:
         path: of the page.
         title: its heading.
-        tables: heading -> name -> value.
+        tables: in their order.
         figures: caption -> PNG file, put into the page.
     """
-    parts = [_table(heading, rows) for heading, rows in tables.items()]
+    parts = [_table(table) for table in tables]
     parts += [_figure(caption, file) for caption, file in figures.items()]
     write_text(_PAGE.format(title=escape(title), body="\n".join(parts)), path)
 
 
-def _table(heading: str, rows: Mapping[str, Any]) -> str:
+def _table(table: Table) -> str:
     lines = "\n".join(
         f"<tr><td>{escape(name)}</td><td>{escape(_text(value))}</td></tr>"
-        for name, value in rows.items()
+        for name, value in table.rows.items()
     )
-    return f"<h2>{escape(heading)}</h2>\n<table>\n{lines}\n</table>"
+    note = f"<p>{escape(table.note)}</p>\n" if table.note else ""
+    return f"<h2>{escape(table.heading)}</h2>\n{note}<table>\n{lines}\n</table>"
 
 
 def _figure(caption: str, file: Path) -> str:
@@ -72,8 +88,4 @@ def _figure(caption: str, file: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict | list):
-        return json.dumps(value)
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,114 @@
+"""Files of amortised posteriors: `Amortized.save` and `LatentVariableModel.load_amortized`.
+
+A density belongs to the model, the sensors and the noise that it was trained with. The file has
+what these predict at a few parameters, and is refused where they now predict something else.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.errors import InputError, RunFileError
+from pddlvm.files import read_content, write_content
+from pddlvm.inference.amortized import Amortized, Compression, Context
+from pddlvm.inference.families import Diagonal, Family, Flow, Full
+from pddlvm.inference.surrogate import Surrogate, surrogate_of
+
+if TYPE_CHECKING:
+    from pddlvm.latent import LatentVariableModel
+    from pddlvm.observation import Observation
+
+__all__ = ["load_amortized", "save_amortized"]
+
+_FAMILIES: dict[str, type[Family]] = {"Diagonal": Diagonal, "Full": Full, "Flow": Flow}
+_N_PROBES, _SEED = 4, 20224
+_CLOSE = 1e-2
+"""In standard deviations of the noise: predictions in float32 differ between machines."""
+
+
+def save_amortized(amortized: Amortized, path: str | Path) -> None:
+    """See `Amortized.save`."""
+    name = type(amortized.family).__name__
+    if _FAMILIES.get(name) is not type(amortized.family):
+        raise InputError(f"a density of family {', '.join(_FAMILIES)} can be saved, not {name}")
+    context = amortized.context
+    assert context.estimate is not None
+    content = {
+        "family": name,
+        "density": amortized.family.state_dict(),
+        "estimate": context.estimate.state_dict(),
+        "compression": vars(context.compression),
+        "range": amortized.range,
+        "seconds": amortized.seconds,
+        "n_steps": amortized.n_steps,
+        **_signature(context.surrogate),
+    }
+    write_content(content, path)
+
+
+def load_amortized(
+    model: "LatentVariableModel", path: str | Path, observation: "Observation"
+) -> Amortized:
+    """See `LatentVariableModel.load_amortized`."""
+    surrogate = surrogate_of(model, observation, corrections=1)
+    content = read_content(Path(path))
+    try:
+        if not _agrees(content, _signature(surrogate)):
+            raise RunFileError(
+                f"{str(path)!r} was trained for another model, other sensors or other noise; train "
+                "a density for these with model.amortize(observation)"
+            )
+        n, d = observation.n, surrogate.prior.size
+        family = _restored(_FAMILIES[content["family"]](d + 2 * n, d), content["density"])
+        estimate = _restored(Diagonal(d + 2 * n, d), content["estimate"])
+        compression = Compression(**content["compression"])
+        context = Context(surrogate, compression, estimate)
+        seconds, n_steps = float(content["seconds"]), int(content["n_steps"])
+        found = Amortized(family, context, content["range"], seconds, n_steps)
+        # Tensors of wrong shapes show here.
+        posterior = found.resampled(content["predicted"])
+        if not (torch.isfinite(posterior.mean) & torch.isfinite(posterior.std)).all():
+            raise ValueError("values that are not finite")
+        return found
+    except RunFileError:
+        raise
+    except Exception as error:
+        # Whatever a file can say that is not what `save_amortized` writes.
+        raise RunFileError(
+            f"{str(path)!r} is no amortised posterior, or damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _signature(surrogate: Surrogate) -> dict[str, Tensor]:
+    """What tells models, sensors and noise from others."""
+    generator = torch.Generator().manual_seed(_SEED)
+    xi = surrogate.prior.sample_standard((_N_PROBES,), generator=generator)
+    noise = surrogate.observation.noise
+    with torch.no_grad():
+        predicted = surrogate.predict(xi)
+    covariance = noise.covariance()
+    misfits = torch.tensor([[0.5], [3.0]]).to(covariance) * covariance.diagonal().sqrt()
+    return {
+        "predicted": predicted,
+        "covariance": covariance,
+        "log_density": noise.log_prob(misfits),
+    }
+
+
+def _agrees(content: dict[str, Any], signature: dict[str, Tensor]) -> bool:
+    if any(content[name].shape != value.shape for name, value in signature.items()):
+        return False
+    std = signature["covariance"].diagonal().sqrt()
+    same_noise = all(
+        torch.allclose(content[name], signature[name], rtol=1e-9)
+        for name in ("covariance", "log_density")
+    )
+    difference = (content["predicted"] - signature["predicted"]).abs()
+    return same_noise and bool((difference < _CLOSE * std).all())
+
+
+def _restored(network: nn.Module, state: dict[str, Tensor]) -> Any:
+    network.load_state_dict(state)
+    return network
