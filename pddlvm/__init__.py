@@ -4,11 +4,15 @@ A problem is a mesh, fields with priors, and pointwise physics; a model learns f
 alone. See `Problem`, `LatentVariableModel`, `train` and `validate`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pddlvm import fem, links, supports
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.collocation.likelihood import Causal
+from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.pointwise import Condition
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import GridGaussian
@@ -33,13 +37,15 @@ from pddlvm.errors import (
 from pddlvm.export import Exported, export_maps
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.inference.amortized import Amortized
+from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
 from pddlvm.inference.population import Generated, Population, learn_population
-from pddlvm.inference.posterior import Posterior
+from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
 from pddlvm.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
 from pddlvm.laplace_beltrami import SurfaceField
 from pddlvm.latent import LatentVariableModel
+from pddlvm.model import GalerkinModel
 from pddlvm.networks import NeuralGaussian
 from pddlvm.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.observation import (
@@ -61,6 +67,9 @@ from pddlvm.stresses import ShellStresses, shell_stresses
 from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
 
+if TYPE_CHECKING:
+    from pddlvm import plot
+
 __all__ = [
     "AdaptivePoints",
     "Affine",
@@ -70,10 +79,12 @@ __all__ = [
     "Chebyshev",
     "ChebyshevBasis",
     "Checkpoints",
+    "CollocationModel",
     "CollocationProblem",
     "Condition",
     "Constant",
     "ConvergenceError",
+    "Diagnostics",
     "Diagonal",
     "Dirichlet",
     "Energy",
@@ -87,6 +98,7 @@ __all__ = [
     "Flux",
     "Full",
     "FunctionObservation",
+    "GalerkinModel",
     "Gaussian",
     "Generated",
     "Graded",
@@ -113,6 +125,7 @@ __all__ = [
     "PointSampler",
     "Population",
     "Posterior",
+    "PosteriorSolution",
     "Prior",
     "Problem",
     "ProblemError",
@@ -142,6 +155,7 @@ __all__ = [
     "links",
     "load",
     "mask_matrix",
+    "plot",
     "reduce",
     "shell_stresses",
     "supports",
@@ -149,3 +163,10 @@ __all__ = [
     "validate",
     "validate_inference",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`pddlvm.plot`, when it is first asked for: matplotlib takes a while to import."""
+    if name == "plot":
+        return import_module("pddlvm.plot")
+    raise AttributeError(f"module 'pddlvm' has no attribute {name!r}")

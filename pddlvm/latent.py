@@ -31,18 +31,23 @@ from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
+    from pddlvm.basis import Basis
+    from pddlvm.collocation.likelihood import Causal
     from pddlvm.collocation.model import CollocationModel
     from pddlvm.collocation.predictions import FieldForward
     from pddlvm.collocation.problem import CollocationProblem
+    from pddlvm.collocation.sampling import PointSampler
+    from pddlvm.covariances import Covariance
     from pddlvm.inference.amortized import Amortized
     from pddlvm.inference.families import Family
     from pddlvm.inference.infer import Method
     from pddlvm.inference.posterior import Posterior
-    from pddlvm.model import GalerkinModel
+    from pddlvm.model import GalerkinModel, Objective
     from pddlvm.observation import Observation
     from pddlvm.parametric import ParametricProblem
     from pddlvm.predictions import Forward
     from pddlvm.problem import Problem
+    from pddlvm.reduction import Reduction
 
 __all__ = ["LatentVariableModel", "Stage", "known_inverse", "unflatten"]
 
@@ -71,8 +76,10 @@ class Stage:
 class LatentVariableModel(nn.Module):
     """Forward and inverse maps of a problem, with their uncertainty.
 
-    `LatentVariableModel(problem, ...)` makes the model that fits the problem: a `GalerkinModel` for
-    a `Problem`, a `CollocationModel` for a `CollocationProblem`; see there for the arguments.
+    `LatentVariableModel(problem, ...)` makes the model that fits the problem, see there for the
+    arguments: of a `Problem` a `GalerkinModel` (basis, covariance, objective, reduction), of a
+    `CollocationProblem` a `CollocationModel` (points, tolerance, causal, n_functions); of both
+    forward_network, inverse_network, seed, dtype.
     """
 
     problem: Any
@@ -86,16 +93,44 @@ class LatentVariableModel(nn.Module):
     """(c, z, xi) -> log p(r^ = 0 | c, z) up to a constant, (batch,)."""
 
     @overload
-    def __new__(cls, problem: "Problem", *arguments: Any, **options: Any) -> "GalerkinModel": ...
+    def __new__(
+        cls,
+        problem: "Problem",
+        *,
+        basis: "Basis | None" = None,
+        covariance: "Covariance | None" = None,
+        objective: "Objective" = "detached",
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        reduction: "Reduction | None" = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "GalerkinModel": ...
 
     @overload
     def __new__(
-        cls, problem: "CollocationProblem", *arguments: Any, **options: Any
+        cls,
+        problem: "CollocationProblem",
+        *,
+        points: "PointSampler" = ...,
+        tolerance: float = 1e-2,
+        causal: "Causal | None" = None,
+        n_functions: int = 128,
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> "CollocationModel": ...
 
     @overload
     def __new__(
-        cls, problem: "ParametricProblem", *arguments: Any, **options: Any
+        cls,
+        problem: "ParametricProblem",
+        *,
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> "LatentVariableModel": ...
 
     def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":

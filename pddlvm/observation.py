@@ -9,7 +9,7 @@ Flux and strain sensors, averages over patches and masks are linear: `gradient_m
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ __all__ = [
     "gradient_matrix",
     "mask_matrix",
 ]
+
+Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 
 class Observation(ABC):
@@ -144,7 +146,7 @@ class PointObservation(LinearObservation):
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
     ) -> None:
-        self.points = _as_points(problem, points)
+        self.points = problem.as_points(points)
         super().__init__(problem, problem.evaluation(self.points), noise_std)
 
 
@@ -181,22 +183,44 @@ class FunctionObservation(Observation):
 def gradient_matrix(problem: Problem, points: "ArrayLike | Tensor") -> sp.csr_matrix:
     """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs)."""
     if not isinstance(problem, Problem):
-        raise InputError("gradient_matrix needs a finite element problem")
-    return problem.space.evaluation(_as_points(problem, points), gradient=True)
+        raise InputError(
+            "gradient_matrix needs a finite element problem; in strong form take differences of "
+            "the nodes of the grid, by LinearObservation"
+        )
+    return problem.space.evaluation(problem.as_points(points), gradient=True)
 
 
-def average_matrix(problem: Problem, subdomains: list[str]) -> sp.csr_matrix:
-    """Rows that give the mean of u over subdomains, (n_subdomains * n_components, n_dofs)."""
-    if not isinstance(problem.space, Space):
-        raise InputError("average_matrix needs Lagrange elements, and this is a shell")
+def average_matrix(problem: Problem, patches: Sequence[str | Patch]) -> sp.csr_matrix:
+    """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
+
+    Args:
+        problem: of finite elements, not a shell.
+        patches: names of subdomains, or functions that say which points x (n, dim) belong to one,
+            (n,) booleans: `lambda x: np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.5) < 0.1`. These are
+            evaluated at the points of the quadrature, a few in each cell.
+
+    Raises:
+        InputError: another problem, an unknown name, or a patch without points.
+    """
+    if not isinstance(problem, Problem) or not isinstance(problem.space, Space):
+        raise InputError(
+            "average_matrix needs Lagrange elements; for shells and problems in strong form give "
+            "the weights of your mean to LinearObservation"
+        )
     found = []
-    for name in subdomains:
-        region = problem.space.interior(name)
-        s, c = region.shape[2], region.size_u
-        weights = region.weights.ravel() / region.weights.sum()
-        for component in range(c):
-            row = sp.csr_matrix(weights) @ region.matrix[component::s]
-            found.append(row)
+    for patch in patches:
+        if isinstance(patch, str):
+            region = problem.space.interior(patch)
+            weights = region.weights.ravel()
+        else:
+            region = problem.space.interior()
+            weights = region.weights.ravel() * np.asarray(patch(region.points.x), dtype=bool)
+        if not weights.any():
+            raise InputError(
+                "a patch holds no quadrature point; make it larger, or refine the mesh"
+            )
+        row = sp.csr_matrix(weights / weights.sum())
+        found += [row @ region.matrix[i :: region.shape[2]] for i in range(region.size_u)]
     return sp.vstack(found, format="csr")
 
 
@@ -207,14 +231,3 @@ def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.cs
     if index.size == 0 or index.min() < 0 or index.max() >= problem.n_dofs:
         raise InputError(f"the mask must select some of the {problem.n_dofs} degrees of freedom")
     return sp.identity(problem.n_dofs, format="csr")[index]
-
-
-def _as_points(problem: ParametricProblem, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
-    values = np.asarray(points, dtype=np.float64)
-    dim = problem.dim
-    values = values[:, None] if values.ndim == 1 and dim == 1 else values
-    if values.ndim != 2 or values.shape[1] != dim or not len(values):
-        raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}")
-    if not np.isfinite(values).all():
-        raise InputError("points has values that are not finite")
-    return values

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pddlvm.checks import check_finite, check_vectors
@@ -93,13 +93,39 @@ class ParametricProblem(ABC):
     def inferred(self, z: Tensor) -> Tensor:
         """What inverse errors are measured in."""
 
-    @abstractmethod
-    def evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
-        """Matrix from u to its values at points (n_points, dim).
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of the coordinates of a point."""
+        return ("x", "y", "z")[: self.dim]
+
+    def evaluation(self, points: "ArrayLike | Tensor") -> sp.csr_matrix:
+        """Matrix from u to its values at points, row after row all components of a point.
+
+        Args:
+            points: (n_points, dim), or a list of numbers in 1D.
 
         Raises:
-            InputError: a point is outside of the domain.
+            InputError: another shape, or a point outside of the domain.
         """
+        return self._evaluation(self.as_points(points))
+
+    def as_points(self, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
+        """Points of the domain as an array (n_points, dim).
+
+        Raises:
+            InputError: another shape, or values that are not finite.
+        """
+        values = np.asarray(points, dtype=np.float64)
+        dim = self.dim
+        values = values[:, None] if values.ndim == 1 and dim == 1 else values
+        if values.ndim != 2 or values.shape[1] != dim or not len(values):
+            raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}")
+        if not np.isfinite(values).all():
+            raise InputError("points has values that are not finite")
+        return values
+
+    @abstractmethod
+    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix: ...
 
     @property
     @abstractmethod

@@ -1,4 +1,6 @@
-"""Figures with matplotlib: axes in, axes out; import it by itself, `from pddlvm import plot`.
+"""Figures with matplotlib: axes in, axes out.
+
+What has several panels takes a figure, or a part of one, `figure.subfigures(1, 2)[0]`.
 
 Colour maps are perceptually uniform and readable for the colour-blind.
 """
@@ -6,7 +8,6 @@ Colour maps are perceptually uniform and readable for the colour-blind.
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -24,7 +25,16 @@ from torch import Tensor
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.inference.plot import corner, expected_coverage, inference_figure, marginals, ranks
+from pddlvm.inference.plot import (
+    AnyFigure,
+    corner,
+    expected_coverage,
+    inference_figure,
+    marginals,
+    new_figure,
+    ranks,
+    whole,
+)
 from pddlvm.latent import LatentVariableModel
 from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
@@ -109,7 +119,7 @@ def field(
     else:
         drawn = _surface(mesh, data, per_cell, ax, style, _moved(problem, warp))
     figure = ax.get_figure()
-    assert isinstance(figure, Figure)
+    assert figure is not None
     figure.colorbar(drawn, ax=ax, shrink=0.75, label=label)
     return ax
 
@@ -150,6 +160,7 @@ def space_time(
     title: str = "",
     cmap: str = "viridis",
     limits: tuple[float, float] | None = None,
+    label: str = "",
 ) -> Axes:
     """Draw values on the grid of a problem with two coordinates, the second one to the right.
 
@@ -160,6 +171,7 @@ def space_time(
         title: of the axes.
         cmap: colour map.
         limits: of the colours.
+        label: of the colour bar.
     """
     if len(problem.grid) != 2:
         raise InputError(f"space_time draws two coordinates, the problem has {len(problem.grid)}")
@@ -172,35 +184,48 @@ def space_time(
     ax.set(title=title, xlabel=problem.box.names[1], ylabel=problem.box.names[0])
     figure = ax.get_figure()
     assert figure is not None
-    figure.colorbar(drawn, ax=ax)
+    figure.colorbar(drawn, ax=ax, label=label)
     return ax
 
 
-def forward_figure(model: LatentVariableModel, z: Tensor) -> Figure:
-    """One forward problem: reference and mean, and the true error beside the predicted sigma."""
+def forward_figure(
+    model: LatentVariableModel, z: Tensor, *, figure: AnyFigure | None = None
+) -> Figure:
+    """One forward problem: reference and mean, and the true error beside the predicted sigma.
+
+    Args:
+        model: a trained model.
+        z: parameters of the example, (d,).
+        figure: where to draw; by default a new one.
+    """
     problem = model.problem
     u = problem.solve(z)
     prediction = model.forward(z)
     if isinstance(problem, CollocationProblem):
-        return _space_time_figure(problem, u, prediction.mean, prediction.std)
+        return _space_time_figure(problem, u, prediction.mean, prediction.std, figure)
     if problem.space.dim == 1:
-        return _forward_line(problem, u, prediction.mean, prediction.std)
-    panels = _axes(problem, 2, 2)
+        return _forward_line(problem, u, prediction.mean, prediction.std, figure)
+    panels = _axes(problem, figure)
     error = (prediction.mean - u).abs()
     range_u = _limits(problem, u)
     range_e = _limits(problem, error, prediction.std)
     warps = (u, prediction.mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
-    field(problem, u, panels[0], title="reference solution u", limits=range_u, warp=warps[0])
-    field(
-        problem, prediction.mean, panels[1], title="predicted mean", limits=range_u, warp=warps[1]
-    )
-    field(problem, error, panels[2], title="|error|", cmap="magma", limits=range_e)
-    field(problem, prediction.std, panels[3], title="predicted σ", cmap="magma", limits=range_e)
+    of_u: dict[str, Any] = {"limits": range_u, "label": "u"}
+    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
+    field(problem, u, panels[0], title="reference solution u", warp=warps[0], **of_u)
+    field(problem, prediction.mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
+    field(problem, error, panels[2], title="|error|", **of_error)
+    field(problem, prediction.std, panels[3], title="predicted σ", **of_error)
     return _finished(panels)
 
 
 def inverse_figure(
-    model: LatentVariableModel, z: Tensor, *, known: Sequence[str] = (), n_samples: int = 200
+    model: LatentVariableModel,
+    z: Tensor,
+    *,
+    known: Sequence[str] = (),
+    n_samples: int = 200,
+    figure: AnyFigure | None = None,
 ) -> Figure:
     """One inverse problem: the true field, the one read from the solution, its error and sigma.
 
@@ -211,6 +236,7 @@ def inverse_figure(
         z: parameters of the example, (d,).
         known: names of the blocks that the inverse map is told.
         n_samples: samples behind sigma.
+        figure: where to draw; by default a new one.
     """
     problem = model.problem
     blocks = problem.prior.split(z)
@@ -222,7 +248,8 @@ def inverse_figure(
     sigma = draws.std(0)
     x = _line_of(problem, name)
     if x is not None:
-        figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        figure = figure or new_figure(6, 4)
+        ax = figure.subplots()
         ax.plot(x, truth, "k-", label="true")
         ax.plot(x, found, "C1--", label="inferred")
         ax.fill_between(x, found - 2 * sigma, found + 2 * sigma, alpha=0.3, color="C1", label="±2σ")
@@ -230,15 +257,16 @@ def inverse_figure(
         if truth.min() > 0:
             ax.set_ylim(0, 1.3 * float(truth.max()))
         ax.legend()
-        return figure
-    panels = _axes(problem, 2, 2)
+        return whole(figure)
+    panels = _axes(problem, figure)
     limits = (float(truth.min()), float(truth.max()))
-    field(problem, truth, panels[0], title=f"true {name}", limits=limits)
-    field(problem, found, panels[1], title=f"inferred {name}", limits=limits)
+    field(problem, truth, panels[0], title=f"true {name}", limits=limits, label=name)
+    field(problem, found, panels[1], title=f"inferred {name}", limits=limits, label=name)
     error = (found - truth).abs()
     sizes = (0.0, float(torch.stack([error, sigma]).max()))
-    field(problem, error, panels[2], title="|error|", cmap="magma", limits=sizes)
-    field(problem, sigma, panels[3], title="predicted σ", cmap="magma", limits=sizes)
+    of_error: dict[str, Any] = {"limits": sizes, "label": f"error of {name}", "cmap": "magma"}
+    field(problem, error, panels[2], title="|error|", **of_error)
+    field(problem, sigma, panels[3], title="predicted σ", **of_error)
     return _finished(panels)
 
 
@@ -310,8 +338,11 @@ def _surface(
     return ScalarMappable(norm, style["cmap"])
 
 
-def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Figure:
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+def _forward_line(
+    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+) -> Figure:
+    figure = figure or new_figure(10, 4)
+    panels = figure.subplots(1, 2)
     order = np.argsort(problem.space.dof_points[:, 0])
     x = problem.space.dof_points[order, 0]
     true, found, sigma = (t.numpy()[order] for t in (u, mean, std))
@@ -320,40 +351,39 @@ def _forward_line(problem: Problem, u: Tensor, mean: Tensor, std: Tensor) -> Fig
     panels[0].set(xlabel="x", ylabel="u", title="Solution")
     panels[1].plot(x, np.abs(found - true), "k-", label="|error|")
     panels[1].plot(x, 2 * sigma, "C1--", label="2σ")
-    panels[1].set(xlabel="x", title="Error and predicted 2σ")
+    panels[1].set(xlabel="x", ylabel="error of u", title="Error and predicted 2σ")
     for ax in panels:
         ax.legend()
-    return figure
+    return whole(figure)
 
 
-def _space_time_figure(problem: CollocationProblem, u: Tensor, mean: Tensor, std: Tensor) -> Figure:
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+def _space_time_figure(
+    problem: CollocationProblem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+) -> Figure:
+    figure = figure or new_figure(11, 7)
+    axes = figure.subplots(2, 2)
     error = (mean - u).abs()
-    of_u = (float(u.min()), float(u.max()))
-    of_error = (0.0, float(torch.stack([error, std]).max()))
-    space_time(problem, u, axes[0, 0], title="reference solution u", limits=of_u)
-    space_time(problem, mean, axes[0, 1], title="predicted mean", limits=of_u)
-    space_time(problem, error, axes[1, 0], title="|error|", cmap="magma", limits=of_error)
-    space_time(problem, std, axes[1, 1], title="predicted σ", cmap="magma", limits=of_error)
-    return figure
+    range_e = (0.0, float(torch.stack([error, std]).max()))
+    of_u: dict[str, Any] = {"limits": (float(u.min()), float(u.max())), "label": "u"}
+    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
+    space_time(problem, u, axes[0, 0], title="reference solution u", **of_u)
+    space_time(problem, mean, axes[0, 1], title="predicted mean", **of_u)
+    space_time(problem, error, axes[1, 0], title="|error|", **of_error)
+    space_time(problem, std, axes[1, 1], title="predicted σ", **of_error)
+    return whole(figure)
 
 
-def _axes(problem: Problem, rows: int, columns: int) -> list[Axes]:
+def _axes(problem: Problem, figure: AnyFigure | None) -> list[Axes]:
+    """Four panels that suit the mesh."""
     size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
     solid = len(size) == 3
     height = 4.2 if solid else float(np.clip(4.6 * size[1] / size[0], 2.4, 4.2))
+    figure = figure or new_figure(10.4, 2 * height)
     options = {"projection": "3d"} if solid else {}
-    _, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(5.2 * columns, height * rows),
-        layout="constrained",
-        subplot_kw=options,
-    )
-    return list(axes.ravel())
+    return list(figure.subplots(2, 2, subplot_kw=options).ravel())
 
 
 def _finished(panels: list[Axes]) -> Figure:
     figure = panels[0].get_figure()
-    assert isinstance(figure, Figure)
-    return figure
+    assert figure is not None
+    return whole(figure)

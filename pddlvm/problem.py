@@ -246,7 +246,7 @@ class Problem(ParametricProblem):
         """The first parameter field."""
         return self.field_values(z, next(iter(self.random_fields)))
 
-    def evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:  # noqa: D102
+    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
         return self.space.evaluation(points)
 
     @property

@@ -176,7 +176,11 @@ def test_what_arviz_reads(posteriors, linear, sensors, data):
         posterior = linear.infer(data[0], sensors, method, n_samples=400)
         assert "a: " in repr(posterior)
         tree = posterior.to_arviz(400)
-        assert {"posterior", "prior", "posterior_predictive", "observed_data"} <= set(tree.children)
+        assert set(tree.children) == {
+            "posterior", "prior", "posterior_predictive", "prior_predictive", "observed_data",
+        }  # fmt: skip
+        for group in ("posterior_predictive", "prior_predictive", "observed_data"):
+            np.testing.assert_array_equal(tree[group]["x"], POINTS)
         assert set(tree["posterior"].data_vars) == {"a", "b"}
         chains, draws = tree["posterior"]["a"].shape
         assert chains * draws == 400
@@ -468,6 +472,15 @@ def test_a_population_is_learnt_from_data_alone(linear, sensors):
     # Data of the population are likelier than data of the prior.
     other = sensors.simulate(linear.problem.solve(linear.problem.prior.sample((100,), seed=5)))
     assert population.log_likelihood(y[:100]).mean() > population.log_likelihood(other).mean()
+    # Given its data, a member is close to where it was, and closer than under the prior alone.
+    members = population.infer(y[:40].reshape(2, 20, 4), 200, seed=3)
+    assert members.shape == (200, 2, 20, 2)
+    truth = torch.stack([a, b], dim=1)[:40]
+    found = members.reshape(200, 40, 2)
+    score = (found.mean(0) - truth) / found.std(0)
+    assert score.square().mean().sqrt() < 1.5
+    under_prior = linear.infer(y[:40], sensors).std
+    assert (found.std(0)[:, 0] < under_prior[:, 0]).double().mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,27 @@ def test_averages_over_subdomains():
         assert found == pytest.approx(np.average(centroids[cells, 0], weights=volumes[cells]))
 
 
+def test_averages_over_patches():
+    problem = poisson.make(40)
+    disc = pddlvm.average_matrix(
+        problem, [lambda x: np.hypot(x[:, 0] - 0.4, x[:, 1] - 0.5) < 0.2, lambda x: x[:, 1] > 0.5]
+    )
+    x, y = problem.space.dof_points.T
+    np.testing.assert_allclose(disc @ (2 * x + 3 * y), [2.3, 3.25], rtol=5e-3)
+    # The mean of r^2 over a disc is half of that at its rim.
+    square = (x - 0.4) ** 2 + (y - 0.5) ** 2
+    assert (disc @ square)[0] == pytest.approx(0.02, rel=0.03)
+
+
+def test_averages_are_checked():
+    problem = poisson.make(4, n_terms=2)
+    with pytest.raises(pddlvm.InputError, match="no quadrature point"):
+        pddlvm.average_matrix(problem, [lambda x: x[:, 0] > 2])
+    for other in (pinn.make_heat(grid=(8, 8)), shell.make_roof(4, n_terms=2)):
+        with pytest.raises(pddlvm.InputError, match="Lagrange"):
+            pddlvm.average_matrix(other, [lambda x: x[:, 0] > 0])
+
+
 def test_masks(poisson_2d):
     seen = np.zeros(poisson_2d.n_dofs, dtype=bool)
     seen[[3, 7]] = True
@@ -156,6 +177,12 @@ def test_batches_dtypes_and_gradients(poisson_2d):
 def test_matrices_are_checked(poisson_2d, matrix):
     with pytest.raises(pddlvm.InputError, match="matrix"):
         pddlvm.LinearObservation(poisson_2d, matrix, 0.1)
+
+
+def test_a_matrix_of_values_takes_tensors(poisson_2d):
+    points = torch.tensor([[0.3, 0.4], [0.5, 0.1]], dtype=torch.float64)
+    expected = poisson_2d.evaluation(points.tolist())
+    assert (poisson_2d.evaluation(points) != expected).nnz == 0
 
 
 @pytest.mark.parametrize("points", [[[0.1, 0.2, 0.3]], [[np.nan, 0.1]], np.zeros((0, 2))])

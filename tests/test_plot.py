@@ -10,7 +10,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, plot
-from problems import poisson, shell
+from problems import pinn, poisson, shell
 from problems.poisson import diffusion, load
 
 
@@ -118,3 +118,35 @@ def test_figures_of_a_shell_show_its_displacement():
     size = u.reshape(-1, 6)[:, :3].norm(dim=1)
     assert figure.axes[4].get_ylim()[1] == pytest.approx(float(size.max()))
     assert len(plot.inverse_figure(model, z).axes) == 8
+
+
+def test_figures_of_several_panels_fit_into_a_part_of_another(tmp_path):
+    model = model_of(poisson.make(5, n_terms=2))
+    z = model.problem.prior.sample(seed=0)
+    whole = plt.figure(layout="constrained")
+    left, right = whole.subfigures(1, 2)
+    assert plot.forward_figure(model, z, figure=left) is whole
+    assert plot.inverse_figure(model, z, figure=right) is whole
+    assert len(left.axes) == len(right.axes) == 8
+    # Each colour bar says what it is of.
+    bars = [ax for ax in whole.axes if ax.get_label() == "<colorbar>"]
+    assert {ax.get_ylabel() for ax in bars} == {"u", "error of u", "kappa", "error of kappa"}
+
+
+def test_space_time_draws_the_grid():
+    problem = pinn.make_burgers((6, 5))
+    x, t = problem.grid_points.unbind(-1)
+    ax = plot.space_time(problem, x + 10 * t, plt.figure().subplots(), label="u", title="sum")
+    (mesh,) = ax.collections
+    expected = (x + 10 * t).reshape(problem.grid)
+    np.testing.assert_allclose(mesh.get_array(), expected)
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("t", "x", "sum")
+    assert ax.figure.axes[1].get_ylabel() == "u"
+    with pytest.raises(pddlvm.InputError, match="shape"):
+        plot.space_time(problem, x[:-1], ax)
+
+
+def test_the_package_offers_its_figures():
+    assert pddlvm.plot is plot
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = pddlvm.no_such_thing

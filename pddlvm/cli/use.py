@@ -132,7 +132,9 @@ def infer_command(
     d = posterior.diagnostics
     moments = {"mean": posterior.mean, "std": posterior.std, "quantiles_05_50_95": quantiles.T}
     if as_json:
-        found: dict[str, Any] = {k: dict(zip(names, v.tolist(), strict=True)) for k, v in moments.items()}
+        found: dict[str, Any] = {
+            k: dict(zip(names, v.tolist(), strict=True)) for k, v in moments.items()
+        }
     else:
         table = torch.column_stack([*moments.values()]).tolist()
         found = {"": ["mean", "std", "5 %", "50 %", "95 %"], **dict(zip(names, table, strict=True))}

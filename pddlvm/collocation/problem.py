@@ -120,6 +120,10 @@ class CollocationProblem(ParametricProblem):
     def dim(self) -> int:  # noqa: D102
         return len(self.box.names)
 
+    @property
+    def coordinates(self) -> tuple[str, ...]:  # noqa: D102
+        return self.box.names
+
     @cached_property
     def axes(self) -> tuple[Tensor, ...]:
         """The grid along each coordinate, float64."""
@@ -296,12 +300,8 @@ class CollocationProblem(ParametricProblem):
             raise ProblemError(f"{name!r} of problem {self.name!r} is not finite at {where}")
         self.ansatz.check_odd(s, z, self.name)
 
-    def evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
-        """Matrix from u on the grid to its values at points (n_points, k), cubic in between.
-
-        Raises:
-            InputError: a point is outside of the box.
-        """
+    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
+        """Cubic between the points of the grid."""
         columns = self.box.check(torch.from_numpy(points)).unbind(-1)
         found = sp.csr_matrix(np.ones((len(points), 1)))
         for axis, x in zip(self.axes, columns, strict=True):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pddlvm.errors import InputError
 from pddlvm.files import replacing
+from pddlvm.observation import Observation, PointObservation
 
 if TYPE_CHECKING:
     from pddlvm.inference.posterior import Posterior
@@ -26,15 +27,16 @@ def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
     observation = posterior.observation
     space = observation.problem.prior
     z = posterior.chains(n_samples, seed)
-    prior = space.sample((1, n_samples), seed=seed)
+    prior = space.sample((1, n_samples), seed=seed + 2)
     # One axis for each block that has more than one parameter, one for the sensors.
     blocks = {name: block.size for name, block in space.blocks.items()}
     dims = {name: [f"{name}_index"] for name, size in blocks.items() if size > 1}
     coords = {f"{name}_index": list(range(size)) for name, size in blocks.items() if size > 1}
-    return arviz_base.from_dict(
+    tree = arviz_base.from_dict(
         {
             "posterior": _parts(space.split(z)),
             "prior": _parts(space.split(prior)),
+            "prior_predictive": {"y": posterior.predictive(prior, seed=seed + 3).numpy()},
             "posterior_predictive": {"y": posterior.predictive(z, seed=seed).numpy()},
             "observed_data": {"y": posterior.y.numpy()},
         },
@@ -42,6 +44,9 @@ def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
         dims=dims | {"y": ["sensor"]},
         attrs={"posterior": {"method": posterior.method, "problem": observation.problem.name}},
     )
+    for group in ("prior_predictive", "posterior_predictive", "observed_data"):
+        tree[group] = tree[group].to_dataset().assign_coords(_places(observation))
+    return tree
 
 
 def write_netcdf(posterior: "Posterior", path: Path, n_samples: int, seed: int) -> None:
@@ -49,6 +54,14 @@ def write_netcdf(posterior: "Posterior", path: Path, n_samples: int, seed: int) 
     tree = to_arviz(posterior, n_samples, seed)
     with replacing(path) as file:
         tree.to_netcdf(file, engine="h5netcdf")
+
+
+def _places(observation: Observation) -> dict[str, Any]:
+    """Coordinates of the sensors, where each is a value at a point."""
+    if not isinstance(observation, PointObservation) or len(observation.points) != observation.n:
+        return {}
+    columns = zip(observation.problem.coordinates, observation.points.T, strict=True)
+    return {name: ("sensor", column) for name, column in columns}
 
 
 def _parts(parts: dict[str, Tensor]) -> dict[str, Any]:

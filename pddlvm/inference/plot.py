@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from scipy.stats import binom
 from torch import Tensor
 
@@ -17,15 +17,44 @@ from pddlvm.inference.validation import InferenceReport
 if TYPE_CHECKING:
     from pddlvm.parametric import ParametricProblem
 
-__all__ = ["corner", "expected_coverage", "inference_figure", "marginals", "ranks"]
+__all__ = [
+    "AnyFigure",
+    "corner",
+    "expected_coverage",
+    "inference_figure",
+    "marginals",
+    "new_figure",
+    "ranks",
+    "whole",
+]
+
+AnyFigure = Figure | SubFigure
 
 _N_DRAWS = 4000
 _COLUMNS = 4
 _MOST_SHOWN = 12
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
+"""That the colour-blind can tell apart (Okabe and Ito, 2008)."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches that arranges its panels."""
+    return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def whole(figure: AnyFigure) -> Figure:
+    """The figure that a part of one belongs to."""
+    found = figure.figure
+    assert isinstance(found, Figure)
+    return found
 
 
 def marginals(
-    posteriors: Mapping[str, Posterior], *, truth: Tensor | None = None, seed: int = 0
+    posteriors: Mapping[str, Posterior],
+    *,
+    truth: Tensor | None = None,
+    seed: int = 0,
+    figure: AnyFigure | None = None,
 ) -> Figure:
     """Marginal densities of the parameters of one data set, by method, beside the prior.
 
@@ -33,15 +62,15 @@ def marginals(
         posteriors: label -> posterior, each of one data set.
         truth: true parameters (d,), drawn as lines.
         seed: of the draws.
+        figure: where to draw; by default a new one.
     """
     if not posteriors or any(p.batch for p in posteriors.values()):
         raise InputError("marginals draws one data set: infer from y[i], and give {label: result}")
     problem: ParametricProblem = next(iter(posteriors.values())).observation.problem
     d = problem.n_parameters
     rows, columns = -(-d // _COLUMNS), min(d, _COLUMNS)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3 * columns, 2.4 * rows), layout="constrained", squeeze=False
-    )
+    figure = figure or new_figure(3 * columns, 2.4 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False)
     prior = problem.prior.sample((_N_DRAWS,), seed=seed)
     draws = {label: p.sample((_N_DRAWS,), seed=seed) for label, p in posteriors.items()}
     for i, ax in enumerate(axes.flat):
@@ -52,13 +81,14 @@ def marginals(
         bins = np.linspace(*limits, 50)
         ax.hist(prior[:, i].numpy(), bins=bins, density=True, color="0.85", label="prior")
         for k, (label, z) in enumerate(draws.items()):
-            style = {"histtype": "step", "color": f"C{k}", "linewidth": 1.4}
+            colour = _COLOURS[k % len(_COLOURS)]
+            style = {"histtype": "step", "color": colour, "linewidth": 1.4}
             ax.hist(z[:, i].numpy(), bins=bins, density=True, label=label, **style)
         if truth is not None:
             ax.axvline(float(truth[i]), color="black", linestyle="--", linewidth=1)
         ax.set(xlabel=problem.parameter_names[i], yticks=[], xlim=limits)
     axes.flat[0].legend(fontsize="small")
-    return figure
+    return whole(figure)
 
 
 def ranks(report: InferenceReport, ax: Axes) -> Axes:
@@ -87,6 +117,7 @@ def corner(
     parameters: Sequence[int] | None = None,
     truth: Tensor | None = None,
     seed: int = 0,
+    figure: AnyFigure | None = None,
 ) -> Figure:
     """Marginal densities of parameters and of their pairs, of one data set.
 
@@ -95,6 +126,7 @@ def corner(
         parameters: numbers of those to draw, at most twelve; by default the first ones.
         truth: true parameters (d,), drawn as lines.
         seed: of the draws.
+        figure: where to draw; by default a new one.
     """
     d = posterior.mean.shape[-1]
     shown = list(range(min(d, _MOST_SHOWN))) if parameters is None else list(parameters)
@@ -108,7 +140,8 @@ def corner(
     draws = posterior.sample((_N_DRAWS,), seed=seed)
     limits = [_range(draws[:, i]) for i in shown]
     size = max(3.0, 1.8 * n)
-    figure, axes = plt.subplots(n, n, figsize=(size, size), layout="constrained", squeeze=False)
+    figure = figure or new_figure(size, size)
+    axes = figure.subplots(n, n, squeeze=False)
     for row, i in enumerate(shown):
         for column, j in enumerate(shown):
             ax = axes[row, column]
@@ -136,7 +169,7 @@ def corner(
                 ax.set_xlabel(names[j])
             if column == 0 and row:
                 ax.set_ylabel(names[i])
-    return figure
+    return whole(figure)
 
 
 def expected_coverage(report: InferenceReport, ax: Axes) -> Axes:
@@ -154,12 +187,18 @@ def expected_coverage(report: InferenceReport, ax: Axes) -> Axes:
     return ax
 
 
-def inference_figure(report: InferenceReport) -> Figure:
-    """Ranks and coverage side by side."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+def inference_figure(report: InferenceReport, *, figure: AnyFigure | None = None) -> Figure:
+    """Ranks and coverage side by side.
+
+    Args:
+        report: of `validate_inference`.
+        figure: where to draw; by default a new one.
+    """
+    figure = figure or new_figure(9, 4)
+    axes = figure.subplots(1, 2)
     ranks(report, axes[0])
     expected_coverage(report, axes[1])
-    return figure
+    return whole(figure)
 
 
 def _range(*draws: Tensor) -> tuple[float, float]:

@@ -21,7 +21,9 @@ from torch import Tensor
 from pddlvm.errors import InputError
 from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.evidence import smoothed_weights
 from pddlvm.inference.fitting import fit
+from pddlvm.inference.resampled import resample
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.noise import Noise
@@ -32,13 +34,14 @@ __all__ = ["Generated", "Population", "learn_population"]
 
 _BATCH = 128
 _N_IMPORTANCE = 16
+_PER_DRAW = 8
 _ENCODER_SHARE = 0.5
 _RATE = 5e-3
 _CLIP = 10.0
 _LEAST_DATA = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generated:
     """New members of a population.
 
@@ -53,6 +56,9 @@ class Generated:
     u: Tensor
     y: Tensor
     residual_norm: Tensor
+
+    def __repr__(self) -> str:
+        return f"Generated({len(self.z)} members, {self.z.shape[-1]} parameters each)"
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,25 @@ class Population:
             drawn = self._parts.weighed(flat.reshape(-1, flat.shape[-1]), n_samples, seed)
             bound = self._parts.bound(*drawn)
         return bound.reshape(flat.shape[:-1])
+
+    def infer(self, y: Tensor, n_samples: int = 400, *, seed: int = 0) -> Tensor:
+        """Draws of z of members given their data y (..., n), (n_samples, ..., d).
+
+        The population is their prior: p(z | y) ~ p(y | u(z)) p(z; theta).
+        """
+        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double()
+        batch, flat = flat.shape[:-1], flat.reshape(-1, flat.shape[-1])
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            eta, weights = self._parts.weighed(flat, _PER_DRAW * n_samples, seed)
+            weights = weights + self._parts.prior().log_prob(eta.float()).double()
+        found = [
+            eta[resample(smoothed_weights(weights[:, i]), n_samples, generator), i]
+            for i in range(len(flat))
+        ]
+        xi = self._parts.plain.xi_of(torch.stack(found, dim=1))
+        z = self._model.problem.prior.unstandardise(xi)
+        return z.reshape(n_samples, *batch, z.shape[-1])
 
 
 @dataclass(frozen=True)

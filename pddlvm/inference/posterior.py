@@ -151,7 +151,10 @@ class Posterior:
         return replace(self, diagnostics=replace(self.diagnostics, khat=shapes))
 
     def to_arviz(self, n_samples: int = 1000, *, seed: int = 0) -> Any:
-        """An xarray DataTree for ArviZ: posterior, prior, posterior_predictive, observed_data.
+        """An xarray DataTree for ArviZ.
+
+        Its groups are posterior, prior, their predictive ones, and observed_data. Sensors at points
+        have their places as coordinates.
 
         Args:
             n_samples: draws of each group where the method has no chains.

@@ -23,7 +23,7 @@ from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.proposals import Proposals
 from pddlvm.random import generator_of
 
-__all__ = ["Resampled"]
+__all__ = ["Resampled", "resample"]
 
 _LEAST = 512
 _MOST = 65536
@@ -90,8 +90,12 @@ def _draws(proposals: Proposals, n: int, generator: torch.Generator) -> Tensor:
         # As many as it takes if the rest are worth as much as those so far.
         wanted = math.ceil(n / worth(weights) * len(weights))
         size = min(wanted, most) - len(weights)
-    rows = _systematic(_tempered(weights, _LEAST_WORTH * n), n, generator)
-    return torch.cat(z)[rows]
+    return torch.cat(z)[resample(weights, n, generator)]
+
+
+def resample(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Numbers of n draws by their weights, which are flattened where they are worth little."""
+    return _systematic(_tempered(weights, _LEAST_WORTH * n), n, generator)
 
 
 def _tempered(weights: Tensor, n: float) -> Tensor:

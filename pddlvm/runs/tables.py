@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.files import write_text
 from pddlvm.observation import PointObservation
@@ -25,7 +24,6 @@ from pddlvm.runs.sources import AnyProblem
 __all__ = ["Measurements", "read_measurements", "read_parameters", "write_table"]
 
 _MAX_BYTES = 256 * 2**20
-_AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def read_measurements(path: Path, problem: AnyProblem, noise_std: float | None) 
         InputError: no such table, missing columns, values that are no numbers, sensors outside of
             the domain, no noise or two.
     """
-    names = _coordinates(problem)
+    names = problem.coordinates
     table = _read(path)
     points = table.numbers(names)
     n = problem.evaluation(points[:1].numpy()).shape[0]
@@ -96,10 +94,6 @@ def write_table(path: Path, names: list[str], values: Tensor) -> None:
     writer.writerow(names)
     writer.writerows([f"{v:.17g}" for v in row] for row in values.tolist())
     write_text(text.getvalue(), path)
-
-
-def _coordinates(problem: AnyProblem) -> tuple[str, ...]:
-    return problem.box.names if isinstance(problem, CollocationProblem) else _AXES[: problem.dim]
 
 
 @dataclass(frozen=True)
