@@ -28,10 +28,9 @@ from matplotlib.figure import Figure
 
 import pddlvm
 from pddlvm import plot
-from pddlvm.inference.infer import Method
 from problems import poisson
 
-METHODS: tuple[Method, ...] = ("amortized", "laplace", "exact")
+METHODS: tuple[pddlvm.Method, ...] = ("amortized", "laplace", "exact")
 
 
 def band(x: torch.Tensor, draws: torch.Tensor, ax: Axes, colour: str, label: str) -> None:

@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 import pddlvm
 from problems import bayesian_poisson
 
+SURROGATES: tuple[pddlvm.Method, ...] = ("laplace", "variational", "amortized", "nuts")
+
 
 def blocks(log_theta: torch.Tensor) -> Figure:
     """Mean and standard deviation of ln theta of every block."""
@@ -37,7 +39,7 @@ def blocks(log_theta: torch.Tensor) -> Figure:
 
 
 def main(arguments: list[str] | None = None) -> pddlvm.Posterior:
-    """Train shortly, let the surrogate be judged, then sample the finite element posterior."""
+    """Train shortly, let the surrogates be judged, then sample the finite element posterior."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("real_data"), help="folder for results")
     parser.add_argument("--seconds", type=float, default=30.0, help="training time")
@@ -53,7 +55,11 @@ def main(arguments: list[str] | None = None) -> pddlvm.Posterior:
     model = pddlvm.LatentVariableModel(problem, seed=0)
     pddlvm.train(model, max_seconds=options.seconds, max_steps=options.steps, progress=True)
 
-    surrogate = model.infer(data.y, data.observation, "laplace").check()
+    model.amortize(data.observation, max_seconds=options.seconds)
+    verdicts = {
+        method: model.infer(data.y, data.observation, method).check().diagnostics.verdict
+        for method in SURROGATES
+    }
     exact = model.infer(
         data.y,
         data.observation,
@@ -70,9 +76,10 @@ def main(arguments: list[str] | None = None) -> pddlvm.Posterior:
     assert d.rhat is not None and d.bulk_size is not None  # Chains have both.
     rows = [" ".join(f"{v:6.2f}" for v in row) for row in log_theta.mean(0).reshape(8, 8).flip(0)]
     text = (
-        f"{problem}\n\nlaplace: {surrogate.diagnostics.verdict}\n"
-        f"exact:   {d.verdict}\n"
-        f"         {d.seconds:.0f} s, R-hat <= {float(d.rhat.max()):.3f}, "
+        f"{problem}\n\n"
+        + "".join(f"{method:<12}{verdict}\n" for method, verdict in verdicts.items())
+        + f"{'exact':<12}{d.verdict}\n"
+        f"            {d.seconds:.0f} s, R-hat <= {float(d.rhat.max()):.3f}, "
         f"effective draws >= {float(d.bulk_size.min()):.0f}\n\n"
         "mean of ln theta, as on the plate:\n" + "\n".join(rows) + "\n"
     )

@@ -39,6 +39,7 @@ from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
+from pddlvm.inference.infer import Method
 from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
@@ -113,6 +114,7 @@ __all__ = [
     "LogNormal",
     "Matern",
     "MeshError",
+    "Method",
     "NeuralGaussian",
     "Nodal",
     "Noise",

@@ -88,7 +88,9 @@ def test_inference_from_published_data(tmp_path: Path):
     arguments = ["--steps", "30", "--samples", "160", "--out", str(tmp_path)]
     exact = inverse_real_data.main(arguments)
     assert {p.name for p in tmp_path.iterdir()} >= {"blocks.png", "report.txt"}
-    assert "laplace: reject" in (tmp_path / "report.txt").read_text()
+    # Every surrogate says that it is wrong here.
+    report = (tmp_path / "report.txt").read_text()
+    assert all(f"{method:<12}reject" in report for method in inverse_real_data.SURROGATES)
     # The two bodies of the published posterior: one that conducts less, one that conducts more.
     log_theta = exact.sample((200,), seed=0).log().mean(0).reshape(8, 8)
     assert log_theta[1:3, 1:3].mean() < -1

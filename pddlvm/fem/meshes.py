@@ -52,6 +52,9 @@ def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
 def read_mesh(path: str | Path) -> skfem.Mesh:
     """Read a mesh file of any format known to meshio (.msh, .vtu, .vtk, .xdmf, ...).
 
+    Nothing in a file is executed. A compressed file (.vtu, .xdmf with HDF5) may grow a thousandfold
+    in memory: read those of strangers in a process with a limit, `ulimit -v`.
+
     Args:
         path: the file. Names of its physical groups become boundaries and subdomains.
 
