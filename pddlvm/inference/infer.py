@@ -36,6 +36,7 @@ from pddlvm.observation import Observation
 __all__ = ["Method", "infer"]
 
 Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
+"""A method of `infer`, by its name."""
 LogDensity = Callable[[Tensor], Tensor]
 
 
