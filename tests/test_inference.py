@@ -24,6 +24,7 @@ from pddlvm.inference.target import Target
 from problems import poisson
 
 METHODS = ("laplace", "variational", "nuts", "exact", "amortized")
+SLOW = ("nuts", "exact", "amortized")
 POINTS = [0.2, 0.4, 0.6, 0.9]
 EYE = torch.eye(2, dtype=torch.float64)
 
@@ -93,6 +94,36 @@ def test_shapes(posteriors, linear, method):
     assert len(posterior.diagnostics.verdict) == 2
     assert "p_value: " in str(posterior.diagnostics)
     assert "2 parameters" in repr(posterior)
+
+
+def by_quadrature(problem, obs, y) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and std of two parameters from the density on a fine grid."""
+    axis = torch.linspace(-5, 5, 201, dtype=torch.float64)
+    z = problem.prior.unstandardise(torch.cartesian_prod(axis, axis))
+    log_density = obs.log_prob(y, problem.solve(z)) + problem.prior.log_prob(z)
+    weights = log_density.softmax(0)
+    mean = weights @ z
+    return mean, (weights @ (z - mean).square()).sqrt()
+
+
+@pytest.mark.parametrize(
+    "noise", [pddlvm.StudentT(0.01, 4), pddlvm.UnknownStd(0.01, 0.5, 4)], ids=repr
+)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in METHODS]
+)
+def test_every_method_takes_noise_that_is_not_gaussian(linear, noise, method):
+    obs = pddlvm.PointObservation(linear.problem, POINTS, noise)
+    y = obs.simulate(linear.problem.solve(torch.tensor([1.3, 0.4]).double()), seed=4)
+    mean, std = by_quadrature(linear.problem, obs, y)
+    if method == "amortized":
+        linear.amortize(obs, pddlvm.Full, max_seconds=6)
+    posterior = linear.infer(y, obs, method, n_samples=600, n_chains=8, seed=1)
+    draws = posterior.sample((600,), seed=2)
+    # Gaussians do not have these tails.
+    wide = method in ("laplace", "variational")
+    assert (((draws.mean(0) - mean) / std).abs() < 0.3).all()
+    assert ((draws.std(0) / std - 1).abs() < (0.4 if wide else 0.2)).all()
 
 
 def test_exact_says_of_u_what_the_solver_gives(posteriors, linear):
