@@ -126,13 +126,18 @@ def test_every_method_takes_noise_that_is_not_gaussian(linear, noise, method):
     assert ((draws.std(0) / std - 1).abs() < (0.4 if wide else 0.2)).all()
 
 
-def test_exact_says_of_u_what_the_solver_gives(posteriors, linear):
-    posterior = posteriors["exact"]
-    expected = linear.problem.solve(posterior.sample((5,), seed=2))
+def test_exact_says_of_u_what_the_solver_gives():
+    problem = poisson.make(6, n_terms=2)
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.EnergyModes(2))
+    obs = pddlvm.PointObservation(problem, [[0.3, 0.4], [0.6, 0.7]], 0.05)
+    y = obs.simulate(problem.solve(torch.zeros(2).double()), seed=0)
+    posterior = model.infer(y, obs, "exact", n_samples=40)
+    z = posterior.sample((5,), seed=2)
+    expected = problem.solve(z)
+    # Two modes are far from a solution.
+    assert (model.forward(z, corrections=1).mean - expected).norm() > 0.01 * expected.norm()
     torch.testing.assert_close(posterior.solution(5, seed=2).samples, expected)
-    # Other methods have the error of the map in u, this one none.
-    data = posterior.predictive(posterior.sample((5,), seed=2), seed=3)
-    torch.testing.assert_close(data, posterior.observation.simulate(expected, seed=3))
+    torch.testing.assert_close(posterior.predictive(z, seed=3), obs.simulate(expected, seed=3))
 
 
 @pytest.mark.parametrize("method", ["laplace", "variational", "amortized"])
