@@ -342,6 +342,8 @@ def test_misuse_ends_with_code_2(call: Call, run_folder, sensors, tmp_path: Path
     assert changed.code == 2 and "leave out ['seed']" in changed.err
     other = call("infer", run_folder, "--data", sensors, "--out", "z.txt")
     assert other.code == 2 and ".nc or .csv" in other.err
+    unused = call("infer", run_folder, "--data", sensors, "--density", "density.pt")
+    assert unused.code == 2 and "not for laplace" in unused.err
 
 
 def test_draws_are_printed_one_below_the_other(run_folder, call: Call):

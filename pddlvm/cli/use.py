@@ -6,10 +6,22 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pddlvm.cli.common import AsJson, OwnProblem, RunFolder, Seed, answer, check_suffix, parameters
+from pddlvm.cli.common import (
+    AsJson,
+    MisuseError,
+    OwnProblem,
+    RunFolder,
+    Seed,
+    answer,
+    check_suffix,
+    parameters,
+)
 from pddlvm.export import Format, export_maps
 from pddlvm.files import make_folder
 from pddlvm.inference.infer import Method
+from pddlvm.inference.posterior import Posterior
+from pddlvm.latent import LatentVariableModel
+from pddlvm.observation import Observation
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
 
@@ -104,15 +116,13 @@ def infer_command(
     pddlvm infer runs/poisson --data sensors.csv --method amortized --density sensors.pt
     """
     check_suffix(out, (".nc", ".csv"))
+    if density is not None and method != "amortized":
+        raise MisuseError(f"--density is for --method amortized, not for {method}")
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     measured = read_measurements(data, model.problem, noise_std)
-    if method == "amortized" and density is not None and density.exists():
-        model.load_amortized(density, measured.observation)
-    elif method == "amortized":
-        trained = model.amortize(measured.observation, max_seconds=max_time, seed=seed)
-        if density is not None:
-            trained.save(density)
+    if method == "amortized":
+        _amortize(model, measured.observation, density, max_time, seed)
     posterior = model.infer(
         measured.y,
         measured.observation,
@@ -128,21 +138,12 @@ def infer_command(
         write_table(out, list(names), posterior.sample((samples,), seed=seed))
     elif out is not None:
         posterior.to_netcdf(out, n_samples=samples, seed=seed)
-    quantiles = posterior.quantiles([0.05, 0.5, 0.95], seed=seed)
     d = posterior.diagnostics
-    moments = {"mean": posterior.mean, "std": posterior.std, "quantiles_05_50_95": quantiles.T}
-    if as_json:
-        found: dict[str, Any] = {
-            k: dict(zip(names, v.tolist(), strict=True)) for k, v in moments.items()
-        }
-    else:
-        table = torch.column_stack([*moments.values()]).tolist()
-        found = {"": ["mean", "std", "5 %", "50 %", "95 %"], **dict(zip(names, table, strict=True))}
     answer(
         {
             "method": method,
             "verdict": d.verdict,
-            **found,
+            **_marginals(posterior, names, seed, as_json),
             "p_value": float(d.p_value),
             **({} if d.khat is None else {"khat": float(d.khat)}),
             **({} if d.rhat is None else {"rhat": float(d.rhat.max())}),
@@ -151,6 +152,30 @@ def infer_command(
         },
         as_json,
     )
+
+
+def _amortize(
+    model: LatentVariableModel, observation: Observation, file: Path | None, limit: float, seed: int
+) -> None:
+    """The density of these sensors: from its file, or trained, and then kept there."""
+    if file is not None and file.exists():
+        model.load_amortized(file, observation)
+        return
+    trained = model.amortize(observation, max_seconds=limit, seed=seed)
+    if file is not None:
+        trained.save(file)
+
+
+def _marginals(
+    posterior: Posterior, names: tuple[str, ...], seed: int, as_json: bool
+) -> dict[str, Any]:
+    """For programs a dictionary of each moment, for people a row of each parameter."""
+    quantiles = posterior.quantiles([0.05, 0.5, 0.95], seed=seed)
+    if as_json:
+        moments = {"mean": posterior.mean, "std": posterior.std, "quantiles_05_50_95": quantiles.T}
+        return {k: dict(zip(names, v.tolist(), strict=True)) for k, v in moments.items()}
+    table = torch.column_stack([posterior.mean, posterior.std, quantiles.T]).tolist()
+    return {"": ["mean", "std", "5 %", "50 %", "95 %"], **dict(zip(names, table, strict=True))}
 
 
 def export_command(
