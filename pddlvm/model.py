@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pddlvm.basis import Basis
 from pddlvm.covariances import Covariance, Scales, default_covariance
 from pddlvm.elbo import AntitheticELBO
-from pddlvm.errors import InputError
+from pddlvm.errors import ConvergenceError, InputError
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -153,6 +153,7 @@ class GalerkinModel(LatentVariableModel):
 
         Raises:
             InputError, SupportError: z is not a parameter vector of the prior.
+            ConvergenceError: a correction is not finite, far from where the map was trained.
         """
         z = self.problem.prior.check(z)
         if corrections < 0:
@@ -164,6 +165,13 @@ class GalerkinModel(LatentVariableModel):
             c, log_variance = self.forward_map(flat)
             if corrections:
                 c = correct(self.exact, self.reduced, c, z.reshape(flat.shape), corrections)
+                failed = (~torch.isfinite(c).all(-1)).nonzero()[:, 0].tolist()
+                if failed:
+                    raise ConvergenceError(
+                        f"the corrections of {len(failed)} of {len(c)} z are not finite, the first "
+                        f"is number {failed[0]}: it is far from where the map was trained; try "
+                        "problem.solve(z)"
+                    )
             flat_z = work.reshape(flat.shape)
             b = self.reduced.representation.boundary_coordinates(flat_z)
             augmented = self.reduced.representation.augment(c.to(flat), b)

@@ -48,6 +48,8 @@ def correct(
 ) -> Tensor:
     """Newton steps on coefficients c (batch, n_modes), within the reduced basis.
 
+    Far from the prior a stiffness may be singular, or overflow: the result is not finite then.
+
     The residual decides the accuracy: it is the full one in float64, of `exact`. The stiffness may
     be rounded, of `reduced`.
     """
@@ -58,7 +60,7 @@ def correct(
     for _ in range(n_steps):
         r = operators.residual(representation.expand(fine, z64), z64) @ vectors
         k = reduced.stiffness(fine.to(c), z.to(c)).double().cpu()
-        fine = fine - torch.linalg.solve(k, r[..., None])[..., 0]
+        fine = fine - torch.linalg.solve_ex(k, r[..., None]).result[..., 0]
     return fine.to(c.device)
 
 

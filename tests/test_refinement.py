@@ -111,3 +111,12 @@ def test_strong_advection_is_refined_too():
     # Each step takes the nearest reference operator and the reduced model: far fewer steps than
     # the 121 unknowns.
     assert found.iterations.max() < 60
+
+
+def test_a_correction_far_from_the_prior_says_so():
+    model = pddlvm.LatentVariableModel(poisson.make(6, n_terms=2), basis=pddlvm.EnergyModes(4))
+    z = torch.tensor([[0.0, 0.0], [2e4, 0.0]], dtype=torch.float64)
+    with pytest.raises(
+        pddlvm.ConvergenceError, match="1 of 2 z are not finite, the first is number 1"
+    ):
+        model.forward(z, corrections=1)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["load_amortized", "save_amortized"]
 
 _FAMILIES: dict[str, type[Family]] = {"Diagonal": Diagonal, "Full": Full, "Flow": Flow}
-_N_PROBES, _SEED = 4, 20224
+_N_PROBES, _N_DRAWS, _SEED = 4, 64, 20224
+_FAR = 50.0
+"""Standard deviations of the prior, which no sound density reaches."""
 _CLOSE = 1e-2
 """In standard deviations of the noise: predictions in float32 differ between machines."""
 
@@ -67,10 +69,7 @@ def load_amortized(
         context = Context(surrogate, compression, estimate)
         seconds, n_steps = float(content["seconds"]), int(content["n_steps"])
         found = Amortized(family, context, content["range"], seconds, n_steps)
-        # Tensors of wrong shapes show here.
-        posterior = found.resampled(content["predicted"])
-        if not (torch.isfinite(posterior.mean) & torch.isfinite(posterior.std)).all():
-            raise ValueError("values that are not finite")
+        _try(found, content["predicted"])
         return found
     except RunFileError:
         raise
@@ -79,6 +78,15 @@ def load_amortized(
         raise RunFileError(
             f"{str(path)!r} is no amortised posterior, or damaged ({type(error).__name__}: {error})"
         ) from error
+
+
+def _try(amortized: Amortized, data: Tensor) -> None:
+    """Tensors of wrong shapes and values show here: posteriors of usual data are near the prior."""
+    posterior = amortized.resampled(data)
+    z = torch.cat([posterior.mean, posterior.std, *posterior.propose((_N_DRAWS,), seed=_SEED)])
+    xi = amortized.prior.standardise(z[2 * len(data) :])
+    if not torch.isfinite(z).all() or (xi.abs() > _FAR).any():
+        raise ValueError("a density that is not near the prior")
 
 
 def _signature(surrogate: Surrogate) -> dict[str, Tensor]:
