@@ -30,7 +30,7 @@ SURROGATES: tuple[pddlvm.Method, ...] = ("laplace", "variational", "amortized", 
 def blocks(log_theta: torch.Tensor) -> Figure:
     """Mean and standard deviation of ln theta of every block."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    parts = (("mean", log_theta.mean(0)), ("standard deviation", log_theta.std(0)))
+    parts = (("mean", log_theta.mean(0).numpy()), ("standard deviation", log_theta.std(0).numpy()))
     for ax, (name, values) in zip(axes, parts, strict=True):
         image = ax.imshow(values.reshape(8, 8), origin="lower", extent=(0, 1, 0, 1), cmap="viridis")
         ax.set(xlabel="x", ylabel="y", title=f"ln theta: {name}")

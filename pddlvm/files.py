@@ -52,9 +52,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
+        advice = "choose another folder" if path.parent.is_dir() else "create the folder"
         raise RunFileError(
-            f"cannot write to {str(path.parent)!r} ({error.strerror}); create the folder or choose "
-            "another one"
+            f"cannot write to {str(path.parent)!r} ({error.strerror}); {advice}"
         ) from error
     try:
         # mkstemp makes files private; give this one the permissions of any other new file.

@@ -175,9 +175,10 @@ class StudentT(Noise):
         return StudentT(std, int(seen.sum()), self.df)
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        # As unlikely as a standard normal value of this size.
+        # As unlikely as a standard normal value of this size; outliers are what this noise is for.
         tail = scipy.stats.t.sf(misfit.nan_to_num().abs().numpy() / self.std, self.df)
-        return torch.from_numpy(scipy.stats.norm.isf(tail)).square().sum(-1)
+        score = torch.from_numpy(scipy.stats.norm.isf(tail))
+        return score.clamp(max=_OUTLIER).square().sum(-1)
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)
@@ -269,4 +270,6 @@ class UnknownStd(Noise):
         return (math.log(self.scale) + self.spread * t).to(like), log_weight.to(like)
 
 
+_OUTLIER = 3.0
+"""Standard deviations that an outlier counts in the size of misfits at most."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

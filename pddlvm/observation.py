@@ -10,6 +10,7 @@ Flux and strain sensors, averages over patches and masks are linear: `gradient_m
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,18 @@ class Observation(ABC):
     @abstractmethod
     def apply(self, u: Tensor) -> Tensor:
         """h(u), (..., n_dofs) -> (..., n); differentiable, dtype and device of u."""
+
+    def of(self, problem: ParametricProblem) -> "Observation":
+        """The same sensors, for a problem that differs by its parameter fields at most.
+
+        A loaded model has the fields that were saved: its z means something else than that of the
+        problem made anew, where eigenvectors of equal eigenvalues were computed differently.
+        """
+        if problem is self.problem:
+            return self
+        other = copy(self)
+        other.problem = problem
+        return other
 
     def simulate(self, u: Tensor, *, seed: int | None = None) -> Tensor:
         """Noisy data of solutions, (..., n_dofs) -> (..., n)."""

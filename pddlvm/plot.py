@@ -1,6 +1,7 @@
 """Figures with matplotlib: axes in, axes out.
 
-What has several panels takes a figure, or a part of one, `figure.subfigures(1, 2)[0]`.
+What has several panels takes a figure, or a part of one,
+`figure.subfigures(1, 2, squeeze=False)[0, 0]`.
 
 Colour maps are perceptually uniform and readable for the colour-blind.
 """
@@ -378,7 +379,7 @@ def _axes(problem: Problem, figure: AnyFigure | None) -> list[Axes]:
     size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
     solid = len(size) == 3
     height = 4.2 if solid else float(np.clip(4.6 * size[1] / size[0], 2.4, 4.2))
-    figure = figure or new_figure(10.4, 2 * height)
+    figure = figure or new_figure(11.4, 2 * height)
     options = {"projection": "3d"} if solid else {}
     return list(figure.subplots(2, 2, subplot_kw=options).ravel())
 

@@ -51,3 +51,16 @@ def test_it_needs_finite_elements():
     obs = pddlvm.PointObservation(problem, [[1.0, 0.5]], 0.1)
     with pytest.raises(pddlvm.ProblemError, match="finite element"):
         FiniteElementPosterior(obs, torch.zeros(1))
+
+
+def test_uniform_priors_have_no_slope():
+    problem = poisson.make_missing_middle(20)
+    density = posterior(problem)
+    xi = problem.prior.standardise(problem.prior.sample((2,), seed=0))
+    value, gradient = density.log_prob_and_gradient(xi)
+    h = 1e-5
+    step = torch.zeros_like(xi)
+    step[:, 0] = h
+    difference = (density.log_prob(xi + step) - density.log_prob(xi - step)) / (2 * h)
+    torch.testing.assert_close(value, density.log_prob(xi))
+    torch.testing.assert_close(gradient[:, 0], difference, rtol=1e-4, atol=1e-4)

@@ -175,6 +175,10 @@ def test_a_density_is_kept_for_the_next_data(run_folder, call: Call, tmp_path: P
     second = call(*options, "--method", "amortized", "--density", density)
     assert second.json["mean"] == first.json["mean"]
     assert density.stat().st_mtime_ns == written
+    table.write_text("x,value\n-0.5,0.2\n0.0,\n")
+    missing = call(*options, "--method", "amortized", "--density", tmp_path / "other.pt")
+    # Before a minute of training.
+    assert missing.code == 1 and "NaN" in missing.err and not (tmp_path / "other.pt").exists()
 
 
 def test_validate_compares_with_the_reference_solver(run_folder, call: Call):
@@ -255,6 +259,7 @@ def test_a_run_that_was_killed_before_its_first_step_goes_on(call: Call, tmp_pat
         (["train", "nowhere.py:make", "--max-steps", "3"], "no file"),
         (["train", "--max-steps", "3"], "needs a problem"),
         (["train", "--resume"], "not a run folder"),
+        (["train", "poisson-1d", "--max-time", "-5"], "max_seconds must be positive"),
     ],
 )
 def test_bad_trainings_are_refused(arguments, message, call: Call, tmp_path: Path):
@@ -303,6 +308,7 @@ def test_metrics_on_a_full_disk_say_so(tmp_path: Path):
         ("x,value\n0.1,abc\n", "no number"),
         ("x,value\n3.0,0.1\n", "outside"),
         ("y,value\n0.1,0.1\n", "no column x"),
+        ("x,temperature\n0.1,0.1\n", "no column value"),
         ("x,value,colour\n0.1,0.1,2\n", "colour"),
         ("x,value\n0.1\n", "row 1"),
         ("x,value\n", "at least one row"),
@@ -342,6 +348,8 @@ def test_misuse_ends_with_code_2(call: Call, run_folder, sensors, tmp_path: Path
     assert changed.code == 2 and "leave out ['seed']" in changed.err
     other = call("infer", run_folder, "--data", sensors, "--out", "z.txt")
     assert other.code == 2 and ".nc or .csv" in other.err
+    nowhere = call("infer", run_folder, "--data", sensors, "--out", tmp_path / "no" / "z.nc")
+    assert nowhere.code == 1 and "create it first" in nowhere.err
     unused = call("infer", run_folder, "--data", sensors, "--density", "density.pt")
     assert unused.code == 2 and "not for laplace" in unused.err
 

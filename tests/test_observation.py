@@ -278,11 +278,17 @@ def test_the_size_of_noise_is_a_chi_square(noise, n_seen, generator):
 
 
 @pytest.mark.parametrize(
-    "noise", [Gaussian(0.1, 2), StudentT(0.1, 2), UnknownStd(0.1, 0.5, 2)], ids=repr
+    "noise", [Gaussian(0.1, 3), StudentT(0.1, 3), UnknownStd(0.1, 0.5, 3)], ids=repr
 )
 def test_noise_of_any_kind_can_be_contradicted(noise):
-    far = torch.full((2,), 1e6, dtype=torch.float64)
-    assert stats.chi2.sf(float(noise.square(far)), 2) < 1e-9
+    far = torch.full((3,), 1e6, dtype=torch.float64)
+    assert stats.chi2.sf(float(noise.square(far)), 3) < 1e-4
+
+
+def test_an_outlier_is_what_heavy_tails_are_for():
+    misfit = torch.tensor([0.1, -0.1, 0.05, 30.0], dtype=torch.float64)
+    assert stats.chi2.sf(float(StudentT(0.1, 4).square(misfit)), 4) > 0.01
+    assert stats.chi2.sf(float(Gaussian(0.1, 4).square(misfit)), 4) < 1e-9
 
 
 def test_the_draws_of_a_full_covariance_are_correlated(generator):

@@ -260,3 +260,20 @@ def test_a_folder_is_no_place_for_a_file(model, tmp_path):
     with pytest.raises(pddlvm.RunFileError):
         model.save(tmp_path / "run.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_loaded_model_infers_with_sensors_of_the_problem_made_anew(tmp_path: Path):
+    """z is that of the model: also under the finite element likelihood."""
+    problem = poisson.make(6, n_terms=4)
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.EnergyModes(12))
+    pddlvm.train(model, max_steps=50, device="cpu")
+    state = problem.random_fields["kappa"].state
+    # The eigenvalues of modes 1 and 2 are equal: either order is right.
+    other = problem.with_states({"kappa": {**state, "modes": state["modes"][:, [0, 2, 1, 3]]}})
+    points = [[0.2, 0.3], [0.6, 0.7], [0.8, 0.3], [0.4, 0.9], [0.5, 0.5]]
+    here, there = (pddlvm.PointObservation(p, points, 0.01) for p in (problem, other))
+    y = here.simulate(problem.solve(problem.prior.sample(seed=3)), seed=4)
+    for method in ("laplace", "exact"):
+        expected, found = (model.infer(y, o, method, n_samples=40).check() for o in (here, there))
+        torch.testing.assert_close(found.mean, expected.mean)
+        torch.testing.assert_close(found.diagnostics.khat, expected.diagnostics.khat)

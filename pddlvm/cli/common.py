@@ -19,7 +19,7 @@ __all__ = [
     "RunFolder",
     "Seed",
     "answer",
-    "check_suffix",
+    "check_file",
     "parameters",
     "problem_names",
 ]
@@ -85,14 +85,19 @@ def parameters(
     return torch.tensor([values], dtype=torch.float64)
 
 
-def check_suffix(out: Path | None, suffixes: tuple[str, ...]) -> None:
+def check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
     """Before anything is computed that could not be written.
 
     Raises:
         MisuseError: the file has another suffix.
+        InputError: its folder does not exist.
     """
-    if out is not None and out.suffix not in suffixes:
-        raise MisuseError(f"--out must end in {' or '.join(suffixes)}, got {str(out)!r}")
+    if out is None:
+        return
+    if out.suffix not in suffixes:
+        raise MisuseError(f"the file must end in {' or '.join(suffixes)}, got {str(out)!r}")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {str(out.parent)!r} does not exist; create it first")
 
 
 def _plain(value: Any) -> Any:

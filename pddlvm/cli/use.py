@@ -13,7 +13,7 @@ from pddlvm.cli.common import (
     RunFolder,
     Seed,
     answer,
-    check_suffix,
+    check_file,
     parameters,
 )
 from pddlvm.export import Format, export_maps
@@ -26,6 +26,8 @@ from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
 
 __all__ = ["export_command", "forward_command", "infer_command"]
+
+_N_DRAWS = 4000
 
 
 def forward_command(
@@ -53,7 +55,7 @@ def forward_command(
 
     pddlvm forward runs/poisson --table parameters.csv --out u.csv --json
     """
-    check_suffix(out, (".vtu", ".pvd", ".csv"))
+    check_file(out, (".vtu", ".pvd", ".csv"))
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     found = parameters(model.problem, z, table, draws, seed)
@@ -115,12 +117,14 @@ def infer_command(
 
     pddlvm infer runs/poisson --data sensors.csv --method amortized --density sensors.pt
     """
-    check_suffix(out, (".nc", ".csv"))
+    check_file(out, (".nc", ".csv"))
+    check_file(density, (".pt",))
     if density is not None and method != "amortized":
         raise MisuseError(f"--density is for --method amortized, not for {method}")
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     measured = read_measurements(data, model.problem, noise_std)
+    measured.observation.check(measured.y, allow_missing=method != "amortized")
     if method == "amortized":
         _amortize(model, measured.observation, density, max_time, seed)
     posterior = model.infer(
@@ -169,12 +173,16 @@ def _amortize(
 def _marginals(
     posterior: Posterior, names: tuple[str, ...], seed: int, as_json: bool
 ) -> dict[str, Any]:
-    """For programs a dictionary of each moment, for people a row of each parameter."""
-    quantiles = posterior.quantiles([0.05, 0.5, 0.95], seed=seed)
+    """For programs a dictionary of each moment, for people a row of each parameter.
+
+    All of the same draws: the mean and std that `amortized` has by itself are rougher.
+    """
+    z = posterior.sample((_N_DRAWS,), seed=seed)
+    quantiles = z.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=z.dtype), dim=0)
     if as_json:
-        moments = {"mean": posterior.mean, "std": posterior.std, "quantiles_05_50_95": quantiles.T}
+        moments = {"mean": z.mean(0), "std": z.std(0), "quantiles_05_50_95": quantiles.T}
         return {k: dict(zip(names, v.tolist(), strict=True)) for k, v in moments.items()}
-    table = torch.column_stack([posterior.mean, posterior.std, quantiles.T]).tolist()
+    table = torch.column_stack([z.mean(0), z.std(0), quantiles.T]).tolist()
     return {"": ["mean", "std", "5 %", "50 %", "95 %"], **dict(zip(names, table, strict=True))}
 
 

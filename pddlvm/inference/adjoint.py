@@ -79,8 +79,10 @@ class FiniteElementPosterior:
             lagrangian = affine.lagrangian(u, z, slope, adjoint)
             (gradient,) = torch.autograd.grad(lagrangian, moved, retain_graph=True)
         prior = self.problem.prior.standard_log_prob(moved)
-        (of_prior,) = torch.autograd.grad(prior.sum(), moved)
-        return likelihood.detach() + prior.detach(), gradient + of_prior
+        # Uniform densities have no slope.
+        if prior.requires_grad:
+            gradient = gradient + torch.autograd.grad(prior.sum(), moved)[0]
+        return likelihood.detach() + prior.detach(), gradient
 
     def _refined(
         self, u: Tensor, z: Tensor, moved: Tensor, slope: Tensor, factors: Sequence[Any]

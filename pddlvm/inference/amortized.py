@@ -153,7 +153,7 @@ class Amortized:
         with torch.no_grad():
             context = self.context(y)
             whole = self.family.density(context, prior)
-        is_foreign = (context.abs() > _MARGIN * self.range).any(-1)
+        is_foreign = self._is_foreign(context)
 
         @cache
         def found() -> Laplace:
@@ -170,6 +170,13 @@ class Amortized:
             return Proposals(surrogate, y[i], network, bool(is_foreign[i]), partial(gaussian, i))
 
         return Resampled(whole, [proposals(i) for i in range(len(y))])
+
+    def is_foreign(self, y: Tensor) -> Tensor:
+        """Which data (batch, n) are unlike those of the training, (batch,)."""
+        return self._is_foreign(self.context(y))
+
+    def _is_foreign(self, context: Tensor) -> Tensor:
+        return (context.abs() > _MARGIN * self.range).any(-1)
 
     def save(self, path: str | Path) -> None:
         """Write it to a file for `LatentVariableModel.load_amortized`; replaced in one step.

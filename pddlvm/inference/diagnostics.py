@@ -17,6 +17,7 @@ _SURPRISING = 1e-3
 _RHAT = 1.01
 _MANY = 20
 _ENOUGH_DRAWS = 400
+_MARGIN = 1.3
 _GOOD_KHAT, _BAD_KHAT = 0.5, 0.7
 
 
@@ -34,6 +35,7 @@ class Diagnostics:
         rhat: of each parameter, (..., d); 1 where the chains agree.
         bulk_size: effective number of draws for the mean, (..., d).
         tail_size: effective number of draws for 90 % intervals, (..., d).
+        n_draws: of all chains together, of each data set; 0 where there are no chains.
         is_exact: are the draws those of the finite element posterior itself?
     """
 
@@ -45,6 +47,7 @@ class Diagnostics:
     rhat: Tensor | None = None
     bulk_size: Tensor | None = None
     tail_size: Tensor | None = None
+    n_draws: int = 0
     is_exact: bool = False
 
     def __str__(self) -> str:
@@ -109,16 +112,18 @@ class Diagnostics:
             )
         if self.khat is not None and not self.is_exact and shape > _GOOD_KHAT:
             return (
-                f"refine: k-hat = {shape:.2f}, the tails differ from those of the finite element "
-                "posterior; use method='exact' or train longer"
+                f"refine: k-hat = {shape:.2f}, shape or tails differ from those of the finite "
+                "element posterior; try 'nuts', then 'exact'"
             )
         if self.rhat is not None and self.bulk_size is not None:
             worst = float(self.rhat.reshape(-1, self.rhat.shape[-1])[i].max())
             size = float(self.bulk_size.reshape(-1, self.rhat.shape[-1])[i].min())
             if worst > _RHAT or size < _ENOUGH_DRAWS:
+                factor = max(_ENOUGH_DRAWS / size, (worst - 1) / (_RHAT - 1))
+                wanted = f"{_MARGIN * factor * self.n_draws:.1g}"
                 return (
                     f"refine: R-hat = {worst:.3f} and {size:.0f} effective draws of the worst "
-                    "parameter; raise n_samples"
+                    f"parameter; raise n_samples, to about {float(wanted):,.0f}"
                 )
             if p_value < _SURPRISING:
                 return (

@@ -14,7 +14,7 @@ __all__ = ["bulk_size", "khat", "rhat", "smoothed_weights", "tail_size", "worth"
 
 _LEAST_SIZE = 2.0
 _LEAST_LOG = 700.0
-_SAME_LOG = 1e-6
+_SAME = 0.99
 
 
 def rhat(draws: Tensor) -> Tensor:
@@ -35,7 +35,8 @@ def tail_size(draws: Tensor) -> Tensor:
 def khat(log_ratios: Tensor) -> float:
     """Shape of the tail of importance ratios (n,), by Pareto smoothing (Vehtari et al., 2024).
 
-    Below 0.7 the proposal is close enough to the target to be corrected by weights.
+    Below 0.7 the proposal is close enough to the target to be corrected by weights. Where these
+    hardly differ (99 of 100 draws are left) it is 0: their shape then says nothing.
     """
     return _smoothed(log_ratios)[1]
 
@@ -60,8 +61,8 @@ def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     # A draw without a density counts as next to nothing.
     finite = ratios.clamp(min=best - _LEAST_LOG)
     plain = finite.softmax(0)
-    # All ratios are the same, but for round-off: there is no tail.
-    if best - float(finite.min()) < _SAME_LOG:
+    # Ratios that hardly differ: whatever their tail is, it does not matter.
+    if worth(plain) > _SAME * len(plain):
         return plain, 0.0
     # One draw outweighs all others: there is no tail to fit.
     if not worth(plain) > _LEAST_SIZE:

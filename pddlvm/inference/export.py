@@ -61,7 +61,7 @@ def _places(observation: Observation) -> dict[str, Any]:
     if not isinstance(observation, PointObservation) or len(observation.points) != observation.n:
         return {}
     columns = zip(observation.problem.coordinates, observation.points.T, strict=True)
-    return {name: ("sensor", column) for name, column in columns}
+    return {f"sensor_{name}": ("sensor", column) for name, column in columns}
 
 
 def _parts(parts: dict[str, Tensor]) -> dict[str, Any]:

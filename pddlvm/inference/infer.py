@@ -70,7 +70,12 @@ class Query:
     @cached_property
     def finite_elements(self) -> Laplace:
         """The same under the finite element model itself."""
-        return laplace(FiniteElements(self.observation), self.y)
+        return laplace(FiniteElements(self.sensors), self.y)
+
+    @cached_property
+    def sensors(self) -> Observation:
+        """Those of the observation, for z as the model has it."""
+        return self.observation.of(self.model.problem)
 
     @property
     def generator(self) -> torch.Generator:
@@ -158,7 +163,7 @@ def _exact(query: Query) -> Found:
     found = []
     for i, y in enumerate(query.y):
         surrogate = query.target(i) if query.laplace.converged[i] else None
-        posterior = FiniteElementPosterior(query.observation, y)
+        posterior = FiniteElementPosterior(query.sensors, y)
         start = partial(_of_finite_elements, query, i)
         found.append(exact(posterior, surrogate, start, query.n_chains, n_draws, query.generator))
     xi = torch.stack([one.xi for one in found], dim=2)
@@ -218,11 +223,12 @@ def infer(
         batch=batch,
         search=found.search or (lambda: query.laplace),
         seconds=time.perf_counter() - start,
+        n_draws=0 if found.xi is None else found.xi.shape[0] * found.xi.shape[1],
         is_exact=found.log_density is None,
         **evidence,
     )
     return Posterior(
-        method, diagnostics, observation, data, model, found.density, found.log_density, found.xi
+        method, diagnostics, query.sensors, data, model, found.density, found.log_density, found.xi
     )
 
 

@@ -87,7 +87,8 @@ def marginals(
         if truth is not None:
             ax.axvline(float(truth[i]), color="black", linestyle="--", linewidth=1)
         ax.set(xlabel=problem.parameter_names[i], yticks=[], xlim=limits)
-    axes.flat[0].legend(fontsize="small")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
     return whole(figure)
 
 

@@ -11,6 +11,7 @@ does not change, its draws and their likelihoods are computed once.
 
 import math
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,10 +98,18 @@ class Population:
     def infer(self, y: Tensor, n_samples: int = 400, *, seed: int = 0) -> Tensor:
         """Draws of z of members given their data y (..., n), (n_samples, ..., d).
 
-        The population is their prior: p(z | y) ~ p(y | u(z)) p(z; theta).
+        The population is their prior: p(z | y) ~ p(y | u(z)) p(z; theta). Data that no training saw
+        are warned about: `model.infer` has a verdict on them.
         """
         flat = self._parts.surrogate.observation.check(y, allow_missing=False).double()
         batch, flat = flat.shape[:-1], flat.reshape(-1, flat.shape[-1])
+        foreign = self._parts.encoder.is_foreign(flat).nonzero()[:, 0].tolist()
+        if foreign:
+            warnings.warn(
+                f"{len(foreign)} of {len(flat)} data sets are unlike those of the training, the "
+                f"first is number {foreign[0]}; see the verdict of model.infer on them",
+                stacklevel=2,
+            )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             eta, weights = self._parts.weighed(flat, _PER_DRAW * n_samples, seed)

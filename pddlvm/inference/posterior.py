@@ -154,7 +154,7 @@ class Posterior:
         """An xarray DataTree for ArviZ.
 
         Its groups are posterior, prior, their predictive ones, and observed_data. Sensors at points
-        have their places as coordinates.
+        have their places as coordinates, `sensor_x` and so on.
 
         Args:
             n_samples: draws of each group where the method has no chains.

@@ -60,7 +60,7 @@ def load_amortized(
         if not _agrees(content, _signature(surrogate)):
             raise RunFileError(
                 f"{str(path)!r} was trained for another model, other sensors or other noise; train "
-                "a density for these with model.amortize(observation)"
+                "a density for these (model.amortize, or another file on the command line)"
             )
         n, d = observation.n, surrogate.prior.size
         family = _restored(_FAMILIES[content["family"]](d + 2 * n, d), content["density"])

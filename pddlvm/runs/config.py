@@ -52,7 +52,7 @@ class RunConfig:
         """From names and values.
 
         Raises:
-            InputError: an unknown name, a missing problem, a value of the wrong type.
+            InputError: an unknown name, a missing problem, a value of the wrong type or sign.
         """
         names = [f.name for f in fields(cls)]
         unknown = sorted(set(values) - set(names))
@@ -70,7 +70,12 @@ class RunConfig:
             if isinstance(value, bool) or not isinstance(value, (*wanted, *numbers)):
                 kinds = " or ".join(w.__name__ for w in wanted if w is not type(None))
                 raise InputError(f"{name} must be of type {kinds}, got {value!r}")
-        return cls(**values)
+        found = cls(**values)
+        for name in ("max_seconds", "max_steps", "batch_size", "n_validation"):
+            value = getattr(found, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be positive, got {value}")
+        return found
 
     @classmethod
     def read(cls, path: Path) -> "RunConfig":

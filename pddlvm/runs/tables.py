@@ -70,13 +70,13 @@ def read_measurements(path: Path, problem: AnyProblem, noise_std: float | None) 
     points = table.numbers(names)
     n = problem.evaluation(points[:1].numpy()).shape[0]
     values = ("value",) if n == 1 else tuple(f"value_{i}" for i in range(n))
+    data = table.numbers(values, may_miss=True).flatten()
     unknown = sorted(set(table.header) - {*names, *values, "std"})
     if unknown:
         raise InputError(
             f"{str(path)!r} has the columns {unknown}; known are {', '.join([*names, *values])} "
             "and std"
         )
-    data = table.numbers(values, may_miss=True).flatten()
     if ("std" in table.header) == (noise_std is not None):
         raise InputError(
             "the noise must be given once: by a column std of the table, or by --noise-std"
