@@ -475,7 +475,7 @@ def test_figures_of_the_inference(posteriors, linear, sensors, data):
     del one["nuts"]
     figure = plot.marginals(one, truth=torch.tensor([1.0, -0.5]))
     assert [ax.get_xlabel() for ax in figure.axes] == ["a", "b"]
-    labels = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"prior", "laplace"}
     report = pddlvm.validate_inference(linear, sensors, n_data=40)
     ranks, coverage = plot.inference_figure(report).axes
