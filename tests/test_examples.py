@@ -50,6 +50,7 @@ def test_nonlinear_poisson(tmp_path: Path):
     assert report.relative_l2_corrected < 0.01
 
 
+@pytest.mark.slow
 def test_shell(tmp_path: Path):
     mesh = fem.hare(1)
     meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)]).write(tmp_path / "hare.obj")
@@ -124,6 +125,7 @@ def test_code_on_shells_in_the_readme_runs():
     assert variables["u"].shape[1] == 6
 
 
+@pytest.mark.slow
 def test_code_without_a_mesh_in_the_readme_runs():
     block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[4]
     variables: dict = {}
