@@ -15,9 +15,17 @@ from typing import Any, BinaryIO
 
 import torch
 
-from pddlvm.errors import RunFileError
+from pddlvm.errors import InputError, RunFileError
 
-__all__ = ["make_folder", "read_content", "replacing", "write_content", "write_text"]
+__all__ = [
+    "check_folder_of",
+    "decoding",
+    "make_folder",
+    "read_content",
+    "replacing",
+    "write_content",
+    "write_text",
+]
 
 _FORMAT = "pddlvm-model-2"
 
@@ -75,6 +83,34 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise RunFileError(
             f"{str(path)!r} was not written ({reason}); is the disk full?"
         ) from error
+
+
+@contextmanager
+def decoding(message: str) -> Iterator[None]:
+    """Whatever content may be that is not what was saved: inside, any failure is a RunFileError.
+
+    Args:
+        message: what is said before the reason.
+
+    Raises:
+        RunFileError: something failed; one of these passes as it is.
+    """
+    try:
+        yield
+    except RunFileError:
+        raise
+    except Exception as error:
+        raise RunFileError(f"{message} ({type(error).__name__}: {error})") from error
+
+
+def check_folder_of(path: Path) -> None:
+    """Before anything is computed that could not be written to a file.
+
+    Raises:
+        InputError: the folder of the file does not exist.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist; create it first")
 
 
 def make_folder(path: Path) -> None:

@@ -345,7 +345,7 @@ class LatentVariableModel(nn.Module):
         """Take up what `training_state` gave."""
 
     def to_vtu(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
-        """Write mean, std, draws and parameter fields for one z to a VTU file."""
+        """Write mean, std, draws and parameter fields to a file; see `pddlvm.output.write_vtu`."""
         from pddlvm.output import write_vtu
 
         write_vtu(self, path, z, n_samples=n_samples, seed=seed)

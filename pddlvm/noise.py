@@ -108,8 +108,8 @@ class Gaussian(Noise):
         return Gaussian((self._matrix + error)[seen][:, seen], int(seen.sum()))
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        r = misfit.nan_to_num()
-        return torch.einsum("...i,...ij,...j->...", r, self.precision(misfit), r)
+        none = torch.where(torch.isnan(misfit), misfit, 0.0)
+        return 2 * (self.log_prob(none) - self.log_prob(misfit))
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = (~torch.isnan(misfit)).to(misfit)

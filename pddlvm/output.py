@@ -16,7 +16,7 @@ from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.files import make_folder, replacing, write_text
+from pddlvm.files import check_folder_of, make_folder, replacing, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
@@ -112,8 +112,7 @@ def _checked(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     if path.suffix != suffix:
         raise InputError(f"path must end in {suffix}, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {str(path.parent)!r} does not exist; create it first")
+    check_folder_of(path)
     return path
 
 

@@ -17,7 +17,7 @@ from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import RunFileError
-from pddlvm.files import read_content, write_content
+from pddlvm.files import decoding, read_content, write_content
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
@@ -75,7 +75,7 @@ def load(
         RunFileError: no such file, not a saved model, or saved from another problem.
     """
     content = read_content(Path(path))
-    try:
+    with decoding(f"{str(path)!r} is damaged or incomplete"):
         _check_problem(content, problem, path)
         problem = _with_saved_fields(content["fields"], problem)
         model: CollocationModel | GalerkinModel
@@ -88,13 +88,6 @@ def load(
             raise ValueError("values that are not finite")
         model.after_loading()
         return model
-    except RunFileError:
-        raise
-    except Exception as error:
-        # Whatever a file can say that is not what `save` writes.
-        raise RunFileError(
-            f"{str(path)!r} is damaged or incomplete ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _check_problem(content: dict[str, Any], problem: AnyProblem, path: str | Path) -> None:

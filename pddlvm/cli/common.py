@@ -9,6 +9,7 @@ import typer
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.files import check_folder_of
 from pddlvm.runs.sources import AnyProblem, installed
 from pddlvm.runs.tables import read_parameters
 
@@ -96,8 +97,7 @@ def check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
         return
     if out.suffix not in suffixes:
         raise MisuseError(f"the file must end in {' or '.join(suffixes)}, got {str(out)!r}")
-    if not out.parent.is_dir():
-        raise InputError(f"the folder {str(out.parent)!r} does not exist; create it first")
+    check_folder_of(out)
 
 
 def _plain(value: Any) -> Any:

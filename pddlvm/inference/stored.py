@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import read_content, write_content
+from pddlvm.files import decoding, read_content, write_content
 from pddlvm.inference.amortized import Amortized, Compression, Context
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
@@ -56,7 +56,7 @@ def load_amortized(
     """See `LatentVariableModel.load_amortized`."""
     surrogate = surrogate_of(model, observation, corrections=1)
     content = read_content(Path(path))
-    try:
+    with decoding(f"{str(path)!r} is no amortised posterior, or damaged"):
         if not _agrees(content, _signature(surrogate)):
             raise RunFileError(
                 f"{str(path)!r} was trained for another model, other sensors or other noise; train "
@@ -71,13 +71,6 @@ def load_amortized(
         found = Amortized(family, context, content["range"], seconds, n_steps)
         _try(found, content["predicted"])
         return found
-    except RunFileError:
-        raise
-    except Exception as error:
-        # Whatever a file can say that is not what `save_amortized` writes.
-        raise RunFileError(
-            f"{str(path)!r} is no amortised posterior, or damaged ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _try(amortized: Amortized, data: Tensor) -> None:
