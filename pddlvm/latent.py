@@ -284,7 +284,8 @@ class LatentVariableModel(nn.Module):
         observation: "Observation",
         family: "Callable[[int, int], Family] | None" = None,
         *,
-        max_seconds: float = 60.0,
+        max_seconds: float | None = None,
+        max_steps: int | None = None,
         seed: int = 0,
     ) -> "Amortized":
         """Train a density of z given data of these sensors, without solving the PDE.
@@ -295,16 +296,20 @@ class LatentVariableModel(nn.Module):
             observation: sensors and noise.
             family: `pddlvm.Flow` by default; `pddlvm.Full` and `pddlvm.Diagonal` are Gaussians, and
                 faster. Given, it is trained anew.
-            max_seconds: wall-clock limit of the training.
+            max_seconds: wall-clock limit of the training, a minute where no limit is given.
+            max_steps: limit on the optimiser steps; repeatable when it is the only limit.
             seed: of the weights and draws.
 
         Raises:
-            InputError: an observation of another problem, or no time.
+            InputError: an observation of another problem, or a limit of nothing.
+            ConvergenceError: the predictions of the model are not finite.
         """
         from pddlvm.inference.amortized import amortize
+        from pddlvm.inference.fitting import Budget
 
+        budget = Budget.of(max_seconds, max_steps, default=60.0)
         if family is not None or observation not in self.amortized:
-            self.amortized[observation] = amortize(self, observation, family, max_seconds, seed)
+            self.amortized[observation] = amortize(self, observation, family, budget, seed)
         return self.amortized[observation]
 
     def load_amortized(self, path: str | Path, observation: "Observation") -> "Amortized":

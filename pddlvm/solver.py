@@ -172,7 +172,7 @@ class ReferenceSolver:
         for _ in range(_MAX_ITERATIONS):
             self._check_finite(r[active], z[active], first + active)
             if not len(active):
-                return u
+                break
             tangents = self._operators.tangents(u[active], z[active])
             steps = []
             for i, j in enumerate(active.tolist()):
@@ -190,12 +190,14 @@ class ReferenceSolver:
             small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]
             small_step = step.norm(dim=-1) <= _RELATIVE_STEP * u[active][:, free].norm(dim=-1)
             active = active[~(small_residual | small_step)]
-        worst = int(active[0])
-        raise ConvergenceError(
-            f"the reference solver did not converge for sample {first + worst} (z = "
-            f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} after "
-            f"{_MAX_ITERATIONS} Newton steps; the problem may have no solution at these parameters"
-        )
+        if len(active):
+            worst = int(active[0])
+            raise ConvergenceError(
+                f"the reference solver did not converge for sample {first + worst} (z = "
+                f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} after "
+                f"{_MAX_ITERATIONS} Newton steps; the problem may have no solution there"
+            )
+        return u
 
     def _check_finite(self, r: Tensor, z: Tensor, numbers: Tensor) -> None:
         bad = torch.nonzero(~torch.isfinite(r).all(-1)).flatten()

@@ -170,6 +170,14 @@ def test_newton_ends_at_round_off():
     assert r.norm(dim=-1).max() < 1e-10
 
 
+def test_the_last_step_may_be_the_one_that_converges(poisson_1d, monkeypatch):
+    z = torch.tensor([[0.3], [1.0]], dtype=torch.float64)
+    expected = poisson_1d.solver.solve(z)
+    # A linear problem needs one step.
+    monkeypatch.setattr(solver, "_MAX_ITERATIONS", 1)
+    torch.testing.assert_close(poisson_1d.solver.solve(z), expected, rtol=0, atol=0)
+
+
 def steep():
     """A residual that is flat far from the solution, where Newton's steps are too long."""
     space = fem.Space(fem.interval(16), quadrature=3)

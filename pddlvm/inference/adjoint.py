@@ -8,7 +8,7 @@ solve the adjoint equation, with refinement where K has moved since: gradients c
 the value, whatever the number of parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,20 +49,20 @@ class FiniteElementPosterior:
         self.operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
 
     def log_prob(self, xi: Tensor) -> Tensor:
-        """Log density at xi (batch, d), (batch,)."""
-        z = self.problem.prior.unstandardise(xi)
-        u = torch.cat([self.problem.solve_with_factors(part)[0] for part in z.split(_BATCH)])
-        likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(u))
-        return likelihood + self.problem.prior.standard_log_prob(xi)
+        """Log density at xi (batch, d), (batch,); -inf where there is no solution."""
+        return _each(self._value, xi, _BATCH)[0]
 
     def log_prob_and_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (batch,) and its gradient (batch, d) at xi (batch, d).
 
-        Raises:
-            ConvergenceError: a solution or its adjoint was not found.
+        -inf and zero where there is no solution, or none of the adjoint equation.
         """
-        values, gradients = zip(*map(self._with_gradient, xi.split(_BATCH)), strict=True)
-        return torch.cat(values), torch.cat(gradients)
+        return _each(self._with_gradient, xi, _BATCH)
+
+    def _value(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        u, _ = self.problem.solve_with_factors(self.problem.prior.unstandardise(xi))
+        likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(u))
+        return likelihood + self.problem.prior.standard_log_prob(xi), xi
 
     def _with_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         affine, z = self.problem.affine, self.problem.prior.unstandardise(xi)
@@ -107,6 +107,24 @@ class FiniteElementPosterior:
                 )
                 return gradient + of_boundary
         raise ConvergenceError("the adjoint equation was not solved: K changes too fast")
+
+
+def _each(
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], xi: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Evaluate batches; -inf and zero where there is no solution."""
+    found = []
+    for part in xi.split(size):
+        try:
+            found.append(evaluate(part))
+        except ConvergenceError:
+            # Without a solution there is no density; one by one, to find out where.
+            if len(part) > 1:
+                found.append(_each(evaluate, part, 1))
+            else:
+                found.append((part.new_full((1,), -torch.inf), torch.zeros_like(part)))
+    values, gradients = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(gradients)
 
 
 def _solve_transposed(factors: Sequence[Any], b: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.errors import ConvergenceError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
-from pddlvm.inference.fitting import fit
+from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.pushed import PushedGaussian
@@ -43,11 +43,12 @@ _CLIP = 1.0
 _N_SCALING = 2000
 _CHUNK = 512
 _MIN_CHUNKS, _MAX_CHUNKS = 8, 256
-_POOL_SHARE = 0.15
+_POOL_SHARE, _STEPS_PER_CHUNK = 0.15, 50
 _N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
 _EDGE = 6.0
 _N_RANGE, _MARGIN = 4096, 1.1
+_LEAST_GOOD = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Amortized:
     def __call__(self, y: Tensor) -> Density:
         """The posterior of data, (batch, n) float64."""
         with torch.no_grad():
-            return self.family.density(self.context(y), self.prior)
+            return self.family.density(self._bounded(self.context(y)), self.prior)
 
     def resampled(self, y: Tensor) -> Resampled:
         """The same, its draws resampled by the density that the corrected forward map gives.
@@ -152,8 +153,8 @@ class Amortized:
         surrogate, prior = self.context.surrogate, self.prior
         with torch.no_grad():
             context = self.context(y)
+            is_foreign, context = self._is_foreign(context), self._bounded(context)
             whole = self.family.density(context, prior)
-        is_foreign = self._is_foreign(context)
 
         @cache
         def found() -> Laplace:
@@ -174,6 +175,11 @@ class Amortized:
     def is_foreign(self, y: Tensor) -> Tensor:
         """Which data (batch, n) are unlike those of the training, (batch,)."""
         return self._is_foreign(self.context(y))
+
+    def _bounded(self, context: Tensor) -> Tensor:
+        """Far from its training a network does not stop at saying anything: it overflows."""
+        limit = _MARGIN * self.range
+        return context.clamp(-limit, limit)
 
     def _is_foreign(self, context: Tensor) -> Tensor:
         return (context.abs() > _MARGIN * self.range).any(-1)
@@ -204,26 +210,23 @@ def amortize(
     model: LatentVariableModel,
     observation: Observation,
     family: Callable[[int, int], Family] | None,
-    max_seconds: float,
+    budget: Budget,
     seed: int,
 ) -> Amortized:
     """See `LatentVariableModel.amortize`."""
-    if not max_seconds > 0:
-        raise InputError(f"max_seconds must be positive, got {max_seconds}")
     start = time.perf_counter()
     surrogate = surrogate_of(model, observation, corrections=1)
     generator = torch.Generator().manual_seed(seed)
-    simulator = _Simulator.of(surrogate, generator, start + _POOL_SHARE * max_seconds)
+    simulator = _Simulator.of(surrogate, generator, budget)
     n, d = observation.n, surrogate.prior.size
     with seeded(seed):
         estimate = Diagonal(d + 2 * n, d)
         density = (family or Flow)(d + 2 * n, d)
     data_alone = Context(surrogate, simulator.compression())
-    begin, end = time.perf_counter(), start + max_seconds
-    middle = begin + _ESTIMATE_SHARE * (end - begin)
-    n_steps = _train(estimate, data_alone, simulator, begin, middle)
+    left = budget.since(start)
+    n_steps = _train(estimate, data_alone, simulator, left.share(_ESTIMATE_SHARE))
     context = replace(data_alone, estimate=estimate)
-    n_steps += _train(density, context, simulator, middle, end)
+    n_steps += _train(density, context, simulator, left.share(1 - _ESTIMATE_SHARE))
     seen = context(simulator(_N_RANGE)[1]).abs().amax(0)
     return Amortized(density, context, seen, time.perf_counter() - start, n_steps)
 
@@ -239,11 +242,18 @@ class _Simulator:
     generator: torch.Generator
 
     @classmethod
-    def of(cls, surrogate: Surrogate, generator: torch.Generator, end: float) -> "_Simulator":
-        """Fill the pool until it is large, or until the time is over and it is not tiny."""
+    def of(cls, surrogate: Surrogate, generator: torch.Generator, budget: Budget) -> "_Simulator":
+        """Fill the pool until it is large, or until its time is over and it is not tiny.
+
+        Raises:
+            ConvergenceError: hardly any prediction is finite.
+        """
+        start = time.perf_counter()
+        for_time = budget.share(_POOL_SHARE)
+        most = min(_MAX_CHUNKS, max(_MIN_CHUNKS, budget.steps / _STEPS_PER_CHUNK))
         xi: list[Tensor] = []
         data: list[Tensor] = []
-        while len(xi) < _MAX_CHUNKS and (len(xi) < _MIN_CHUNKS or time.perf_counter() < end):
+        while len(xi) < most and (len(xi) < _MIN_CHUNKS or for_time.since(start).seconds > 0):
             part = surrogate.prior.sample_standard((_CHUNK,), generator=generator)
             with torch.no_grad():
                 predicted = surrogate.mean(part)
@@ -251,9 +261,15 @@ class _Simulator:
             good = torch.isfinite(predicted).all(-1)
             xi.append(part[good])
             data.append(predicted[good])
-        error = surrogate.covariance(xi[0][:_N_ERRORS]).mean(0)
+        pool = torch.cat(xi)
+        if len(pool) < _LEAST_GOOD * len(xi) * _CHUNK:
+            raise ConvergenceError(
+                f"only {len(pool)} of {len(xi) * _CHUNK} predictions for draws of the prior are "
+                "finite; was the model trained, and is its prior not too wide?"
+            )
+        error = surrogate.covariance(pool[:_N_ERRORS]).mean(0)
         factor = torch.linalg.cholesky_ex(error)[0]
-        return cls(surrogate, torch.cat(xi), torch.cat(data), factor, generator)
+        return cls(surrogate, pool, torch.cat(data), factor, generator)
 
     def __call__(self, n: int) -> tuple[Tensor, Tensor]:
         """xi (n, d) and data (n, n_sensors)."""
@@ -268,13 +284,11 @@ class _Simulator:
         return Compression.of(self(_N_SCALING)[1], noise + self.factor @ self.factor.T)
 
 
-def _train(
-    family: Family, context: Context, simulator: _Simulator, begin: float, end: float
-) -> int:
+def _train(family: Family, context: Context, simulator: _Simulator, budget: Budget) -> int:
     prior = context.surrogate.prior
     plain = Coordinates.plain(prior)
     centre, scale = prior.units
-    n_steps, passed = 0, 0.0
+    n_steps = 0
     for share, loss in family.losses():
 
         def drawn(loss: Callable[[Tensor, Tensor, Tensor], Tensor] = loss) -> Tensor:
@@ -282,11 +296,10 @@ def _train(
             z = (prior.unstandardise(xi) - centre) / scale
             return loss(plain.eta_of(xi).float(), z.float(), context(y))
 
-        passed += share
         history = fit(
             family.parameters(),
             drawn,
-            begin + passed * (end - begin),
+            budget.share(share),
             rate=_RATE,
             clip=_CLIP,
             name="q(z | y)",

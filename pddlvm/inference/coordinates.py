@@ -13,7 +13,10 @@ from torch.nn.functional import logsigmoid
 
 from pddlvm.parameters import ParameterSpace
 
-__all__ = ["Coordinates"]
+__all__ = ["FAR", "Coordinates"]
+
+FAR = 12.0
+"""Standard deviations of the prior beyond which no search goes, and no prediction is believed."""
 
 _MARGIN = 1e-3
 _FLOOR = 1e-8

@@ -1,5 +1,6 @@
 """Evidence about a posterior, and what it means in words."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ class Diagnostics:
         if self.rhat is not None and self.bulk_size is not None:
             worst = float(self.rhat.reshape(-1, self.rhat.shape[-1])[i].max())
             size = float(self.bulk_size.reshape(-1, self.rhat.shape[-1])[i].min())
+            if not math.isfinite(worst):
+                return "reject: the chains never moved; the density is too narrow for them"
             if worst > _RHAT or size < _ENOUGH_DRAWS:
                 factor = max(_ENOUGH_DRAWS / size, (worst - 1) / (_RHAT - 1))
                 wanted = f"{_MARGIN * factor * self.n_draws:.1g}"

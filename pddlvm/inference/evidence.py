@@ -18,8 +18,11 @@ _SAME = 0.99
 
 
 def rhat(draws: Tensor) -> Tensor:
-    """Rank-normalised split R-hat of draws (n_chains, n_draws, d), (d,) (Vehtari et al., 2021)."""
-    return _each("rhat", draws)
+    """Rank-normalised split R-hat of draws (n_chains, n_draws, d), (d,) (Vehtari et al., 2021).
+
+    Infinite where the chains never moved.
+    """
+    return _each("rhat", draws).nan_to_num(nan=torch.inf)
 
 
 def bulk_size(draws: Tensor) -> Tensor:
@@ -85,5 +88,7 @@ def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
     from arviz_stats.base.array import array_stats
 
     function = getattr(array_stats, name)
-    found = function(draws.double().numpy(), chain_axis=0, draw_axis=1, **options)
+    # Chains that never moved have no variance to divide by.
+    with np.errstate(all="ignore"):
+        found = function(draws.double().numpy(), chain_axis=0, draw_axis=1, **options)
     return torch.as_tensor(np.asarray(found), dtype=torch.float64)

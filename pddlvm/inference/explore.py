@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pddlvm.errors import ConvergenceError
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.hmc import StepSize, start_at, transition
 from pddlvm.inference.target import SurrogateTarget, Target
@@ -29,7 +30,11 @@ _STUCK, _WEIGHT = 0.05, 3.0
 def standardise(
     target: SurrogateTarget, generator: torch.Generator
 ) -> tuple[SurrogateTarget, Tensor, float]:
-    """The same density in better coordinates, draws w (n_chains, d) of it, and a step size."""
+    """The same density in better coordinates, draws w (n_chains, d) of it, and a step size.
+
+    Raises:
+        ConvergenceError: no chain is where the density is positive.
+    """
     d = len(target.coordinates.centre)
     w = torch.randn(_N_CHAINS, d, generator=generator, dtype=torch.float64)
     visited, step = explore(target, w, _N_STEPS, generator, acceptance=cautious)
@@ -44,7 +49,12 @@ def standardise(
         start = coordinates.w_of(here.xi_of(visited[-1]))
         target = target.moved_to(coordinates, generator)
         visited, step = explore(target, start, _N_STEPS, generator, acceptance=cautious)
-    return target, visited[-1], step
+    inside = visited[-1][torch.isfinite(target.value(visited[-1]))]
+    if len(inside) == 0:
+        raise ConvergenceError(
+            "no draw has a positive density: the data contradict the model, its noise or its prior"
+        )
+    return target, inside, step
 
 
 @torch.no_grad()

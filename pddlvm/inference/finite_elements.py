@@ -6,6 +6,7 @@ y = h(u(xi)),   du/dxi = -K^{-1} dr/dxi (u held),   dr/dxi by central difference
 import torch
 from torch import Tensor
 
+from pddlvm.errors import ConvergenceError
 from pddlvm.inference.surrogate import Surrogate
 from pddlvm.observation import Observation
 from pddlvm.problem import Problem
@@ -44,7 +45,12 @@ class FiniteElements(Surrogate):
 
     def _linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         free, d = self.operators.free, xi.shape[1]
-        u, (factors,) = self.problem.solve_with_factors(self.prior.unstandardise(xi))
+        try:
+            u, (factors,) = self.problem.solve_with_factors(self.prior.unstandardise(xi))
+        except ConvergenceError:
+            # Without a solution there are no data: a search does not go there.
+            n = self.observation.n
+            return xi.new_full((1, n), torch.nan), xi.new_full((n, d), torch.nan)
         steps = _STEP * torch.eye(d, dtype=xi.dtype)
         z = self.prior.unstandardise(torch.cat([xi + steps, xi - steps]))
         lifts = self.operators.lift(z)

@@ -1,23 +1,67 @@
-"""Adam with a cosine schedule for a given time: how densities of z are trained."""
+"""Adam with a cosine schedule within a budget: how densities of z are trained."""
 
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pddlvm.errors import NonFiniteError
+from pddlvm.errors import InputError, NonFiniteError
 
-__all__ = ["fit"]
+__all__ = ["Budget", "fit"]
 
 _LAST_RATE = 1e-3
+_SHORTEST = 1e-3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may take; steps alone make it repeatable.
+
+    Attributes:
+        seconds: of the clock, may be infinite.
+        steps: may be infinite.
+    """
+
+    seconds: float
+    steps: float
+
+    @classmethod
+    def of(cls, max_seconds: float | None, max_steps: int | None, default: float) -> "Budget":
+        """From the limits of a user; the default is that of the seconds where neither is given.
+
+        Raises:
+            InputError: a limit is not positive.
+        """
+        for name, limit in (("max_seconds", max_seconds), ("max_steps", max_steps)):
+            if limit is not None and not limit > 0:
+                raise InputError(f"{name} must be positive, got {limit}")
+        if max_seconds is None and max_steps is None:
+            max_seconds = default
+        return cls(
+            math.inf if max_seconds is None else max_seconds,
+            math.inf if max_steps is None else max_steps,
+        )
+
+    def share(self, part: float) -> "Budget":
+        """A part of it, in (0, 1]."""
+        return Budget(part * self.seconds, part * self.steps)
+
+    def since(self, start: float) -> "Budget":
+        """What is left of the seconds since then, by `time.perf_counter`, and all steps."""
+        return Budget(self.seconds - (time.perf_counter() - start), self.steps)
+
+    def spent(self, seconds: float, steps: int) -> float:
+        """Which share of it these are."""
+        return max(seconds / max(self.seconds, _SHORTEST), steps / self.steps)
 
 
 def fit(
     parameters: Iterable[nn.Parameter],
     loss: Callable[[], Tensor],
-    end: float,
+    budget: Budget,
     *,
     rate: float,
     clip: float,
@@ -28,7 +72,7 @@ def fit(
     Args:
         parameters: changed in place.
         loss: a new draw of it.
-        end: when to stop, by `time.perf_counter`; one step at least is made.
+        budget: how long; one step at least is made.
         rate: initial learning rate.
         clip: largest norm of a gradient.
         name: of what is trained, for the error.
@@ -60,5 +104,5 @@ def fit(
         history.append(
             {"step": len(history), "seconds": now - begin, "loss": float(value.detach())}
         )
-        done = (now - begin) / max(end - begin, 1e-3)
+        done = budget.spent(now - begin, len(history))
     return history

@@ -94,6 +94,8 @@ def transition(
         gain = value - 0.5 * p.square().sum(-1) - start
         # A trajectory that left the region where steps are stable is rejected, and waits.
         lost = lost | ~(gain > -_MAX_ENERGY)
+        if lost.all():
+            break
         w = torch.where(lost[:, None], state.w, w)
         p, gradient = (torch.where(lost[:, None], 0.0, part) for part in (p, gradient))
     probability = torch.where(lost, 0.0, gain.clamp(max=0).exp())

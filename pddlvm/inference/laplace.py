@@ -7,7 +7,8 @@
 Levenberg-Marquardt: mu falls where a step helps and grows where it does not; all data sets of a
 batch iterate together, on the forward map as it is until its maximum is near, then on the corrected
 one. Any sensors, missing values included, and nothing is trained. Where the prior is Gaussian eta
-is xi; where it has bounds, T keeps every draw within them.
+is xi; where it has bounds, T keeps every draw within them. Data that contradict the model would
+send the iteration out of all numbers: it stays within 12 standard deviations of the prior.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.inference.coordinates import Coordinates
+from pddlvm.errors import ConvergenceError
+from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.surrogate import Surrogate
 
 __all__ = ["Laplace", "laplace"]
@@ -25,6 +27,7 @@ _DECREMENT = 1e-4
 _ROUGH_DECREMENT = 0.1
 """Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
 _DAMPING = 1e-3
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
     Args:
         surrogate: predicts the data.
         y: (batch, n), float64; NaN where nothing was measured.
+
+    Raises:
+        ConvergenceError: the surrogate is not finite at the centre of the prior.
     """
     prior, noise = surrogate.prior, surrogate.observation.noise
     plain = Coordinates.plain(prior)
@@ -63,7 +69,7 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         before = rough.iterations
         # Far out, a network may fit data with what no correction confirms.
         rest, there = (
-            _objective(surrogate, y, surrogate.mean(plain.xi_of(eta)), eta)
+            _objective(surrogate, y, eta, surrogate.mean(plain.xi_of(eta)))
             for eta in (start, rough.eta)
         )
         start = torch.where((there >= rest)[:, None], rough.eta, start)
@@ -71,13 +77,11 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
     xi = plain.xi_of(found.eta)
     of_noise = noise.precision(y - found.data)
     precision = _with_error(of_noise, surrogate.covariance(xi))
-    curvature = plain.prior_slope(found.eta)[1].diag_embed()
-    covariance = torch.linalg.inv(found.jacobian.mT @ precision @ found.jacobian + curvature)
+    curvature = plain.prior_slope(found.eta)[1]
+    factor = _factor(found.jacobian.mT @ precision @ found.jacobian, curvature)
     is_gaussian = torch.isinf(prior.standard_bounds(xi)[1])
     return Laplace(
-        coordinates=Coordinates(
-            prior, found.eta, torch.linalg.cholesky(0.5 * (covariance + covariance.mT))
-        ),
+        coordinates=Coordinates(prior, found.eta, factor),
         iterations=before + found.iterations,
         converged=found.converged,
         misfit=noise.square(y - found.data) + torch.where(is_gaussian, xi.square(), 0.0).sum(-1),
@@ -108,7 +112,12 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         return data, jacobian * plain.slope(at)[:, None, :]
 
     data, jacobian = linearise(eta)
-    best = _objective(surrogate, y, data, eta)
+    best = _objective(surrogate, y, eta, data, jacobian)
+    if not torch.isfinite(best).all():
+        raise ConvergenceError(
+            "the predicted data, or their derivatives, are not finite at the start of the search; "
+            "was the model trained, and are the data in its units?"
+        )
     converged = torch.zeros(len(y), dtype=torch.bool)
     iterations = 0
     while iterations < _MAX_ITERATIONS and not converged.all():
@@ -118,13 +127,13 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         of_prior, curvature = plain.prior_slope(eta)
         hessian = weighted @ jacobian + curvature.diag_embed()
         gradient = (weighted @ misfit.nan_to_num()[..., None])[..., 0] + of_prior
-        newton = torch.linalg.solve(hessian, gradient[..., None])[..., 0]
+        newton = _solve(hessian, gradient)
         near = (gradient * newton).sum(-1) < tolerance
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        step = torch.linalg.solve(hessian + damping * scale * identity, gradient[..., None])
-        trial = eta + step[..., 0]
+        step = _solve(hessian + damping * scale * identity, gradient)
+        trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
         trial_data, trial_jacobian = linearise(trial)
-        value = _objective(surrogate, y, trial_data, trial)
+        value = _objective(surrogate, y, trial, trial_data, trial_jacobian)
         better = value >= best
         eta = torch.where(better[:, None], trial, eta)
         best = torch.where(better, value, best)
@@ -136,15 +145,33 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
     return _Maximum(eta, data, jacobian, iterations, converged)
 
 
-def _objective(surrogate: Surrogate, y: Tensor, data: Tensor, eta: Tensor) -> Tensor:
-    """log p(y | eta) + log p(eta) with predicted data, (batch,)."""
+def _objective(surrogate: Surrogate, y: Tensor, eta: Tensor, *predicted: Tensor) -> Tensor:
+    """log p(y | eta) + log p(eta) with predicted data, and maybe their derivatives, (batch,)."""
     prior = Coordinates.plain(surrogate.prior).log_prior(eta)
-    value = surrogate.observation.noise.log_prob(y - data) + prior
+    value = surrogate.observation.noise.log_prob(y - predicted[0]) + prior
     # A misfit that is not finite would count as a missing value.
-    return torch.where(torch.isfinite(data).all(-1), value, -torch.inf)
+    finite = torch.stack([torch.isfinite(part).flatten(1).all(-1) for part in predicted]).all(0)
+    return torch.where(finite, value, -torch.inf)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solutions (batch, d), not finite where a matrix is singular."""
+    return torch.linalg.solve_ex(matrix, right[..., None]).result[..., 0]
+
+
+def _factor(information: Tensor, curvature: Tensor) -> Tensor:
+    """L with L L^T = (A + D)^{-1}, lower triangular, also where A dwarfs D or is rounded."""
+    root = curvature.clamp(min=_TINY).rsqrt()
+    values, vectors = torch.linalg.eigh(root[..., :, None] * information * root[..., None, :])
+    half = root[..., :, None] * vectors * (1 + values.clamp(min=0)).rsqrt()[..., None, :]
+    factor = torch.linalg.qr(half.mT).R.mT
+    return factor * factor.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
 
 
 def _with_error(precision: Tensor, covariance: Tensor) -> Tensor:
-    """(P^{-1} + C)^{-1} = (I + P C)^{-1} P, also where P is singular."""
-    identity = torch.eye(precision.shape[-1], dtype=precision.dtype)
-    return torch.linalg.solve(identity + precision @ covariance, precision)
+    """(P^{-1} + C)^{-1} = S (I + S C S)^{-1} S,  S = P^{1/2}, also where P is singular."""
+    squares, vectors = torch.linalg.eigh(precision)
+    root = vectors * squares.clamp(min=0).sqrt()[..., None, :] @ vectors.mT
+    values, vectors = torch.linalg.eigh(root @ covariance @ root)
+    half = root @ vectors * (1 + values.clamp(min=0)).rsqrt()[..., None, :]
+    return half @ half.mT

@@ -16,6 +16,8 @@ __all__ = ["nuts"]
 
 
 _N_WARMUP = 50
+_MAX_DEPTH = 8
+"""2^8 gradients a draw at most: where that is too few, R-hat says so within reasonable time."""
 
 
 def nuts(target: Target, start: Tensor, step: float, n_draws: int, seed: int) -> Tensor:
@@ -32,7 +34,12 @@ def nuts(target: Target, start: Tensor, step: float, n_draws: int, seed: int) ->
     def potential(parameters: dict[str, Tensor]) -> Tensor:
         return -target.value(parameters["w"]).sum()
 
-    kernel = NUTS(potential_fn=potential, adapt_mass_matrix=False, step_size=step)
+    kernel = NUTS(
+        potential_fn=potential,
+        adapt_mass_matrix=False,
+        step_size=step,
+        max_tree_depth=_MAX_DEPTH,
+    )
     sampler = MCMC(
         kernel,
         num_samples=n_draws,

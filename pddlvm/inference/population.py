@@ -12,7 +12,7 @@ does not change, its draws and their likelihoods are computed once.
 import math
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ from pddlvm.errors import InputError
 from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import smoothed_weights
-from pddlvm.inference.fitting import fit
-from pddlvm.inference.resampled import resample
+from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.inference.weights import resample
 from pddlvm.latent import LatentVariableModel
 from pddlvm.noise import Noise
 from pddlvm.observation import Observation
@@ -40,6 +40,7 @@ _ENCODER_SHARE = 0.5
 _RATE = 5e-3
 _CLIP = 10.0
 _LEAST_DATA = 10
+_SECONDS = 120.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,7 +157,8 @@ def learn_population(
     observation: Observation,
     y: Tensor,
     *,
-    max_seconds: float = 120.0,
+    max_seconds: float | None = None,
+    max_steps: int | None = None,
     seed: int = 0,
 ) -> Population:
     """Learn the distribution of z, u and y from data alone.
@@ -165,12 +167,14 @@ def learn_population(
         model: a trained model, whose prior covers the population.
         observation: sensors and noise.
         y: data sets, (n_data, n), without missing values.
-        max_seconds: wall-clock limit.
+        max_seconds: wall-clock limit, two minutes where no limit is given.
+        max_steps: limit on the optimiser steps; repeatable when it is the only limit.
         seed: of weights and draws.
 
     Raises:
-        InputError: too few data sets, a wrong shape, or missing values.
+        InputError: too few data sets, a wrong shape, missing values, or a limit of nothing.
     """
+    budget = Budget.of(max_seconds, max_steps, _SECONDS)
     start = time.perf_counter()
     data = observation.check(y, allow_missing=False).double().cpu()
     if data.ndim != 2 or len(data) < _LEAST_DATA:
@@ -178,10 +182,8 @@ def learn_population(
             f"y must be at least {_LEAST_DATA} data sets of shape (n_data, {observation.n}), got "
             f"{tuple(y.shape)}"
         )
-    if not max_seconds > 0:
-        raise InputError(f"max_seconds must be positive, got {max_seconds}")
     surrogate = surrogate_of(model, observation, corrections=1)
-    encoder = amortize(model, observation, None, _ENCODER_SHARE * max_seconds, seed)
+    encoder = amortize(model, observation, None, budget.share(_ENCODER_SHARE), seed)
     generator = torch.Generator().manual_seed(seed)
     typical = model.problem.prior.sample_standard((64,), generator=generator)
     error = surrogate.covariance(typical).mean(0)
@@ -203,7 +205,7 @@ def learn_population(
     history = fit(
         parts.prior.parameters(),
         loss,
-        start + max_seconds,
+        replace(budget.share(1 - _ENCODER_SHARE), seconds=budget.since(start).seconds),
         rate=_RATE,
         clip=_CLIP,
         name="the population",

@@ -1,10 +1,11 @@
 """Proposals for the draws of one amortised posterior, and the density that they are weighed by.
 
     q(z)  =  q_network(z | y)   or   (q_network(z | y) + q_Laplace(z | y)) / 2
-    p(z)  ~  p(y | h(z)) p(z),   h corrected where these are
+    p(z)  ~  p(y | h(z)) p(z),   h corrected where the posterior is
 
 Now and then, for data in the tails, the network is not where the posterior is; where it is a ridge,
-the Laplace approximation is not. The latter joins where it is worth it.
+the Laplace approximation is not. The latter joins where it is worth it. Where the posterior is, the
+draws of both tell, weighed by the forward map as it is.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.surrogate import Surrogate
 from pddlvm.inference.target import SurrogateTarget
+from pddlvm.inference.weights import resample
 
 __all__ = ["Proposals"]
 
@@ -80,8 +82,12 @@ class Proposals:
     def _around(self) -> Coordinates:
         if self.is_foreign and self._gaussian is not None:
             return self._gaussian.coordinates.of(0)
-        prior = self.surrogate.prior
-        parts = [self.network] if self._gaussian is None else [self.network, self._gaussian]
-        z = Mixture(parts).sample((_N_TRIED,), seed=_SEED)[:, 0]
-        eta = Coordinates.plain(prior).eta_of(prior.standardise(z))
-        return Coordinates.of_draws(prior, eta)
+        prior, generator = self.surrogate.prior, torch.Generator().manual_seed(_SEED)
+        plain = Coordinates.plain(prior)
+        both = Mixture([self.network] if self._gaussian is None else [self.network, self._gaussian])
+        z = both.sample((_N_TRIED,), seed=_SEED)
+        xi = prior.standardise(z[:, 0])
+        rough = SurrogateTarget(self.surrogate.uncorrected(), self.y, plain, generator)
+        log_ratios = rough.log_prob(xi) + prior.log_slope(xi) - both.log_prob(z)[:, 0]
+        rows = resample(smoothed_weights(log_ratios.detach()), _N_TRIED, generator)
+        return Coordinates.of_draws(prior, plain.eta_of(xi[rows]).clamp(-FAR, FAR))

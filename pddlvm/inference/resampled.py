@@ -5,9 +5,7 @@
 (Rubin, 1988; for neural q Dax et al., 2023), with the tail of the weights smoothed (Vehtari et al.,
 2024). A network that is trained for a minute is a little wider than the posterior; where the
 parameters lie on a thin, curved ridge that little is much in u. Proposals are drawn until they are
-worth as many independent draws as are asked for, or are eight times as many. Where they are worth
-less than a quarter then, the weights are flattened, w^t with t < 1, until they are worth that: the
-draws are then a little too wide, and never a few points that pass for a distribution.
+worth as many independent draws as are asked for, or are eight times as many.
 """
 
 import math
@@ -21,17 +19,15 @@ from torch import Tensor
 from pddlvm.inference.density import Density
 from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.proposals import Proposals
+from pddlvm.inference.weights import resample
 from pddlvm.random import generator_of
 
-__all__ = ["Resampled", "resample"]
+__all__ = ["Resampled"]
 
 _LEAST = 512
 _MOST = 65536
 _PER_DRAW = 8
 _N_MOMENTS = 1000
-_LEAST_WORTH = 0.25
-_TINY = 1e-300
-_N_BISECTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -91,29 +87,3 @@ def _draws(proposals: Proposals, n: int, generator: torch.Generator) -> Tensor:
         wanted = math.ceil(n / worth(weights) * len(weights))
         size = min(wanted, most) - len(weights)
     return torch.cat(z)[resample(weights, n, generator)]
-
-
-def resample(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Numbers of n draws by their weights, which are flattened where they are worth little."""
-    return _systematic(_tempered(weights, _LEAST_WORTH * n), n, generator)
-
-
-def _tempered(weights: Tensor, n: float) -> Tensor:
-    """w^t, t the largest power up to 1 with which the draws are worth n."""
-    low, high = 0.0, 1.0
-    if worth(weights) >= n:
-        return weights
-    logs = weights.clamp(min=_TINY).log()
-    for _ in range(_N_BISECTIONS):
-        middle = 0.5 * (low + high)
-        is_enough = worth((middle * logs).softmax(0)) >= n
-        low, high = (middle, high) if is_enough else (low, middle)
-    return (low * logs).softmax(0)
-
-
-def _systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n numbers with these probabilities, in random order: equally spaced quantiles."""
-    start = torch.rand((), generator=generator, dtype=weights.dtype)
-    at = (torch.arange(n, dtype=weights.dtype) + start) / n
-    rows = torch.searchsorted(weights.cumsum(0), at).clamp(max=len(weights) - 1)
-    return rows[torch.randperm(n, generator=generator)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.errors import InputError
+from pddlvm.errors import ConvergenceError, InputError
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation, Observation
@@ -69,12 +69,23 @@ class ModelSurrogate(Surrogate):
         self.model = model
 
     def covariance(self, xi: Tensor) -> Tensor:
-        """From draws of u."""
+        """From draws of u.
+
+        Raises:
+            ConvergenceError: they are not finite.
+        """
         z = self.prior.unstandardise(xi)
         draws = self.model.forward(z, corrections=self.corrections).sample((_N_DRAWS,), seed=0)
         data = self.observation.apply(draws)
         centred = data - data.mean(0)
-        return torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1)
+        found = torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1)
+        if not torch.isfinite(found).all():
+            bad = int(torch.nonzero(~torch.isfinite(found.flatten(1)).all(-1))[0])
+            raise ConvergenceError(
+                f"the error of the prediction at z = {z[bad].tolist()} is not finite: it is far "
+                "from where the map was trained; do the data contradict the prior?"
+            )
+        return found
 
 
 class GalerkinSurrogate(ModelSurrogate):
@@ -164,7 +175,7 @@ class GalerkinSurrogate(ModelSurrogate):
 
         slope = vmap(jacrev(residual))(xi, c)
         k = exact.stiffness(c, self.prior.unstandardise(xi))
-        return -torch.linalg.solve(k, slope).detach()
+        return -torch.linalg.solve_ex(k, slope).result.detach()
 
 
 class CollocationSurrogate(ModelSurrogate):

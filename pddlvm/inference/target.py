@@ -7,7 +7,9 @@ posterior is, their difference is smooth:
 
 with B by least squares on draws w ~ N(0, I), makes the map as accurate as its correction there.
 Far in the tails of the prior, where the map knows nothing, B (1, w) alone may fit better: then it
-stands alone. What the fit leaves, and the error of the correction, widen the noise.
+stands alone. What the fit leaves, and the error of the correction, widen the noise. Corrections
+that fail are left out; where many do, the map stays as it is. Far beyond the prior, where a network
+may say anything, predictions stay what they are at the edge, and the prior decides.
 """
 
 import math
@@ -17,9 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
 from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.surrogate import Surrogate
 from pddlvm.noise import Noise
 
@@ -27,6 +28,9 @@ __all__ = ["FiniteElementTarget", "SurrogateTarget", "Target"]
 
 _N_DRAWS = 128
 _REACH = 4.0
+_ROUNDING = 1e-12
+_LEAST_GOOD = 0.75
+_LARGEST_RATIO = 1e6
 
 
 class Target(ABC):
@@ -71,23 +75,36 @@ class SurrogateTarget(Target):
         self.seen = ~torch.isnan(y)
         self.y = y[self.seen]
         d = len(coordinates.centre)
-        error = surrogate.covariance(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))[0]
         self.weights: Tensor | None = None
         self.needs_map = True
         self.reach = _REACH
+        left: Tensor | float = 0.0
         if surrogate.corrections:
             w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
-            xi = coordinates.xi_of(w)
             with torch.no_grad():
-                corrected = surrogate.mean(xi)
-                with_map = _Fit.of(_linear(w, _REACH), corrected - surrogate.predict(xi))
-                alone = _Fit.of(_linear(w, math.inf), corrected)
-            self.needs_map = with_map.size <= alone.size
-            # Beyond its draws a correction of the map stays what it is; without the map it goes on.
-            fit, self.reach = (with_map, _REACH) if self.needs_map else (alone, math.inf)
-            error = error + fit.covariance
-            self.weights = fit.weights[:, self.seen]
+                corrected = surrogate.mean(_near(coordinates.xi_of(w)))
+            good = _plausible(corrected)
+            if good.double().mean() > _LEAST_GOOD:
+                left = self._fit(w[good], corrected[good])
+            else:
+                surrogate = surrogate.uncorrected()
+        centre = _near(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))
+        error = surrogate.covariance(centre)[0] + left
+        # Where it outweighs the noise by far, rounding would leave it indefinite.
+        error = error + _ROUNDING * error.diagonal().mean() * torch.eye(len(error)).to(error)
         self.noise: Noise = surrogate.observation.noise.of_seen(self.seen, error)
+
+    def _fit(self, w: Tensor, corrected: Tensor) -> Tensor:
+        """Fit B to corrected predictions, and return the covariance of what it leaves."""
+        with torch.no_grad():
+            predicted = self.surrogate.predict(_near(self.coordinates.xi_of(w)))
+        with_map = _Fit.of(_linear(w, _REACH), corrected - predicted)
+        alone = _Fit.of(_linear(w, math.inf), corrected)
+        self.needs_map = with_map.size <= alone.size
+        # Beyond its draws a correction of the map stays what it is; without the map it goes on.
+        fit, self.reach = (with_map, _REACH) if self.needs_map else (alone, math.inf)
+        self.weights = fit.weights[:, self.seen]
+        return fit.covariance
 
     def moved_to(self, coordinates: Coordinates, generator: torch.Generator) -> "SurrogateTarget":
         """The same data in other coordinates, the map corrected around their centre."""
@@ -104,10 +121,11 @@ class SurrogateTarget(Target):
     def _log_prob(self, xi: Tensor, w: Tensor) -> Tensor:
         data = xi.new_zeros(len(self.y))
         if self.needs_map:
-            data = self.surrogate.predict(xi)[..., self.seen]
+            data = self.surrogate.predict(_near(xi))[..., self.seen]
         if self.weights is not None:
             data = data + _linear(w, self.reach) @ self.weights
-        return self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
+        value = self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
+        return torch.where(torch.isfinite(value), value, -torch.inf)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.enable_grad():
@@ -130,31 +148,26 @@ class FiniteElementTarget(Target):
         self.posterior = posterior
 
     def value(self, w: Tensor) -> Tensor:  # noqa: D102
-        xi = self.coordinates.xi_of(w)
-        try:
-            value = self.posterior.log_prob(xi)
-        except ConvergenceError:
-            # Without a solution there is no density; one by one, to find out where.
-            if len(w) > 1:
-                return torch.cat([self.value(one[None]) for one in w])
-            value = torch.full((1,), -torch.inf, dtype=w.dtype)
-        return value + self.coordinates.log_jacobian(w)
+        return self.posterior.log_prob(self.coordinates.xi_of(w)) + self.coordinates.log_jacobian(w)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.enable_grad():
             at = w.detach().requires_grad_()
             xi = self.coordinates.xi_of(at)
             jacobian = self.coordinates.log_jacobian(at)
-            try:
-                value, slope = self.posterior.log_prob_and_gradient(xi.detach())
-            except ConvergenceError:
-                if len(w) > 1:
-                    parts = [self.value_and_gradient(one[None]) for one in w]
-                    values, gradients = zip(*parts, strict=True)
-                    return torch.cat(values), torch.cat(gradients)
-                return torch.full((1,), -torch.inf, dtype=w.dtype), torch.zeros_like(w)
+            value, slope = self.posterior.log_prob_and_gradient(xi.detach())
             (gradient,) = torch.autograd.grad((xi * slope).sum() + jacobian.sum(), at)
         return value + jacobian.detach(), gradient
+
+
+def _near(xi: Tensor) -> Tensor:
+    return xi.clamp(-FAR, FAR)
+
+
+def _plausible(data: Tensor) -> Tensor:
+    """Which predictions (batch, n) are finite, and not a million times larger than most."""
+    size = data.abs().amax(-1).nan_to_num(nan=torch.inf)
+    return torch.isfinite(size) & (size <= _LARGEST_RATIO * size.median())
 
 
 def _linear(w: Tensor, reach: float) -> Tensor:
