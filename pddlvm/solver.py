@@ -194,8 +194,8 @@ class ReferenceSolver:
             worst = int(active[0])
             raise ConvergenceError(
                 f"the reference solver did not converge for sample {first + worst} (z = "
-                f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} after "
-                f"{_MAX_ITERATIONS} Newton steps; the problem may have no solution there"
+                f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} "
+                f"after {_MAX_ITERATIONS} Newton steps; the problem may have no solution there"
             )
         return u
 

@@ -5,7 +5,7 @@
 (Rubin, 1988; for neural q Dax et al., 2023), with the tail of the weights smoothed (Vehtari et al.,
 2024). A network that is trained for a minute is a little wider than the posterior; where the
 parameters lie on a thin, curved ridge that little is much in u. Proposals are drawn until they are
-worth as many independent draws as are asked for, or are eight times as many.
+worth as many independent draws as are asked for, or are 32 times as many.
 """
 
 import math
@@ -26,7 +26,7 @@ __all__ = ["Resampled"]
 
 _LEAST = 512
 _MOST = 65536
-_PER_DRAW = 8
+_PER_DRAW = 32
 _N_MOMENTS = 1000
 
 
