@@ -272,6 +272,7 @@ class LatentVariableModel(nn.Module):
 
         Raises:
             InputError: data of the wrong length, an observation of another problem, no such method.
+            ConvergenceError: predictions are not finite where the data lead, or nowhere.
         """
         from pddlvm.inference.infer import infer
 
@@ -297,12 +298,14 @@ class LatentVariableModel(nn.Module):
             family: `pddlvm.Flow` by default; `pddlvm.Full` and `pddlvm.Diagonal` are Gaussians, and
                 faster. Given, it is trained anew.
             max_seconds: wall-clock limit of the training, a minute where no limit is given.
-            max_steps: limit on the optimiser steps; repeatable when it is the only limit.
+            max_steps: limit on the optimiser steps, to one for each part of the training;
+                repeatable when it is the only limit.
             seed: of the weights and draws.
 
         Raises:
             InputError: an observation of another problem, or a limit of nothing.
             ConvergenceError: the predictions of the model are not finite.
+            NonFiniteError: the training met a value that is not finite.
         """
         from pddlvm.inference.amortized import amortize
         from pddlvm.inference.fitting import Budget

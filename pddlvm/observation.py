@@ -37,7 +37,8 @@ __all__ = [
     "mask_matrix",
 ]
 
-_LARGEST = 1e100
+_LARGEST = 1e15
+"""Of data: networks compute in float32."""
 
 Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
@@ -97,9 +98,11 @@ class Observation(ABC):
         check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
         if torch.isinf(y).any():
             raise InputError("y has infinite values; mark values that were not measured by NaN")
-        largest = float(y.nan_to_num().abs().max())
-        if largest > _LARGEST:
-            raise InputError(f"y has a value of size {largest:.0e}, whose square would overflow")
+        if (y.abs() > _LARGEST).any():
+            size = float(y.nan_to_num().abs().max())
+            raise InputError(
+                f"y has a value of size {size:.0e}, expected {_LARGEST:.0e} at most; check units"
+            )
         missing = torch.isnan(y)
         if missing.any() and not allow_missing:
             raise InputError("y has missing values (NaN), which this method cannot do without")

@@ -4,13 +4,16 @@ import pytest
 import torch
 
 import pddlvm
+from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.evidence import khat, rhat
+from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import laplace
 from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import surrogate_of
-from pddlvm.inference.target import SurrogateTarget
+from pddlvm.inference.target import SurrogateTarget, _plausible
 from problems import poisson
 
 METHODS = [
@@ -47,7 +50,7 @@ def data(trained, sensors):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [-1e3, 1e6])
+@pytest.mark.parametrize("size", [-1e3, 1e6, 1e15])
 @pytest.mark.parametrize("which", ["untrained", "trained"])
 def test_absurd_data_are_called_so(which, size, method, request):
     model = request.getfixturevalue(which)
@@ -59,7 +62,7 @@ def test_absurd_data_are_called_so(which, size, method, request):
     z = posterior.sample((20,), seed=0)
     assert torch.isfinite(z).all() and torch.isfinite(posterior.mean + posterior.std).all()
     assert float(posterior.diagnostics.p_value) < 1e-3
-    assert not posterior.check().diagnostics.verdict == "accept"
+    assert not posterior.check().diagnostics.verdict.startswith("accept")
 
 
 def cloud(problem, centre, std):
@@ -90,7 +93,82 @@ def test_corrections_that_fail_are_left_out(trained, sensors, data, std):
     assert value[0] > value[1]
 
 
-def test_a_value_whose_square_overflows_is_refused(trained, sensors):
-    y = torch.tensor([0.1, 1e150, 0.1], dtype=torch.float64)
-    with pytest.raises(pddlvm.InputError, match="overflow"):
+def test_a_value_beyond_float32_is_refused(trained, sensors):
+    y = torch.tensor([0.1, 1e16, 0.1], dtype=torch.float64)
+    with pytest.raises(pddlvm.InputError, match="size 1e\\+16"):
         trained.infer(y, sensors)
+
+
+def test_no_data_at_all_are_no_error(sensors):
+    assert sensors.check(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("method", ["laplace", "amortized", "variational"])
+def test_absurd_data_of_a_bounded_prior(method):
+    model = pddlvm.LatentVariableModel(poisson.make_missing_middle(20))
+    noise = pddlvm.StudentT(0.01, 2)
+    obs = pddlvm.PointObservation(model.problem, [-0.9, 0.9], noise)
+    if method == "amortized":
+        model.amortize(obs, max_steps=3)
+    posterior = model.infer(torch.tensor([[1e9, -1e12], [0.1, 0.1]]).double(), obs, method)
+    assert model.problem.prior.contains(posterior.sample((20,), seed=0)).all()
+    assert torch.isfinite(posterior.mean + posterior.std).all()
+
+
+def test_a_problem_without_solutions_is_no_evidence(trained, sensors, data, monkeypatch):
+    posterior = trained.infer(data, sensors)
+
+    def fails(z):
+        raise pddlvm.ConvergenceError("no solution")
+
+    assert posterior.check(n_solves=32).diagnostics.khat < 0.7
+    monkeypatch.setattr(trained.problem, "solve_with_factors", fails)
+    assert torch.isinf(posterior.check(n_solves=32).diagnostics.khat)
+    data, slope = FiniteElements(sensors).linearise(torch.zeros(2, 1).double())
+    assert torch.isnan(data).all() and torch.isnan(slope).all()
+
+
+def test_only_the_samples_without_a_solution_have_no_density(trained, sensors, data, monkeypatch):
+    density = FiniteElementPosterior(sensors, data)
+    solve = trained.problem.solve_with_factors
+
+    def fails_at_one(z):
+        if (z > 0.5).any():
+            raise pddlvm.ConvergenceError("no solution")
+        return solve(z)
+
+    xi = torch.tensor([[0.2], [0.7], [0.3]]).double()
+    expected = density.log_prob(xi)
+    monkeypatch.setattr(trained.problem, "solve_with_factors", fails_at_one)
+    value, slope = density.log_prob_and_gradient(xi)
+    assert value[1] == -torch.inf and slope[1] == 0
+    torch.testing.assert_close(value[[0, 2]], expected[[0, 2]])
+    assert torch.equal(density.log_prob(xi), value)
+
+
+def test_a_map_that_is_not_finite_is_named(sensors):
+    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
+    with torch.no_grad():
+        for weight in model.forward_map.parameters():
+            weight.fill_(torch.nan)
+    y = torch.zeros(3).double()
+    for ask in (lambda: model.infer(y, sensors), lambda: model.amortize(sensors, max_steps=3)):
+        with pytest.raises(pddlvm.ConvergenceError, match=r"finite.*was the model trained"):
+            ask()
+
+
+def test_chains_that_stay_where_they_began_are_called_so():
+    places = torch.randn(4, 1, 2, generator=torch.Generator().manual_seed(0)).double()
+    stuck = places.expand(4, 50, 2)
+    assert torch.isinf(rhat(stuck)).all()
+    assert torch.isinf(rhat(torch.zeros(4, 50, 2).double())).all()
+    assert khat(torch.full((64,), -torch.inf)) == float("inf")
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+def test_predictions_that_stand_out_are_not_plausible(bad):
+    data = torch.ones(10, 2).double()
+    data[:3, 1] = bad
+    assert _plausible(data).tolist() == [False] * 3 + [True] * 7
+    data[:, 0] = torch.nan
+    assert not _plausible(data).any()

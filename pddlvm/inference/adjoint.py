@@ -62,7 +62,7 @@ class FiniteElementPosterior:
     def _value(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         u, _ = self.problem.solve_with_factors(self.problem.prior.unstandardise(xi))
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(u))
-        return likelihood + self.problem.prior.standard_log_prob(xi), xi
+        return likelihood + self.problem.prior.standard_log_prob(xi), torch.zeros_like(xi)
 
     def _with_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         affine, z = self.problem.affine, self.problem.prior.unstandardise(xi)

@@ -46,7 +46,7 @@ _MIN_CHUNKS, _MAX_CHUNKS = 8, 256
 _POOL_SHARE, _STEPS_PER_CHUNK = 0.15, 50
 _N_ERRORS = 64
 _ESTIMATE_SHARE = 0.3
-_EDGE = 6.0
+_EDGE, _WILD = 6.0, 1e6
 _N_RANGE, _MARGIN = 4096, 1.1
 _LEAST_GOOD = 0.5
 
@@ -118,7 +118,8 @@ class Context:
     def _at(self, plain: Coordinates, eta: Tensor, y: Tensor) -> Tensor:
         misfit = y - self.surrogate.predict(plain.xi_of(eta))
         parts = [eta, self.compression.of_data(y), self.compression.of_misfit(misfit)]
-        return torch.cat(parts, dim=-1).float()
+        # Numbers that are too large for float32, and NaN, are foreign to any training.
+        return torch.cat(parts, dim=-1).nan_to_num(nan=_WILD).clamp(-_WILD, _WILD).float()
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,7 +247,7 @@ class _Simulator:
         """Fill the pool until it is large, or until its time is over and it is not tiny.
 
         Raises:
-            ConvergenceError: hardly any prediction is finite.
+            ConvergenceError: less than half of the predictions are finite.
         """
         start = time.perf_counter()
         for_time = budget.share(_POOL_SHARE)

@@ -1,6 +1,5 @@
 """Evidence about a posterior, and what it means in words."""
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pddlvm.inference.laplace import Laplace
 __all__ = ["Diagnostics"]
 
 _SURPRISING = 1e-3
-_RHAT = 1.01
+_RHAT, _STUCK = 1.01, 10.0
 _MANY = 20
 _ENOUGH_DRAWS = 400
 _MARGIN = 1.3
@@ -119,8 +118,11 @@ class Diagnostics:
         if self.rhat is not None and self.bulk_size is not None:
             worst = float(self.rhat.reshape(-1, self.rhat.shape[-1])[i].max())
             size = float(self.bulk_size.reshape(-1, self.rhat.shape[-1])[i].min())
-            if not math.isfinite(worst):
-                return "reject: the chains never moved; the density is too narrow for them"
+            if not worst < _STUCK:
+                return (
+                    f"reject: R-hat = {worst:.2g}, the chains stay where they began; does the "
+                    "posterior have several modes, or do the data contradict the prior?"
+                )
             if worst > _RHAT or size < _ENOUGH_DRAWS:
                 factor = max(_ENOUGH_DRAWS / size, (worst - 1) / (_RHAT - 1))
                 wanted = f"{_MARGIN * factor * self.n_draws:.1g}"

@@ -22,7 +22,8 @@ def rhat(draws: Tensor) -> Tensor:
 
     Infinite where the chains never moved.
     """
-    return _each("rhat", draws).nan_to_num(nan=torch.inf)
+    stuck = (draws == draws[:, :1]).all(1).all(0)
+    return torch.where(stuck, torch.inf, _each("rhat", draws))
 
 
 def bulk_size(draws: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def worth(weights: Tensor) -> float:
 def _smoothed(log_ratios: Tensor) -> tuple[Tensor, float]:
     from arviz_stats.base.array import array_stats
 
-    ratios = log_ratios.double().nan_to_num(nan=-torch.inf)
+    ratios = torch.where(torch.isnan(log_ratios), -torch.inf, log_ratios).double()
     best = float(ratios.max())
     if not math.isfinite(best):
         return torch.full_like(ratios, 1 / len(ratios)), math.inf

@@ -59,7 +59,8 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         y: (batch, n), float64; NaN where nothing was measured.
 
     Raises:
-        ConvergenceError: the surrogate is not finite at the centre of the prior.
+        ConvergenceError: the surrogate is not finite at the centre of the prior, or its error is
+            not at the maximum.
     """
     prior, noise = surrogate.prior, surrogate.observation.noise
     plain = Coordinates.plain(prior)
@@ -114,9 +115,13 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
     data, jacobian = linearise(eta)
     best = _objective(surrogate, y, eta, data, jacobian)
     if not torch.isfinite(best).all():
+        eta = torch.where(torch.isfinite(best)[:, None], eta, 0.0)
+        data, jacobian = linearise(eta)
+        best = _objective(surrogate, y, eta, data, jacobian)
+    if not torch.isfinite(best).all():
         raise ConvergenceError(
-            "the predicted data, or their derivatives, are not finite at the start of the search; "
-            "was the model trained, and are the data in its units?"
+            "the predicted data, or their derivatives, are not finite at the centre of the prior; "
+            "was the model trained, and does the problem have a solution there?"
         )
     converged = torch.zeros(len(y), dtype=torch.bool)
     iterations = 0
@@ -134,7 +139,8 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
         trial_data, trial_jacobian = linearise(trial)
         value = _objective(surrogate, y, trial, trial_data, trial_jacobian)
-        better = value >= best
+        # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
+        better = value > best
         eta = torch.where(better[:, None], trial, eta)
         best = torch.where(better, value, best)
         data = torch.where(better[:, None], trial_data, data)

@@ -168,11 +168,14 @@ def learn_population(
         observation: sensors and noise.
         y: data sets, (n_data, n), without missing values.
         max_seconds: wall-clock limit, two minutes where no limit is given.
-        max_steps: limit on the optimiser steps; repeatable when it is the only limit.
+        max_steps: limit on the optimiser steps, to one for each part of the training; repeatable
+            when it is the only limit.
         seed: of weights and draws.
 
     Raises:
         InputError: too few data sets, a wrong shape, missing values, or a limit of nothing.
+        ConvergenceError: the predictions of the model are not finite.
+        NonFiniteError: a training met a value that is not finite.
     """
     budget = Budget.of(max_seconds, max_steps, _SECONDS)
     start = time.perf_counter()

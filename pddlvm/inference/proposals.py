@@ -89,5 +89,5 @@ class Proposals:
         xi = prior.standardise(z[:, 0])
         rough = SurrogateTarget(self.surrogate.uncorrected(), self.y, plain, generator)
         log_ratios = rough.log_prob(xi) + prior.log_slope(xi) - both.log_prob(z)[:, 0]
-        rows = resample(smoothed_weights(log_ratios.detach()), _N_TRIED, generator)
+        rows = resample(smoothed_weights(log_ratios), _N_TRIED, generator)
         return Coordinates.of_draws(prior, plain.eta_of(xi[rows]).clamp(-FAR, FAR))

@@ -166,8 +166,9 @@ def _near(xi: Tensor) -> Tensor:
 
 def _plausible(data: Tensor) -> Tensor:
     """Which predictions (batch, n) are finite, and not a million times larger than most."""
-    size = data.abs().amax(-1).nan_to_num(nan=torch.inf)
-    return torch.isfinite(size) & (size <= _LARGEST_RATIO * size.median())
+    size, finite = data.abs().amax(-1), torch.isfinite(data).all(-1)
+    # The median of nothing is NaN.
+    return finite & (size <= _LARGEST_RATIO * size[finite].median())
 
 
 def _linear(w: Tensor, reach: float) -> Tensor:

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from pddlvm.errors import ConvergenceError
 from pddlvm.inference.target import Target
 
 __all__ = ["variational"]
@@ -28,6 +29,9 @@ def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Ten
     Args:
         target: a density whose coordinates are about standardised.
         generator: of the draws.
+
+    Raises:
+        ConvergenceError: the ELBO or its gradient is not finite.
     """
     d = len(target.coordinates.centre)
     mean = torch.zeros(d, dtype=torch.float64, requires_grad=True)
@@ -51,6 +55,10 @@ def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Ten
                 for average, value in zip(averages, (mean, raw), strict=True):
                     average += value.detach() * 2 / _N_STEPS
     found, raw_mean = averages
+    if not torch.isfinite(found).all() or not torch.isfinite(raw_mean).all():
+        raise ConvergenceError(
+            "the ELBO is not finite: do the data contradict the model, its noise or its prior?"
+        )
     return found, raw_mean.tril(-1) + raw_mean.diagonal().exp().diag()
 
 
