@@ -5,7 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.evidence import khat, rhat
 from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import laplace
@@ -80,6 +80,30 @@ def test_a_wild_network_is_put_right(trained, sensors, data):
     z = Resampled(network, [proposals]).sample((400,), seed=0)[:, 0]
     assert float((z.mean() - gaussian.mean) / gaussian.std) == pytest.approx(0, abs=0.1)
     assert float(z.std() / gaussian.std) == pytest.approx(1, abs=0.1)
+
+
+def test_a_network_out_of_all_numbers_still_gives_numbers(trained, sensors, data):
+    network = cloud(trained.problem, 0.0, 1e200)
+    surrogate = surrogate_of(trained, sensors, corrections=1)
+    proposals = Proposals(surrogate, data, network, False, lambda: None)
+    assert torch.isfinite(Resampled(network, [proposals]).sample((20,), seed=0)).all()
+
+
+@pytest.mark.parametrize("size", [-1e3, 1e6, 1e15])
+def test_a_search_ends_at_the_edge(trained, sensors, size):
+    y = size * torch.tensor([[1.0, -0.4, 0.7]], dtype=torch.float64)
+    found = laplace(surrogate_of(trained, sensors, corrections=1), y)
+    assert found.coordinates.centre.abs().max() <= FAR
+    assert found.converged.all() and torch.isfinite(found.coordinates.factor).all()
+
+
+def test_beyond_the_edge_the_prior_decides(trained, sensors, data):
+    surrogate = surrogate_of(trained, sensors, corrections=1)
+    coordinates = cloud(trained.problem, 0.3, 0.02).coordinates.of(0)
+    target = SurrogateTarget(surrogate, data, coordinates, torch.Generator().manual_seed(0))
+    far = torch.tensor([[-1e3], [-2e3]], dtype=torch.float64)
+    value = target.log_prob(far)
+    assert float(value[0] - value[1]) == pytest.approx(0.5 * (2e3**2 - 1e3**2), rel=1e-6)
 
 
 @pytest.mark.parametrize("std", [200.0, 1e6])
