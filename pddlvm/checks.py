@@ -1,11 +1,11 @@
-"""Checks of tensors that users hand over."""
+"""Checks of what users hand over."""
 
 import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
 
-__all__ = ["check_finite", "check_vectors"]
+__all__ = ["check_finite", "check_positive", "check_vectors"]
 
 
 def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -33,3 +33,10 @@ def check_finite(values: Tensor, name: str) -> Tensor:
     if not torch.isfinite(values).all():
         raise InputError(f"{name} has values that are not finite (NaN or infinity)")
     return values
+
+
+def check_positive(**limits: float | None) -> None:
+    """Raise an InputError that names the first of some numbers that is given and not positive."""
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise InputError(f"{name} must be positive, got {limit}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pddlvm.checkpoints import Checkpoints, interruptible
+from pddlvm.checks import check_positive
 from pddlvm.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.random import seeded
@@ -107,9 +108,7 @@ def train(
     start = time.perf_counter()
     if max_seconds is None and max_steps is None:
         raise InputError("give max_seconds, max_steps or both")
-    for name, limit in (("max_seconds", max_seconds), ("max_steps", max_steps)):
-        if limit is not None and not limit > 0:
-            raise InputError(f"{name} must be positive, got {limit}")
+    check_positive(max_seconds=max_seconds, max_steps=max_steps)
     batch_size = model.batch_size if batch_size is None else batch_size
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")

@@ -183,7 +183,7 @@ class Amortized:
         return context.clamp(-limit, limit)
 
     def _is_foreign(self, context: Tensor) -> Tensor:
-        return (context.abs() > _MARGIN * self.range).any(-1)
+        return (self._bounded(context) != context).any(-1)
 
     def save(self, path: str | Path) -> None:
         """Write it to a file for `LatentVariableModel.load_amortized`; replaced in one step.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pddlvm.errors import InputError, NonFiniteError
+from pddlvm.checks import check_positive
+from pddlvm.errors import NonFiniteError
 
 __all__ = ["Budget", "fit"]
 
@@ -35,9 +36,7 @@ class Budget:
         Raises:
             InputError: a limit is not positive.
         """
-        for name, limit in (("max_seconds", max_seconds), ("max_steps", max_steps)):
-            if limit is not None and not limit > 0:
-                raise InputError(f"{name} must be positive, got {limit}")
+        check_positive(max_seconds=max_seconds, max_steps=max_steps)
         if max_seconds is None and max_steps is None:
             max_seconds = default
         return cls(

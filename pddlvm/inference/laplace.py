@@ -108,16 +108,15 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
     damping = torch.full((len(y), 1, 1), _DAMPING, dtype=y.dtype)
     identity = torch.eye(prior.size, dtype=y.dtype)
 
-    def linearise(at: Tensor) -> tuple[Tensor, Tensor]:
+    def linearise(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         data, jacobian = surrogate.linearise(plain.xi_of(at))
-        return data, jacobian * plain.slope(at)[:, None, :]
+        jacobian = jacobian * plain.slope(at)[:, None, :]
+        return data, jacobian, _objective(surrogate, y, at, data, jacobian)
 
-    data, jacobian = linearise(eta)
-    best = _objective(surrogate, y, eta, data, jacobian)
+    data, jacobian, best = linearise(eta)
     if not torch.isfinite(best).all():
         eta = torch.where(torch.isfinite(best)[:, None], eta, 0.0)
-        data, jacobian = linearise(eta)
-        best = _objective(surrogate, y, eta, data, jacobian)
+        data, jacobian, best = linearise(eta)
     if not torch.isfinite(best).all():
         raise ConvergenceError(
             "the predicted data, or their derivatives, are not finite at the centre of the prior; "
@@ -137,8 +136,7 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         step = _solve(hessian + damping * scale * identity, gradient)
         trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
-        trial_data, trial_jacobian = linearise(trial)
-        value = _objective(surrogate, y, trial, trial_data, trial_jacobian)
+        trial_data, trial_jacobian, value = linearise(trial)
         # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
         better = value > best
         eta = torch.where(better[:, None], trial, eta)
@@ -167,9 +165,7 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 def _factor(information: Tensor, curvature: Tensor) -> Tensor:
     """L with L L^T = (A + D)^{-1}, lower triangular, also where A dwarfs D or is rounded."""
-    root = curvature.clamp(min=_TINY).rsqrt()
-    values, vectors = torch.linalg.eigh(root[..., :, None] * information * root[..., None, :])
-    half = root[..., :, None] * vectors * (1 + values.clamp(min=0)).rsqrt()[..., None, :]
+    half = _half(curvature.clamp(min=_TINY).rsqrt().diag_embed(), information)
     factor = torch.linalg.qr(half.mT).R.mT
     return factor * factor.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
 
@@ -178,6 +174,11 @@ def _with_error(precision: Tensor, covariance: Tensor) -> Tensor:
     """(P^{-1} + C)^{-1} = S (I + S C S)^{-1} S,  S = P^{1/2}, also where P is singular."""
     squares, vectors = torch.linalg.eigh(precision)
     root = vectors * squares.clamp(min=0).sqrt()[..., None, :] @ vectors.mT
-    values, vectors = torch.linalg.eigh(root @ covariance @ root)
-    half = root @ vectors * (1 + values.clamp(min=0)).rsqrt()[..., None, :]
+    half = _half(root, covariance)
     return half @ half.mT
+
+
+def _half(root: Tensor, matrix: Tensor) -> Tensor:
+    """H with H H^T = S (I + S M S)^{-1} S, for symmetric S and positive semi-definite M."""
+    values, vectors = torch.linalg.eigh(root @ matrix @ root)
+    return root @ vectors * (1 + values.clamp(min=0)).rsqrt()[..., None, :]

@@ -81,11 +81,12 @@ class SurrogateTarget(Target):
         left: Tensor | float = 0.0
         if surrogate.corrections:
             w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
+            xi = _near(coordinates.xi_of(w))
             with torch.no_grad():
-                corrected = surrogate.mean(_near(coordinates.xi_of(w)))
+                corrected = surrogate.mean(xi)
             good = _plausible(corrected)
             if good.double().mean() > _LEAST_GOOD:
-                left = self._fit(w[good], corrected[good])
+                left = self._fit(w[good], xi[good], corrected[good])
             else:
                 surrogate = surrogate.uncorrected()
         centre = _near(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))
@@ -94,10 +95,10 @@ class SurrogateTarget(Target):
         error = error + _ROUNDING * error.diagonal().mean() * torch.eye(len(error)).to(error)
         self.noise: Noise = surrogate.observation.noise.of_seen(self.seen, error)
 
-    def _fit(self, w: Tensor, corrected: Tensor) -> Tensor:
+    def _fit(self, w: Tensor, xi: Tensor, corrected: Tensor) -> Tensor:
         """Fit B to corrected predictions, and return the covariance of what it leaves."""
         with torch.no_grad():
-            predicted = self.surrogate.predict(_near(self.coordinates.xi_of(w)))
+            predicted = self.surrogate.predict(xi)
         with_map = _Fit.of(_linear(w, _REACH), corrected - predicted)
         alone = _Fit.of(_linear(w, math.inf), corrected)
         self.needs_map = with_map.size <= alone.size

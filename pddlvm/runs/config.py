@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 import tomli_w
 
+from pddlvm.checks import check_positive
 from pddlvm.errors import InputError
 from pddlvm.files import write_text
 
@@ -71,10 +72,8 @@ class RunConfig:
                 kinds = " or ".join(w.__name__ for w in wanted if w is not type(None))
                 raise InputError(f"{name} must be of type {kinds}, got {value!r}")
         found = cls(**values)
-        for name in ("max_seconds", "max_steps", "batch_size", "n_validation"):
-            value = getattr(found, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be positive, got {value}")
+        limits = ("max_seconds", "max_steps", "batch_size", "n_validation")
+        check_positive(**{name: getattr(found, name) for name in limits})
         return found
 
     @classmethod
