@@ -20,6 +20,7 @@ from pddlvm.checkpoints import Checkpoints, interruptible
 from pddlvm.checks import check_positive
 from pddlvm.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.muon import Muon
 from pddlvm.random import seeded
 from pddlvm.training_state import (
     Optimizers,
@@ -299,7 +300,7 @@ def _optimizers(networks: tuple[nn.Module, ...], rates: list[float]) -> Optimize
     rest = [p for n in networks for p in n.parameters() if id(p) not in taken]
     found: Optimizers = [(torch.optim.Adam(rest, lr=rates[1]), rates[1])]
     if hidden:
-        found.append((torch.optim.Muon(hidden, lr=rates[0], weight_decay=0.0), rates[0]))
+        found.append((Muon(hidden, lr=rates[0]), rates[0]))
     return found
 
 
