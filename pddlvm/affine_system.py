@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import SuperLU
 from torch import Tensor
 
 from pddlvm.affine import AffineTerm, find_interpolation
 from pddlvm.banded import BandedFactors, find_band
 from pddlvm.errors import ConvergenceError
+from pddlvm.factors import SparseFactors, factorise
 from pddlvm.physics import TermEvaluator
-from pddlvm.solver import Assembler, factorise
+from pddlvm.solver import Assembler
 
 if TYPE_CHECKING:
     from pddlvm.problem import Problem
 
 __all__ = ["AffineSystem", "Factors", "affine_system"]
 
-Factors = SuperLU | BandedFactors
+Factors = SparseFactors | BandedFactors
 
 _N_DRAWS = 128
 _MAX_RANK = 96

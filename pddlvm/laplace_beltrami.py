@@ -15,11 +15,11 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.factors import factorise
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
 from pddlvm.fields import Field, Link
 from pddlvm.links import exp
 from pddlvm.priors import Normal
-from pddlvm.solver import factorise
 
 __all__ = ["SurfaceField"]
 

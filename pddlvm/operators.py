@@ -48,21 +48,37 @@ class _Product(torch.autograd.Function):
 class SparseOperator(LinearOperator):
     """A sparse matrix in compressed rows, with its transpose."""
 
-    b: Tensor
-    b_transposed: Tensor
-
     def __init__(self, matrix: sp.csr_matrix, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.register_buffer("b", to_torch_csr(matrix, dtype))
-        self.register_buffer("b_transposed", to_torch_csr(sp.csr_matrix(matrix.T), dtype))
+        self.b = _Rows(matrix, dtype)
+        self.b_transposed = _Rows(sp.csr_matrix(matrix.T), dtype)
 
     def forward(self, u: Tensor) -> Tensor:
         """B u."""
-        return _Product.apply(u, self.b, self.b_transposed)
+        return _Product.apply(u, self.b(), self.b_transposed())
 
     def adjoint(self, q: Tensor) -> Tensor:
         """B^T q."""
-        return _Product.apply(q, self.b_transposed, self.b)
+        return _Product.apply(q, self.b_transposed(), self.b())
+
+
+class _Rows(nn.Module):
+    """The parts of a CSR tensor: plain tensors can be copied, pickled and moved, it cannot."""
+
+    values: Tensor
+    pointers: Tensor
+    columns: Tensor
+
+    def __init__(self, matrix: sp.csr_matrix, dtype: torch.dtype) -> None:
+        super().__init__()
+        csr = to_torch_csr(matrix, dtype)
+        self.shape = csr.shape
+        self.register_buffer("values", csr.values())
+        self.register_buffer("pointers", csr.crow_indices())
+        self.register_buffer("columns", csr.col_indices())
+
+    def forward(self) -> Tensor:
+        return _csr(self.pointers, self.columns, self.values, self.shape)
 
 
 class DenseOperator(LinearOperator):
@@ -88,10 +104,13 @@ def to_torch_csr(matrix: sp.csr_matrix, dtype: torch.dtype) -> Tensor:
     matrix = sp.csr_matrix(matrix)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")
-        return torch.sparse_csr_tensor(
+        return _csr(
             torch.from_numpy(matrix.indptr.astype("int32")),
             torch.from_numpy(matrix.indices.astype("int32")),
             torch.from_numpy(matrix.data).to(dtype),
-            size=matrix.shape,
-            check_invariants=False,
+            torch.Size(matrix.shape),
         )
+
+
+def _csr(pointers: Tensor, columns: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    return torch.sparse_csr_tensor(pointers, columns, values, size=shape, check_invariants=False)

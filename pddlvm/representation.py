@@ -13,11 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import SuperLU
 from torch import Tensor, nn
 
+from pddlvm.factors import SparseFactors, factorise
 from pddlvm.problem import Problem
-from pddlvm.solver import factorise
 
 __all__ = ["Reference", "Representation", "orthonormalise"]
 
@@ -47,11 +46,11 @@ class Reference:
 
     matrix: sp.csc_matrix
     coupling: sp.csc_matrix
-    factors: SuperLU
+    factors: SparseFactors
     lifts: Array
     phi: Array
     centres: Tensor
-    factors_at: tuple[SuperLU, ...]
+    factors_at: tuple[SparseFactors, ...]
 
     @classmethod
     def of(cls, problem: Problem) -> "Reference":
@@ -105,7 +104,7 @@ class Reference:
         return w
 
 
-def _solve(factors: SuperLU, r: Tensor) -> Tensor:
+def _solve(factors: SparseFactors, r: Tensor) -> Tensor:
     rows = np.ascontiguousarray(r.detach().cpu().double().numpy().T)
     return torch.from_numpy(factors.solve(rows).T).to(r)
 

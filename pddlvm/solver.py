@@ -21,16 +21,16 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
 from pddlvm.errors import ConvergenceError
+from pddlvm.factors import SparseFactors, factorise
 from pddlvm.physics import Term
 
 if TYPE_CHECKING:
     from pddlvm.problem import Problem
 
-__all__ = ["Assembler", "ReferenceSolver", "factorise"]
+__all__ = ["Assembler", "ReferenceSolver"]
 
 _RELATIVE_RESIDUAL = 1e-10
 _RELATIVE_STEP = 1e-11
@@ -96,21 +96,6 @@ class Assembler:
         return local.flatten(1, 2).mT @ (d @ local).flatten(1, 2)
 
 
-def factorise(matrix: sp.csc_matrix, *, symmetric: bool) -> SuperLU:
-    """Sparse LU; without pivoting, and on a symmetric ordering, where the matrix is symmetric."""
-    # Stored zeros (right angles) cost SuperLU up to eight times the time.
-    matrix = matrix.copy()
-    matrix.eliminate_zeros()
-    if symmetric:
-        return splu(
-            matrix,
-            permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=0.0,
-            options={"SymmetricMode": True},
-        )
-    return splu(matrix)
-
-
 class ReferenceSolver:
     """Newton's method for a problem, batched over parameters.
 
@@ -124,7 +109,7 @@ class ReferenceSolver:
         self.assembler = Assembler(problem.terms, problem.free_dofs, problem.n_dofs)
         entries = sum(int(np.prod(t.region.shape[:3])) * t.region.shape[2] for t in problem.terms)
         self.chunk = max(1, _MEMORY // (8 * entries))
-        self._factors: tuple[list[Tensor], SuperLU] | None = None
+        self._factors: tuple[list[Tensor], SparseFactors] | None = None
 
     def solve(self, z: Tensor) -> Tensor:
         """Solutions, (batch, d) -> (batch, n_dofs), float64.
@@ -135,13 +120,13 @@ class ReferenceSolver:
         parts = [self._solve_chunk(part, i) for i, part in self._chunks(z)]
         return torch.cat(parts) if parts else z.new_zeros(0, self._problem.n_dofs)
 
-    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[SuperLU]]:
+    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[SparseFactors]]:
         """Solutions, and for each of them factors of K in its last Newton step.
 
         K may have moved since where the problem is not linear. The factors of the whole batch are
         in memory at once.
         """
-        kept: dict[int, SuperLU] = {}
+        kept: dict[int, SparseFactors] = {}
         parts = [self._solve_chunk(part, i, kept) for i, part in self._chunks(z)]
         u = torch.cat(parts)
         # Where the lifting was the solution there was no step.
@@ -163,7 +148,9 @@ class ReferenceSolver:
     def _chunks(self, z: Tensor) -> list[tuple[int, Tensor]]:
         return [(i, z[i : i + self.chunk]) for i in range(0, len(z), self.chunk)]
 
-    def _solve_chunk(self, z: Tensor, first: int, kept: dict[int, SuperLU] | None = None) -> Tensor:
+    def _solve_chunk(
+        self, z: Tensor, first: int, kept: dict[int, SparseFactors] | None = None
+    ) -> Tensor:
         free = self._operators.free
         u = self._operators.lift(z)
         r = self._operators.residual(u, z)
@@ -220,7 +207,7 @@ class ReferenceSolver:
     def _linear_solve(self, tangents: list[Tensor], b: Tensor) -> Tensor:
         return torch.from_numpy(self._factorise(tangents).solve(b.numpy()))
 
-    def _factorise(self, tangents: list[Tensor]) -> SuperLU:
+    def _factorise(self, tangents: list[Tensor]) -> SparseFactors:
         previous = self._factors
         if previous is None or not all(map(torch.equal, previous[0], tangents)):
             matrix = self.assembler(tangents)
