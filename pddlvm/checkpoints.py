@@ -50,6 +50,10 @@ class Checkpoints:
         """All there are, the newest first."""
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
+    def path_of(self, step: int) -> Path:
+        """The checkpoint after so many steps."""
+        return self.folder / f"step-{step:09d}.pt"
+
     def write(self, content: dict[str, Any], step: int) -> None:
         """Write a checkpoint, then remove those that are too many.
 
@@ -58,7 +62,7 @@ class Checkpoints:
                 there are untouched.
         """
         make_folder(self.folder)
-        write_content(content, self.folder / f"step-{step:09d}.pt")
+        write_content(content, self.path_of(step))
         for old in self.files[self.keep :]:
             old.unlink(missing_ok=True)
 

@@ -7,7 +7,8 @@ so that z keeps its meaning on another machine.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -74,6 +75,21 @@ class Field(ABC):
         """The same field with psi defined by the tensors of `state`."""
         changes: dict[str, Any] = dict(state)
         return replace(self, **changes) if state else self
+
+    @property
+    def signature(self) -> str:
+        """Class and arguments, but for functions and real tensors: these are known by values."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {
+            name: float(value) if isinstance(value, Real) else value
+            for name, value in given.items()
+            if isinstance(value, Real | str)
+        }
+        tensors = {
+            name: (tuple(value.shape), [] if value.is_floating_point() else value.tolist())
+            for name, value in self.state.items()
+        }
+        return repr((type(self).__name__, plain, tensors))
 
     def at(self, points: Points, dtype: torch.dtype = torch.float64) -> FieldAtPoints:
         """The field at fixed points, ready to be evaluated for any batch of z."""

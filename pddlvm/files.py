@@ -1,7 +1,8 @@
 """Files of tensors and plain values: written in one step, read without executing anything.
 
 A file is written to a temporary name beside its target and renamed, so that no reader sees half of
-it; it is read by `torch.load(weights_only=True)` after its checksums were compared.
+it; it is read by `torch.load(weights_only=True)` after its checksums were compared. The archive has
+one of each record; one of the whole content sees what was changed and written anew.
 """
 
 import os
@@ -10,15 +11,18 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from pddlvm.errors import InputError, RunFileError
 
 __all__ = [
     "check_folder_of",
+    "check_tensor",
     "decoding",
     "make_folder",
     "read_content",
@@ -27,7 +31,7 @@ __all__ = [
     "write_text",
 ]
 
-_FORMAT = "pddlvm-model-2"
+_FORMAT, _OLDER = "pddlvm-model-3", "pddlvm-model-"
 
 
 def write_content(content: dict[str, Any], path: str | Path) -> None:
@@ -37,8 +41,9 @@ def write_content(content: dict[str, Any], path: str | Path) -> None:
         RunFileError: the folder does not exist or cannot be written to, or the disk is full; a file
             that was there is untouched.
     """
+    content = {"format": _FORMAT, **content}
     with replacing(path) as file:
-        torch.save({"format": _FORMAT, **content}, file)
+        torch.save({**content, "digest": _digest(content)}, file)
 
 
 def write_text(text: str, path: str | Path) -> None:
@@ -145,22 +150,64 @@ def read_content(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_sizes(content)
+        _check_tensors(content)
     except Exception as error:
         # Bytes that are no archive fail in many ways, inside of torch, zipfile and pickle.
         raise RunFileError(
-            f"{str(path)!r} is not a model saved by pddlvm, or damaged ({type(error).__name__})"
+            f"{str(path)!r} is not a model saved by pddlvm, or damaged "
+            f"({type(error).__name__}: {error})"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    written = content.get("format") if isinstance(content, dict) else None
+    if written != _FORMAT:
+        if isinstance(written, str) and written.startswith(_OLDER):
+            raise RunFileError(
+                f"{str(path)!r} was written by another version of pddlvm ({written}, not "
+                f"{_FORMAT}): what it was made of cannot be checked; train and save it anew"
+            )
         raise RunFileError(f"{str(path)!r} is not a model saved by pddlvm (format {_FORMAT})")
+    if content.pop("digest", None) != _digest(content):
+        raise RunFileError(f"{str(path)!r} is damaged: its content is not what was saved")
     return content
 
 
-def _check_sizes(content: Any) -> None:
-    """Refuse tensors that claim more than the file holds, by strides that repeat their values."""
-    if isinstance(content, torch.Tensor):
+def check_tensor(
+    value: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """A part of a content, or a ValueError where it is not such a tensor."""
+    if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"{name} is no tensor {shape} of {dtype}")
+    return value
+
+
+def _check_tensors(content: Any) -> None:
+    """Refuse values that are not finite, and more of them than the file holds.
+
+    A tensor claims more by strides that repeat its values.
+    """
+    if isinstance(content, Tensor):
         if content.nbytes > content.untyped_storage().nbytes():
             raise ValueError("a tensor larger than its values")
+        if not torch.isfinite(content).all():
+            raise ValueError("values that are not finite")
     elif isinstance(content, dict | list | tuple):
         for part in content.values() if isinstance(content, dict) else content:
-            _check_sizes(part)
+            _check_tensors(part)
+
+
+def _digest(content: Any) -> str:
+    """Of all tensors and values, in their order."""
+    digest = sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, Tensor):
+            digest.update(repr((part.dtype, tuple(part.shape))).encode())
+            digest.update(part.detach().cpu().numpy().tobytes())
+        elif isinstance(part, dict | list | tuple):
+            digest.update(f"{len(part)}:".encode())
+            for one in part.items() if isinstance(part, dict) else part:
+                add(one)
+        else:
+            digest.update(f"{part!r};".encode())
+
+    add(content)
+    return digest.hexdigest()

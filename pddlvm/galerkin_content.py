@@ -1,15 +1,18 @@
 """What a saved `GalerkinModel` consists of, and how it is put together again."""
 
+import math
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm import covariances
 from pddlvm.affine import Interpolation
 from pddlvm.covariances import Covariance
 from pddlvm.cubature import CellSelection
+from pddlvm.files import check_tensor
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import rebuild_network, sizes_of
 from pddlvm.problem import Problem
@@ -21,6 +24,8 @@ __all__ = ["content_of", "rebuild"]
 _COVARIANCES: dict[str, type[Covariance]] = {
     name: getattr(covariances, name) for name in ("EnergyNorm", "Isotropic", "Whitened")
 }
+
+_ORTHONORMAL = 1e-6
 
 
 def content_of(model: GalerkinModel) -> dict[str, Any]:
@@ -52,15 +57,22 @@ def rebuild(
     inverse_network: nn.Module | None,
 ) -> GalerkinModel:
     """The model of a content; its state is still to be loaded."""
+    (_, m), n = content["v"].shape, len(content["xi"])
+    reference = Reference.of(problem)
+    v = check_tensor(content["v"], "v", (problem.n_free, m)).numpy()
+    if not np.allclose(v.T @ (reference.matrix @ v), np.eye(m), atol=_ORTHONORMAL):
+        raise ValueError("v is not orthonormal in the reference energy")
     reduction = Reduction(
-        reference=Reference.of(problem),
-        v=content["v"].numpy(),
+        reference=reference,
+        v=v,
         terms=tuple(_unpack(t, p) for t, p in zip(content["terms"], problem.terms, strict=True)),
-        xi=content["xi"],
-        c=content["c"],
-        energy=content["energy"],
+        xi=check_tensor(content["xi"], "xi", (n, problem.n_parameters)),
+        c=check_tensor(content["c"], "c", (n, m)),
+        energy=check_tensor(content["energy"], "energy", (n,)),
         cubature_error=content["cubature_error"],
     )
+    if not 0 <= reduction.cubature_error < math.inf:
+        raise ValueError("an impossible error of the cubature")
     networks = content["networks"]
     n_saved = sum(value.numel() for value in content["state"].values())
     model = GalerkinModel(
@@ -84,13 +96,26 @@ def _pack(term: TermReduction) -> dict[str, Tensor]:
 
 
 def _unpack(packed: dict[str, Tensor], term: Any) -> TermReduction:
+    n_cells, n_quadrature, s, _ = term.region.shape
     if "cells" in packed:
-        return CellSelection(packed["cells"].numpy(), packed["weights"].numpy())
+        cells = _index(packed["cells"], n_cells)
+        weights = check_tensor(packed["weights"], "weights", cells.shape).numpy()
+        if (weights <= 0).any():
+            raise ValueError("cubature weights that are not positive")
+        return CellSelection(cells, weights)
     # The reduced operators come with the state; cardinal functions are needed to make them only.
-    n_points = term.region.weights.size
-    s = term.region.shape[2]
-    tangent, load = packed["tangent"].numpy(), packed["load"].numpy()
+    n_points = n_cells * n_quadrature
+    tangent = _index(packed["tangent"], n_points * s * s)
+    load = _index(packed["load"], n_points * s)
     return (
         Interpolation(tangent, np.zeros((n_points * s * s, len(tangent)))),
         Interpolation(load, np.zeros((n_points * s, len(load)))),
     )
+
+
+def _index(value: Tensor, size: int) -> NDArray[np.int64]:
+    """Different whole numbers from 0 to size - 1."""
+    found = check_tensor(value, "an index", (len(value),), torch.int64)
+    if len(found.unique()) < len(found) or ((found < 0) | (found >= size)).any():
+        raise ValueError("cells or points that do not exist")
+    return found.numpy()

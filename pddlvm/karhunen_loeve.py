@@ -5,10 +5,11 @@
 The integral is replaced by a sum over at most a thousand inducing points x_j with weights w_j
 (farthest-point samples of the cell centroids, each weighted by the volume nearest to it), and
 
-    psi_i(x) = sqrt(lambda_i) phi_i(x) = lambda_i^{-1/2} sum_j k(x, x_j) sqrt(w_j) Q_ji
+    psi_i(x) = sqrt(lambda_i) phi_i(x) = std lambda_i^{-1/2} sum_j k(x, x_j) sqrt(w_j) Q_ji
 
-with Q the eigenvectors of W^{1/2} K W^{1/2}. Only kernel rows are ever formed, so the cost grows
-linearly with the number of points at which the field is wanted.
+with Q and lambda the eigenvectors and eigenvalues of W^{1/2} K W^{1/2}, k the correlation. Only
+kernel rows are ever formed, so the cost grows linearly with the number of points at which the field
+is wanted.
 """
 
 from collections.abc import Callable
@@ -76,12 +77,14 @@ class KarhunenLoeve(Field):
     Attributes:
         covariance: correlation function.
         length: correlation length, in units of the mesh.
+        std: pointwise standard deviation before truncation.
         inducing: points x_j, (n_inducing, dim).
         modes: lambda_i^{-1/2} sqrt(w_j) Q_ji, (n_inducing, n_terms).
     """
 
     covariance: Covariance
     length: float
+    std: float = 1.0
     inducing: Tensor
     modes: Tensor
 
@@ -120,7 +123,7 @@ class KarhunenLoeve(Field):
             )
         inducing, weights = _inducing_points(centroids, space.cell_volumes)
         root = np.sqrt(weights)
-        kernel = std**2 * covariance(cdist(inducing, inducing) / length)
+        kernel = covariance(cdist(inducing, inducing) / length)
         values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
         values, vectors = values[::-1][:n_terms], vectors[:, ::-1][:, :n_terms]
         if values[-1] <= 1e-12 * values[0]:
@@ -129,13 +132,14 @@ class KarhunenLoeve(Field):
             )
         # The sign of an eigenvector is arbitrary: make its largest entry positive.
         vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_terms)])
-        modes = std**2 * root[:, None] * vectors / np.sqrt(values)
+        modes = root[:, None] * vectors / np.sqrt(values)
         return cls(
             prior=Normal(),
             link=link,
             shift=shift,
             covariance=covariance,
             length=length,
+            std=std,
             inducing=torch.from_numpy(inducing),
             modes=torch.from_numpy(modes),
         )
@@ -149,7 +153,7 @@ class KarhunenLoeve(Field):
         return {"inducing": self.inducing, "modes": self.modes}
 
     def shapes(self, points: Points) -> Tensor:  # noqa: D102
-        inducing, modes = self.inducing.numpy(), self.modes.numpy()
+        inducing, modes = self.inducing.numpy(), self.std * self.modes.numpy()
         chunks = [
             self.covariance(cdist(points.x[i : i + _CHUNK], inducing) / self.length) @ modes
             for i in range(0, len(points.x), _CHUNK)

@@ -30,10 +30,14 @@ class SurfaceField(Field):
 
     Attributes:
         mesh: the surface.
+        length, smoothness, std: of the covariance, with which the modes were made.
         modes: std s_i phi_i at its vertices, (n_vertices, n_terms).
     """
 
     mesh: SurfaceMesh
+    length: float
+    smoothness: float
+    std: float
     modes: Tensor
 
     @classmethod
@@ -83,7 +87,15 @@ class SurfaceField(Field):
         # The eigenvectors have unit mass: the mean variance is the sum over the area.
         variance *= std**2 * area / variance.sum()
         modes = torch.from_numpy(vectors * np.sqrt(variance))
-        return cls(prior=Normal(), link=link, mesh=mesh, modes=modes)
+        return cls(
+            prior=Normal(),
+            link=link,
+            mesh=mesh,
+            length=length,
+            smoothness=smoothness,
+            std=std,
+            modes=modes,
+        )
 
     @property
     def size(self) -> int:  # noqa: D102

@@ -3,8 +3,12 @@
 z ~ p(z)  ->  fields  ->  u(z), n_dofs numbers
 """
 
+import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -56,15 +60,66 @@ class ParametricProblem(ABC):
     def dim(self) -> int:
         """Number of coordinates of a point."""
 
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Hash of what a saved model depends on."""
+    # --- its identity, see `pddlvm.identity` ---------------------------------------------------
 
     @property
     @abstractmethod
-    def probe(self) -> float:
-        """A number that changes with the physics, for saved models."""
+    def fingerprint(self) -> str:
+        """Hash of what must be equal in two problems that are the same."""
+
+    @property
+    @abstractmethod
+    def probe(self) -> Tensor:
+        """Summaries of what all functions and fields give at random z and states, (n_rows, 4)."""
+
+    @property
+    @abstractmethod
+    def shape_sizes(self) -> dict[str, Tensor]:
+        """Field -> norms of its shapes, (size,): eigenvectors of equal eigenvalues have equal."""
+
+    @cached_property
+    def compared(self) -> "WeakKeyDictionary[ParametricProblem, bool]":
+        """Which other problems are the same."""
+        return WeakKeyDictionary()
+
+    @abstractmethod
+    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> Self:
+        """The same problem with its fields defined by saved tensors (see `Field.state`)."""
+
+    # --- copies --------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The problem itself: it is immutable."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It is made anew of its arguments.
+
+        Raises:
+            InputError: a function of it cannot be pickled.
+        """
+        for what, part in self._pickled_parts.items():
+            try:
+                pickle.dumps(part)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"problem {self.name!r} cannot be pickled: {what} ({error}); "
+                    "use a function at the top of a module; functools.partial can hold its first "
+                    "arguments"
+                ) from error
+        return self._made_by
+
+    @property
+    @abstractmethod
+    def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """A callable and its arguments."""
+
+    @property
+    @abstractmethod
+    def _pickled_parts(self) -> dict[str, Any]:
+        """What may hold functions of the user, by its name in messages."""
+
+    # --- what users ask for --------------------------------------------------------------------
 
     def solve(self, z: Tensor) -> Tensor:
         """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
@@ -135,6 +190,14 @@ class ParametricProblem(ABC):
     @abstractmethod
     def _solve(self, z: Tensor) -> Tensor:
         """Reference solutions, (n, d) -> (n, n_dofs), float64 on the CPU."""
+
+    @property
+    def _field_signatures(self) -> dict[str, str]:
+        return {k: f.signature for k, f in self.random_fields.items()}
+
+    @property
+    def _named_fields(self) -> dict[str, Any]:
+        return {f"field {k!r}": f for k, f in self.fields.items()}
 
     def _fields_with(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Field | float]:
         """The fields as saved tensors define them (see `Field.state`)."""

@@ -6,9 +6,10 @@
 Everything before this object is NumPy, SciPy and scikit-fem in float64; everything after is torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,8 +26,11 @@ from pddlvm.parametric import ParametricProblem
 from pddlvm.physics import Energy, Term, TermEvaluator
 from pddlvm.priors import Prior
 from pddlvm.solver import ReferenceSolver
+from pddlvm.summary import summarise
 
 __all__ = ["Problem"]
+
+_N_PROBES, _PROBE_SEED = 2, 20225
 
 
 class Problem(ParametricProblem):
@@ -163,25 +167,44 @@ class Problem(ParametricProblem):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what a saved model depends on: name, mesh, degrees of freedom, parameters."""
+        """Hash of name, mesh, degrees of freedom, parameters, terms and arguments of fields."""
         digest = sha256()
         mesh = self.space.mesh
         digest.update(repr((self.name, self.prior, self.n_dofs, mesh.t.shape)).encode())
         digest.update(np.ascontiguousarray(mesh.t, dtype=np.int64).tobytes())
         digest.update(np.ascontiguousarray(mesh.p, dtype=np.float32).tobytes())
         digest.update(self.fixed_dofs.astype(np.int64).tobytes())
+        terms = [(type(t).__name__, t.is_coercive, t.region.shape) for t in self.terms]
+        digest.update(repr((terms, self._field_signatures)).encode())
         return digest.hexdigest()
 
     @cached_property
-    def probe(self) -> float:
-        """Size of residual and boundary values of one state at the centre of the prior.
+    def probe(self) -> Tensor:
+        """Of the prior, boundary values, fields and the residual of each term, to a row each.
 
-        Parameter fields with random shapes vanish there, so it does not depend on eigenvectors.
+        The states are none, where loads are not hidden by stiffness, a rough and a smooth one.
         """
-        u = torch.arange(self.n_dofs, dtype=torch.float64).cos()[None]
-        z = self.prior.unstandardise(torch.zeros(1, self.n_parameters, dtype=torch.float64))
-        lift = self.discretisation(torch.float64, torch.device("cpu")).lift(z)
-        return float(self.residual(u + lift, z).norm() + (lift * (1 + u)).norm())
+        generator = torch.Generator().manual_seed(_PROBE_SEED)
+        z = self.prior.sample((_N_PROBES,), generator=generator)
+        operators = self.discretisation(torch.float64, torch.device("cpu"))
+        low, high = (f(self.space.dof_points, axis=0) for f in (np.min, np.max))
+        s = (self.space.dof_points - low) / np.where(high > low, high - low, 1.0)
+        smooth = torch.from_numpy(np.sin(1.0 + 2.0 * s @ (1.0 + np.arange(s.shape[1]))))
+        rough = torch.arange(self.n_dofs, dtype=torch.float64).cos()
+        blocks = self.prior.split(z)
+        rows = [z, operators.lift(z)]
+        rows += [field(blocks[k]) for k, field in self._centroid_fields.items()]
+        for term in operators.terms:
+            rows += [term.x[None], term.weights[None]]
+            rows += [
+                term.residual(u.expand(_N_PROBES, -1), blocks)
+                for u in (torch.zeros_like(rough), rough, smooth)
+            ]
+        return torch.cat([summarise(row) for row in rows])
+
+    @cached_property
+    def shape_sizes(self) -> dict[str, Tensor]:  # noqa: D102
+        return {k: f.shapes.norm(dim=0) for k, f in self._centroid_fields.items()}
 
     @cached_property
     def affine(self) -> AffineSystem | None:
@@ -200,8 +223,7 @@ class Problem(ParametricProblem):
         """The reference solver: Newton with a sparse direct factorisation, float64."""
         return ReferenceSolver(self)
 
-    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "Problem":
-        """The same problem with its fields defined by saved tensors (see `Field.state`)."""
+    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "Problem":  # noqa: D102
         fields = self._fields_with(states)
         return Problem(self.name, self.space, self.terms, fields, self.dirichlet)
 
@@ -248,6 +270,16 @@ class Problem(ParametricProblem):
 
     def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
         return self.space.evaluation(points)
+
+    @property
+    def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Problem, (self.name, self.space, self.terms, self.fields, self.dirichlet)
+
+    @property
+    def _pickled_parts(self) -> dict[str, Any]:
+        terms = {f"its term number {i}": t.function for i, t in enumerate(self.terms)}
+        values = {f"the Dirichlet value on {d.boundary!r}": d.value for d in self.dirichlet}
+        return terms | values | self._named_fields
 
     @property
     def _solution_has(self) -> str:

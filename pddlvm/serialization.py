@@ -1,30 +1,38 @@
 """Saving and loading a trained model, without ever executing what a file says.
 
 See `pddlvm.files` for the format. The fields of the problem travel with a model (`Field.state`): z
-keeps its meaning on a machine whose eigenvectors differ.
+keeps its meaning on a machine whose eigenvectors differ. A file serves the problem whose mark it
+bears (`pddlvm.identity`), and it has what the maps say of a few draws: they must say it again.
 """
 
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pddlvm import galerkin_content
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import RunFileError
-from pddlvm.files import decoding, read_content, write_content
+from pddlvm.files import check_tensor, decoding, read_content, write_content
+from pddlvm.identity import adopt, mark_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem
+from pddlvm.summary import summarise
 
-__all__ = ["content_of", "load", "save"]
+__all__ = ["content_of", "differences", "load", "restore_state", "save"]
 
 AnyProblem = Problem | CollocationProblem
+
+_N_DRAWS, _SEED = 2, 20226
+_CLOSE = 1e-3
+"""Relative: rounding of float32 differs between machines."""
+_SAME = 1e-6
+_LEARNT = ("state", "answers")
 
 
 def save(model: LatentVariableModel, path: str | Path) -> None:
@@ -44,15 +52,31 @@ def content_of(model: LatentVariableModel) -> dict[str, Any]:
         assert isinstance(model, GalerkinModel)
         parts = galerkin_content.content_of(model)
     return {
-        "fingerprint": model.problem.fingerprint,
-        "probe": model.problem.probe,
+        **mark_of(model.problem),
         "problem": model.problem.name,
         "seed": model.seed,
         "dtype": str(model.sigma_residual.dtype).removeprefix("torch."),
-        "fields": {k: f.state for k, f in model.problem.random_fields.items()},
         "state": {k: v.cpu() for k, v in model.state_dict().items()},
         **parts,
+        "answers": _answers(model),
     }
+
+
+def differences(content: dict[str, Any], model: LatentVariableModel) -> list[str]:
+    """Names of what a model was made of, in which it differs from that of a content."""
+    made = {k: v for k, v in content_of(model).items() if k not in _LEARNT}
+    return [name for name, value in made.items() if not _same(content[name], value)]
+
+
+def restore_state(model: LatentVariableModel, content: dict[str, Any]) -> None:
+    """What training has learnt; a ValueError where it cannot be that of this model."""
+    for name, value in model.state_dict().items():
+        check_tensor(content["state"][name], name, tuple(value.shape), value.dtype)
+    model.load_state_dict(content["state"])
+    model.after_loading()
+    here, saved = _answers(model), content["answers"]
+    if here.shape != saved.shape or ((here - saved).abs() > _CLOSE * saved[:, :1]).any():
+        raise ValueError("the maps do not say what they said when they were saved")
 
 
 def load(
@@ -76,41 +100,49 @@ def load(
     """
     content = read_content(Path(path))
     with decoding(f"{str(path)!r} is damaged or incomplete"):
-        _check_problem(content, problem, path)
-        problem = _with_saved_fields(content["fields"], problem)
+        own = adopt(problem, content)
+        if own is None:
+            raise RunFileError(
+                f"{str(path)!r} was saved from another problem ({content['problem']!r}); it needs "
+                "the same mesh, physics, boundary conditions, fields and parameters. Make the "
+                "problem with the arguments that it had"
+            )
+        if not _same(mark_of(problem)["fields"], content["fields"]):
+            warnings.warn(
+                "the parameter fields computed here differ from the saved ones (eigenvectors of "
+                "equal eigenvalues may): use the `problem` of the loaded model; its z has the "
+                "saved meaning",
+                stacklevel=2,
+            )
         model: CollocationModel | GalerkinModel
-        if isinstance(problem, CollocationProblem):
-            model = collocation_content.rebuild(content, problem, forward_network, inverse_network)
+        if isinstance(own, CollocationProblem):
+            model = collocation_content.rebuild(content, own, forward_network, inverse_network)
         else:
-            model = galerkin_content.rebuild(content, problem, forward_network, inverse_network)
-        model.load_state_dict(content["state"])
-        if not all(torch.isfinite(v).all() for v in model.state_dict().values()):
-            raise ValueError("values that are not finite")
-        model.after_loading()
+            model = galerkin_content.rebuild(content, own, forward_network, inverse_network)
+        restore_state(model, content)
         return model
 
 
-def _check_problem(content: dict[str, Any], problem: AnyProblem, path: str | Path) -> None:
-    saved = content["problem"]
-    same_mesh = content["fingerprint"] == problem.fingerprint
-    if not (same_mesh and np.isclose(content["probe"], problem.probe, rtol=1e-6)):
-        raise RunFileError(
-            f"{str(path)!r} was saved from another problem ({saved!r}); it needs the "
-            "same mesh, physics, boundary conditions and parameters. Make the problem with the "
-            "arguments that it had"
-        )
+def _answers(model: LatentVariableModel) -> Tensor:
+    """What both maps say of a few draws, (n_rows, 4)."""
+    z = model.problem.prior.sample((_N_DRAWS,), seed=_SEED)
+    forward = model.forward(z)
+    found = [forward.mean, forward.std]
+    if torch.isfinite(forward.mean).all():
+        inverse = model.inverse(forward.mean)
+        found += [inverse.mean, inverse.std]
+    return torch.cat([summarise(part) for part in found])
 
 
-def _with_saved_fields(states: dict[str, Any], problem: AnyProblem) -> AnyProblem:
-    if all(
-        torch.allclose(v, states[k][n], rtol=1e-6, atol=1e-9)
-        for k, f in problem.random_fields.items()
-        for n, v in f.state.items()
-    ):
-        return problem
-    warnings.warn(
-        "the parameter fields computed here differ from the saved ones (eigenvectors of equal "
-        "eigenvalues may): use the `problem` of the loaded model; its z has the saved meaning",
-        stacklevel=3,
-    )
-    return problem.with_states(states)
+def _same(a: Any, b: Any) -> bool:
+    """Are parts of two contents equal, their numbers to rounding?"""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            return False
+        size = float(b.double().abs().max()) if b.numel() else 0.0
+        return bool(((a.double() - b.double()).abs() <= _SAME * size).all())
+    return bool(a == b)

@@ -23,6 +23,7 @@ from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.muon import Muon
 from pddlvm.random import seeded
 from pddlvm.training_state import (
+    RECORD_STEPS,
     Optimizers,
     Progress,
     capture,
@@ -38,7 +39,6 @@ _LAST_RATE = 1e-3
 Record = Callable[[dict[str, float]], None]
 
 _SNAPSHOT_STEPS = 200
-_RECORD_STEPS = 10
 _N_WATCHED = 64
 _WATCHED_SEED = 20221
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
@@ -218,7 +218,7 @@ class _Training:
             at.first, at.begin = at.step, self.clock.fraction(at.step)
         optimizers = _optimizers(networks, self.options["learning_rates"])
         if at.optimizers is not None:
-            restore_optimizers(optimizers, at.optimizers)
+            restore_optimizers(optimizers, at.optimizers, at.step - at.first)
             at.optimizers = None
         parameters = [p for network in networks for p in network.parameters()]
         good, written = snapshot(networks), time.perf_counter()
@@ -232,7 +232,7 @@ class _Training:
                 optimizer.zero_grad(set_to_none=True)
             loss = stage.loss(self.options["batch_size"], self.generator)
             loss.backward()
-            if (at.step - at.first) % _RECORD_STEPS == 0:
+            if (at.step - at.first) % RECORD_STEPS == 0:
                 value = float(loss.detach())
                 if not math.isfinite(value) or not _finite_gradients(parameters):
                     self._fail(value, networks, good)

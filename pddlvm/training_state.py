@@ -9,11 +9,22 @@ from torch import nn
 
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.errors import InputError, RunFileError
+from pddlvm.files import decoding
 from pddlvm.latent import LatentVariableModel
-from pddlvm.serialization import content_of
+from pddlvm.serialization import content_of, differences, restore_state
 
-__all__ = ["Optimizers", "Progress", "capture", "restore", "restore_optimizers", "snapshot"]
+__all__ = [
+    "RECORD_STEPS",
+    "Optimizers",
+    "Progress",
+    "capture",
+    "restore",
+    "restore_optimizers",
+    "snapshot",
+]
 
+RECORD_STEPS = 10
+"""From one row of the history to the next."""
 _ROW = {"step", "seconds", "elbo", "stage"}
 _MOMENTS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "Muon": {"momentum_buffer"}}
 
@@ -43,7 +54,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     optimizers: list[dict[int, dict[str, Any]]] | None = None
 
-    def check(self) -> None:
+    def check(self, max_steps: int | None) -> None:
         """Refuse what no training leaves behind, by a ValueError."""
         counts = (self.stage, self.step, self.first, self.step - self.first)
         if not all(type(n) is int and n >= 0 for n in counts):
@@ -54,6 +65,35 @@ class Progress:
         for row in self.history:
             if set(row) != _ROW or not all(isinstance(v, int | float) for v in row.values()):
                 raise ValueError("impossible history")
+        if not self._fits_history() or not self._fits_schedule(max_steps):
+            raise ValueError("a step, stage or time that does not fit the history")
+
+    def _fits_history(self) -> bool:
+        """Each stage has a row at its first step, at every tenth after it, and at its end."""
+        for name in ("step", "stage", "seconds"):
+            values = [row[name] for row in self.history]
+            if values != sorted(values):
+                return False
+        inside = self.begin is not None
+        present = self.stage if inside else self.stage - 1
+        rows = [row for row in self.history if row["stage"] == present]
+        if {row["stage"] for row in self.history} != set(range(present + 1)):
+            return False
+        last = self.step
+        if inside:
+            last = self.first + RECORD_STEPS * ((self.step - self.first - 1) // RECORD_STEPS)
+        steps = (rows[0]["step"], rows[-1]["step"])
+        return steps == (self.first, last) and self.seconds >= rows[-1]["seconds"]
+
+    def _fits_schedule(self, max_steps: int | None) -> bool:
+        """A stage that began has optimizers; a limit on the steps says when it begins and ends."""
+        if (self.begin is None) != (self.optimizers is None):
+            return False
+        if max_steps is None:
+            return True
+        # A stage takes one step at least, however late it is.
+        is_over = self.step > max_steps + self.stage
+        return not is_over and (self.begin is None or self.begin >= self.first / max_steps)
 
 
 def capture(
@@ -100,37 +140,40 @@ def restore(
         return Progress()
     path, content = found
     training = content["training"]
-    try:
+    with decoding(f"{str(path)!r} is not a checkpoint of this model, or damaged"):
         before = training["options"]
-        if before != options:
-            changed = {k: (before.get(k), v) for k, v in options.items() if before.get(k) != v}
-            raise InputError(
-                f"{str(path)!r} is of a training with other arguments (then, now): {changed}; "
-                "give the same ones, or choose another folder for a new training"
-            )
-        model.load_state_dict(content["state"])
-        model.after_loading()
+        changed = {k: (before.get(k), v) for k, v in options.items() if before.get(k) != v}
+        made = differences(content, model)
+    if changed:
+        raise InputError(
+            f"{str(path)!r} is of a training with other arguments (then, now): {changed}; "
+            "give the same ones, or choose another folder for a new training"
+        )
+    if made:
+        raise RunFileError(
+            f"{str(path)!r} is of a training of another model or problem: {', '.join(made)} "
+            "differ. Make both as they were, or go on with the model of the checkpoint, "
+            "pddlvm.load(file, problem)"
+        )
+    with decoding(f"{str(path)!r} is damaged"):
+        at = Progress(**{name: training[name] for name in Progress.__dataclass_fields__})
+        at.check(options["max_steps"])
+        if checkpoints.path_of(at.step) != path:
+            raise ValueError("a step that is not that of its name")
+        restore_state(model, content)
         model.restore_training(training["own"])
         generator.set_state(training["generator"])
         torch.set_rng_state(training["random"])
         device = model.sigma_residual.device
         if device.type == "cuda" and training["random_gpu"] is not None:
             torch.cuda.set_rng_state(training["random_gpu"], device)
-        at = Progress(**{name: training[name] for name in Progress.__dataclass_fields__})
-        at.check()
-        return at
-    except InputError:
-        raise
-    except Exception as error:
-        # Whatever a file can say that is not what `capture` writes.
-        raise RunFileError(
-            f"{str(path)!r} is not a checkpoint of this model, or damaged "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    return at
 
 
-def restore_optimizers(optimizers: Optimizers, states: list[dict[int, dict[str, Any]]]) -> None:
-    """Take up the states that a checkpoint holds.
+def restore_optimizers(
+    optimizers: Optimizers, states: list[dict[int, dict[str, Any]]], n_steps: int
+) -> None:
+    """Take up the states that a checkpoint holds, after so many steps.
 
     Raises:
         RunFileError: they are not those of these optimizers.
@@ -142,6 +185,8 @@ def restore_optimizers(optimizers: Optimizers, states: list[dict[int, dict[str, 
                 raise ValueError("not one state for each parameter")
             for i, parameter in enumerate(parameters):
                 _check_moments(state[i], parameter, _MOMENTS[type(optimizer).__name__])
+                if state[i].get("step", n_steps) != n_steps:
+                    raise ValueError("another number of steps")
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
     except Exception as error:

@@ -97,10 +97,10 @@ def burgers(z: Tensor, x: Tensor, t: Tensor, n_cells: int = 1600) -> Tensor:
 
 
 def reaction_diffusion(
-    z: Tensor,
     f: pddlvm.Field,
     diffusion: float,
     rate_of_reaction: float,
+    z: Tensor,
     x: Tensor,
     t: Tensor,
     n_cells: int = 800,

@@ -5,6 +5,8 @@
 -div(kappa(x) grad u) + b . grad u = f           `make_advection_diffusion`: not symmetric
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -130,6 +132,14 @@ def advection_diffusion_flux(
     return along, kappa * du + tau * along * b
 
 
+def _advection_diffusion(
+    smallest: float, h: float, u: Tensor, du: Tensor, x: Tensor, kappa: Tensor, angle: Tensor
+) -> tuple[Tensor, Tensor]:
+    return advection_diffusion_flux(
+        u, du, x, smallest * kappa, angle, u.new_ones(()), u.new_tensor(h)
+    )
+
+
 def make_advection_diffusion(
     n: int = 32, n_terms: int = 4, *, length: float = 0.5, peclet: float = 2.0
 ) -> pddlvm.Problem:
@@ -145,15 +155,7 @@ def make_advection_diffusion(
         peclet: largest element Péclet number |b| h / (2 kappa); it sets kappa_min.
     """
     space = fem.Space(fem.unit_square(n))
-    smallest = 1.0 / (2 * n * peclet)
-
-    def flux(
-        u: Tensor, du: Tensor, x: Tensor, kappa: Tensor, angle: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return advection_diffusion_flux(
-            u, du, x, smallest * kappa, angle, u.new_ones(()), u.new_tensor(1.0 / n)
-        )
-
+    flux = partial(_advection_diffusion, 1.0 / (2 * n * peclet), 1.0 / n)
     return pddlvm.Problem(
         "advection-diffusion",
         space,

@@ -9,6 +9,8 @@ The first is the case of Vadeboncoeur et al., arXiv 2208.04856, section 4. Refer
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ __all__ = ["make_burgers", "make_heat", "make_reaction_diffusion"]
 def heat(u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
     """Residual of the nonlinear heat equation."""
     return u_t - ((kappa * u + 1 / kappa) * u_xx + kappa * u_x**2) / gamma
+
+
+def _wave(x: Tensor) -> Tensor:
+    return 1 + torch.sin(x)
 
 
 def make_heat(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
@@ -42,11 +48,11 @@ def make_heat(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
             "gamma": pddlvm.Constant(pddlvm.Uniform(1.0, 5.0)),
             "kappa": pddlvm.Constant(pddlvm.Uniform(1.0, 5.0)),
         },
-        lift=lambda x: 1 + torch.sin(x),
+        lift=_wave,
         hard=[box.start("t"), box.start("x"), box.end("x")],
         stretch={"t": pddlvm.Graded()},
         grid=grid,
-        reference=lambda z: method_of_lines.heat(z, *_axes(box, grid)),
+        reference=partial(_by_lines, method_of_lines.heat, box, grid),
     )
 
 
@@ -58,6 +64,14 @@ def burgers(u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, log_viscosity: Te
 def steepness(u_x: Tensor) -> Tensor:
     """Where the solution is steep the residual may be larger: sqrt(1 + u_x^2 / 10)."""
     return torch.sqrt(1 + 0.1 * u_x**2)
+
+
+def _odd_wave(x: Tensor) -> Tensor:
+    return -torch.sin(math.pi * x)
+
+
+def _width_of_layer(log_viscosity: Tensor) -> Tensor:
+    return 3 * torch.exp(log_viscosity)
 
 
 def make_burgers(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
@@ -78,15 +92,22 @@ def make_burgers(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProble
                 pddlvm.Uniform(math.log(0.01 / math.pi), math.log(0.1))
             )
         },
-        lift=lambda x: -torch.sin(math.pi * x),
+        lift=_odd_wave,
         hard=[box.start("t"), box.start("x"), box.end("x")],
         odd=["x"],
-        stretch={"x": pddlvm.Sinh(0.0, lambda log_viscosity: 3 * torch.exp(log_viscosity))},
+        stretch={"x": pddlvm.Sinh(0.0, _width_of_layer)},
         residual_scale=steepness,
         grid=grid,
         nodes=(48, 32),
-        reference=lambda z: method_of_lines.burgers(z, *_axes(box, grid)),
+        reference=partial(_by_lines, method_of_lines.burgers, box, grid),
     )
+
+
+def reaction_diffusion(
+    diffusion: float, rate: float, u: Tensor, u_t: Tensor, u_xx: Tensor, f: Tensor
+) -> Tensor:
+    """Residual of a reaction-diffusion equation with a source f."""
+    return u_t - diffusion * u_xx - rate * u**2 - f
 
 
 def make_reaction_diffusion(
@@ -103,29 +124,33 @@ def make_reaction_diffusion(
     f = pddlvm.KarhunenLoeve.on(
         fem.Space(fem.interval(256)), 5, length=0.2, link=pddlvm.links.identity
     )
-
-    def reaction_diffusion(u: Tensor, u_t: Tensor, u_xx: Tensor, f: Tensor) -> Tensor:
-        return u_t - diffusion * u_xx - rate * u**2 - f
-
     return pddlvm.CollocationProblem(
         "reaction-diffusion",
         box,
-        reaction_diffusion,
+        partial(reaction_diffusion, diffusion, rate),
         fields={"f": f},
         along={"f": "x"},
         hard=[box.start("t"), box.start("x"), box.end("x")],
         stretch={"t": pddlvm.Graded()},
         grid=grid,
-        reference=lambda z: method_of_lines.reaction_diffusion(
-            z, f, diffusion, rate, *_axes(box, grid)
+        reference=partial(
+            _by_lines,
+            partial(method_of_lines.reaction_diffusion, f, diffusion, rate),
+            box,
+            grid,
         ),
     )
 
 
-def _axes(box: pddlvm.Box, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The grid along x and t, float64."""
+def _by_lines(
+    solve: Callable[[Tensor, Tensor, Tensor], Tensor],
+    box: pddlvm.Box,
+    grid: tuple[int, int],
+    z: Tensor,
+) -> Tensor:
+    """References on the grid, by the method of lines."""
     x, t = (
         torch.linspace(*interval, n, dtype=torch.float64)
         for interval, n in zip(box.intervals.values(), grid, strict=True)
     )
-    return x, t
+    return solve(z, x, t)

@@ -4,7 +4,8 @@
 u = g on the Dirichlet boundary,   kappa du/dn = q on the rest
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -13,8 +14,6 @@ import pddlvm
 from pddlvm import fem, links
 
 __all__ = ["both_ends", "make", "make_1d", "make_missing_middle"]
-
-Density = Callable[..., Tensor]
 
 
 def diffusion(u: Tensor, du: Tensor, x: Tensor, kappa: Tensor) -> Tensor:
@@ -27,22 +26,16 @@ def load(u: Tensor, du: Tensor, x: Tensor, f: Tensor) -> Tensor:
     return -f * u
 
 
-def diffusion_in_material(median: float) -> Density:
+def diffusion_in_material(
+    median: float, u: Tensor, du: Tensor, x: Tensor, kappa: Tensor, material: Tensor
+) -> Tensor:
     """Stored energy 1/2 median factor kappa |grad u|^2 of one material."""
-
-    def density(u: Tensor, du: Tensor, x: Tensor, kappa: Tensor, material: Tensor) -> Tensor:
-        return 0.5 * median * material * kappa * (du * du).sum()
-
-    return density
+    return 0.5 * median * material * kappa * (du * du).sum()
 
 
-def boundary_flux(q: float) -> Density:
+def boundary_flux(q: float, u: Tensor, du: Tensor, x: Tensor) -> Tensor:
     """Potential -q u of a flux q into the domain."""
-
-    def density(u: Tensor, du: Tensor, x: Tensor) -> Tensor:
-        return -q * u
-
-    return density
+    return -q * u
 
 
 def make_1d(n: int = 20) -> pddlvm.Problem:
@@ -156,7 +149,7 @@ def make(
         stored = [pddlvm.Energy(space.interior(), diffusion)]
     else:
         stored = [
-            pddlvm.Energy(space.interior(name), diffusion_in_material(median))
+            pddlvm.Energy(space.interior(name), partial(diffusion_in_material, median))
             for name, median in materials.items()
         ]
         fields["material"] = pddlvm.Piecewise.on_subdomains(
@@ -164,7 +157,8 @@ def make(
         )
     loads = [pddlvm.Energy(space.interior(), load)] if source else []
     inflow = [
-        pddlvm.Energy(space.boundary(name), boundary_flux(q)) for name, q in (flux or {}).items()
+        pddlvm.Energy(space.boundary(name), partial(boundary_flux, q))
+        for name, q in (flux or {}).items()
     ]
     return pddlvm.Problem(
         "poisson",

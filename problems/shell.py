@@ -6,6 +6,7 @@ e and k are membrane strain and curvature of the mid-surface (Kirchhoff-Love), C
 stress.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +37,11 @@ def bending_energy(
 ) -> Tensor:
     """Energy of the curvature."""
     return thickness**3 / 12 * plane_stress(curvature, E, nu)
+
+
+def push(up: int, low: float, height: float, u: Tensor, normal: Tensor, x: Tensor) -> Tensor:
+    """Potential of a traction along the axis after `up`, up to 1e-6 at the top."""
+    return -1e-6 * ((x[up] - low) / height) ** 2 * u[(up + 1) % 3]
 
 
 def make(
@@ -71,12 +77,9 @@ def make(
     elif not isinstance(mesh, fem.SurfaceMesh):
         mesh = fem.read_surface(mesh)
     low, high = float(mesh.p[up].min()), float(mesh.p[up].max())
-    height, side = high - low, (up + 1) % 3
+    height = high - low
     if "foot" not in mesh.vertex_sets:
         mesh = mesh.with_sets(foot=lambda x: x[up] < low + 0.06 * height)
-
-    def push(u: Tensor, normal: Tensor, x: Tensor) -> Tensor:
-        return -1e-6 * ((x[up] - low) / height) ** 2 * u[side]
 
     space = fem.ShellSpace(mesh)
     return pddlvm.Problem(
@@ -85,7 +88,7 @@ def make(
         terms=[
             pddlvm.Energy(space.membrane(), membrane_energy),
             pddlvm.Energy(space.bending(), bending_energy),
-            pddlvm.Energy(space.faces(), push),
+            pddlvm.Energy(space.faces(), partial(push, up, low, height)),
         ],
         fields={
             "E": pddlvm.Chebyshev(

@@ -29,6 +29,8 @@ _SAMPLERS: dict[str, type[PointSampler]] = {
 
 def content_of(model: CollocationModel) -> dict[str, Any]:
     """All but the state: what the constructor needs."""
+    # In the middle of a training the functions are known at the nodes as they were before it.
+    model.after_loading()
     causal = model.zero_residual.causal
     return {
         "points": _describe(model.stream.sampler),

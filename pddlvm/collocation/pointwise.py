@@ -150,7 +150,8 @@ class FieldValues:
         return found
 
     @cached_property
-    def _tables(self) -> dict[str, Tensor]:
+    def tables(self) -> dict[str, Tensor]:
+        """Shapes of the fields that vary, along their coordinates, (n_table, size) each."""
         found = {}
         for name, coordinate in self._along.items():
             field = self._fields[name]
@@ -162,7 +163,7 @@ class FieldValues:
     def _interpolate(self, name: str, x: Tensor) -> Tensor:
         """psi_i at x by linear interpolation in a fine table, (..., size)."""
         low, high = self._box.intervals[self._along[name]]
-        table = self._tables[name].to(x)
+        table = self.tables[name].to(x)
         at = ((x - low) / (high - low)).clamp(0, 1) * (_TABLE - 1)
         left = at.floor().long().clamp(max=_TABLE - 2)
         weight = (at - left)[..., None]

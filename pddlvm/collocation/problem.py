@@ -5,8 +5,9 @@ conditions are rows of the residual.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,12 +23,14 @@ from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
 from pddlvm.errors import ProblemError
 from pddlvm.fields import Fields
 from pddlvm.parametric import ParametricProblem
+from pddlvm.summary import summarise
 
 __all__ = ["CollocationProblem"]
 
 Reference = Callable[[Tensor], Tensor]
 
 _N_CHECKED = 64
+_N_PROBES, _PROBE_SEED = 2, 20225
 _DEFAULT_NODES = {1: (64,), 2: (64, 20), 3: (14, 14, 8)}
 
 
@@ -147,23 +150,15 @@ class CollocationProblem(ParametricProblem):
         """Grid points that are not on hard faces."""
         return np.setdiff1d(np.arange(self.n_dofs), self.fixed_dofs)
 
-    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "CollocationProblem":
-        """The same problem with its fields defined by saved tensors (see `Field.state`)."""
+    def with_states(  # noqa: D102
+        self, states: Mapping[str, Mapping[str, Tensor]]
+    ) -> "CollocationProblem":
         return CollocationProblem(
             self.name,
             self.box,
             self.residual_function.function,
             self._fields_with(states),
-            lift=self.ansatz.lift_function.function,
-            hard=self.ansatz.hard,
-            conditions=self.conditions,
-            odd=self.ansatz.odd,
-            stretch=self.ansatz.stretch,
-            along=self.along,
-            residual_scale=self.scale_function.function,
-            grid=self.grid,
-            nodes=self.nodes,
-            reference=self._reference,
+            **self._options,
         )
 
     def residual(self, u: Callable[..., Tensor], z: Tensor, points: Tensor) -> Tensor:
@@ -198,23 +193,64 @@ class CollocationProblem(ParametricProblem):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what a saved model depends on: name, domain, conditions, parameters, grid."""
+        """Hash of name, domain, conditions, parameters, grid and arguments of fields."""
         conditions = [(c.face, c.tolerance) for c in self.conditions]
         sizes = (self.grid, self.nodes)
         held = (self.ansatz.hard, self.ansatz.odd, conditions)
-        content = (self.name, self.box, self.prior, sizes, held, self.indices)
+        fields = (self._field_signatures, self.along)
+        content = (self.name, self.box, self.prior, sizes, held, self.indices, fields)
         return sha256(repr(content).encode()).hexdigest()
 
     @cached_property
-    def probe(self) -> float:
-        """Size of residuals, lift and conditions of one function at the centre of the prior."""
-        z = self.prior.unstandardise(torch.zeros(1, self.n_parameters, dtype=torch.float64))
-        s = torch.linspace(-0.9, 0.8, _N_CHECKED, dtype=torch.float64)
-        points = [torch.cos((i + 1) * s) for i in range(len(self.box.names))]
-        wave = partials(lambda *at: torch.stack([c.sin() for c in at]).sum(0), points, self.indices)
-        jet, values = self.ansatz.assemble({i: w[None] for i, w in wave.items()}, points, z)
-        parts = [f(jet, values).square().mean() for f in self.functions]
-        return float(torch.stack([*parts, jet[()].square().mean()]).sqrt().sum())
+    def probe(self) -> Tensor:
+        """Of the prior, and of fields, lift, stretch and each function, to a row each.
+
+        The states are the lift, where sources are not hidden by derivatives, and a random one.
+        """
+        generator = torch.Generator().manual_seed(_PROBE_SEED)
+        z = self.prior.sample((_N_PROBES,), generator=generator)
+        shape = (_N_PROBES, _N_CHECKED)
+        k = len(self.box.names)
+        s = (2 * torch.rand(k, _N_CHECKED, generator=generator, dtype=torch.float64) - 1).unbind()
+        rows = [z]
+        for size in (0.0, 1.0):
+            wave = {
+                i: size * torch.randn(shape, generator=generator, dtype=torch.float64)
+                for i in self.indices
+            }
+            jet, values = self.ansatz.assemble(wave, s, z)
+            found = [*jet.values(), *values.values(), *(f(jet, values) for f in self.functions)]
+            rows += [row.expand(shape) for row in found]
+        return torch.cat([summarise(row) for row in rows])
+
+    @cached_property
+    def shape_sizes(self) -> dict[str, Tensor]:  # noqa: D102
+        return {k: shapes.norm(dim=0) for k, shapes in self.ansatz.fields.tables.items()}
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "lift": self.ansatz.lift_function.function,
+            "hard": self.ansatz.hard,
+            "conditions": self.conditions,
+            "odd": self.ansatz.odd,
+            "stretch": self.ansatz.stretch,
+            "along": self.along,
+            "residual_scale": self.scale_function.function,
+            "grid": self.grid,
+            "nodes": self.nodes,
+            "reference": self._reference,
+        }
+
+    @property
+    def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        arguments = (self.name, self.box, self.residual_function.function, self.fields)
+        return partial(CollocationProblem, **self._options), arguments
+
+    @property
+    def _pickled_parts(self) -> dict[str, Any]:
+        options = {f"its argument {name!r}": part for name, part in self._options.items()}
+        return {"its residual": self.residual_function.function} | options | self._named_fields
 
     @property
     def _solution_has(self) -> str:

@@ -1,9 +1,11 @@
 """Files of amortised posteriors: `Amortized.save` and `LatentVariableModel.load_amortized`.
 
 A density belongs to the model, the sensors and the noise that it was trained with. The file has
-what these predict at a few parameters, and is refused where they now predict something else.
+the mark of the problem and what these predict at a few parameters, and is refused where they now
+predict something else. It also has what the density says of these data: it must say it again.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import decoding, read_content, write_content
+from pddlvm.files import check_tensor, decoding, read_content, write_content
+from pddlvm.identity import adopt, mark_of
 from pddlvm.inference.amortized import Amortized, Compression, Context
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.summary import summarise
 
 if TYPE_CHECKING:
     from pddlvm.latent import LatentVariableModel
@@ -26,6 +30,8 @@ _FAMILIES: dict[str, type[Family]] = {"Diagonal": Diagonal, "Full": Full, "Flow"
 _N_PROBES, _N_DRAWS, _SEED = 4, 64, 20224
 _FAR = 50.0
 """Standard deviations of the prior, which no sound density reaches."""
+_SAME = 1e-3
+"""Relative, for what a density says."""
 _CLOSE = 1e-2
 """In standard deviations of the noise: predictions in float32 differ between machines."""
 
@@ -45,8 +51,10 @@ def save_amortized(amortized: Amortized, path: str | Path) -> None:
         "range": amortized.range,
         "seconds": amortized.seconds,
         "n_steps": amortized.n_steps,
+        "mark": mark_of(context.surrogate.observation.problem),
         **_signature(context.surrogate),
     }
+    content["answers"] = _answers(amortized, content["predicted"])
     write_content(content, path)
 
 
@@ -57,7 +65,8 @@ def load_amortized(
     surrogate = surrogate_of(model, observation, corrections=1)
     content = read_content(Path(path))
     with decoding(f"{str(path)!r} is no amortised posterior, or damaged"):
-        if not _agrees(content, _signature(surrogate)):
+        same = adopt(model.problem, content["mark"]) is model.problem
+        if not same or not _agrees(content, _signature(surrogate)):
             raise RunFileError(
                 f"{str(path)!r} was trained for another model, other sensors or other noise; train "
                 "a density for these (model.amortize, or another file on the command line)"
@@ -65,12 +74,28 @@ def load_amortized(
         n, d = observation.n, surrogate.prior.size
         family = _restored(_FAMILIES[content["family"]](d + 2 * n, d), content["density"])
         estimate = _restored(Diagonal(d + 2 * n, d), content["estimate"])
-        compression = Compression(**content["compression"])
-        context = Context(surrogate, compression, estimate)
+        shapes = {"centre": (n,), "matrix": (n, n), "std": (n,)}
+        parts = {k: check_tensor(content["compression"][k], k, s) for k, s in shapes.items()}
+        context = Context(surrogate, Compression(**parts), estimate)
         seconds, n_steps = float(content["seconds"]), int(content["n_steps"])
-        found = Amortized(family, context, content["range"], seconds, n_steps)
+        if not (0 <= seconds < math.inf and n_steps > 0):
+            raise ValueError("an impossible training")
+        seen = check_tensor(content["range"], "range", (d + 2 * n,), torch.float32)
+        found = Amortized(family, context, seen, seconds, n_steps)
+        here, saved = _answers(found, content["predicted"]), content["answers"]
+        if here.shape != saved.shape or ((here - saved).abs() > _SAME * saved[:, :1]).any():
+            raise ValueError("the density does not say what it said when it was saved")
         _try(found, content["predicted"])
         return found
+
+
+def _answers(amortized: Amortized, data: Tensor) -> Tensor:
+    """What the density reads in data, and says of a few parameters, (n_rows, 4)."""
+    generator = torch.Generator().manual_seed(_SEED)
+    xi = amortized.prior.sample_standard((len(data), len(data)), generator=generator)
+    with torch.no_grad():
+        said = amortized(data).log_prob(amortized.prior.unstandardise(xi))
+        return torch.cat([summarise(amortized.context(data)), summarise(said)])
 
 
 def _try(amortized: Amortized, data: Tensor) -> None:
@@ -111,5 +136,7 @@ def _agrees(content: dict[str, Any], signature: dict[str, Tensor]) -> bool:
 
 
 def _restored(network: nn.Module, state: dict[str, Tensor]) -> Any:
+    for name, value in network.state_dict().items():
+        check_tensor(state[name], name, tuple(value.shape), value.dtype)
     network.load_state_dict(state)
     return network

@@ -14,6 +14,7 @@ from torch.func import jacrev, vmap
 
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.errors import ConvergenceError, InputError
+from pddlvm.identity import is_like
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation, Observation
@@ -213,10 +214,11 @@ def surrogate_of(
     Raises:
         InputError: the observation belongs to another problem.
     """
-    if observation.problem.fingerprint != model.problem.fingerprint:
+    if not is_like(model.problem, observation.problem):
         raise InputError(
             f"the observation is of problem {observation.problem.name!r}, the model of "
-            f"{model.problem.name!r} or of another mesh"
+            f"{model.problem.name!r} or of one with another mesh, other fields or other physics; "
+            "make the observation of model.problem"
         )
     if isinstance(model, CollocationModel):
         return CollocationSurrogate(model, observation)
