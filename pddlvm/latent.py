@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import pyro
 import pyro.distributions as dist
@@ -29,6 +28,7 @@ from pddlvm.errors import InputError
 from pddlvm.predictions import Inverse
 from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.uncertainty import Uncertainty
+from pddlvm.weak import ByObject
 
 if TYPE_CHECKING:
     from pddlvm.basis import Basis
@@ -144,6 +144,15 @@ class LatentVariableModel(nn.Module):
         problem = options.get("problem", arguments[0] if arguments else None)
         in_strong_form = isinstance(problem, CollocationProblem)
         return super().__new__(CollocationModel if in_strong_form else GalerkinModel)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        moved = fn(self.sigma_residual)
+        if moved.dtype not in (torch.float32, torch.float64) or moved.is_meta:
+            raise InputError(
+                "a model works in float32 or float64, on a device that holds values, not in "
+                f"{moved.dtype} on {moved.device.type!r}; use .float(), .double() or .to('cuda')"
+            )
+        return super()._apply(fn, recurse)
 
     @property
     def is_calibrated(self) -> bool:
@@ -332,9 +341,9 @@ class LatentVariableModel(nn.Module):
         return self.amortized[observation]
 
     @cached_property
-    def amortized(self) -> "WeakKeyDictionary[Observation, Amortized]":
+    def amortized(self) -> "ByObject[Observation, Amortized]":
         """What `amortize` trained, by observation."""
-        return WeakKeyDictionary()
+        return ByObject()
 
     def save(self, path: str | Path) -> None:
         """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""

@@ -11,7 +11,7 @@ Flux and strain sensors, averages over patches and masks are linear: `gradient_m
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -61,6 +61,10 @@ class Observation(ABC):
         size = len(self.noise.covariance())
         if size != n:
             raise InputError(f"the noise is that of {size} sensors, and there are {n}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The observation itself: it is immutable."""
+        return self
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.problem.name!r}, {self.n} sensors, {self.noise!r})"

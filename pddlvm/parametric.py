@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +19,7 @@ from pddlvm.checks import check_finite, check_vectors
 from pddlvm.errors import InputError
 from pddlvm.fields import Field, Fields
 from pddlvm.parameters import Block, ParameterSpace
+from pddlvm.weak import ByObject
 
 __all__ = ["ParametricProblem"]
 
@@ -78,9 +78,9 @@ class ParametricProblem(ABC):
         """Field -> norms of its shapes, (size,): eigenvectors of equal eigenvalues have equal."""
 
     @cached_property
-    def compared(self) -> "WeakKeyDictionary[ParametricProblem, bool]":
+    def compared(self) -> "ByObject[ParametricProblem, bool]":
         """Which other problems are the same."""
-        return WeakKeyDictionary()
+        return ByObject()
 
     @abstractmethod
     def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> Self:

@@ -14,7 +14,7 @@ estimates the parameters, and the next sees what their prediction leaves, in uni
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -157,19 +157,14 @@ class Amortized:
             is_foreign, context = self._is_foreign(context), self._bounded(context)
             whole = self.family.density(context, prior)
 
-        @cache
-        def found() -> Laplace:
-            return laplace(surrogate, y)
-
-        def gaussian(i: int) -> PushedGaussian | None:
-            if not found().converged[i]:
-                return None
-            return PushedGaussian(found().coordinates.of(slice(i, i + 1)))
+        gaussians = _Gaussians(surrogate, y)
 
         def proposals(i: int) -> Proposals:
             with torch.no_grad():
                 network = self.family.density(context[i : i + 1], prior)
-            return Proposals(surrogate, y[i], network, bool(is_foreign[i]), partial(gaussian, i))
+            return Proposals(
+                surrogate, y[i], network, bool(is_foreign[i]), partial(gaussians.of, i)
+            )
 
         return Resampled(whole, [proposals(i) for i in range(len(y))])
 
@@ -205,6 +200,23 @@ class Amortized:
     def prior(self) -> ParameterSpace:
         """Of z."""
         return self.context.surrogate.prior
+
+
+@dataclass(frozen=True)
+class _Gaussians:
+    """Laplace approximations of data sets (n_data, n), found when the first one is asked for."""
+
+    surrogate: Surrogate
+    y: Tensor
+
+    @cached_property
+    def found(self) -> Laplace:
+        return laplace(self.surrogate, self.y)
+
+    def of(self, i: int) -> PushedGaussian | None:
+        if not self.found.converged[i]:
+            return None
+        return PushedGaussian(self.found.coordinates.of(slice(i, i + 1)))
 
 
 def amortize(

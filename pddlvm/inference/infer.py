@@ -32,6 +32,7 @@ from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
+from pddlvm.parameters import ParameterSpace
 
 __all__ = ["Method", "infer"]
 
@@ -149,13 +150,8 @@ def _nuts(query: Query) -> Found:
         w = nuts(target, start, step, n_draws, query.seed + i)
         found.append(target.coordinates.xi_of(w))
         targets.append(target)
-
-    def log_density(xi: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(targets)], dim=1)
-
     xi = torch.stack(found, dim=2)
-    return Found(_draws(query, xi), log_density, xi)
+    return Found(_draws(query, xi), partial(_of_targets, targets), xi)
 
 
 def _exact(query: Query) -> Found:
@@ -170,8 +166,29 @@ def _exact(query: Query) -> Found:
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
     return Found(
-        _draws(query, xi), None, xi, acceptance, shape, search=lambda: query.finite_elements
+        _draws(query, xi),
+        None,
+        xi,
+        acceptance,
+        shape,
+        search=partial(_search_finite_elements, query),
     )
+
+
+# Functions of the module, so that a posterior can be pickled.
+
+
+def _search_surrogate(query: Query) -> Laplace:
+    return query.laplace
+
+
+def _search_finite_elements(query: Query) -> Laplace:
+    return query.finite_elements
+
+
+def _of_targets(targets: list[SurrogateTarget], xi: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(targets)], dim=1)
 
 
 def _of_finite_elements(query: Query, i: int) -> Coordinates:
@@ -221,7 +238,7 @@ def infer(
     }
     diagnostics = Diagnostics(
         batch=batch,
-        search=found.search or (lambda: query.laplace),
+        search=found.search or partial(_search_surrogate, query),
         seconds=time.perf_counter() - start,
         n_draws=0 if found.xi is None else found.xi.shape[0] * found.xi.shape[1],
         is_exact=found.log_density is None,
@@ -249,9 +266,8 @@ def _sizes(xi: Tensor | None) -> dict[str, Tensor]:
 
 
 def _of_density(query: Query, density: Density) -> LogDensity:
-    prior = query.surrogate.prior
+    return partial(_log_prob_of_xi, query.surrogate.prior, density)
 
-    def log_density(xi: Tensor) -> Tensor:
-        return density.log_prob(prior.unstandardise(xi)) - prior.log_slope(xi)
 
-    return log_density
+def _log_prob_of_xi(prior: ParameterSpace, density: Density, xi: Tensor) -> Tensor:
+    return density.log_prob(prior.unstandardise(xi)) - prior.log_slope(xi)
