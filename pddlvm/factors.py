@@ -42,7 +42,8 @@ class SparseFactors:
 
     def solve(self, b: NDArray[np.float64], trans: str = "N") -> NDArray[np.float64]:
         """A^{-1} b, (n,) or (n, k); with A^T where trans is "T"."""
-        found: NDArray[np.float64] = self._lu.solve(b, trans)
+        solve: Any = self._lu.solve
+        found: NDArray[np.float64] = solve(b, trans)
         return found
 
 

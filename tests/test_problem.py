@@ -347,8 +347,10 @@ def test_fingerprint_differs_for_another_problem(poisson_2d, other):
 @pytest.mark.parametrize("source", [10.0, 11.0])
 def test_probe_marks_the_physics(poisson_2d, source):
     other = poisson.make(8, n_terms=4, source=source)
-    # The same sums of the same numbers; another source changes them by a per cent.
-    assert (abs(other.probe / poisson_2d.probe - 1) < 1e-12) == (source == 10.0)
+    # The same sums of the same numbers; another source changes one row by ten per cent.
+    size = poisson_2d.probe[:, 0].clamp(min=1e-300)
+    difference = (other.probe - poisson_2d.probe).norm(dim=1) / size
+    assert (difference.max() < 1e-12) if source == 10.0 else (difference.max() > 0.09)
 
 
 def test_problem_with_its_own_states_is_the_same(poisson_2d, generator):
@@ -558,7 +560,8 @@ def test_one_term_alone_is_no_list():
 
 
 def test_probe_marks_the_boundary_values():
-    probes = {boundary_problem(value).probe for value in (0.0, 1.0, lambda x: 2 * x[0])}
+    values = (0.0, 1.0, lambda x: 2 * x[0])
+    probes = {tuple(boundary_problem(value).probe.flatten().tolist()) for value in values}
     assert len(probes) == 3
 
 

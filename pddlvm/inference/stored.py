@@ -43,6 +43,7 @@ def save_amortized(amortized: Amortized, path: str | Path) -> None:
         raise InputError(f"a density of family {', '.join(_FAMILIES)} can be saved, not {name}")
     context = amortized.context
     assert context.estimate is not None
+    signature = _signature(context.surrogate)
     content = {
         "family": name,
         "density": amortized.family.state_dict(),
@@ -52,9 +53,9 @@ def save_amortized(amortized: Amortized, path: str | Path) -> None:
         "seconds": amortized.seconds,
         "n_steps": amortized.n_steps,
         "mark": mark_of(context.surrogate.observation.problem),
-        **_signature(context.surrogate),
+        **signature,
+        "answers": _answers(amortized, signature["predicted"]),
     }
-    content["answers"] = _answers(amortized, content["predicted"])
     write_content(content, path)
 
 
