@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pddlvm
+from pddlvm.files import read_content
 from problems import pinn, poisson
 
 STEPS = 24
@@ -151,6 +152,112 @@ def test_the_checkpoint_of_another_model_is_refused(line, tmp_path: Path):
     other = new_model(poisson.make_1d(9))
     with pytest.raises(pddlvm.RunFileError):
         train(other, 3, checkpoints, resume=True)
+
+
+def test_the_checkpoint_of_another_problem_is_refused(tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    basis = pddlvm.EnergyModes(4)
+    problems = [poisson.make(4, n_terms=2, **o) for o in ({}, {"source": 20.0}, {"length": 0.6})]
+    first, *others = (pddlvm.LatentVariableModel(p, basis=basis) for p in problems)
+    train(first, 3, checkpoints)
+    for other in others:
+        with pytest.raises(pddlvm.RunFileError, match="another model or problem"):
+            train(other, 3, checkpoints, resume=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 4},
+        {"dtype": torch.float64},
+        {"objective": "coupled"},
+        {"covariance": pddlvm.Whitened()},
+        {"covariance": pddlvm.EnergyNorm(0.2)},
+        {"basis": pddlvm.EnergyModes(2)},
+        {"forward_network": pddlvm.NeuralGaussian(1, 7, width=8)},
+        {"inverse_network": pddlvm.NeuralGaussian(8, 1, depth=2)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_checkpoint_of_a_model_of_other_arguments_is_refused(line, options, tmp_path: Path):
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    basis = {"basis": pddlvm.Nodal()}
+    train(pddlvm.LatentVariableModel(line, **{"seed": 3, **basis}), 3, checkpoints)
+    other = pddlvm.LatentVariableModel(line, **{"seed": 3, **basis, **options})
+    with pytest.raises(pddlvm.InputError, match=r"another model|other arguments"):
+        train(other, 3, checkpoints, resume=True)
+
+
+def test_the_checkpoint_of_other_points_is_refused(tmp_path: Path):
+    problem = pinn.make_burgers((6, 6))
+    checkpoints = pddlvm.Checkpoints(tmp_path, every=0)
+    made = {"n_functions": 4, "points": pddlvm.Sobol(16)}
+    with pytest.raises(Interrupted):
+        pddlvm.train(
+            pddlvm.LatentVariableModel(problem, **made),
+            max_steps=20,
+            device="cpu",
+            checkpoints=checkpoints,
+            record=interrupt_at(10),
+        )
+    other = pddlvm.LatentVariableModel(problem, **{**made, "points": pddlvm.UniformPoints(16)})
+    with pytest.raises(pddlvm.RunFileError, match="points"):
+        pddlvm.train(other, max_steps=20, device="cpu", checkpoints=checkpoints, resume=True)
+
+
+EDITS = {
+    "stage": {"stage": 1},
+    "stage that never was": {"stage": 7},
+    "step": {"step": 3},
+    "later step": {"step": 19},
+    "first": {"first": 5},
+    "begin": {"begin": None},
+    "negative begin": {"begin": -0.5},
+    "seconds": {"seconds": 0.0},
+    "no history": {"history": []},
+    "no optimizers": {"optimizers": None},
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(line, tmp_path_factory) -> Path:
+    """A checkpoint after ten steps."""
+    checkpoints = pddlvm.Checkpoints(tmp_path_factory.mktemp("ck"), every=0)
+    with pytest.raises(Interrupted):
+        train(new_model(line), STEPS, checkpoints, record=interrupt_at(10))
+    return checkpoints.files[0]
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+def test_edited_counters_do_not_fit_the_rest(line, interrupted, edit, tmp_path: Path):
+    content = read_content(interrupted)
+    content["training"] |= edit
+    # Written with a digest of its own, under the name that fits its step.
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    checkpoints.write(content, content["training"]["step"])
+    with pytest.raises(pddlvm.RunFileError, match="damaged"):
+        train(new_model(line), STEPS, checkpoints, resume=True)
+
+
+def test_another_number_of_steps_of_the_optimizer_is_refused(line, interrupted, tmp_path: Path):
+    content = read_content(interrupted)
+    for state in content["training"]["optimizers"][0].values():
+        state["step"] += 5
+    checkpoints = pddlvm.Checkpoints(tmp_path)
+    checkpoints.write(content, content["training"]["step"])
+    with pytest.raises(pddlvm.RunFileError, match="damaged"):
+        train(new_model(line), STEPS, checkpoints, resume=True)
+
+
+def test_an_edited_checkpoint_is_left_out(line, interrupted, tmp_path: Path):
+    content = torch.load(interrupted, weights_only=True)
+    content["training"]["step"] = 20
+    torch.save(content, tmp_path / "step-000000020.pt")
+    with (
+        pytest.warns(UserWarning, match="not what was saved"),
+        pytest.raises(pddlvm.RunFileError, match="can be read"),
+    ):
+        pddlvm.Checkpoints(tmp_path).newest()
 
 
 def test_a_damaged_checkpoint_is_left_out(line, tmp_path: Path):

@@ -225,7 +225,7 @@ def test_a_copy_of_an_observation_measures_the_same(sensors, way):
     "method",
     [
         "laplace",
-        "amortized",
+        pytest.param("amortized", marks=pytest.mark.slow),
         pytest.param("variational", marks=pytest.mark.slow),
         pytest.param("nuts", marks=pytest.mark.slow),
         pytest.param("exact", marks=pytest.mark.slow),

@@ -9,6 +9,7 @@ from torch import nn
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.files import read_content, write_content
 from problems import poisson
 from problems.poisson import diffusion, load
 
@@ -51,9 +52,10 @@ def test_predictions_are_bit_equal(model, saved):
         lambda: poisson.make(9, n_terms=3),
         lambda: poisson.make(8, n_terms=4),
         lambda: poisson.make(8, n_terms=3, source=5.0),
+        lambda: poisson.make(8, n_terms=3, length=0.6),
         poisson.make_1d,
     ],
-    ids=["mesh", "parameters", "physics", "dimension"],
+    ids=["mesh", "parameters", "physics", "field", "dimension"],
 )
 def test_a_run_of_another_problem_is_refused(saved, other):
     with pytest.raises(pddlvm.RunFileError, match="another problem"):
@@ -104,6 +106,86 @@ def test_values_that_are_not_finite_are_refused(saved, model, tmp_path):
     torch.save(content, tmp_path / "nan.pt")
     with pytest.raises(pddlvm.RunFileError, match="not finite"):
         pddlvm.load(tmp_path / "nan.pt", model.problem)
+
+
+def tensors(content, path=()):
+    """Paths of all tensors of a content."""
+    if isinstance(content, torch.Tensor):
+        return [path] if content.numel() else []
+    if not isinstance(content, dict | list | tuple):
+        return []
+    parts = content.items() if isinstance(content, dict) else enumerate(content)
+    return [found for key, part in parts for found in tensors(part, (*path, key))]
+
+
+def mutated(content, path, change):
+    """The content with another last entry in one tensor."""
+    if not path:
+        values = content.clone(memory_format=torch.contiguous_format)
+        flat = values.view(-1)
+        flat[-1] = ~flat[-1] if flat.dtype == torch.bool else change(flat[-1])
+        return values
+    key, *rest = path
+    found = list(content) if isinstance(content, list | tuple) else dict(content)
+    found[key] = mutated(content[key], rest, change)
+    return type(content)(found) if isinstance(content, tuple) else found
+
+
+def test_one_other_number_in_any_tensor_is_refused(saved, model, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    paths = tensors(content)
+    assert len(paths) > 50
+    for path in paths:
+        torch.save(mutated(content, path, lambda v: v + 1), tmp_path / "other.pt")
+        with pytest.raises(pddlvm.RunFileError, match="damaged"):
+            pddlvm.load(tmp_path / "other.pt", model.problem)
+
+
+# The following are written with a digest of their own: what they say is looked at too.
+
+CHANGES = {
+    "weights": (("state", "forward_map.network.body.0.weight"), lambda v: v + 1e30),
+    "one weight": (("state", "inverse_map.network.head.bias"), lambda v: v + 1),
+    "size": (("state", "forward_map.amplitude.coefficients"), lambda v: v + 1),
+    "energy": (("energy",), lambda v: v * torch.nan),
+    "exact": (("exact", "0.weights"), lambda v: v * torch.nan),
+    "cells that are none": (("terms", 0, "cells"), lambda v: -v - 1),
+    "cells beyond": (("terms", 0, "cells"), lambda v: v + 10**6),
+    "cubature": (("terms", 0, "weights"), lambda v: -v),
+    "points": (("terms", 1, "load"), lambda v: v + 10**9),
+    "basis": (("v",), lambda v: v + 1),
+}
+
+
+@pytest.mark.parametrize(("path", "change"), CHANGES.values(), ids=CHANGES.keys())
+def test_what_cannot_be_is_refused(saved, model, tmp_path, path, change):
+    content = mutated(read_content(saved), path, change)
+    write_content(content, tmp_path / "other.pt")
+    with pytest.raises(pddlvm.RunFileError, match="damaged"):
+        pddlvm.load(tmp_path / "other.pt", model.problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("xi", torch.zeros(3, 2)),
+        ("c", torch.zeros(512, 8)),
+        ("dtype", "float16"),
+        ("cubature_error", -1.0),
+        ("seed", "zero"),
+    ],
+)
+def test_another_shape_or_type_is_refused(saved, model, tmp_path, name, value):
+    write_content({**read_content(saved), name: value}, tmp_path / "other.pt")
+    with pytest.raises(pddlvm.RunFileError, match="damaged"):
+        pddlvm.load(tmp_path / "other.pt", model.problem)
+
+
+def test_a_file_of_an_older_version_is_called_so(saved, model, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    torch.save({**content, "format": "pddlvm-model-2"}, tmp_path / "older.pt")
+    with pytest.raises(pddlvm.RunFileError, match="another version"):
+        pddlvm.load(tmp_path / "older.pt", model.problem)
 
 
 def test_changed_bytes_are_refused_or_harmless(saved, model, tmp_path):
