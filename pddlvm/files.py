@@ -24,6 +24,7 @@ __all__ = [
     "check_folder_of",
     "check_tensor",
     "decoding",
+    "digest_of",
     "make_folder",
     "read_content",
     "replacing",
@@ -43,7 +44,7 @@ def write_content(content: dict[str, Any], path: str | Path) -> None:
     """
     content = {"format": _FORMAT, **content}
     with replacing(path) as file:
-        torch.save({**content, "digest": _digest(content)}, file)
+        torch.save({**content, "digest": digest_of(content)}, file)
 
 
 def write_text(text: str, path: str | Path) -> None:
@@ -165,7 +166,7 @@ def read_content(path: Path) -> dict[str, Any]:
                 f"{_FORMAT}): what it was made of cannot be checked; train and save it anew"
             )
         raise RunFileError(f"{str(path)!r} is not a model saved by pddlvm (format {_FORMAT})")
-    if content.pop("digest", None) != _digest(content):
+    if content.pop("digest", None) != digest_of(content):
         raise RunFileError(f"{str(path)!r} is damaged: its content is not what was saved")
     return content
 
@@ -194,7 +195,7 @@ def _check_tensors(content: Any) -> None:
             _check_tensors(part)
 
 
-def _digest(content: Any) -> str:
+def digest_of(content: Any) -> str:
     """Of all tensors and values, in their order."""
     digest = sha256()
 

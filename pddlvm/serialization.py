@@ -130,9 +130,11 @@ def _answers(model: LatentVariableModel) -> Tensor:
     found = [forward.mean, forward.std]
     if torch.isfinite(forward.mean).all():
         # Corrections would hide the map.
-        u = forward.mean
-        is_galerkin = isinstance(model, GalerkinModel)
-        inverse = model.inverse(u, corrections=0) if is_galerkin else model.inverse(u)
+        inverse = (
+            model.inverse(forward.mean, corrections=0)
+            if isinstance(model, GalerkinModel)
+            else model.inverse(forward.mean)
+        )
         found += [inverse.mean, inverse.std]
     return torch.cat([summarise(part) for part in found])
 

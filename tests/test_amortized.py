@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import pddlvm
+from pddlvm.files import read_content, write_content
 from pddlvm.inference.amortized import Compression
 from pddlvm.inference.families import Diagonal, Flow, Full
 from pddlvm.inference.fitting import Budget, fit
@@ -128,6 +129,28 @@ def test_a_density_of_something_else_is_refused(line, sensors, tmp_path: Path):
         untrained.load_amortized(path, pddlvm.PointObservation(untrained.problem, POINTS, 0.01))
     line.save(path)
     with pytest.raises(pddlvm.RunFileError, match="no amortised posterior"):
+        line.load_amortized(path, sensors)
+
+
+CHANGES = {
+    "weight": lambda c: c["density"]["network.6.bias"],
+    "estimate": lambda c: c["estimate"]["network.6.bias"],
+    "compression": lambda c: c["compression"]["matrix"],
+}
+
+
+@pytest.mark.parametrize("part", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("has_digest", [False, True], ids=["as it is", "written anew"])
+def test_a_density_that_says_something_else_is_refused(
+    line, sensors, part, has_digest, tmp_path: Path
+):
+    path = tmp_path / "density.pt"
+    line.amortize(sensors, Full, max_steps=20).save(path)
+    content = read_content(path) if has_digest else torch.load(path, weights_only=True)
+    part(content).view(-1)[0] += 1
+    write = write_content if has_digest else torch.save
+    write(content, path)
+    with pytest.raises(pddlvm.RunFileError, match="damaged"):
         line.load_amortized(path, sensors)
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import meshio
@@ -238,6 +238,17 @@ def test_an_interrupted_run_goes_on(call: Call, tmp_path: Path, monkeypatch):
     steps = [[row["step"] for row in rows_of(path / "metrics.csv")] for path in (whole, broken)]
     assert steps[0] == steps[1]
     assert "finished" in call("train", "--resume", "--out", broken).err
+
+
+def test_a_run_whose_settings_were_edited_is_refused(call: Call, tmp_path: Path):
+    settings = {"n": 4, "n_terms": 2, "length": 0.3}
+    config = RunConfig(problem="poisson", settings=settings, max_steps=3, n_validation=5)
+    run = Run.create(tmp_path / "run", config)
+    model = pddlvm.LatentVariableModel(run.problem(), basis=pddlvm.EnergyModes(4))
+    pddlvm.train(model, max_steps=3, device="cpu", calibrate=False, checkpoints=run.checkpoints)
+    replace(config, settings={**settings, "length": 0.6}).write(run.path / "config.toml")
+    done = call("train", "--resume", "--out", run.path)
+    assert done.code != 0 and "another problem" in done.err
 
 
 def test_a_run_that_was_killed_before_its_first_step_goes_on(call: Call, tmp_path: Path):
