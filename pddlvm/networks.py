@@ -1,11 +1,14 @@
 """Neural Gaussian maps: x -> (mean, log variance)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from pddlvm.errors import RunFileError
 
-__all__ = ["NeuralGaussian", "rebuild_network", "sizes_of"]
+__all__ = ["NeuralGaussian", "evaluating", "rebuild_network", "sizes_of"]
 
 
 class NeuralGaussian(nn.Module):
@@ -84,3 +87,16 @@ def rebuild_network(
     if n_values > n_saved:
         raise ValueError(f"the {name} network is larger than what is saved of it")
     return NeuralGaussian(**sizes)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Inside, layers that train otherwise than they answer (dropout) answer."""
+    training = [module for module in network.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -21,6 +21,7 @@ from pddlvm.files import check_tensor, decoding, read_content, write_content
 from pddlvm.identity import adopt, mark_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
+from pddlvm.networks import evaluating
 from pddlvm.problem import Problem
 from pddlvm.summary import summarise
 
@@ -64,8 +65,11 @@ def content_of(model: LatentVariableModel) -> dict[str, Any]:
 
 def differences(content: dict[str, Any], model: LatentVariableModel) -> list[str]:
     """Names of what a model was made of, in which it differs from that of a content."""
-    made = {k: v for k, v in content_of(model).items() if k not in _LEARNT}
-    return [name for name, value in made.items() if not _same(content[name], value)]
+    mark = mark_of(model.problem)
+    is_same = adopt(model.problem, content) and _same(mark["fields"], content["fields"])
+    made = {k: v for k, v in content_of(model).items() if k not in _LEARNT and k not in mark}
+    found = [name for name, value in made.items() if not _same(content[name], value)]
+    return found if is_same else ["the problem", *found]
 
 
 def restore_state(model: LatentVariableModel, content: dict[str, Any]) -> None:
@@ -126,16 +130,14 @@ def load(
 def _answers(model: LatentVariableModel) -> Tensor:
     """What both maps say of a few draws, (n_rows, 4)."""
     z = model.problem.prior.sample((_N_DRAWS,), seed=_SEED)
-    forward = model.forward(z)
-    found = [forward.mean, forward.std]
-    if torch.isfinite(forward.mean).all():
-        # Corrections would hide the map.
-        inverse = (
-            model.inverse(forward.mean, corrections=0)
-            if isinstance(model, GalerkinModel)
-            else model.inverse(forward.mean)
-        )
-        found += [inverse.mean, inverse.std]
+    # Corrections would hide the inverse map.
+    options: dict[str, Any] = {"corrections": 0} if isinstance(model, GalerkinModel) else {}
+    with evaluating(model):
+        forward = model.forward(z)
+        found = [forward.mean, forward.std]
+        if torch.isfinite(forward.mean).all():
+            inverse = model.inverse(forward.mean, **options)
+            found += [inverse.mean, inverse.std]
     return torch.cat([summarise(part) for part in found])
 
 

@@ -10,6 +10,7 @@ from torch import nn
 import pddlvm
 from pddlvm import fem
 from pddlvm.files import read_content, write_content
+from pddlvm.serialization import content_of, differences
 from problems import poisson
 from problems.poisson import diffusion, load
 
@@ -181,6 +182,23 @@ def test_another_shape_or_type_is_refused(saved, model, tmp_path, name, value):
         pddlvm.load(tmp_path / "other.pt", model.problem)
 
 
+def test_a_small_load_beside_a_large_stiffness_is_a_difference():
+    space = fem.Space(fem.interval(4))
+
+    def model_of(load):
+        def stiff(u, du, x, k):
+            return 1e11 * k * (du * du).sum() - load * u
+
+        terms = [pddlvm.Energy(space.interior(), stiff)]
+        fields = {"k": pddlvm.Constant(pddlvm.LogNormal())}
+        problem = pddlvm.Problem("rod", space, terms, fields, [pddlvm.Dirichlet("left")])
+        return pddlvm.LatentVariableModel(problem, basis=pddlvm.Nodal())
+
+    content = content_of(model_of(1.0))
+    assert not differences(content, model_of(1.0))
+    assert "the problem" in differences(content, model_of(1.01))
+
+
 def test_a_file_of_an_older_version_is_called_so(saved, model, tmp_path):
     content = torch.load(saved, weights_only=True)
     torch.save({**content, "format": "pddlvm-model-2"}, tmp_path / "older.pt")
@@ -259,9 +277,10 @@ def test_own_networks_must_be_passed_again(tmp_path):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(1, 2)
+            self.dropout = nn.Dropout(0.5)
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            mean, log_variance = self.layer(x).chunk(2, dim=-1)
+            mean, log_variance = self.dropout(self.layer(x)).chunk(2, dim=-1)
             return mean, log_variance
 
     model = pddlvm.LatentVariableModel(problem, forward_network=Own())
@@ -270,6 +289,8 @@ def test_own_networks_must_be_passed_again(tmp_path):
         pddlvm.load(tmp_path / "own.pt", problem)
     loaded = pddlvm.load(tmp_path / "own.pt", problem, forward_network=Own())
     z = problem.prior.sample((2,), seed=0)
+    # Dropout is random until one evaluates.
+    model.eval(), loaded.eval()
     assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
 
 
