@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pddlvm.calibration import coverage_factor
 from pddlvm.errors import InputError
 from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
 from pddlvm.refinement import refine
@@ -49,7 +48,9 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
     ).u
     exact = model.exact.representation
     c_true = exact.project(truth)
-    rest = (truth - exact.expand(c_true, z64)).to(like)
+    # What is left of the answer itself, so that its rounding is in it.
+    inside = (c_true - corrected.c.double().cpu()) @ exact.vectors.T
+    rest = (truth - corrected.mean.double().cpu() - inside).to(like)
     uncertainty = model.uncertainty
     uncertainty.is_calibrated.fill_(False)
 
@@ -70,7 +71,7 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
         error = (forward.mean.cpu() - truth)[:, free]
         std = forward.std.cpu()[:, free]
         scores = error / std.clamp(min=torch.finfo(std.dtype).tiny)
-        uncertainty.factor_u[level] = coverage_factor(scores)
+        uncertainty.fit_forward_shape(level, scores)
     _calibrate_inverse(model, truth.to(like), problem.prior.standardise(z64), generator)
 
 
@@ -103,18 +104,18 @@ def _calibrate_inverse(
             ),
         )
     unknown = known == 0
-    factors = model.uncertainty.factor_xi
+    uncertainty = model.uncertainty
     for level, (found, features, base) in enumerate(levels):
-        variance = model.uncertainty.xi[level]
+        variance = uncertainty.xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
         held = variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
-        scores = (errors / std)[held]
-        pattern = model.uncertainty.known_pattern(known)[held]
-        everywhere = coverage_factor(scores[unknown[held]])
-        for k in range(factors.shape[1]):
-            seen = unknown[held] & (pattern == k)[:, None]
-            enough = int(seen.sum()) >= _MIN_SCORES
-            factors[level, k] = coverage_factor(scores[seen]) if enough else everywhere
+        scores, counts = (errors / std)[held], unknown[held]
+        pattern = uncertainty.known_pattern(known)[held]
+        for k in range(uncertainty.factor_xi.shape[1]):
+            seen = pattern == k
+            enough = int(counts[seen].sum()) >= _MIN_SCORES
+            rows = seen if enough else torch.ones_like(seen)
+            uncertainty.fit_inverse_shape(level, k, scores[rows], counts[rows])

@@ -13,10 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["COVERAGE_2_STD", "VarianceModel", "coverage_factor"]
-
-COVERAGE_2_STD = math.erf(math.sqrt(2.0))
-"""Fraction of a Gaussian inside +-2 standard deviations: 0.9545."""
+__all__ = ["VarianceModel"]
 
 _STEPS = 200
 _CHECK_STEPS = 5
@@ -120,10 +117,3 @@ class VarianceModel(nn.Module):
             if now < best:
                 best, state = now, {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(state)
-
-
-def coverage_factor(scores: Tensor) -> float:
-    """Factor on std for which 95.45 % of the errors, scores = errors / std, lie inside +-2 std."""
-    size = scores.abs().flatten()
-    rank = min(len(size), max(1, math.ceil(COVERAGE_2_STD * len(size))))
-    return float(size.kthvalue(rank).values) / 2

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pddlvm.errors import InputError
 
-__all__ = ["check_finite", "check_positive", "check_vectors"]
+__all__ = ["check_finite", "check_level", "check_positive", "check_vectors"]
 
 
 def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -40,3 +40,10 @@ def check_positive(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise InputError(f"{name} must be positive, got {limit}")
+
+
+def check_level(level: float) -> float:
+    """Return the probability of an interval, or raise an InputError."""
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, got {level}; 0.95 for 95 %")
+    return level

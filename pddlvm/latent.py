@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pddlvm.error_shape import ErrorShape
 from pddlvm.errors import InputError
 from pddlvm.predictions import Inverse
 from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
@@ -389,9 +390,16 @@ def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
 
 
 def known_inverse(
-    mean: Tensor, std: Tensor, xi_known: Tensor, known: Tensor, batch: torch.Size, prior: Any
+    mean: Tensor,
+    std: Tensor,
+    shape: ErrorShape,
+    xi_known: Tensor,
+    known: Tensor,
+    batch: torch.Size,
+    prior: Any,
 ) -> Inverse:
     """An `Inverse` with the known parameters in place, without spread."""
     unknown = 1 - known
     mean, std = mean * unknown + xi_known, std * unknown
-    return Inverse(unflatten(mean, batch), unflatten(std, batch), prior)
+    shape = ErrorShape(unflatten(shape.values, batch))
+    return Inverse(unflatten(mean, batch), unflatten(std, batch), prior, shape)

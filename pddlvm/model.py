@@ -198,6 +198,7 @@ class GalerkinModel(LatentVariableModel):
         return Forward(
             c=unflatten(c.to(z), batch),
             representation=self.reduced.representation,
+            shape=self.uncertainty.forward_shape(level),
             _augmented=unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,
@@ -236,7 +237,10 @@ class GalerkinModel(LatentVariableModel):
         like = self.sigma_residual
         with torch.no_grad():
             mean, std = self.invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
-        return known_inverse(mean.to(u), std.to(u), xi_known, known, batch, self.problem.prior)
+        shape = self.uncertainty.inverse_shape(known, 1 if corrections else 0)
+        return known_inverse(
+            mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
+        )
 
     def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
         """Refine predictions to the finite element solution, without a new factorisation.
@@ -305,7 +309,7 @@ class GalerkinModel(LatentVariableModel):
 
     def log_sizes(self, c: Tensor, z: Tensor, xi: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """log of the expected |c|, and of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
-        size = self.forward_map.amplitude(xi).log()[:, None]
+        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30).log()
         if level == 1:
             return size, torch.zeros_like(size)
         r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)

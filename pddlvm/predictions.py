@@ -1,39 +1,51 @@
-"""What the maps return: Gaussians over solutions and over parameters.
+"""What the maps return: distributions of solutions and of parameters.
 
-Everything beyond the mean coefficients is computed when it is asked for, and kept.
+Errors are standardised by a Gaussian model, and shaped by an `ErrorShape`: intervals, draws and
+densities agree with each other. Everything beyond the mean coefficients is computed when it is
+asked for, and kept.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 from torch.special import ndtr, ndtri
 
+from pddlvm.checks import check_level
+from pddlvm.error_shape import ErrorShape
 from pddlvm.memory import multiply
 from pddlvm.parameters import ParameterSpace
-from pddlvm.priors import LogNormal
 from pddlvm.representation import Representation
 
-__all__ = ["Forward", "Inverse"]
+__all__ = ["Forward", "Inverse", "shaped", "symmetric_interval"]
 
 _RELATIVE_FLOOR = 1e-7
+_FARTHEST = 9.0
+"""Standard deviations beyond which a normal number has no weight in float64."""
+_N_NODES = 6
 
 
 @dataclass(frozen=True)
 class Forward:
-    """q(u | z) = N(V mean_c + L a(z), V diag(var_c) V^T + diag(var_rest)).
+    """q(u | z): mean_i + std_i T(g_i), g a Gaussian vector of variances 1 (a Gaussian copula).
+
+        mean = V c + L a(z),    std_i g_i ~ N(0, V diag(var_c) V^T + diag(var_rest))
+
+    T is the identity until the model is calibrated.
 
     Attributes:
         c: mean coefficients, (..., n_modes).
         representation: V and L.
+        shape: T, for all degrees of freedom.
     """
 
     c: Tensor
     representation: Representation
+    shape: ErrorShape
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
@@ -44,11 +56,13 @@ class Forward:
         """Mean solution, (..., n_dofs)."""
         return multiply(self._augmented, self.representation.rows).to(self._dtype)
 
-    @cached_property
+    @property
     def std(self) -> Tensor:
-        """Standard deviation, (..., n_dofs); zero on the Dirichlet boundary."""
-        var_c, var_rest = self._both_variances
-        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt().to(self._dtype)
+        """Standard deviation, (..., n_dofs); zero on the Dirichlet boundary.
+
+        The root mean square of the error, as the calibration found it.
+        """
+        return self._std.to(self._dtype)
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -58,19 +72,27 @@ class Forward:
         """
         return self._residual_norm()
 
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n_dofs) each.
+
+        Args:
+            level: probability with which it holds the solution, between 0 and 1.
+        """
+        return symmetric_interval(self.mean, self.std, self.shape, level)
+
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Solutions, (*shape, ..., n_dofs)."""
         generator = None if seed is None else torch.Generator(self.c.device).manual_seed(seed)
         var_c, var_rest = self._both_variances
-        mean = self.mean.to(var_c)
 
         def noise(like: Tensor) -> Tensor:
             return torch.randn(
                 (*shape, *like.shape), generator=generator, dtype=like.dtype, device=like.device
             )
 
-        u = mean + (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
-        return (u + var_rest.sqrt() * noise(var_rest)).to(self._dtype)
+        error = (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
+        error = error + var_rest.sqrt() * noise(var_rest)
+        return (self.mean.to(var_c) + shaped(error, self._std, self.shape)).to(self._dtype)
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
@@ -79,29 +101,54 @@ class Forward:
         mean = (self._augmented.double() @ self.representation.basis.double().T)[..., free]
         floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
         factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
-        density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
-        return density.log_prob(u.double()[..., free]).to(self._dtype)
+        rest = var_rest[..., free] + floor
+        std = (factor.square().sum(-1) + rest).sqrt()
+        g, log_slope = self.shape.inverse((u.double()[..., free] - mean) / std)
+        density = LowRankMultivariateNormal(torch.zeros_like(std), factor, rest)
+        return (density.log_prob(std * g) + log_slope.sum(-1)).to(self._dtype)
+
+    @cached_property
+    def _std(self) -> Tensor:
+        var_c, var_rest = self._both_variances
+        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt()
 
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:
         return self._variances()
 
 
+def shaped(error: Tensor, std: Tensor, shape: ErrorShape) -> Tensor:
+    """std T(error / std), elementwise: a Gaussian error of that std in its shape."""
+    g = torch.where(std > 0, error / std.clamp(min=torch.finfo(std.dtype).tiny), 0.0)
+    return std * shape(g)
+
+
+def symmetric_interval(
+    mean: Tensor, std: Tensor, shape: ErrorShape, level: float
+) -> tuple[Tensor, Tensor]:
+    """The central interval of mean + std s, s of this shape."""
+    half = std * shape.half_width(check_level(level)).to(std)
+    return mean - half, mean + half
+
+
 @dataclass(frozen=True)
 class Inverse:
-    """p(z | u): Gaussian in the standard coordinates xi of the prior, truncated to its support.
+    """p(z | u): m + s T(g) in the standard coordinates xi of the prior, truncated to its support.
 
-        p(xi | u) = N(xi; m, s^2) / (Phi(beta) - Phi(alpha)),   alpha, beta = (bounds - m) / s
+        xi = m + s T(g),   g ~ N(0, 1) between alpha and beta,   xi(alpha), xi(beta) the bounds
 
     Only Uniform blocks have bounds. Known parameters have s = 0 and are certain.
 
     Attributes:
         xi_mean, xi_std: m and s, (..., d); m lies in the support.
+        prior: of z.
+        shape: T, by default the identity; one for all, or one for each member of the batch.
     """
 
     xi_mean: Tensor
     xi_std: Tensor
     prior: ParameterSpace
+    shape: ErrorShape = field(default_factory=lambda: ErrorShape.gaussian(torch.empty(())))
 
     @property
     def mean(self) -> Tensor:
@@ -117,6 +164,15 @@ class Inverse:
     def median(self) -> Tensor:
         """Median of each parameter, (..., d)."""
         return self._quantile(torch.full_like(self.xi_mean, 0.5))
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each parameter, (..., d) each.
+
+        Args:
+            level: probability with which it holds the parameter, between 0 and 1.
+        """
+        tail = torch.full_like(self.xi_mean, 0.5 - 0.5 * check_level(level))
+        return self._quantile(tail), self._quantile(1 - tail)
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Parameters, (*shape, ..., d), all in the support of the prior."""
@@ -134,7 +190,7 @@ class Inverse:
         xi = self.prior.standardise(z)
         unknown = self.xi_std > 0
         std = torch.where(unknown, self.xi_std, 1.0)
-        density = torch.distributions.Normal(self.xi_mean, std).log_prob(xi)
+        density = self._shape.log_prob((xi - self.xi_mean) / std) - std.log()
         density = density - self._mass.log().to(density)
         # d xi / d z, from the ratio of the two densities of the prior.
         density = density + self._log_jacobian(z, xi)
@@ -152,17 +208,25 @@ class Inverse:
 
     def _quantile(self, p: Tensor) -> Tensor:
         """z below which a parameter lies with probability p, (..., d)."""
-        cdf = ndtr(self._limits[0])
-        score = ndtri(cdf + p * self._mass).clamp(*self._limits)
-        xi = self.xi_mean.double() + self.xi_std.double() * score
+        alpha, beta = self._limits
+        return self._z_of((ndtri(ndtr(alpha) + p * self._mass)).clamp(alpha, beta))
+
+    def _z_of(self, g: Tensor) -> Tensor:
+        xi = self.xi_mean.double() + self.xi_std.double() * self._shape(g)
         return self.prior.unstandardise(self.prior.clamp_standard(xi.to(self.xi_mean)))
+
+    @cached_property
+    def _shape(self) -> ErrorShape:
+        return ErrorShape(self.shape.values.to(self.xi_mean.device, torch.float64))
 
     @cached_property
     def _limits(self) -> tuple[Tensor, Tensor]:
         """alpha and beta, (..., d), float64."""
         m, s = self.xi_mean.double(), self.xi_std.double().clamp(min=1e-300)
         low, high = self.prior.standard_bounds(m)
-        return ((low - m) / s).clamp(max=0), ((high - m) / s).clamp(min=0)
+        ends = ((low - m) / s).clamp(max=0), ((high - m) / s).clamp(min=0)
+        alpha, beta = (self._shape.inverse(end)[0] for end in ends)
+        return alpha, beta
 
     @property
     def _mass(self) -> Tensor:
@@ -172,34 +236,24 @@ class Inverse:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        alpha, beta = self._limits
-        # Mean and variance of the truncated standard normal.
-        at_alpha, at_beta = (_density(x) / self._mass for x in (alpha, beta))
-        shift = at_alpha - at_beta
-        ends = _times(alpha, at_alpha) - _times(beta, at_beta)
-        spread = (1 + ends - shift.square()).clamp(min=0).sqrt()
-        m = self.xi_mean + self.xi_std * shift.to(self.xi_mean)
-        s = self.xi_std * spread.to(self.xi_std)
-        means, stds = [], []
-        at_mean = self.prior.split(self.prior.unstandardise(m))
-        above = self.prior.split(self.prior.unstandardise(m + s))
-        for name, part in self.prior.split(s).items():
-            prior = self.prior.blocks[name].prior
-            if isinstance(prior, LogNormal):
-                variance = (prior.std * part).square()
-                means.append(at_mean[name] * (0.5 * variance).exp())
-                stds.append(means[-1] * torch.expm1(variance).sqrt())
-            else:
-                means.append(at_mean[name])
-                stds.append((above[name] - at_mean[name]).abs())
-        return torch.cat(means, dim=-1), torch.cat(stds, dim=-1)
-
-
-def _density(x: Tensor) -> Tensor:
-    """Standard normal density."""
-    return (-0.5 * x.square()).exp() / math.sqrt(2 * math.pi)
-
-
-def _times(x: Tensor, density: Tensor) -> Tensor:
-    """x phi(x), zero at infinity."""
-    return torch.where(density > 0, x, 0.0) * density
+        """Mean and standard deviation of z by quadrature over g, between the knots of T."""
+        alpha, beta = (limit.clamp(-_FARTHEST, _FARTHEST) for limit in self._limits)
+        edges = self._shape.edges(_FARTHEST)
+        edges = edges.reshape(-1, *[1] * alpha.ndim).clamp(alpha, beta)
+        middle, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * edges.diff(dim=0)
+        total, first, second = 0.0, 0.0, 0.0
+        centre = self.median.double()
+        for node, weight in zip(*np.polynomial.legendre.leggauss(_N_NODES), strict=True):
+            g = middle + node * half
+            mass = weight * half * (-0.5 * g.square()).exp()
+            z = self._z_of(g).double() - centre
+            total = total + mass.sum(0)
+            first = first + (mass * z).sum(0)
+            second = second + (mass * z.square()).sum(0)
+        mean = first / total
+        variance = (second / total - mean.square()).clamp(min=0)
+        certain = self.xi_std == 0
+        return (
+            (centre + torch.where(certain, 0.0, mean)).to(self.xi_mean),
+            torch.where(certain, 0.0, variance.sqrt()).to(self.xi_mean),
+        )

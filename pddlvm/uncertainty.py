@@ -5,7 +5,8 @@
     xi:           var = factor^2 exp(base + shift + 2 s(xi, base, misfit, what is known))
 
 The first follows the residual of each query. Level 0 is a map as it is, level 1 after corrections,
-where V^T r is round-off and left out.
+where V^T r is round-off and left out. The factors make std the root mean square of the error; the
+distribution of error / std is an `ErrorShape`, fitted with them.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.calibration import VarianceModel
+from pddlvm.error_shape import ErrorShape
 from pddlvm.parameters import ParameterSpace
 
 __all__ = ["Uncertainty"]
@@ -38,6 +40,8 @@ class Uncertainty(nn.Module):
     is_calibrated: Tensor
     factor_u: Tensor
     factor_xi: Tensor
+    shape_u: Tensor
+    shape_xi: Tensor
     fixed: Tensor
     c: list[VarianceModel]
     rest: VarianceModel
@@ -62,6 +66,9 @@ class Uncertainty(nn.Module):
         n_patterns = 2 ** len(prior.blocks)
         n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
         self.register_buffer("factor_xi", torch.ones(2, n_patterns))
+        gaussian = ErrorShape.gaussian(torch.empty(())).values
+        self.register_buffer("shape_u", gaussian.repeat(2, 1))
+        self.register_buffer("shape_xi", gaussian.repeat(2, n_patterns, 1))
         self.register_buffer("fixed", torch.from_numpy(fixed_dofs))
         self.starts = [part.start for part in prior.slices.values()]
         self.to(dtype)
@@ -79,6 +86,26 @@ class Uncertainty(nn.Module):
         var_c = self.c[level](*self.forward_features(xi, log_size, log_residual)).exp()
         var_rest = self.rest(xi, 2 * log_size).exp().index_fill(1, self.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
+
+    def forward_shape(self, level: int) -> ErrorShape:
+        """Distribution of error / std of u."""
+        return ErrorShape(self.shape_u[level])
+
+    def inverse_shape(self, known: Tensor, level: int) -> ErrorShape:
+        """Distribution of error / std of xi, for each sample."""
+        return ErrorShape(self.shape_xi[level][self.known_pattern(known)])
+
+    def fit_forward_shape(self, level: int, scores: Tensor) -> None:
+        """Factor and shape from error / std at factor 1, (n_samples, n)."""
+        shape, factor = ErrorShape.of_scores(scores)
+        self.factor_u[level] = factor
+        self.shape_u[level].copy_(shape.values)
+
+    def fit_inverse_shape(self, level: int, pattern: int, scores: Tensor, counts: Tensor) -> None:
+        """Factor and shape for a set of known blocks, from scores (n_samples, d) that count."""
+        shape, factor = ErrorShape.of_scores(scores, counts)
+        self.factor_xi[level, pattern] = factor
+        self.shape_xi[level, pattern].copy_(shape.values)
 
     def inverse_std(self, features: Tensor, base: Tensor, known: Tensor, level: int) -> Tensor:
         """Standard deviations of xi, (batch, d); those of the map itself until calibrated."""

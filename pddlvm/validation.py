@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +14,57 @@ from torch import Tensor
 from pddlvm.errors import InputError
 from pddlvm.latent import LatentVariableModel
 
-__all__ = ["ValidationReport", "validate"]
+__all__ = ["ErrorBars", "ValidationReport", "validate"]
 
 _LARGE_BATCH = 1000
 _N_REFERENCE = 20
-_N_QUANTILES = 19
+_LEVELS = (0.5, 0.8, 0.95, 0.99)
+_NOMINAL = np.linspace(0.05, 0.95, 19)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ErrorBars:
+    """How well predicted distributions hold.
+
+    Attributes:
+        coverage: level -> fraction of true values inside the central intervals of that level.
+        std_ratio: std over error, root mean squares over all samples and values; 1 is right.
+        std_ratio_per_sample: the same of each sample, median over the samples.
+        observed: coverage at the levels 0.05, 0.1, ..., 0.95.
+    """
+
+    coverage: dict[float, float]
+    std_ratio: float
+    std_ratio_per_sample: float
+    observed: Array = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        error: Tensor,
+        std: Tensor,
+        interval: Callable[[float], tuple[Tensor, Tensor]],
+        true: Tensor,
+        counts: Tensor,
+    ) -> "ErrorBars":
+        """Of errors (n_samples, n), for the values that count (booleans)."""
+
+        def holds(level: float) -> float:
+            lower, upper = interval(level)
+            return float(((lower <= true) & (true <= upper))[counts].double().mean())
+
+        def size(values: Tensor) -> Tensor:
+            return torch.where(counts, values, 0.0).square().sum(-1)
+
+        ratio = (size(std) / size(error).clamp(min=torch.finfo(error.dtype).tiny)).sqrt()
+        return cls(
+            coverage={level: holds(level) for level in _LEVELS},
+            std_ratio=float((size(std).sum() / size(error).sum()).sqrt()),
+            std_ratio_per_sample=float(ratio[counts.any(-1)].median()),
+            observed=np.array([holds(level) for level in _NOMINAL]),
+        )
 
 
 @dataclass(frozen=True)
@@ -30,13 +78,11 @@ class ValidationReport:
         mnse_z: mean square relative error of the first parameter field (of z in strong form where
             that field is one number), the inverse map given the reference solution.
         coverage_u, coverage_z: fraction of true values inside mean +- 2 std; 0.954 is right.
-        std_ratio: mean std over root mean square error of one sample, median over the samples.
-        std_ratio_pooled: the same over all samples and nodes together. A few hard samples dominate
-            the root mean square error; a sharp std follows them, and its mean stays below.
+        bars: "u", "u corrected" (after one correction), "z" -> how well error bars hold.
         log_correlation: correlation of log predicted with log true error norm, per sample.
-        speedup: reference time over forward time per sample: {"batch 1": ..., "batch 1000": ...}.
+        speedup: reference time over the time of mean and std of the forward map, per sample:
+            {"batch 1": ..., "batch 1000": ...}.
         seconds: the times behind it: reference, batch 1, batch 1000, per sample.
-        nominal, observed: expected coverage curve of u.
         n_samples: fresh prior draws.
     """
 
@@ -46,14 +92,31 @@ class ValidationReport:
     mnse_z: float
     coverage_u: float
     coverage_z: float
-    std_ratio: float
-    std_ratio_pooled: float
     log_correlation: float
     speedup: dict[str, float]
     seconds: dict[str, float]
     n_samples: int
-    nominal: NDArray[np.float64] = field(repr=False)
-    observed: NDArray[np.float64] = field(repr=False)
+    bars: dict[str, ErrorBars] = field(repr=False)
+
+    @property
+    def nominal(self) -> Array:
+        """Levels of central intervals."""
+        return _NOMINAL
+
+    @property
+    def observed(self) -> Array:
+        """Fraction of u inside the intervals of these levels."""
+        return self.bars["u"].observed
+
+    @property
+    def std_ratio(self) -> float:
+        """Std over error of u, per sample, see `ErrorBars`."""
+        return self.bars["u"].std_ratio_per_sample
+
+    @property
+    def std_ratio_pooled(self) -> float:
+        """Std over error of u, over all samples and nodes together."""
+        return self.bars["u"].std_ratio
 
     @property
     def rows(self) -> dict[str, str]:
@@ -65,14 +128,19 @@ class ValidationReport:
             "mnse_z": f"{self.mnse_z:.2e}",
             "coverage of u, +-2 std": f"{self.coverage_u:.3f}",
             "coverage of z, +-2 std": f"{self.coverage_z:.3f}",
-            "std / error, per sample": f"{self.std_ratio:.2f}",
-            "std / error, pooled": f"{self.std_ratio_pooled:.2f}",
+            **{f"{k}: 50, 80, 95, 99 % hold": _percents(b) for k, b in self.bars.items()},
+            **{f"{k}: std / error": f"{b.std_ratio:.2f}" for k, b in self.bars.items()},
+            "... per sample": f"{self.std_ratio:.2f}",
             "correlation, log errors": f"{self.log_correlation:.2f}",
             **{f"speed-up, {k}": f"{v:,.0f}" for k, v in self.speedup.items()},
         }
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<28}{value:>12}" for name, value in self.rows.items())
+        return "\n".join(f"{name:<34}{value:>22}" for name, value in self.rows.items())
+
+
+def _percents(bars: ErrorBars) -> str:
+    return ", ".join(f"{100 * value:.1f}" for value in bars.coverage.values())
 
 
 def validate(
@@ -102,36 +170,41 @@ def validate(
     u = problem.solve(z)
     free = torch.from_numpy(problem.free_dofs)
 
-    forward = model.forward(z)
-    relative = (forward.mean - u).norm(dim=1) / u.norm(dim=1)
-    corrected = model.forward(z, corrections=1).mean
+    forward, corrected = model.forward(z), model.forward(z, corrections=1)
+    bars = {"u": _bars_of_u(forward, u, free), "u corrected": _bars_of_u(corrected, u, free)}
+    relative, left = ((f.mean - u).norm(dim=1) / u.norm(dim=1) for f in (forward, corrected))
     error, std = (forward.mean - u)[:, free], forward.std[:, free]
     blocks = problem.prior.split(z)
     inverse = model.inverse(u, z_known={k: blocks[k] for k in known})
-    xi = problem.prior.standardise(z)
     unknown = inverse.xi_std > 0
-    missed = ((inverse.xi_mean - xi).abs() > 2 * inverse.xi_std)[unknown]
-    score = (error.abs() / std.clamp(min=1e-300)).flatten()
-    nominal = np.linspace(0.05, 0.95, _N_QUANTILES)
-    limits = torch.distributions.Normal(0.0, 1.0).icdf(torch.from_numpy(0.5 + nominal / 2))
+    missed = ((inverse.mean - z).abs() > 2 * inverse.std)[unknown]
+    _, unit = problem.prior.units
+    error_z, std_z = (inverse.mean - z) / unit, inverse.std / unit
+    bars["z"] = ErrorBars.of(error_z, std_z, inverse.interval, z, unknown)
     logs = torch.stack([error.norm(dim=1), std.norm(dim=1)]).log()
     seconds = _timings(model, z)
     return ValidationReport(
         mnse_u=float(relative.square().mean()),
         relative_l2=float(relative.mean()),
-        relative_l2_corrected=float(((corrected - u).norm(dim=1) / u.norm(dim=1)).mean()),
+        relative_l2_corrected=float(left.mean()),
         mnse_z=_mnse_z(model, z, inverse.median),
-        coverage_u=float((score <= 2).double().mean()),
+        coverage_u=float((error.abs() <= 2 * std).double().mean()),
         coverage_z=1 - float(missed.double().mean()),
-        std_ratio=float((std.mean(1) / error.square().mean(1).sqrt()).median()),
-        std_ratio_pooled=float(std.mean() / error.square().mean().sqrt()),
         log_correlation=float(torch.corrcoef(logs)[0, 1]),
         speedup={k: seconds["reference"] / seconds[k] for k in seconds if k != "reference"},
         seconds=seconds,
         n_samples=n_samples,
-        nominal=nominal,
-        observed=np.array([float((score <= q).double().mean()) for q in limits]),
+        bars=bars,
     )
+
+
+def _bars_of_u(forward: Any, u: Tensor, free: Tensor) -> ErrorBars:
+    def interval(level: float) -> tuple[Tensor, Tensor]:
+        lower, upper = forward.interval(level)
+        return lower[:, free], upper[:, free]
+
+    error, std = (forward.mean - u)[:, free], forward.std[:, free]
+    return ErrorBars.of(error, std, interval, u[:, free], torch.ones_like(error, dtype=torch.bool))
 
 
 def _mnse_z(model: LatentVariableModel, z: Tensor, found: Tensor) -> float:
@@ -146,15 +219,21 @@ def _timings(model: LatentVariableModel, z: Tensor) -> dict[str, float]:
     many = problem.prior.sample((_LARGE_BATCH,), seed=1).float()
     one = many[:1]
     problem.solve(few[:1])
-    _ = model.forward(many).mean, model.forward(one).mean
+    predict = partial(_mean_and_std, model)
+    predict(many), predict(one)
     return {
         "reference": _median_seconds(3, lambda: problem.solve(few)) / len(few),
-        "batch 1": _median_seconds(20, lambda: model.forward(one).mean),
-        "batch 1000": _median_seconds(3, lambda: model.forward(many).mean) / _LARGE_BATCH,
+        "batch 1": _median_seconds(20, lambda: predict(one)),
+        "batch 1000": _median_seconds(3, lambda: predict(many)) / _LARGE_BATCH,
     }
 
 
-def _median_seconds(n: int, run: Callable[[], Tensor]) -> float:
+def _mean_and_std(model: LatentVariableModel, z: Tensor) -> tuple[Tensor, Tensor]:
+    forward = model.forward(z)
+    return forward.mean, forward.std
+
+
+def _median_seconds(n: int, run: Callable[[], object]) -> float:
     times = []
     for _ in range(n):
         start = time.perf_counter()

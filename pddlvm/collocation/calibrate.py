@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pddlvm.calibration import coverage_factor
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.problem import CollocationProblem
@@ -100,7 +99,7 @@ def calibrate_forward(
         std = interpolate(model.problem, std, z[n:], None, chebyshev.hats)
     scores = interpolate(model.problem, e[n:], z64[n:]).to(like) / std.clamp(min=1e-30)
     free = torch.from_numpy(model.problem.free_dofs)
-    uncertainty.factor_u[0] = coverage_factor(scores[:, free])
+    uncertainty.fit_forward_shape(0, scores[:, free])
     with torch.no_grad():
         u = model.basis.on_grid(c, z) + interpolate(model.problem, e, z64).to(like)
     model.references = References((n_samples, seed), xi, u)
@@ -132,9 +131,10 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
             mean, log_variance = model.neural_inverse(references.u, references.xi * known, known)
             features, base = inverse_features(mean, log_variance, None, known)
             std = (0.5 * variance(features, base)).exp()
-        scores = ((mean - references.xi) / std)[known == 0]
-        if len(scores):
-            model.uncertainty.factor_xi[0, pattern] = coverage_factor(scores)
+        unknown = known == 0
+        if unknown.any():
+            scores = (mean - references.xi) / std
+            model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
 
 
 def _patterns(model: "CollocationModel", n: int) -> list[Tensor]:

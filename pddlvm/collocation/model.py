@@ -283,7 +283,8 @@ class CollocationModel(LatentVariableModel):
             return Spread(torch.stack(shapes, dim=-1), var_c, rest)
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
-        return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm, std, spread)
+        shape = self.uncertainty.forward_shape(0)
+        return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm, shape, std, spread)
 
     def inverse(self, u: Tensor, z_known: dict[str, Tensor] | None = None) -> Inverse:
         """Infer parameters from full, noise-free solutions on the grid, with uncertainty.
@@ -304,7 +305,10 @@ class CollocationModel(LatentVariableModel):
         with torch.no_grad():
             flat = u.reshape(-1, self.problem.n_dofs).to(like)
             mean, std = self.invert(flat, xi_known.to(like), known.to(like))
-        return known_inverse(mean.to(u), std.to(u), xi_known, known, batch, self.problem.prior)
+        shape = self.uncertainty.inverse_shape(known, 0)
+        return known_inverse(
+            mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
+        )
 
     def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of xi, (batch, d) each."""

@@ -1,4 +1,4 @@
-"""What the forward map of a collocation model returns: a Gaussian field."""
+"""What the forward map of a collocation model returns: a random field."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
+
+from pddlvm.error_shape import ErrorShape
+from pddlvm.predictions import shaped, symmetric_interval
 
 __all__ = ["FieldForward", "Spread"]
 
@@ -27,6 +30,12 @@ class Spread:
     var_c: Tensor
     rest: Tensor
 
+    @cached_property
+    def std(self) -> Tensor:
+        """(n_samples, n_points)."""
+        smooth = (self.modes.square() @ self.var_c[..., None])[..., 0]
+        return (smooth + self.rest.square()).sqrt()
+
 
 @dataclass(frozen=True)
 class FieldForward:
@@ -36,11 +45,13 @@ class FieldForward:
         mean: (..., n_points).
         points: (n_points, k).
         residual_norm: root mean square residual of the mean, relative to that of the lift, (...,).
+        shape: distribution of error / std, that of all points.
     """
 
     mean: Tensor
     points: Tensor
     residual_norm: Tensor
+    shape: ErrorShape
     _std: Callable[[], Tensor]
     _spread: Callable[[], Spread]
 
@@ -51,6 +62,14 @@ class FieldForward:
     def std(self) -> Tensor:
         """Standard deviation, (..., n_points); zero on hard faces."""
         return self._std().reshape(self.mean.shape).to(self.mean)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n_points) each.
+
+        Args:
+            level: probability with which it holds the solution, between 0 and 1.
+        """
+        return symmetric_interval(self.mean, self.std, self.shape, level)
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Fields, (*shape, ..., n_points)."""
@@ -65,8 +84,8 @@ class FieldForward:
 
         weights = spread.var_c.sqrt() * noise(spread.var_c)
         smooth = (spread.modes @ weights[..., None])[..., 0]
-        u = flat + smooth + spread.rest * noise(spread.rest)
-        return u.reshape(*shape, *self.mean.shape).to(self.mean)
+        error = shaped(smooth + spread.rest * noise(spread.rest), spread.std, self.shape)
+        return (flat + error).reshape(*shape, *self.mean.shape).to(self.mean)
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of u at the points with spread, (...,).
@@ -75,13 +94,16 @@ class FieldForward:
         """
         spread = self._both
         flat = self.mean.reshape(-1, self.mean.shape[-1]).double()
-        std = self.std.reshape(flat.shape).double()
+        std = spread.std.double()
         free = (std > 0).all(0)
         factor = (spread.modes.double() * spread.var_c.double().sqrt()[:, None, :])[:, free]
-        variance = (spread.rest.double().square() + (_NUGGET * std).square())[:, free]
-        density = LowRankMultivariateNormal(flat[:, free], factor, variance)
+        rest = (spread.rest.double().square() + (_NUGGET * std).square())[:, free]
+        std = (factor.square().sum(-1) + rest).sqrt()
         values = u.double().reshape(-1, *flat.shape)[..., free]
-        return density.log_prob(values).reshape(u.shape[:-1]).to(self.mean)
+        g, log_slope = self.shape.inverse((values - flat[:, free]) / std)
+        density = LowRankMultivariateNormal(torch.zeros_like(std), factor, rest)
+        found = density.log_prob(std * g) + log_slope.sum(-1)
+        return found.reshape(u.shape[:-1]).to(self.mean)
 
     @cached_property
     def _both(self) -> Spread:

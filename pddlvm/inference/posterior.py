@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pddlvm.checks import check_level
 from pddlvm.errors import InputError, ProblemError
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.density import Density
@@ -106,6 +107,17 @@ class Posterior:
         if levels.ndim != 1 or not ((levels >= 0) & (levels <= 1)).all():
             raise InputError(f"q must be a list of levels between 0 and 1, got {q}")
         return self.sample((_N_QUANTILE_DRAWS,), seed=seed).quantile(levels, dim=0)
+
+    def interval(self, level: float = 0.95, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each parameter, (..., d), from draws.
+
+        Args:
+            level: probability of the parameter to lie between them, between 0 and 1.
+            seed: of the draws.
+        """
+        tail = 0.5 - 0.5 * check_level(level)
+        lower, upper = self.quantiles([tail, 1 - tail], seed=seed)
+        return lower, upper
 
     def solution(self, n_samples: int = 200, *, seed: int = 0) -> PosteriorSolution:
         """Draws of u and their moments.
