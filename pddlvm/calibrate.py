@@ -1,9 +1,9 @@
 """Calibration of a trained model on fresh prior draws, without solving a PDE.
 
-The error of a predicted mean is measured against a solution refined by a few iterations that use
-only the factors of K0 and reduced solves (`refinement`). Its part in the basis and the rest are
-fitted apart. The inverse map is then given the refined solutions, because those are what a user
-will give it.
+The error of a predicted mean is measured against a solution refined by iterations that use only the
+factors of K0 and reduced solves (`refinement`), until little of the corrected error is left. Its
+part in the basis and the rest are fitted apart. The inverse map is then given the refined
+solutions, because those are what a user will give it.
 """
 
 from typing import TYPE_CHECKING
@@ -12,14 +12,13 @@ import torch
 
 from pddlvm.errors import InputError
 from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
-from pddlvm.refinement import refine
+from pddlvm.refinement import nearly_exact
 
 if TYPE_CHECKING:
     from pddlvm.model import GalerkinModel
 
 __all__ = ["calibrate", "default_n_samples"]
 
-_ITERATIONS = 5
 _MIN_SAMPLES = 32
 _MIN_SCORES = 100
 """Errors behind a quantile; with fewer, those of all cases are taken."""
@@ -39,13 +38,8 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
     z = z64.to(like)
     xi = problem.prior.standardise(z)
     predicted, corrected = model.forward(z64), model.forward(z64, corrections=1)
-    truth = refine(
-        model.exact,
-        model.reduction.reference,
-        corrected.mean.double().cpu(),
-        z64,
-        max_iterations=_ITERATIONS,
-    ).u
+    start = corrected.mean.double().cpu()
+    truth = nearly_exact(model.exact, model.reduction.reference, start, z64)
     exact = model.exact.representation
     c_true = exact.project(truth)
     # What is left of the answer itself, so that its rounding is in it.

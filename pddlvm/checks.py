@@ -2,10 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from pddlvm.errors import InputError
 
-__all__ = ["check_finite", "check_level", "check_positive", "check_vectors"]
+__all__ = [
+    "check_finite",
+    "check_level",
+    "check_no_gradient",
+    "check_positive",
+    "check_vectors",
+]
 
 
 def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -35,6 +42,19 @@ def check_finite(values: Tensor, name: str) -> Tensor:
     return values
 
 
+def check_no_gradient(values: Tensor, name: str) -> Tensor:
+    """Return values, or raise an InputError if somebody waits for derivatives by them.
+
+    Where results are computed without a graph these would be zero, and nobody would be told.
+    """
+    if isinstance(values, Tensor) and _is_differentiated(values):
+        raise InputError(
+            f"{name} requires a gradient, or is inside of a torch.func transform, and the result "
+            f"has no derivatives; give {name}.detach(), and take finite differences"
+        )
+    return values
+
+
 def check_positive(**limits: float | None) -> None:
     """Raise an InputError that names the first of some numbers that is given and not positive."""
     for name, limit in limits.items():
@@ -47,3 +67,10 @@ def check_level(level: float) -> float:
     if not 0 < level < 1:
         raise InputError(f"level must lie between 0 and 1, got {level}; 0.95 for 95 %")
     return level
+
+
+def _is_differentiated(values: Tensor) -> bool:
+    # Within jacrev, jvp and vmap a tensor is wrapped; it need not say that it requires a gradient.
+    is_wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(values)
+    is_recorded = values.requires_grad and torch.is_grad_enabled()
+    return is_wrapped or is_recorded or unpack_dual(values).tangent is not None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basis import Basis
+from pddlvm.checks import check_no_gradient
 from pddlvm.covariances import Covariance, Scales, default_covariance
 from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import ConvergenceError, InputError
@@ -26,7 +27,7 @@ from pddlvm.problem import Problem
 from pddlvm.random import seeded
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
-from pddlvm.refinement import Refined, correct, refine
+from pddlvm.refinement import Refined, check_converged, correct, refine
 from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["GalerkinModel"]
@@ -152,10 +153,10 @@ class GalerkinModel(LatentVariableModel):
             `.residual_norm`. Its dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is not a parameter vector of the prior.
+            InputError, SupportError: z is not a parameter vector of the prior, or requires a gradient.
             ConvergenceError: a correction is not finite, far from where the map was trained.
         """
-        z = self.problem.prior.check(z)
+        z = self.problem.prior.check(check_no_gradient(z, "z"))
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         with torch.no_grad():
@@ -225,9 +226,9 @@ class GalerkinModel(LatentVariableModel):
 
         Raises:
             InputError: wrong shape, values that are not finite or not those of the problem on its
-                Dirichlet boundary, or an unknown block name.
+                Dirichlet boundary, a u that requires a gradient, or an unknown block name.
         """
-        u = self.problem.check_solution(u)
+        u = self.problem.check_solution(check_no_gradient(u, "u"))
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         batch = u.shape[:-1]
@@ -242,34 +243,50 @@ class GalerkinModel(LatentVariableModel):
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
 
-    def refine(self, z: Tensor, *, u: Tensor | None = None, tolerance: float = 1e-10) -> Refined:
+    def refine(
+        self,
+        z: Tensor,
+        *,
+        u: Tensor | None = None,
+        tolerance: float = 1e-10,
+        throw: bool = True,
+    ) -> Refined:
         """Refine predictions to the finite element solution, without a new factorisation.
 
         Args:
             z: parameters, (..., d).
             u: where to start, (..., n_dofs); by default the forward map after one correction.
             tolerance: on |r| / |u| in the norms of K0^{-1} and K0.
+            throw: raise an error if a sample does not reach the tolerance; else look at
+                `.converged`.
 
         Returns:
-            `.u` (..., n_dofs) float64, `.iterations`, `.residual_norm` (...,).
+            `.u` (..., n_dofs) float64, `.iterations`, `.residual_norm`, `.converged` (...,).
+
+        Raises:
+            InputError, SupportError: z or u is not of the problem, or requires a gradient.
+            ConvergenceError: samples that did not reach the tolerance, named.
         """
-        z = self.problem.prior.check(z)
+        z = self.problem.prior.check(check_no_gradient(z, "z"))
         flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         if u is None:
             start = self.forward(flat_z, corrections=1).mean
         else:
-            u = self.problem.check_solution(u.detach()).double().cpu()
+            u = self.problem.check_solution(check_no_gradient(u, "u")).double().cpu()
             start = u.expand(*z.shape[:-1], -1).reshape(len(flat_z), self.problem.n_dofs)
         # Exact boundary values: the maps have them to the precision of their dtype.
         free = operators.free
         start = operators.lift(flat_z).index_copy(1, free, start[:, free])
         found = refine(self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance)
+        if throw:
+            check_converged(found, tolerance)
         batch = z.shape[:-1]
         return Refined(
             unflatten(found.u, batch),
             found.iterations.reshape(batch),
             found.residual_norm.reshape(batch),
+            found.converged.reshape(batch),
         )
 
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:

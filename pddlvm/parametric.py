@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.checks import check_finite, check_vectors
+from pddlvm.checks import check_finite, check_no_gradient, check_vectors
 from pddlvm.errors import InputError
 from pddlvm.fields import Field, Fields
 from pddlvm.parameters import Block, ParameterSpace
@@ -125,10 +125,10 @@ class ParametricProblem(ABC):
         """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
 
         Raises:
-            InputError, SupportError: z is not a parameter vector of the prior.
+            InputError, SupportError: z is not a parameter vector of the prior, or requires a gradient.
             ConvergenceError: Newton's iteration failed; the message names the sample.
         """
-        z = self.prior.check(z)
+        z = self.prior.check(check_no_gradient(z, "z"))
         u = self._solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))
         return u.reshape(*z.shape[:-1], self.n_dofs)
 

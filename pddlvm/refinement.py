@@ -10,7 +10,7 @@ the nearest of a few reference operators, and the correction is multiplicative:
 
     P r = w + V (V^T K V)^{-1} V^T (r - K w),    w = K(z_k)^{-1} r
 
-All samples of a batch iterate together.
+Each sample of a batch iterates until it is done, whatever the others need.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 
 from pddlvm.discretisation import Discretisation
+from pddlvm.errors import ConvergenceError
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Reference
 
-__all__ = ["Refined", "correct", "refine"]
+__all__ = ["Refined", "check_converged", "correct", "nearly_exact", "refine"]
 
 _MAX_NEWTON = 20
 _MAX_GMRES = 60
+_N_NAMED = 5
+_NEGLIGIBLE = 0.01
+"""Part of a residual that is left where errors are measured."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Refined:
     Attributes:
         u: solutions, (batch, n_dofs), float64.
         iterations: Krylov iterations of each sample, (batch,).
-        residual_norm: |r| / |u| in the norms of K0^{-1} and K0, (batch,).
+        residual_norm: |r| / |u| in the norms of K0^{-1} and K0, (batch,); that of this u.
+        converged: did it reach the tolerance? (batch,).
     """
 
     u: Tensor
     iterations: Tensor
     residual_norm: Tensor
+    converged: Tensor
 
 
 def correct(
@@ -71,28 +77,63 @@ def refine(
     z: Tensor,
     *,
     tolerance: float = 1e-10,
+    reduction: float = 0.0,
     max_iterations: int = 200,
 ) -> Refined:
-    """Refine u until |r| <= tolerance |u| (in the norms of `Refined`), or iterations run out.
+    """Refine each u until its |r| / |u| (in the norms of `Refined`) is small enough.
 
     Args:
         reduced: supplies V and V^T K V; float64 on the CPU.
         reference: supplies K0.
         u: start with the right boundary values, (batch, n_dofs), float64.
         z: parameters, (batch, d), float64.
-        tolerance: on the relative residual.
-        max_iterations: Krylov iterations in all.
+        tolerance: small enough is this,
+        reduction: or this part of |r| / |u| at the start.
+        max_iterations: Krylov iterations of a sample, in all.
     """
     chunk = reduced.representation.problem.solver.chunk
+    limits = (tolerance, reduction, max_iterations)
     parts = [
-        _refine(reduced, reference, u[i : i + chunk], z[i : i + chunk], tolerance, max_iterations)
+        _refine(reduced, reference, u[i : i + chunk], z[i : i + chunk], *limits)
         for i in range(0, max(1, len(u)), chunk)
     ]
     return Refined(
         torch.cat([p.u for p in parts]),
         torch.cat([p.iterations for p in parts]),
         torch.cat([p.residual_norm for p in parts]),
+        torch.cat([p.converged for p in parts]),
     )
+
+
+def nearly_exact(reduced: ReducedModel, reference: Reference, u: Tensor, z: Tensor) -> Tensor:
+    """Solutions to measure the error of each u by: about a hundredth of it is left in them.
+
+    Raises:
+        ConvergenceError: one is not finite.
+    """
+    found = refine(reduced, reference, u, z, reduction=_NEGLIGIBLE).u
+    failed = (~torch.isfinite(found).all(-1)).nonzero()[:, 0].tolist()
+    if failed:
+        raise ConvergenceError(
+            f"the errors of {len(failed)} of {len(u)} predictions cannot be measured: Newton's "
+            f"method from them diverges, first for z = {z[failed[0]].tolist()}; train longer, or "
+            "narrow the prior"
+        )
+    return found
+
+
+def check_converged(found: Refined, tolerance: float) -> None:
+    """Raise a ConvergenceError that names the samples which did not converge, if there are any."""
+    failed = (~found.converged).nonzero()[:, 0].tolist()
+    if failed:
+        named = ", ".join(map(str, failed[:_N_NAMED])) + (", ..." if failed[_N_NAMED:] else "")
+        worst = failed[int(found.residual_norm[failed].argmax())]
+        raise ConvergenceError(
+            f"{len(failed)} of {len(found.u)} refinements did not converge, of samples {named}; at "
+            f"worst {worst}: relative residual {found.residual_norm[worst]:.1e} after "
+            f"{found.iterations[worst]} iterations, expected {tolerance:.1e}. Try "
+            "problem.solve(z), a larger tolerance, or throw=False and look at .converged"
+        )
 
 
 def _refine(
@@ -101,32 +142,40 @@ def _refine(
     u: Tensor,
     z: Tensor,
     tolerance: float,
+    reduction: float,
     max_iterations: int,
 ) -> Refined:
     problem = reduced.representation.problem
     operators = problem.discretisation(torch.float64, torch.device("cpu"))
     free = operators.free
     v = reduced.representation.vectors[free]
+    krylov = _conjugate_gradients if problem.has_potential else _gmres
+    u, active = u.clone(), torch.arange(len(u))
     iterations = torch.zeros(len(u), dtype=torch.int64)
     norm = torch.zeros(len(u), dtype=torch.float64)
-    for _ in range(_MAX_NEWTON):
-        r = operators.residual(u, z)
-        w = reference.solve(r)
-        error = (r * w).sum(-1).clamp(min=0).sqrt()
+    enough = torch.full_like(norm, tolerance)
+    for newton in range(_MAX_NEWTON + 1):
+        r = operators.residual(u[active], z[active])
+        error = (r * reference.solve(r)).sum(-1).clamp(min=0).sqrt()
         # From a start at zero the first estimate of the error is the size of the solution.
-        size = torch.maximum(_energy_norm(reference, u[:, free]), error)
-        norm = error / size
-        if (norm <= tolerance).all() or int(iterations.max()) >= max_iterations:
+        size = torch.maximum(_energy_norm(reference, u[active][:, free]), error)
+        norm[active] = error / size
+        if newton == 0:
+            enough = torch.maximum(enough, reduction * norm)
+        left = (norm > enough) & (iterations < max_iterations)
+        going = left[active]
+        active, r, size = active[going], r[going], size[going]
+        if not len(active) or newton == _MAX_NEWTON:
             break
-        stiffness = reduced.stiffness(reduced.representation.project(u), z)
-        tangents, xi = operators.tangents(u, z), problem.prior.standardise(z)
+        at, z_at = u[active], z[active]
+        stiffness = reduced.stiffness(reduced.representation.project(at), z_at)
+        tangents, xi = operators.tangents(at, z_at), problem.prior.standardise(z_at)
         system = _System(operators, reference, tangents, xi, v, stiffness)
-        budget = max_iterations - int(iterations.max())
-        solve = _conjugate_gradients if problem.has_potential else _gmres
-        step, used = solve(system, -r, 0.5 * tolerance * size, budget)
-        u = u.index_add(1, free, step)
-        iterations = iterations + used
-    return Refined(u, iterations, norm)
+        budget = max_iterations - iterations[active]
+        step, used = krylov(system, -r, 0.5 * enough[active] * size, budget)
+        u[active] = at.index_add(1, free, step)
+        iterations[active] += used
+    return Refined(u, iterations, norm, norm <= enough)
 
 
 @dataclass(frozen=True)
@@ -143,10 +192,11 @@ class _System:
     def apply(self, p: Tensor) -> Tensor:
         return self.operators.apply_tangents(self.tangents, p)
 
-    def precondition(self, r: Tensor) -> Tensor:
-        """P r for K that is symmetric or nearly so."""
-        coarse = r @ self.v
-        return self.reference.solve(r) + (self._coarse_solve(coarse) - coarse) @ self.v.T
+    def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """P r for symmetric K, and |r| in the norm of K0^{-1}, (batch,)."""
+        coarse, w = r @ self.v, self.reference.solve(r)
+        size = (r * w).sum(-1).clamp(min=0).sqrt()
+        return w + (self._coarse_solve(coarse) - coarse) @ self.v.T, size
 
     def precondition_skew(self, r: Tensor) -> Tensor:
         """P r for K that is not symmetric."""
@@ -154,7 +204,7 @@ class _System:
         return w + self._coarse_solve((r - self.apply(w)) @ self.v) @ self.v.T
 
     def _coarse_solve(self, b: Tensor) -> Tensor:
-        return torch.linalg.solve(self.stiffness, b[..., None])[..., 0]
+        return torch.linalg.solve_ex(self.stiffness, b[..., None]).result[..., 0]
 
 
 def _energy_norm(reference: Reference, u: Tensor) -> Tensor:
@@ -163,21 +213,18 @@ def _energy_norm(reference: Reference, u: Tensor) -> Tensor:
 
 
 def _conjugate_gradients(
-    system: _System, b: Tensor, target: Tensor, max_iterations: int
+    system: _System, b: Tensor, target: Tensor, budget: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Preconditioned conjugate gradients; stops a sample when sqrt(r . P r) <= target."""
+    """Preconditioned conjugate gradients; stops a sample when |r| in K0^{-1} <= target."""
     x, r = torch.zeros_like(b), b
-    p = w = system.precondition(r)
-    rho = (r * w).sum(-1)
+    p, size = system.precondition(r)
+    rho = (r * p).sum(-1)
     used = torch.zeros(len(b), dtype=torch.int64)
-    for _ in range(max_iterations):
-        active = rho.clamp(min=0).sqrt() > target
-        if not active.any():
-            break
+    while (active := (size > target) & (used < budget)).any():
         q = system.apply(p)
         alpha = torch.where(active, rho / (p * q).sum(-1).clamp(min=1e-300), 0.0)[:, None]
         x, r = x + alpha * p, r - alpha * q
-        w = system.precondition(r)
+        w, size = system.precondition(r)
         rho_new = (r * w).sum(-1)
         p = w + torch.where(active, rho_new / rho.clamp(min=1e-300), 0.0)[:, None] * p
         rho = torch.where(active, rho_new, rho)
@@ -185,9 +232,7 @@ def _conjugate_gradients(
     return x, used
 
 
-def _gmres(
-    system: _System, b: Tensor, target: Tensor, max_iterations: int
-) -> tuple[Tensor, Tensor]:
+def _gmres(system: _System, b: Tensor, target: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
     """GMRES with the preconditioner on the right; stops when |b - K x| in K0^{-1} <= target.
 
     The norm of the residual that GMRES minimises is the Euclidean one of R^{-1} r, K0 = R^T R, so
@@ -198,7 +243,7 @@ def _gmres(
     beta = (b * whitened).sum(-1).clamp(min=1e-300).sqrt()
     q, dual = [b / beta[:, None]], [whitened / beta[:, None]]
     directions: list[Tensor] = []
-    n_max = min(max_iterations, _MAX_GMRES, b.shape[1])
+    n_max = min(int(budget.max()), _MAX_GMRES, b.shape[1])
     hessenberg = b.new_zeros(len(b), n_max + 1, n_max)
     first = torch.zeros(len(b), n_max + 1, dtype=b.dtype)
     first[:, 0] = beta
@@ -224,7 +269,7 @@ def _gmres(
         part, rhs = hessenberg[:, : k + 2, : k + 1], first[:, : k + 2, None]
         y = torch.linalg.lstsq(part, rhs, driver="gelsd").solution[..., 0]
         misfit = (part @ y[..., None] - rhs)[..., 0].norm(dim=-1)
-        active = misfit > target
+        active = (misfit > target) & (used < budget)
     if not directions:
         return torch.zeros_like(b), used
     return torch.einsum("bk,kbn->bn", y, torch.stack(directions)), used

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.checks import check_no_gradient
 from pddlvm.errors import ProblemError
 from pddlvm.fields import Field
 from pddlvm.problem import Problem
@@ -52,7 +53,8 @@ def shell_stresses(problem: Problem, u: Tensor, z: Tensor) -> ShellStresses:
             f"stresses need terms on `membrane()` and `bending()` of a shell and a field "
             f"`thickness`; problem {problem.name!r} has terms on {names}"
         )
-    u, z = problem.check_solution(u), problem.prior.check(z)
+    u = problem.check_solution(check_no_gradient(u, "u"))
+    z = problem.prior.check(check_no_gradient(z, "z"))
     batch = u.shape[:-1]
     flat_u = u.detach().double().cpu().reshape(-1, problem.n_dofs)
     flat_z = z.detach().double().cpu().expand(*batch, -1).reshape(-1, problem.n_parameters)

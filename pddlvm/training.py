@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pddlvm.certificates import Certificates, certificates
 from pddlvm.checkpoints import Checkpoints, interruptible
 from pddlvm.checks import check_positive
 from pddlvm.errors import InputError, NonFiniteError, RunFileError
@@ -55,6 +56,7 @@ class TrainingResult:
         stages: names of the parts of the training, in their order.
         history: one row per record: step, seconds, stage, elbo (mean over a few fixed prior draws,
             up to a constant; of the part that the stage of the training is about).
+        certificates: relative residuals of the trained forward map on fresh draws.
     """
 
     n_steps: int
@@ -62,6 +64,12 @@ class TrainingResult:
     device: torch.device
     stages: tuple[str, ...]
     history: list[dict[str, float]] = field(repr=False)
+    certificates: Certificates
+
+    @property
+    def verdict(self) -> str:
+        """Is the forward map good enough? "accept", or what is wrong and what to try."""
+        return self.certificates.verdict
 
 
 def train(
@@ -79,7 +87,7 @@ def train(
     resume: bool = False,
     record: Record | None = None,
 ) -> TrainingResult:
-    """Train both maps and calibrate them.
+    """Train both maps, calibrate them, and say whether the forward map is good enough.
 
     Args:
         model: the model, changed in place. Call again to train on: the schedule starts anew.
@@ -148,7 +156,8 @@ def train(
         if calibrate:
             model.calibrate()
     names = tuple(stage.name for stage in stages)
-    return TrainingResult(at.step, clock.seconds, where, names, at.history)
+    found = certificates(model)
+    return TrainingResult(at.step, clock.seconds, where, names, at.history, found)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Refinement reaches the finite element solution, sooner from a better start."""
 
+import math
+
 import pytest
 import torch
 
 import pddlvm
-from pddlvm import fem
+from pddlvm import fem, links
+from pddlvm.refinement import check_converged, nearly_exact, refine
 from problems import nonlinear_poisson, poisson
 from problems.poisson import diffusion, load
 
@@ -28,6 +31,20 @@ def problem_of(kind: str) -> pddlvm.Problem:
     }[kind]
     kappa = pddlvm.KarhunenLoeve.on(space, 3, length=0.4)
     return pddlvm.Problem(kind, space, terms, {"kappa": kappa, "f": 4.0}, [pddlvm.Dirichlet(None)])
+
+
+def blocks(contrast: float) -> pddlvm.Problem:
+    """A conductivity of 3 x 3 blocks, log-uniform over some decades."""
+    space = fem.Space(fem.unit_square(6))
+    cells = space.interior()
+    end = math.log(contrast) / 2
+    kappa = pddlvm.Piecewise.on_blocks(
+        space, (3, 3), prior=pddlvm.Uniform(-end, end), link=links.exp
+    )
+    terms = [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, load)]
+    return pddlvm.Problem(
+        "blocks", space, terms, {"kappa": kappa, "f": 1.0}, [pddlvm.Dirichlet(None)]
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "nonlinear", "nonsymmetric"])
@@ -120,3 +137,76 @@ def test_a_correction_far_from_the_prior_says_so():
         pddlvm.ConvergenceError, match="1 of 2 z are not finite, the first is number 1"
     ):
         model.forward(z, corrections=1)
+
+
+def spread() -> tuple[pddlvm.GalerkinModel, torch.Tensor]:
+    """Two samples at the centre of the prior, where K0 is exact, and one far from it."""
+    model = pddlvm.LatentVariableModel(
+        problem_of("linear"), basis=pddlvm.ResidualEnriched(n_modes=4)
+    )
+    z = torch.tensor([[0.0, 0.0, 0.0], [3.0, -3.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    return model, z
+
+
+def start_of(model: pddlvm.GalerkinModel, z: torch.Tensor) -> torch.Tensor:
+    return model.forward(z, corrections=1).mean
+
+
+def test_a_slow_sample_does_not_stop_the_others():
+    model, z = spread()
+    start = start_of(model, z)
+    arguments = model.exact, model.reduction.reference
+    alone = refine(*arguments, start[:1], z[:1])
+    together = refine(*arguments, start, z, max_iterations=int(alone.iterations) + 1)
+    assert together.converged.tolist() == [True, False, True]
+    assert together.iterations.tolist()[0::2] == 2 * alone.iterations.tolist()
+
+
+@pytest.mark.parametrize("kind", ["linear", "nonlinear", "nonsymmetric"])
+def test_the_residual_norm_is_that_of_the_solution_that_is_returned(kind):
+    model = pddlvm.LatentVariableModel(problem_of(kind), basis=pddlvm.ResidualEnriched(n_modes=4))
+    z = model.problem.prior.sample((3,), seed=0)
+    arguments = model.exact, model.reduction.reference
+    found = refine(*arguments, start_of(model, z), z, max_iterations=3)
+    again = refine(*arguments, found.u, z, max_iterations=0)
+    assert not found.converged.any()
+    # The same numbers once more; a batch of another size may be added up in another order.
+    torch.testing.assert_close(found.residual_norm, again.residual_norm, rtol=1e-8, atol=0)
+
+
+def test_samples_that_did_not_converge_are_named():
+    model, z = spread()
+    found = refine(model.exact, model.reduction.reference, start_of(model, z), z, max_iterations=8)
+    with pytest.raises(pddlvm.ConvergenceError, match="1 of 3 .* samples 1; at worst 1"):
+        check_converged(found, 1e-10)
+
+
+def test_an_answer_that_did_not_converge_is_given_on_request_only():
+    model, z = spread()
+    # Below round-off.
+    with pytest.raises(pddlvm.ConvergenceError, match="did not converge"):
+        model.refine(z, tolerance=1e-20)
+    found = model.refine(z, tolerance=1e-20, throw=False)
+    assert not found.converged.any()
+    assert ((found.u - model.problem.solve(z)).abs().amax(1) < 1e-10).all()
+
+
+@pytest.mark.parametrize("kind", ["linear", "nonsymmetric", "blocks"])
+def test_errors_are_measured_to_some_percent(kind):
+    problem = blocks(1e6) if kind == "blocks" else problem_of(kind)
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=10))
+    z = problem.prior.sample((32,), seed=0)
+    start = start_of(model, z)
+    u = problem.solve(z)
+    left = nearly_exact(model.exact, model.reduction.reference, start, z) - u
+    # A hundredth of the residual; its norm weighs errors by the spread of the conductivity.
+    assert (left.norm(dim=1) <= 0.1 * (start - u).norm(dim=1)).all()
+    assert (left.norm(dim=1) / (start - u).norm(dim=1)).median() <= 0.02
+
+
+def test_errors_that_cannot_be_measured_are_named():
+    model, z = spread()
+    start = start_of(model, z)
+    start[2] = torch.nan
+    with pytest.raises(pddlvm.ConvergenceError, match=r"errors of 1 of 3 .* z = \[0.0, 0.0, 0.0\]"):
+        nearly_exact(model.exact, model.reduction.reference, start, z)

@@ -48,6 +48,9 @@ _NOTE = (
     "coverage is 0.954 and std / error is about 1. Speed-ups are those of a forward prediction, "
     "alone or in a batch."
 )
+_CERTIFICATE_NOTE = (
+    "Of the forward map, by the relative residuals of its predictions on fresh draws of the prior."
+)
 
 
 def list_command(as_json: AsJson = False) -> None:
@@ -214,12 +217,22 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> d
             record=record,
         )
     model.save(run.model_file)
-    run.describe(n_steps=result.n_steps, training_seconds=result.seconds, device=str(result.device))
+    run.describe(
+        verdict=result.verdict,
+        certificates=asdict(result.certificates),
+        n_steps=result.n_steps,
+        training_seconds=result.seconds,
+        device=str(result.device),
+    )
     report = validate(model, config.n_validation)
     summary = _summary(report)
     run.describe(validation=summary, seconds=time.perf_counter() - start)
     _report(run, model, result, report)
-    trained = {"steps": result.n_steps, "training_seconds": result.seconds}
+    trained = {
+        "verdict": result.verdict,
+        "steps": result.n_steps,
+        "training_seconds": result.seconds,
+    }
     return {"run": run.path, **trained, **(summary if as_json else report.rows)}
 
 
@@ -233,8 +246,10 @@ def _report(
     options = {k: v for k, v in asdict(run.config).items() if v is not None}
     options["settings"] = ", ".join(f"{k} = {v}" for k, v in run.config.settings.items())
     trained = {"steps": result.n_steps, "seconds": result.seconds, "model": repr(model)}
+    verdict = {"verdict": result.verdict, **result.certificates.rows}
     machine = {**info["machine"], "git": info["git"], "created": info["created"]}
     tables = [
+        Table("Verdict", verdict, _CERTIFICATE_NOTE),
         Table(f"Errors, on {report.n_samples} fresh draws of the prior", report.rows, _NOTE),
         Table("Run", {**options, **trained}),
         Table("Versions", info["versions"]),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pddlvm.checks import check_no_gradient
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
@@ -244,9 +245,10 @@ class CollocationModel(LatentVariableModel):
             `.residual_norm`. Its dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is not a parameter vector of the prior, or a point is not in
-                the box.
+            InputError, SupportError: z is not a parameter vector of the prior, or requires a gradient,
+                or a point is not in the box.
         """
+        z = check_no_gradient(z, "z")
         z = z if extrapolate else self.problem.prior.check(z)
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
@@ -297,9 +299,10 @@ class CollocationModel(LatentVariableModel):
             A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`.
 
         Raises:
-            InputError: wrong shape, values that are not finite, or an unknown block name.
+            InputError: wrong shape, values that are not finite, a u that requires a gradient, or an
+                unknown block name.
         """
-        u = self.problem.check_solution(u)
+        u = self.problem.check_solution(check_no_gradient(u, "u"))
         batch, like = u.shape[:-1], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
         with torch.no_grad():
