@@ -17,9 +17,10 @@ from pddlvm.refinement import nearly_exact
 if TYPE_CHECKING:
     from pddlvm.model import GalerkinModel
 
-__all__ = ["calibrate", "default_n_samples"]
+__all__ = ["calibrate", "calibrate_misfit", "default_n_samples"]
 
 _MIN_SAMPLES = 32
+_ASTRAY = 2.0
 _MIN_SCORES = 100
 """Errors behind a quantile; with fewer, those of all cases are taken."""
 
@@ -113,3 +114,20 @@ def _calibrate_inverse(
             enough = int(counts[seen].sum()) >= _MIN_SCORES
             rows = seen if enough else torch.ones_like(seen)
             uncertainty.fit_inverse_shape(level, k, scores[rows], counts[rows])
+
+
+def calibrate_misfit(model: "GalerkinModel", n_samples: int, generator: torch.Generator) -> None:
+    """Misfits of true solutions, by which those of a query are judged; on draws of their own."""
+    z = model.problem.prior.sample((n_samples,), generator=generator)
+    start = model.forward(z, corrections=1).mean.double().cpu()
+    u = nearly_exact(model.exact, model.reduction.reference, start, z).to(model.sigma_residual)
+    xi = model.problem.prior.standardise(z).to(u)
+    none = torch.zeros_like(xi)
+    with torch.no_grad():
+        plain, searched = (model.invert(u, none, none, n)[0] for n in (0, N_INVERSE_CORRECTIONS))
+        model.plausibility.fit(0, model.misfit(u, plain))
+        misfit, truth = model.misfit(u, searched), model.misfit(u, xi)
+    # A search that ends far above the truth went astray, and is no measure.
+    limit = _ASTRAY * (truth + xi.square().sum(-1))
+    is_astray = ~(misfit + searched.square().sum(-1) <= limit)
+    model.plausibility.fit(1, torch.where(is_astray, truth, misfit))

@@ -64,6 +64,12 @@ class GaussNewton:
         parts = [self._correct(c[p], b[p], xi[p], unknown[p], n_steps) for p in pieces]
         return Laplace(*(torch.cat(t) for t in zip(*parts, strict=True)))
 
+    def misfit(self, c: Tensor, b: Tensor, xi: Tensor) -> Tensor:
+        """The first two terms of the objective, (batch,)."""
+        a = self.reduced.representation.augment(c, b)
+        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        return self._rows(a, b, size, xi).square().sum(-1)
+
     def _correct(
         self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -228,8 +228,14 @@ class LatentVariableModel(nn.Module):
         """Predict solutions, with uncertainty."""
         raise NotImplementedError
 
-    def inverse(self, u: Tensor, z_known: dict[str, Tensor] | None = None) -> Inverse:
-        """Infer parameters from full, noise-free solutions, with uncertainty."""
+    def inverse(
+        self,
+        u: Tensor,
+        z_known: dict[str, Tensor] | None = None,
+        *,
+        noise_std: float | Tensor | None = None,
+    ) -> Inverse:
+        """Infer parameters from full solutions, with uncertainty."""
         raise NotImplementedError
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:

@@ -22,6 +22,7 @@ from pddlvm.inversion import (
 from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
 from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
+from pddlvm.plausibility import Plausibility
 from pddlvm.predictions import Forward, Inverse
 from pddlvm.problem import Problem
 from pddlvm.random import seeded
@@ -34,7 +35,11 @@ __all__ = ["GalerkinModel"]
 
 Objective = Literal["detached", "coupled"]
 
-_BOUNDARY_TOLERANCE = 1e-3
+_MIN_MISFITS = 64
+_ADVICE = (
+    "where u is measured, interpolated or rounded give noise_std; where it is a solution of this "
+    "mesh train longer, or raise corrections"
+)
 
 
 class GalerkinModel(LatentVariableModel):
@@ -98,6 +103,7 @@ class GalerkinModel(LatentVariableModel):
             self.uncertainty = Uncertainty(
                 problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype
             )
+        self.plausibility = Plausibility()
         sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
         self.register_buffer("sigma_residual", sigma)
         self._fit_scales()
@@ -153,7 +159,7 @@ class GalerkinModel(LatentVariableModel):
             `.residual_norm`. Its dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is not a parameter vector of the prior, or requires a gradient.
+            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
             ConvergenceError: a correction is not finite, far from where the map was trained.
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
@@ -212,17 +218,22 @@ class GalerkinModel(LatentVariableModel):
         z_known: dict[str, Tensor] | None = None,
         *,
         corrections: int = N_INVERSE_CORRECTIONS,
+        noise_std: float | Tensor | None = None,
     ) -> Inverse:
-        """Infer parameters from full, noise-free solutions, with uncertainty.
+        """Infer parameters from full solutions, with uncertainty.
 
         Args:
             u: solutions, (..., n_dofs), Dirichlet values included.
             z_known: name of block -> its values, (..., size), for blocks that are known.
             corrections: at most this many Gauss-Newton steps on the residual of u after the neural
                 map.
+            noise_std: of the errors of u, a number or one per dof, where it is no exact solution of
+                this mesh: measured, interpolated or rounded. The posterior under that noise is
+                found by the corrected forward map.
 
         Returns:
-            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`.
+            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`; `.misfit`,
+            `.p_value` (...,) and a `.verdict` in words.
 
         Raises:
             InputError: wrong shape, values that are not finite or not those of the problem on its
@@ -231,17 +242,23 @@ class GalerkinModel(LatentVariableModel):
         u = self.problem.check_solution(check_no_gradient(u, "u"))
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
+        if noise_std is not None:
+            from pddlvm.inference.whole_field import inverse_of_noisy
+
+            return inverse_of_noisy(self, u, noise_std, z_known)
         batch = u.shape[:-1]
         xi_known, known = self.check_known(z_known, batch, u)
         flat = u.detach().reshape(-1, self.problem.n_dofs)
-        self._check_boundary(flat)
+        self.exact.representation.check_boundary(flat)
         like = self.sigma_residual
         with torch.no_grad():
             mean, std = self.invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
+            misfit = self.misfit(flat.to(like), mean)
         shape = self.uncertainty.inverse_shape(known, 1 if corrections else 0)
-        return known_inverse(
+        found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
+        return self.plausibility.judge(found, misfit.to(u), 1 if corrections else 0, _ADVICE)
 
     def refine(
         self,
@@ -299,11 +316,13 @@ class GalerkinModel(LatentVariableModel):
             n_samples: prior draws; by default 2048, fewer on large meshes.
             seed: of the draws.
         """
-        from pddlvm.calibrate import calibrate, default_n_samples
+        from pddlvm.calibrate import calibrate, calibrate_misfit, default_n_samples
 
         if n_samples is None:
             n_samples = default_n_samples(self.problem.n_dofs)
-        calibrate(self, n_samples, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        calibrate(self, n_samples, generator)
+        calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
 
     # --- pieces shared with calibration --------------------------------------------------------
 
@@ -357,15 +376,11 @@ class GalerkinModel(LatentVariableModel):
         newton = GaussNewton(self.reduced, self.sigma_residual)
         return newton(c, b, xi, 1 - known, n_steps)
 
-    def _check_boundary(self, u: Tensor) -> None:
-        """Refuse solutions whose Dirichlet values are not those of any z."""
-        u = u.double().cpu()
-        wrong = self.exact.representation.boundary_misfit(u).abs().amax(1)
-        if (wrong > _BOUNDARY_TOLERANCE * u.abs().amax(1)).any():
-            raise InputError(
-                "u does not have the Dirichlet values of the problem; inverse() wants full, "
-                "noise-free solutions, boundary included"
-            )
+    def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
+        """How badly xi explains solutions, (batch,): the residual of u, in units of true ones."""
+        representation = self.reduced.representation
+        c, b = representation.project(u), representation.boundary_coordinates_of(u)
+        return GaussNewton(self.reduced, self.sigma_residual).misfit(c, b, xi)
 
     def invert(
         self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int = 0

@@ -125,7 +125,7 @@ class ParametricProblem(ABC):
         """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
 
         Raises:
-            InputError, SupportError: z is not a parameter vector of the prior, or requires a gradient.
+            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
             ConvergenceError: Newton's iteration failed; the message names the sample.
         """
         z = self.prior.check(check_no_gradient(z, "z"))

@@ -27,6 +27,8 @@ _RELATIVE_FLOOR = 1e-7
 _FARTHEST = 9.0
 """Standard deviations beyond which a normal number has no weight in float64."""
 _N_NODES = 6
+_SURPRISING = 1e-3
+_UNKNOWN = "reject: nothing is known of the errors of this map; train it, or call model.calibrate()"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,13 @@ class Forward:
         var_c, var_rest = self._both_variances
         return (var_c @ self.representation.vectors.square().T + var_rest).sqrt()
 
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
+        var_c, var_rest = (v.to(rows) for v in self._both_variances)
+        shapes = rows @ self.representation.vectors.to(rows)
+        smooth = (shapes * var_c[..., None, :]) @ shapes.T
+        return smooth + (rows * var_rest[..., None, :]) @ rows.T
+
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:
         return self._variances()
@@ -143,12 +152,33 @@ class Inverse:
         xi_mean, xi_std: m and s, (..., d); m lies in the support.
         prior: of z.
         shape: T, by default the identity; one for all, or one for each member of the batch.
+        misfit: of u, at the most probable z, (...,).
+        p_value: probability that a true solution (with the noise that was given) has a larger
+            misfit, (...,); None before a calibration.
+        advice: what to try where it is small.
     """
 
     xi_mean: Tensor
     xi_std: Tensor
     prior: ParameterSpace
     shape: ErrorShape = field(default_factory=lambda: ErrorShape.gaussian(torch.empty(())))
+    misfit: Tensor | None = None
+    p_value: Tensor | None = None
+    advice: str = ""
+
+    @property
+    def verdict(self) -> list[str] | str:
+        """Accept, or reject with the reason and what to try; a list for a batch of solutions."""
+        if self.p_value is None:
+            texts = [_UNKNOWN] * self.xi_mean.shape[:-1].numel()
+        else:
+            texts = [self._verdict(p) for p in self.p_value.flatten().tolist()]
+        return texts if self.xi_mean.ndim > 1 else texts[0]
+
+    def _verdict(self, p_value: float) -> str:
+        if p_value >= _SURPRISING:
+            return "accept"
+        return f"reject: these parameters do not explain u (p = {p_value:.1e}); {self.advice}"
 
     @property
     def mean(self) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pddlvm.errors import InputError
 from pddlvm.factors import SparseFactors, factorise
 from pddlvm.problem import Problem
 
@@ -25,6 +26,7 @@ Array = NDArray[np.float64]
 _N_LIFT_DRAWS = 64
 _RANK_TOLERANCE = 1e-10
 _N_CENTRES = 16
+_BOUNDARY_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,16 @@ class Representation(nn.Module):
         """Boundary values of u less those of its b, (batch, n_fixed): zero for a solution."""
         values = self._boundary_values(u)
         return values - (values @ self.phi) @ self.phi.T
+
+    def check_boundary(self, u: Tensor) -> None:
+        """Refuse solutions (batch, n_dofs) whose Dirichlet values are not those of any z."""
+        u = u.to(self.rows)
+        wrong = self.boundary_misfit(u).abs().amax(1)
+        if (wrong > _BOUNDARY_TOLERANCE * u.abs().amax(1)).any():
+            raise InputError(
+                "u does not have the Dirichlet values of the problem; inverse() wants full "
+                "solutions, boundary included, or the noise_std of their values"
+            )
 
     def _boundary_values(self, u: Tensor) -> Tensor:
         """Boundary values of u less their mean, (batch, n_fixed)."""

@@ -177,7 +177,7 @@ def test_the_residual_norm_is_that_of_the_solution_that_is_returned(kind):
 def test_samples_that_did_not_converge_are_named():
     model, z = spread()
     found = refine(model.exact, model.reduction.reference, start_of(model, z), z, max_iterations=8)
-    with pytest.raises(pddlvm.ConvergenceError, match="1 of 3 .* samples 1; at worst 1"):
+    with pytest.raises(pddlvm.ConvergenceError, match=r"1 of 3 .* samples 1; at worst 1"):
         check_converged(found, 1e-10)
 
 

@@ -26,7 +26,13 @@ from pddlvm.random import seeded
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel
 
-__all__ = ["N_CALIBRATION", "References", "calibrate_forward", "calibrate_inverse"]
+__all__ = [
+    "N_CALIBRATION",
+    "References",
+    "calibrate_forward",
+    "calibrate_inverse",
+    "calibrate_misfit",
+]
 
 N_CALIBRATION = 96
 _SEED = 1
@@ -135,6 +141,14 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
         if unknown.any():
             scores = (mean - references.xi) / std
             model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
+
+
+def calibrate_misfit(model: "CollocationModel") -> None:
+    """The misfits of the references, by which those of a query are judged."""
+    assert model.references is not None
+    u, none = model.references.u, torch.zeros_like(model.references.xi)
+    with torch.no_grad():
+        model.plausibility.fit(0, model.misfit(u, model.invert(u, none, none)[0]))
 
 
 def _patterns(model: "CollocationModel", n: int) -> list[Tensor]:

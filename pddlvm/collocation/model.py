@@ -23,8 +23,8 @@ from pddlvm.collocation.calibrate import (
     References,
     calibrate_forward,
     calibrate_inverse,
+    calibrate_misfit,
 )
-from pddlvm.collocation.galerkin import fit_branch
 from pddlvm.collocation.interpolation import Interpolation, interpolate
 from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikelihood
@@ -33,23 +33,23 @@ from pddlvm.collocation.predictions import FieldForward, Spread
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import InverseField, PrincipalGaussian
 from pddlvm.collocation.sampling import PointSampler, Sobol
+from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
-from pddlvm.elbo import AntitheticELBO
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
 from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
 from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
+from pddlvm.plausibility import Plausibility
 from pddlvm.predictions import Inverse
 from pddlvm.random import seeded
 from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["CollocationModel"]
 
-_INVERSE_SHARE = 0.25
 _N_ERROR_MODES = 24
-_N_SCALING = 256
+_ADVICE = "where u is measured give noise_std; where it is a solution train longer"
 
 
 class CollocationModel(LatentVariableModel):
@@ -109,6 +109,7 @@ class CollocationModel(LatentVariableModel):
             self.inverse_map = InverseField(inverse_network, problem.grid).to(dtype)
             n_nodes, hard = self.newton.n_nodes, (~self.newton.free).nonzero()[:, 0].numpy()
             self.uncertainty = Uncertainty(problem.prior, _N_ERROR_MODES, n_nodes, hard, dtype)
+        self.plausibility = Plausibility()
         self.register_buffer("sigma_residual", torch.ones(1, dtype=dtype))
         self.register_buffer("error_modes", torch.zeros(n_nodes, _N_ERROR_MODES, dtype=dtype))
         self.references: References | None = None
@@ -146,45 +147,8 @@ class CollocationModel(LatentVariableModel):
 
     # --- training ------------------------------------------------------------------------------
 
-    def stages(self, calibrate: bool) -> tuple[Stage, ...]:
-        """The forward map by its part of the ELBO, then the inverse map by the other.
-
-        With u detached the two parts share no parameter; the inverse map learns from the final
-        forward map (see `pddlvm.collocation.galerkin`), with the errors that it was found to have.
-        """
-        elbo = AntitheticELBO(scored=("c",))
-
-        def forward_loss(batch: int, generator: torch.Generator) -> Tensor:
-            self.draw_points(generator)
-            return elbo.differentiable_loss(self.model, self.guide, batch, generator) / batch
-
-        def inverse_loss(batch: int, generator: torch.Generator) -> Tensor:
-            n = max(1, batch // 2)
-            xi = self.problem.prior.sample_standard((n,), generator=generator)
-            xi = xi.to(self.sigma_residual)
-            with torch.no_grad():
-                u = self.sample_fields(xi, self.problem.prior.unstandardise(xi))
-            known = self.draw_known(n, generator) if self.has_known else None
-            xi_known = None if known is None else xi * known
-            mean, log_variance = self.read_field(u, xi_known, known)
-            score = 0.5 * ((xi - mean).square() * (-log_variance).exp() + log_variance)
-            return (score if known is None else score * (1 - known)).sum(-1).mean()
-
-        def hand_over() -> None:
-            self.basis.freeze()
-            fit_branch(self, self.seed + 1)
-            if calibrate:
-                calibrate_forward(self)
-            z = self.problem.prior.sample((_N_SCALING,), seed=self.seed).to(self.sigma_residual)
-            with torch.no_grad():
-                xi = self.problem.prior.standardise(z)
-                self.inverse_map.fit_scaling(self.basis.on_grid(self.forward_map(xi)[0], z))
-
-        trained = (self.forward_map, self.basis.trunk)
-        return (
-            Stage("forward map", 1 - _INVERSE_SHARE, trained, forward_loss, self._begin),
-            Stage("inverse map", _INVERSE_SHARE, (self.inverse_map,), inverse_loss, hand_over),
-        )
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102
+        return stages(self, calibrate)
 
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
         """Draws of u on the grid from q(u | z), (batch, n_dofs), without the rest of the spread."""
@@ -245,8 +209,8 @@ class CollocationModel(LatentVariableModel):
             `.residual_norm`. Its dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is not a parameter vector of the prior, or requires a gradient,
-                or a point is not in the box.
+            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
+                a point is not in the box.
         """
         z = check_no_gradient(z, "z")
         z = z if extrapolate else self.problem.prior.check(z)
@@ -288,30 +252,50 @@ class CollocationModel(LatentVariableModel):
         shape = self.uncertainty.forward_shape(0)
         return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm, shape, std, spread)
 
-    def inverse(self, u: Tensor, z_known: dict[str, Tensor] | None = None) -> Inverse:
-        """Infer parameters from full, noise-free solutions on the grid, with uncertainty.
+    def inverse(
+        self,
+        u: Tensor,
+        z_known: dict[str, Tensor] | None = None,
+        *,
+        noise_std: float | Tensor | None = None,
+    ) -> Inverse:
+        """Infer parameters from full solutions on the grid, with uncertainty.
 
         Args:
             u: solutions, (..., n_dofs).
             z_known: name of block -> its values, (..., size), for blocks that are known.
+            noise_std: of the errors of u, a number or one per dof, where it is measured; the
+                posterior under that noise is found by the forward map.
 
         Returns:
-            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`.
+            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`; `.misfit`,
+            `.p_value` (...,) and a `.verdict` in words.
 
         Raises:
             InputError: wrong shape, values that are not finite, a u that requires a gradient, or an
                 unknown block name.
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
+        if noise_std is not None:
+            from pddlvm.inference.whole_field import inverse_of_noisy
+
+            return inverse_of_noisy(self, u, noise_std, z_known)
         batch, like = u.shape[:-1], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
         with torch.no_grad():
             flat = u.reshape(-1, self.problem.n_dofs).to(like)
             mean, std = self.invert(flat, xi_known.to(like), known.to(like))
+            misfit = self.misfit(flat, mean)
         shape = self.uncertainty.inverse_shape(known, 0)
-        return known_inverse(
+        found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
+        return self.plausibility.judge(found, misfit.to(u), 0, _ADVICE)
+
+    def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
+        """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""
+        mean = self.basis.on_grid(self.forward_map(xi)[0], self.problem.prior.unstandardise(xi))
+        return (u - mean).norm(dim=-1) / u.norm(dim=-1).clamp(min=1e-30)
 
     def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of xi, (batch, d) each."""
@@ -340,6 +324,7 @@ class CollocationModel(LatentVariableModel):
         if self.references is None or self.references.drawn_with != (n_samples, seed):
             calibrate_forward(self, n_samples, seed)
         calibrate_inverse(self, seed)
+        calibrate_misfit(self)
 
     def after_loading(self) -> None:  # noqa: D102
         self.basis.freeze()
@@ -375,7 +360,8 @@ class CollocationModel(LatentVariableModel):
         r = self.zero_residual.scaled_at(jet, values) / self.sigma_residual * self.tolerance
         return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Prepare a training of the forward map."""
         self.stream.restart()
         self.forward_map.reset()
         self.references = None

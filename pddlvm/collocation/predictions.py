@@ -105,6 +105,14 @@ class FieldForward:
         found = density.log_prob(std * g) + log_slope.sum(-1)
         return found.reshape(u.shape[:-1]).to(self.mean)
 
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Covariance of linear functionals, rows (k, n_points) -> (..., k, k)."""
+        spread = self._both
+        shapes = rows @ spread.modes.to(rows)
+        smooth = (shapes * spread.var_c.to(rows)[:, None, :]) @ shapes.mT
+        found = smooth + (rows * spread.rest.to(rows).square()[:, None, :]) @ rows.T
+        return found.reshape(*self.mean.shape[:-1], *found.shape[-2:])
+
     @cached_property
     def _both(self) -> Spread:
         return self._spread()

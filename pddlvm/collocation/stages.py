@@ -1,0 +1,60 @@
+"""The training of a collocation model: the forward map, then the inverse map."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pddlvm.collocation.calibrate import calibrate_forward
+from pddlvm.collocation.galerkin import fit_branch
+from pddlvm.elbo import AntitheticELBO
+from pddlvm.latent import Stage
+
+if TYPE_CHECKING:
+    from pddlvm.collocation.model import CollocationModel
+
+__all__ = ["stages"]
+
+_INVERSE_SHARE = 0.25
+_N_SCALING = 256
+
+
+def stages(model: "CollocationModel", calibrate: bool) -> tuple[Stage, ...]:
+    """The forward map by its part of the ELBO, then the inverse map by the other.
+
+    With u detached the two parts share no parameter; the inverse map learns from the final
+    forward map (see `pddlvm.collocation.galerkin`), with the errors that it was found to have.
+    """
+    elbo = AntitheticELBO(scored=("c",))
+
+    def forward_loss(batch: int, generator: torch.Generator) -> Tensor:
+        model.draw_points(generator)
+        return elbo.differentiable_loss(model.model, model.guide, batch, generator) / batch
+
+    def inverse_loss(batch: int, generator: torch.Generator) -> Tensor:
+        n = max(1, batch // 2)
+        xi = model.problem.prior.sample_standard((n,), generator=generator)
+        xi = xi.to(model.sigma_residual)
+        with torch.no_grad():
+            u = model.sample_fields(xi, model.problem.prior.unstandardise(xi))
+        known = model.draw_known(n, generator) if model.has_known else None
+        xi_known = None if known is None else xi * known
+        mean, log_variance = model.read_field(u, xi_known, known)
+        score = 0.5 * ((xi - mean).square() * (-log_variance).exp() + log_variance)
+        return (score if known is None else score * (1 - known)).sum(-1).mean()
+
+    def hand_over() -> None:
+        model.basis.freeze()
+        fit_branch(model, model.seed + 1)
+        if calibrate:
+            calibrate_forward(model)
+        z = model.problem.prior.sample((_N_SCALING,), seed=model.seed).to(model.sigma_residual)
+        with torch.no_grad():
+            xi = model.problem.prior.standardise(z)
+            model.inverse_map.fit_scaling(model.basis.on_grid(model.forward_map(xi)[0], z))
+
+    trained = (model.forward_map, model.basis.trunk)
+    return (
+        Stage("forward map", 1 - _INVERSE_SHARE, trained, forward_loss, model.begin),
+        Stage("inverse map", _INVERSE_SHARE, (model.inverse_map,), inverse_loss, hand_over),
+    )

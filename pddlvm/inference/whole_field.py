@@ -1,0 +1,150 @@
+"""Parameters behind a whole field with noise: the inverse map of what is not an exact solution.
+
+    u + e,   e ~ N(0, diag(std^2));     y = Q^T (u + e) / std,     y | z ~ N(Q^T u(z) / std, I)
+
+Q is an orthonormal basis of what the model can say, divided by std: y is all that the field says of
+z, and few numbers. The rest of the field says whether std is right. The Laplace approximation of
+z | y is that of any other data.
+"""
+
+import scipy.sparse as sp
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from pddlvm.errors import InputError
+from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.latent import LatentVariableModel, unflatten
+from pddlvm.model import GalerkinModel
+from pddlvm.observation import LinearObservation
+from pddlvm.predictions import Inverse
+
+__all__ = ["inverse_of_noisy"]
+
+_ADVICE = "check units, boundary values and noise_std: is it that of every value?"
+_CHUNK = 32
+_N_MOMENTS = 512
+_N_SHAPES, _SMALL_SHAPE = 256, 1e-5
+
+
+def inverse_of_noisy(
+    model: LatentVariableModel,
+    u: Tensor,
+    noise_std: float | Tensor,
+    z_known: dict[str, Tensor] | None = None,
+) -> Inverse:
+    """The posterior of z given fields u (..., n_dofs) with noise; see the module's docstring.
+
+    Raises:
+        InputError: noise_std is not positive or of a wrong shape, or blocks are known.
+        ConvergenceError: predictions are not finite.
+    """
+    if z_known:
+        raise InputError("z_known cannot be given together with noise_std; leave one of them out")
+    problem = model.problem
+    std = torch.as_tensor(noise_std, dtype=torch.float64).detach().cpu()
+    if std.shape not in ((), (problem.n_dofs,)):
+        raise InputError(
+            f"noise_std must be a number or have {problem.n_dofs} values, one per degree of "
+            f"freedom, got shape {tuple(std.shape)}"
+        )
+    if not (torch.isfinite(std) & (std > 0)).all():
+        raise InputError(f"noise_std must be positive and finite, got {float(std.min())}")
+    scaled = (u.detach().double().cpu() / std).reshape(-1, problem.n_dofs)
+    q = _shapes(model, std)
+    rows = (q.T / std).contiguous()
+    sensors = LinearObservation(problem, sp.csr_matrix(rows.numpy()), 1.0)
+    surrogate = _WholeField(model, surrogate_of(model, sensors, corrections=1), rows)
+    pieces = [scaled[i : i + _CHUNK] for i in range(0, len(scaled), _CHUNK)]
+    parts = [_answer(surrogate, std, piece, piece @ q) for piece in pieces]
+    batch = u.shape[:-1]
+    if not parts:
+        none = u.new_zeros(*batch, problem.n_parameters)
+        return Inverse(none, none, problem.prior, none[..., 0], none[..., 0], _ADVICE)
+    mean, spread, misfit, p_value = (torch.cat(part).to(u) for part in zip(*parts, strict=True))
+    return Inverse(
+        unflatten(mean, batch),
+        unflatten(spread, batch),
+        problem.prior,
+        misfit=misfit.reshape(batch),
+        p_value=p_value.reshape(batch),
+        advice=_ADVICE,
+    )
+
+
+class _WholeField(Surrogate):
+    """A surrogate whose error is that of the model in closed form: there are many sensors."""
+
+    def __init__(self, model: LatentVariableModel, inner: Surrogate, rows: Tensor) -> None:
+        super().__init__(inner.prior, inner.observation)
+        self.model, self.inner, self.rows = model, inner, rows
+        self.corrections = inner.corrections
+
+    def mean(self, xi: Tensor) -> Tensor:
+        return self.inner.mean(xi)
+
+    def predict(self, xi: Tensor) -> Tensor:
+        return self.inner.predict(xi)
+
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner.linearise(xi)
+
+    def uncorrected(self) -> Surrogate:
+        return self.inner.uncorrected()
+
+    def covariance(self, xi: Tensor) -> Tensor:
+        return self._predictions(xi).covariance(self.rows)
+
+    def relative_variance(self, xi: Tensor, std: Tensor) -> Tensor:
+        """Sum over the field of the model's variances, in units of the noise, (batch,)."""
+        return (self._predictions(xi).std / std).square().sum(-1)
+
+    def _predictions(self, xi: Tensor):  # type: ignore[no-untyped-def]
+        return self.model.forward(self.prior.unstandardise(xi), corrections=self.corrections)
+
+
+def _answer(surrogate: _WholeField, std: Tensor, field: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Mean, spread, misfit and p-value of fields in units of the noise, (batch, n_dofs)."""
+    found = laplace(surrogate, y)
+    mean, spread = _moments(found)
+    mode = found.coordinates.xi_of(torch.zeros_like(mean))
+    error = surrogate.covariance(mode)
+    r = y - surrogate.mean(mode)
+    k, rest = y.shape[1], field.shape[1] - y.shape[1]
+    covariance = error + torch.eye(k, dtype=y.dtype)
+    is_gaussian = torch.isinf(surrogate.prior.standard_bounds(mode)[1])
+    misfit = (r * torch.linalg.solve(covariance, r)).sum(-1)
+    misfit = misfit + torch.where(is_gaussian, mode.square(), 0.0).sum(-1)
+    p = torch.from_numpy(chi2.sf(misfit.numpy(), k))
+    if rest:
+        outside = field.square().sum(-1) - y.square().sum(-1)
+        own = surrogate.relative_variance(mode, std) - error.diagonal(dim1=-2, dim2=-1).sum(-1)
+        expected = 1 + own.clamp(min=0) / rest
+        p_rest = torch.from_numpy(chi2.sf((outside / expected).numpy(), rest))
+        # The smaller one of two that are independent.
+        p = 1 - (1 - torch.minimum(p, p_rest)).square()
+        misfit = misfit + outside
+    return mean, spread, misfit, torch.where(found.converged, p, 0.0)
+
+
+def _moments(found: Laplace) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of xi, (batch, d): where xi has bounds, from draws."""
+    centre, factor = found.coordinates.centre, found.coordinates.factor
+    low, _ = found.coordinates.prior.standard_bounds(centre)
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn((_N_MOMENTS, *centre.shape), generator=generator, dtype=centre.dtype)
+    xi = found.coordinates.xi_of(w)
+    bounded = torch.isfinite(low)
+    mean = torch.where(bounded, xi.mean(0), centre)
+    return mean, torch.where(bounded, xi.std(0), factor.norm(dim=-1))
+
+
+def _shapes(model: LatentVariableModel, std: Tensor) -> Tensor:
+    """Q, (n_dofs, n)."""
+    if isinstance(model, GalerkinModel):
+        basis = model.exact.representation.basis.double().cpu()
+        return torch.linalg.qr(basis / std.expand(len(basis))[:, None]).Q
+    u = model.forward(model.problem.prior.sample((_N_SHAPES,), seed=0)).mean / std
+    _, sizes, shapes = torch.linalg.svd(u.double().cpu(), full_matrices=False)
+    return shapes[sizes > _SMALL_SHAPE * sizes[0]].T
