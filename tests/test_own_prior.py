@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch.special import log_ndtr, ndtri
+from torch.special import ndtr, ndtri
 
 import pddlvm
 from pddlvm import fem
@@ -19,7 +19,7 @@ class Exponential(pddlvm.Prior):
         return ndtri(-torch.expm1(-self.rate * z))
 
     def unstandardise(self, xi):
-        return -log_ndtr(-xi) / self.rate
+        return -ndtr(-xi).log() / self.rate
 
     def contains(self, z):
         return (z > 0) & torch.isfinite(z)
