@@ -4,8 +4,7 @@
 
 T is fixed by the quantiles of |s| at the levels 2 Phi(g_k) - 1: errors of a deterministic map need
 not be Gaussian, neither in the middle (that of one unknown number is hardly ever zero) nor in the
-tails. With T applied to each component of a correlated Gaussian vector every marginal has this
-shape (a Gaussian copula).
+tails.
 """
 
 import math
@@ -21,7 +20,9 @@ _KNOTS = (0.0, 0.05, *(0.25 * k for k in range(1, 14)))
 N_KNOTS = len(_KNOTS)
 _LEAST_BEYOND = 8
 """Samples beyond the last quantile that is taken as it is found."""
-_LEAST_SLOPE, _MOST_SLOPE = 1e-4, 20.0
+_LEAST_SLOPE = 1e-4
+_TAIL_SLOPES = 0.25, 20.0
+"""Errors larger than any that were seen are unlikely, but not impossible."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -53,7 +54,9 @@ class ErrorShape:
         size = size.flatten() if counts is None else size[counts]
         n_samples = len(scores)
         ordered = size.sort().values
-        scale = float(ordered.square().mean().sqrt()) or 1.0
+        scale = float(ordered.square().mean().sqrt())
+        if scale == 0:
+            return cls.gaussian(scores), 0.0
         knots = _knots(ordered)
         level = torch.erf(knots / math.sqrt(2.0))
         enough = (1 - level) * n_samples >= _LEAST_BEYOND
@@ -147,4 +150,5 @@ def _tail_slope(g: float, s: float, beyond: Tensor, n: int) -> float:
     wanted = float(beyond.square().sum()) / n
     root = (s * one) ** 2 - two * (s * s * mass - wanted)
     slope = (math.sqrt(max(0.0, root)) - s * one) / two
-    return min(_MOST_SLOPE, max(_LEAST_SLOPE, slope))
+    least, most = _TAIL_SLOPES
+    return min(most, max(least, slope))

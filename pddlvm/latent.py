@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pddlvm.error_shape import ErrorShape
 from pddlvm.errors import InputError
 from pddlvm.predictions import Inverse
 from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from pddlvm.problem import Problem
     from pddlvm.reduction import Reduction
 
-__all__ = ["LatentVariableModel", "Stage", "known_inverse", "unflatten"]
+__all__ = ["LatentVariableModel", "Stage"]
 
 _KNOWN_FRACTION = 0.3
 
@@ -388,24 +387,3 @@ class LatentVariableModel(nn.Module):
             "the forward map": mean + log_variance,
             "the residual likelihood": self.likelihood(mean, z, xi),
         }
-
-
-def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
-    """(n_batch, n) -> (*batch, n), also for an empty batch."""
-    return x.reshape(*batch, x.shape[-1])
-
-
-def known_inverse(
-    mean: Tensor,
-    std: Tensor,
-    shape: ErrorShape,
-    xi_known: Tensor,
-    known: Tensor,
-    batch: torch.Size,
-    prior: Any,
-) -> Inverse:
-    """An `Inverse` with the known parameters in place, without spread."""
-    unknown = 1 - known
-    mean, std = mean * unknown + xi_known, std * unknown
-    shape = ErrorShape(unflatten(shape.values, batch))
-    return Inverse(unflatten(mean, batch), unflatten(std, batch), prior, shape)

@@ -19,11 +19,11 @@ from pddlvm.inversion import (
     Laplace,
     inverse_features,
 )
-from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
+from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility
-from pddlvm.predictions import Forward, Inverse
+from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
 from pddlvm.problem import Problem
 from pddlvm.random import seeded
 from pddlvm.reduced import ReducedModel

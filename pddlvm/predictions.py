@@ -1,8 +1,7 @@
 """What the maps return: distributions of solutions and of parameters.
 
-Errors are standardised by a Gaussian model, and shaped by an `ErrorShape`: intervals, draws and
-densities agree with each other. Everything beyond the mean coefficients is computed when it is
-asked for, and kept.
+Intervals have the shape that errors were found to have (`ErrorShape`). Everything beyond the mean
+coefficients is computed when it is asked for, and kept.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,13 @@ from pddlvm.memory import multiply
 from pddlvm.parameters import ParameterSpace
 from pddlvm.representation import Representation
 
-__all__ = ["Forward", "Inverse", "shaped", "symmetric_interval"]
+__all__ = [
+    "Forward",
+    "Inverse",
+    "known_inverse",
+    "symmetric_interval",
+    "unflatten",
+]
 
 _RELATIVE_FLOOR = 1e-7
 _FARTHEST = 9.0
@@ -33,11 +38,10 @@ _UNKNOWN = "reject: nothing is known of the errors of this map; train it, or cal
 
 @dataclass(frozen=True)
 class Forward:
-    """q(u | z): mean_i + std_i T(g_i), g a Gaussian vector of variances 1 (a Gaussian copula).
+    """q(u | z) = N(V mean_c + L a(z), V diag(var_c) V^T + diag(var_rest)).
 
-        mean = V c + L a(z),    std_i g_i ~ N(0, V diag(var_c) V^T + diag(var_rest))
-
-    T is the identity until the model is calibrated.
+    Draws and densities are those of this Gaussian. Errors of single values need not be Gaussian:
+    `interval` has their distribution, std T(g) with g ~ N(0, 1), as the calibration found it.
 
     Attributes:
         c: mean coefficients, (..., n_modes).
@@ -58,13 +62,14 @@ class Forward:
         """Mean solution, (..., n_dofs)."""
         return multiply(self._augmented, self.representation.rows).to(self._dtype)
 
-    @property
+    @cached_property
     def std(self) -> Tensor:
         """Standard deviation, (..., n_dofs); zero on the Dirichlet boundary.
 
         The root mean square of the error, as the calibration found it.
         """
-        return self._std.to(self._dtype)
+        var_c, var_rest = self._both_variances
+        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt().to(self._dtype)
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -92,9 +97,8 @@ class Forward:
                 (*shape, *like.shape), generator=generator, dtype=like.dtype, device=like.device
             )
 
-        error = (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
-        error = error + var_rest.sqrt() * noise(var_rest)
-        return (self.mean.to(var_c) + shaped(error, self._std, self.shape)).to(self._dtype)
+        u = self.mean.to(var_c) + (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
+        return (u + var_rest.sqrt() * noise(var_rest)).to(self._dtype)
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
@@ -103,16 +107,8 @@ class Forward:
         mean = (self._augmented.double() @ self.representation.basis.double().T)[..., free]
         floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
         factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
-        rest = var_rest[..., free] + floor
-        std = (factor.square().sum(-1) + rest).sqrt()
-        g, log_slope = self.shape.inverse((u.double()[..., free] - mean) / std)
-        density = LowRankMultivariateNormal(torch.zeros_like(std), factor, rest)
-        return (density.log_prob(std * g) + log_slope.sum(-1)).to(self._dtype)
-
-    @cached_property
-    def _std(self) -> Tensor:
-        var_c, var_rest = self._both_variances
-        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt()
+        density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
+        return density.log_prob(u.double()[..., free]).to(self._dtype)
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
@@ -124,12 +120,6 @@ class Forward:
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:
         return self._variances()
-
-
-def shaped(error: Tensor, std: Tensor, shape: ErrorShape) -> Tensor:
-    """std T(error / std), elementwise: a Gaussian error of that std in its shape."""
-    g = torch.where(std > 0, error / std.clamp(min=torch.finfo(std.dtype).tiny), 0.0)
-    return std * shape(g)
 
 
 def symmetric_interval(
@@ -271,7 +261,7 @@ class Inverse:
         edges = self._shape.edges(_FARTHEST)
         edges = edges.reshape(-1, *[1] * alpha.ndim).clamp(alpha, beta)
         middle, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * edges.diff(dim=0)
-        total, first, second = 0.0, 0.0, 0.0
+        total = first = second = torch.zeros_like(alpha)
         centre = self.median.double()
         for node, weight in zip(*np.polynomial.legendre.leggauss(_N_NODES), strict=True):
             g = middle + node * half
@@ -287,3 +277,24 @@ class Inverse:
             (centre + torch.where(certain, 0.0, mean)).to(self.xi_mean),
             torch.where(certain, 0.0, variance.sqrt()).to(self.xi_mean),
         )
+
+
+def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
+    """(n_batch, n) -> (*batch, n), also for an empty batch."""
+    return x.reshape(*batch, x.shape[-1])
+
+
+def known_inverse(
+    mean: Tensor,
+    std: Tensor,
+    shape: ErrorShape,
+    xi_known: Tensor,
+    known: Tensor,
+    batch: torch.Size,
+    prior: ParameterSpace,
+) -> Inverse:
+    """An `Inverse` with the known parameters in place, without spread."""
+    unknown = 1 - known
+    mean, std = mean * unknown + xi_known, std * unknown
+    shape = ErrorShape(unflatten(shape.values, batch))
+    return Inverse(unflatten(mean, batch), unflatten(std, batch), prior, shape)

@@ -38,11 +38,11 @@ from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
-from pddlvm.latent import LatentVariableModel, Stage, known_inverse, unflatten
+from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility
-from pddlvm.predictions import Inverse
+from pddlvm.predictions import Inverse, known_inverse, unflatten
 from pddlvm.random import seeded
 from pddlvm.uncertainty import Uncertainty
 

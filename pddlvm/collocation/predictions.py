@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from pddlvm.error_shape import ErrorShape
-from pddlvm.predictions import shaped, symmetric_interval
+from pddlvm.predictions import symmetric_interval
 
 __all__ = ["FieldForward", "Spread"]
 
@@ -29,12 +29,6 @@ class Spread:
     modes: Tensor
     var_c: Tensor
     rest: Tensor
-
-    @cached_property
-    def std(self) -> Tensor:
-        """(n_samples, n_points)."""
-        smooth = (self.modes.square() @ self.var_c[..., None])[..., 0]
-        return (smooth + self.rest.square()).sqrt()
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,8 @@ class FieldForward:
 
         weights = spread.var_c.sqrt() * noise(spread.var_c)
         smooth = (spread.modes @ weights[..., None])[..., 0]
-        error = shaped(smooth + spread.rest * noise(spread.rest), spread.std, self.shape)
-        return (flat + error).reshape(*shape, *self.mean.shape).to(self.mean)
+        u = flat + smooth + spread.rest * noise(spread.rest)
+        return u.reshape(*shape, *self.mean.shape).to(self.mean)
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of u at the points with spread, (...,).
@@ -94,16 +88,13 @@ class FieldForward:
         """
         spread = self._both
         flat = self.mean.reshape(-1, self.mean.shape[-1]).double()
-        std = spread.std.double()
+        std = self.std.reshape(flat.shape).double()
         free = (std > 0).all(0)
         factor = (spread.modes.double() * spread.var_c.double().sqrt()[:, None, :])[:, free]
-        rest = (spread.rest.double().square() + (_NUGGET * std).square())[:, free]
-        std = (factor.square().sum(-1) + rest).sqrt()
+        variance = (spread.rest.double().square() + (_NUGGET * std).square())[:, free]
+        density = LowRankMultivariateNormal(flat[:, free], factor, variance)
         values = u.double().reshape(-1, *flat.shape)[..., free]
-        g, log_slope = self.shape.inverse((values - flat[:, free]) / std)
-        density = LowRankMultivariateNormal(torch.zeros_like(std), factor, rest)
-        found = density.log_prob(std * g) + log_slope.sum(-1)
-        return found.reshape(u.shape[:-1]).to(self.mean)
+        return density.log_prob(values).reshape(u.shape[:-1]).to(self.mean)
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n_points) -> (..., k, k)."""

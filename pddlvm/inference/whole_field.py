@@ -15,10 +15,10 @@ from torch import Tensor
 from pddlvm.errors import InputError
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
-from pddlvm.latent import LatentVariableModel, unflatten
+from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation
-from pddlvm.predictions import Inverse
+from pddlvm.predictions import Inverse, unflatten
 
 __all__ = ["inverse_of_noisy"]
 
