@@ -50,9 +50,7 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
     uncertainty.is_calibrated.fill_(False)
 
     with torch.no_grad():
-        sizes = [
-            model.log_sizes(f.c.to(like), z, xi, i) for i, f in enumerate((predicted, corrected))
-        ]
+        sizes = [model.log_sizes(f.c.to(like), z, i) for i, f in enumerate((predicted, corrected))]
     uncertainty.rest.fit(xi, 2 * sizes[0][0], rest, generator)
     for level, forward in enumerate((predicted, corrected)):
         features, base = uncertainty.forward_features(xi, *sizes[level])

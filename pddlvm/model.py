@@ -343,8 +343,8 @@ class GalerkinModel(LatentVariableModel):
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
         self.likelihood = self.covariance.likelihood(self.reduced, scales)
 
-    def log_sizes(self, c: Tensor, z: Tensor, xi: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """log of the expected |c|, and of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
+    def log_sizes(self, c: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """log |c|, and that of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30).log()
         if level == 1:
             return size, torch.zeros_like(size)
@@ -357,7 +357,7 @@ class GalerkinModel(LatentVariableModel):
         """Variances of the coefficients and of the part outside of the basis, per dof."""
         if not self.is_calibrated:
             return log_variance.exp(), xi.new_zeros(len(xi), self.problem.n_dofs)
-        sizes = self.log_sizes(c.to(xi), z, xi, level)
+        sizes = self.log_sizes(c.to(xi), z, level)
         return self.uncertainty.forward_variances(xi, *sizes, level)
 
     def neural_inverse(

@@ -136,7 +136,7 @@ class ValidationReport:
         }
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<34}{value:>22}" for name, value in self.rows.items())
+        return "\n".join(f"{name:<38}{value:>22}" for name, value in self.rows.items())
 
 
 def _percents(bars: ErrorBars) -> str:
