@@ -1,5 +1,6 @@
 """Posteriors in the form that ArviZ reads."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,11 @@ def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
 
 def write_netcdf(posterior: "Posterior", path: Path, n_samples: int, seed: int) -> None:
     """See `Posterior.to_netcdf`."""
-    tree = to_arviz(posterior, n_samples, seed)
+    # In memory: HDF5 ends the process where a write to a full disk fails when it closes its file.
+    content = io.BytesIO()
+    to_arviz(posterior, n_samples, seed).to_netcdf(content, engine="h5netcdf")
     with replacing(path) as file:
-        tree.to_netcdf(file, engine="h5netcdf")
+        file.write(content.getbuffer())
 
 
 def _places(observation: Observation) -> dict[str, Any]:
