@@ -71,6 +71,8 @@ from pddlvm.validation import ValidationReport, validate
 if TYPE_CHECKING:
     from pddlvm import plot
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AdaptivePoints",
     "Affine",

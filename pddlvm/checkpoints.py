@@ -26,7 +26,7 @@ class Checkpoints:
     """Where the checkpoints of one training are, and how many.
 
     Attributes:
-        folder: of this training alone; made when the first one is written.
+        folder: of this training alone; made when it begins.
         every: seconds between two checkpoints.
         keep: the last so many stay.
     """

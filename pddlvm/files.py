@@ -6,6 +6,8 @@ one of each record; one of the whole content sees what was changed and written a
 """
 
 import os
+import pickletools
+import stat
 import tempfile
 import warnings
 import zipfile
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _FORMAT, _OLDER = "pddlvm-model-3", "pddlvm-model-"
+_CALLED = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2")
 
 
 def write_content(content: dict[str, Any], path: str | Path) -> None:
@@ -60,7 +63,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         RunFileError: see `write_content`.
     """
-    path = Path(path)
+    # A link stays: what it points to is replaced.
+    path = Path(path).resolve()
     if path.is_dir():
         raise RunFileError(f"{str(path)!r} is a folder; give the name of a file in it")
     try:
@@ -71,10 +75,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             f"cannot write to {str(path.parent)!r} ({error.strerror}); {advice}"
         ) from error
     try:
-        # mkstemp makes files private; give this one the permissions of any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(handle, 0o666 & ~mask)
+        os.fchmod(handle, _permissions(path))
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -89,6 +90,15 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise RunFileError(
             f"{str(path)!r} was not written ({reason}); is the disk full?"
         ) from error
+
+
+def _permissions(path: Path) -> int:
+    """Those of a file that is there, else those of any new file: mkstemp makes files private."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 @contextmanager
@@ -113,10 +123,17 @@ def check_folder_of(path: Path) -> None:
     """Before anything is computed that could not be written to a file.
 
     Raises:
-        InputError: the folder of the file does not exist.
+        InputError: the folder of the file does not exist, or nothing can be written there.
     """
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(path.parent)!r} ({error.strerror}); choose another folder"
+        ) from error
 
 
 def make_folder(path: Path) -> None:
@@ -143,15 +160,23 @@ def read_content(path: Path) -> dict[str, Any]:
         # torch does not look at the checksums of the archive.
         with zipfile.ZipFile(path) as archive:
             # torch stores its records as they are; one that grows when it is read is not ours.
-            if any(r.compress_size != r.file_size for r in archive.infolist()):
+            records = archive.infolist()
+            if any(r.compress_size != r.file_size for r in records):
                 raise ValueError("compressed records")
+            n_bytes = path.stat().st_size
+            if sum(r.file_size for r in records) > n_bytes:
+                raise ValueError("records that overlap")
+            for record in records:
+                if record.filename.endswith("data.pkl"):
+                    _check_names(archive.read(record))
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"wrong checksum of {damaged}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_tensors(content)
+        if _count(content, n_bytes) > n_bytes:
+            raise ValueError("more values than bytes")
     except Exception as error:
         # Bytes that are no archive fail in many ways, inside of torch, zipfile and pickle.
         raise RunFileError(
@@ -180,10 +205,23 @@ def check_tensor(
     return value
 
 
-def _check_tensors(content: Any) -> None:
-    """Refuse values that are not finite, and more of them than the file holds.
+def _check_names(program: bytes) -> None:
+    """Refuse a pickle that calls anything but what makes tensors and dictionaries.
 
-    A tensor claims more by strides that repeat its values.
+    What else torch allows can be told to take all memory, such as bytearray(4 GB).
+    """
+    for code, name, _ in pickletools.genops(program):
+        if code.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            if name not in _CALLED and not (
+                str(name).startswith("torch ") and str(name).endswith("Storage")
+            ):
+                raise ValueError(f"it calls {name}")
+
+
+def _count(content: Any, limit: int) -> int:
+    """Number of parts, counted up to a limit: a list of twice the same list, and so on, has 2^n.
+
+    Refuses values that are not finite, and tensors that claim more than the file holds, by strides that repeat their values.
     """
     if isinstance(content, Tensor):
         if content.nbytes > content.untyped_storage().nbytes():
@@ -191,8 +229,13 @@ def _check_tensors(content: Any) -> None:
         if not torch.isfinite(content).all():
             raise ValueError("values that are not finite")
     elif isinstance(content, dict | list | tuple):
+        n = 1
         for part in content.values() if isinstance(content, dict) else content:
-            _check_tensors(part)
+            n += _count(part, limit - n)
+            if n > limit:
+                break
+        return n
+    return 1
 
 
 def digest_of(content: Any) -> str:

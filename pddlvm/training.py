@@ -21,6 +21,7 @@ from pddlvm.checkpoints import Checkpoints, interruptible
 from pddlvm.checks import check_positive
 from pddlvm.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.locks import owned
 from pddlvm.muon import Muon
 from pddlvm.random import seeded
 from pddlvm.training_state import (
@@ -33,7 +34,7 @@ from pddlvm.training_state import (
     snapshot,
 )
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "train", "usable_device"]
 
 _LEAST_SHARE = 0.5
 _LAST_RATE = 1e-3
@@ -110,7 +111,7 @@ def train(
     Raises:
         InputError: neither limit is given, or a limit is not positive; checkpoints of another
             training, or of this one without `resume`.
-        RunFileError: a checkpoint cannot be written or read.
+        RunFileError: a checkpoint cannot be written or read, or another training writes there.
         NonFiniteError: the loss or a gradient is not finite; the model keeps its last good state.
         KeyboardInterrupt: the user ended it; a checkpoint was written, if there are any.
     """
@@ -121,7 +122,7 @@ def train(
     batch_size = model.batch_size if batch_size is None else batch_size
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    where = _device(device)
+    where = usable_device(device)
     model.to(where)
     seed = model.seed if seed is None else seed
     options = {
@@ -132,7 +133,7 @@ def train(
         "seed": seed,
         "calibrate": calibrate,
     }
-    with seeded(seed, where):
+    with owned(checkpoints.folder) if checkpoints else nullcontext(), seeded(seed, where):
         generator = torch.Generator().manual_seed(seed)
         at = Progress()
         if checkpoints is not None:
@@ -313,7 +314,12 @@ def _optimizers(networks: tuple[nn.Module, ...], rates: list[float]) -> Optimize
     return found
 
 
-def _device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device that a name means.
+
+    Raises:
+        InputError: there is no such device, or it cannot be used here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,6 +1,5 @@
 """What the commands share: their options, and how they answer."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +10,11 @@ from torch import Tensor
 from pddlvm.errors import InputError
 from pddlvm.files import check_folder_of
 from pddlvm.runs.sources import AnyProblem, installed
-from pddlvm.runs.tables import read_parameters
+from pddlvm.runs.strict_json import strict_json
+from pddlvm.runs.tables import number, read_parameters
 
 __all__ = [
+    "INTERRUPTED",
     "AsJson",
     "MisuseError",
     "OwnProblem",
@@ -22,8 +23,13 @@ __all__ = [
     "answer",
     "check_file",
     "parameters",
+    "printable",
     "problem_names",
 ]
+
+
+INTERRUPTED = 130
+"""The exit code."""
 
 
 class MisuseError(InputError):
@@ -37,7 +43,7 @@ def problem_names(incomplete: str) -> list[str]:
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, made by `pddlvm train`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")]
 OwnProblem = Annotated[
     str | None,
     typer.Option(
@@ -52,12 +58,12 @@ def answer(values: dict[str, Any], as_json: bool) -> None:
     """Print names and values: for people, or for programs."""
     plain = {name: _plain(value) for name, value in values.items()}
     if as_json:
-        typer.echo(json.dumps(plain, indent=2))
+        typer.echo(strict_json(plain))
         return
     width = max(map(len, plain)) + 2
     for name, value in plain.items():
         for line in _lines(value):
-            typer.echo(f"{name:<{width}}{line}")
+            typer.echo(printable(f"{name:<{width}}{line}"))
             name = ""
 
 
@@ -76,10 +82,9 @@ def parameters(
     if draws is not None:
         return problem.prior.sample((draws,), seed=seed)
     assert z is not None
-    try:
-        values = [float(part) for part in z.split(",")]
-    except ValueError as error:
-        raise MisuseError(f"--z takes numbers with commas between them, got {z!r}") from error
+    values = [value for part in z.split(",") if (value := number(part)) is not None]
+    if len(values) <= z.count(","):
+        raise MisuseError(f"--z takes numbers with commas between them, got {z!r}")
     if len(values) != problem.n_parameters:
         names = ", ".join(problem.parameter_names)
         raise MisuseError(f"--z needs {problem.n_parameters} values ({names}), got {len(values)}")
@@ -98,6 +103,11 @@ def check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
     if out.suffix not in suffixes:
         raise MisuseError(f"the file must end in {' or '.join(suffixes)}, got {str(out)!r}")
     check_folder_of(out)
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what a file says must not control it."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """`pddlvm list`, `pddlvm train`, `pddlvm validate` and `pddlvm info`."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,15 +14,18 @@ import torch
 import typer
 
 from pddlvm.cli.common import (
+    INTERRUPTED,
     AsJson,
     MisuseError,
     OwnProblem,
     RunFolder,
     Seed,
     answer,
+    printable,
     problem_names,
 )
 from pddlvm.latent import LatentVariableModel
+from pddlvm.locks import owned
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
 from pddlvm.runs.report import Table, write_report
@@ -35,12 +39,11 @@ from pddlvm.runs.sources import (
     settings_of,
 )
 from pddlvm.serialization import load
-from pddlvm.training import TrainingResult, train
+from pddlvm.training import TrainingResult, train, usable_device
 from pddlvm.validation import ValidationReport, validate
 
 __all__ = ["info_command", "list_command", "train_command", "validate_command"]
 
-_INTERRUPTED = 130
 _SHOWN_SEED = 7
 _NOTE = (
     "Against the reference solver. mnse is the mean square relative error: of the solution u, and "
@@ -120,26 +123,31 @@ def train_command(
         if changed:
             raise MisuseError(f"--resume goes on with the options of the run; leave out {changed}")
         run = Run.open(out)
-        run.check_open()
         made = run.problem(problem)
+        with owned(out):
+            run.check_open()
+            values = _train(run, made, tensorboard, as_json)
     else:
         wanted = _config(problem, settings or [], config, given)
         # First the problem: a wrong setting leaves no folder behind.
         made = make(wanted.problem, wanted.settings)
-        run = Run.create(out, wanted)
-    try:
-        values = _train(run, made, tensorboard, as_json)
-    except KeyboardInterrupt:
-        again = f"{run.config.problem} " if is_file(run.config.problem) else ""
-        hint = f"pddlvm train {again}--resume --out {run.path}"
-        typer.echo(f"interrupted; go on with: {hint}", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        with owned(out):
+            run = Run.create(out, wanted)
+            try:
+                values = _train(run, made, tensorboard, as_json)
+            except typer.Exit:
+                raise
+            except Exception:
+                run.discard()
+                raise
     answer(values, as_json)
 
 
 def validate_command(
     run: RunFolder,
-    draws: Annotated[int, typer.Option(help="Fresh prior draws, each solved.")] = 200,
+    draws: Annotated[
+        int, typer.Option(min=2, max=10**6, help="Fresh prior draws, each solved.")
+    ] = 200,
     known: Annotated[
         list[str] | None, typer.Option(help="Block that the inverse map is told; repeatable.")
     ] = None,
@@ -169,7 +177,8 @@ def info_command(run: RunFolder, as_json: AsJson = False) -> None:
     found = {"run": str(run), "state": state, **config}
     if rows:
         found |= {"steps": int(rows[-1]["step"]), "elbo": rows[-1]["elbo"]}
-    answer({**found, **opened.info}, as_json)
+    # What the folder is stays: info.json may say anything.
+    answer({**found, **opened.info, **found}, as_json)
 
 
 def _config(
@@ -182,12 +191,24 @@ def _config(
     if settings:
         values["settings"] = {**values.get("settings", {}), **parse_settings(settings)}
     found = RunConfig.of(values)
+    usable_device(found.device)
     if found.max_seconds is None and found.max_steps is None:
         raise MisuseError("say how long to train: --max-time seconds, or --max-steps")
     return found
 
 
 def _train(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> dict[str, Any]:
+    try:
+        return _trained(run, problem, tensorboard, as_json)
+    except KeyboardInterrupt:
+        name = run.config.problem
+        words = ["pddlvm", "train", *([name] if is_file(name) else []), "--resume", "--out"]
+        hint = shlex.join([*words, str(run.path)])
+        typer.echo(printable(f"interrupted; go on with: {hint}"), err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _trained(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> dict[str, Any]:
     config = run.config
     start = time.perf_counter()
     found = run.checkpoints.newest()

@@ -40,9 +40,11 @@ def forward_command(
     table: Annotated[
         Path | None, typer.Option(help="CSV table of parameters, a column for each.")
     ] = None,
-    draws: Annotated[int | None, typer.Option(min=1, help="Draws of the prior.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, max=10**6, help="Draws of the prior.")] = None,
     corrections: Annotated[int, typer.Option(min=0, help="Newton steps in the basis.")] = 0,
-    samples: Annotated[int, typer.Option(min=0, help="Draws of u in .vtu and .pvd files.")] = 0,
+    samples: Annotated[
+        int, typer.Option(min=0, max=10**4, help="Draws of u in .vtu and .pvd files.")
+    ] = 0,
     seed: Seed = 0,
     problem: OwnProblem = None,
     as_json: AsJson = False,
@@ -101,8 +103,10 @@ def infer_command(
     max_time: Annotated[
         float, typer.Option(help="Training time of `amortized`, in seconds.")
     ] = 60.0,
-    samples: Annotated[int, typer.Option(min=4, help="Draws.")] = 1000,
-    chains: Annotated[int, typer.Option(min=1, help="Markov chains of nuts and exact.")] = 4,
+    samples: Annotated[int, typer.Option(min=4, max=10**6, help="Draws.")] = 1000,
+    chains: Annotated[
+        int, typer.Option(min=1, max=1000, help="Markov chains of nuts and exact.")
+    ] = 4,
     check: Annotated[
         bool,
         typer.Option("--check", help="Compare with the finite element likelihood (64 solves)."),

@@ -72,8 +72,17 @@ class RunConfig:
                 kinds = " or ".join(w.__name__ for w in wanted if w is not type(None))
                 raise InputError(f"{name} must be of type {kinds}, got {value!r}")
         found = cls(**values)
-        limits = ("max_seconds", "max_steps", "batch_size", "n_validation")
+        limits = ("max_seconds", "max_steps", "batch_size")
         check_positive(**{name: getattr(found, name) for name in limits})
+        if not found.checkpoint_seconds >= 0:
+            raise InputError(
+                f"checkpoint_seconds must be 0 or more, got {found.checkpoint_seconds}"
+            )
+        if found.n_validation < 2:
+            raise InputError(f"n_validation must be at least 2, got {found.n_validation}")
+        if not 0 <= found.seed < 2**63:
+            raise InputError(f"seed must be between 0 and 2^63 - 1, got {found.seed}")
+        _check_plain(found.settings)
         return found
 
     @classmethod
@@ -103,5 +112,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r} ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not a TOML file: {error}") from error
+
+
+def _check_plain(value: Any, name: str = "settings") -> None:
+    """Refuse what JSON does not have: TOML has dates and times."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in parts:
+            _check_plain(part, f"{name}[{key!r}]")
+    elif not isinstance(value, str | int | float | bool):
+        raise InputError(
+            f"{name} must be a number, a text, a truth value, or lists and tables of them; got a "
+            f"{type(value).__name__}"
+        )

@@ -11,7 +11,10 @@ report.html      all of it on one page
 
 import csv
 import json
+import math
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -24,12 +27,14 @@ from pddlvm.errors import InputError, RunFileError
 from pddlvm.files import make_folder, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.runs.config import RunConfig
-from pddlvm.runs.sources import AnyProblem, is_file, make
+from pddlvm.runs.sources import AnyProblem, file_of, is_file, make
+from pddlvm.runs.strict_json import strict_json
 from pddlvm.serialization import load
 
 __all__ = ["COLUMNS", "Run"]
 
 COLUMNS = ("step", "seconds", "elbo", "stage")
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("pddlvm", "torch", "pyro-ppl", "scikit-fem", "numpy", "scipy", "zuko", "arviz-stats")
 
 
@@ -107,9 +112,10 @@ class Run:
         """
         name = self.config.problem
         if is_file(name) and source is None:
+            word = shlex.quote(name)
             raise RunFileError(
                 f"the problem of this run is in a file, {name!r}, which is not executed unless you "
-                f"say so: pddlvm train {name} --resume ..., or --problem {name} of other commands"
+                f"say so: pddlvm train {word} --resume ..., or --problem {word} of other commands"
             )
         return make(source or name, self.config.settings)
 
@@ -138,7 +144,7 @@ class Run:
             return {}
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFileError(
                 f"info.json of {str(self.path)!r} cannot be read ({error})"
             ) from error
@@ -149,13 +155,15 @@ class Run:
     def describe(self, **values: Any) -> None:
         """Add to info.json."""
         content = {**self.info, **values}
-        write_text(json.dumps(content, indent=2) + "\n", self.path / "info.json")
+        write_text(strict_json(content) + "\n", self.path / "info.json")
 
     def start(self, rows: list[dict[str, float]]) -> None:
         """info.json of a first start, and metrics.csv with the rows of what was trained before."""
         if "created" not in self.info:
-            machine, git = _machine(), _git_revision()
-            self.describe(created=_now(), versions=_versions(), machine=machine, git=git)
+            git = _revision(_CHECKOUT) if (_CHECKOUT / ".git").exists() else None
+            self.describe(created=_now(), versions=_versions(), machine=_machine(), git=git)
+            if is_file(self.config.problem):
+                self.describe(git_problem=_revision(file_of(self.config.problem).parent))
         write_text(
             "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(_line, rows)]), self._csv
         )
@@ -186,7 +194,10 @@ class Run:
             return []
         try:
             with self._csv.open(encoding="utf-8", newline="") as file:
-                return [{k: float(row[k]) for k in COLUMNS} for row in csv.DictReader(file)]
+                rows = [{k: float(row[k]) for k in COLUMNS} for row in csv.DictReader(file)]
+            if not all(math.isfinite(value) for row in rows for value in row.values()):
+                raise ValueError("values that are not finite")
+            return rows
         except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             raise RunFileError(f"{str(self._csv)!r} is damaged ({error})") from error
 
@@ -194,12 +205,28 @@ class Run:
     def _csv(self) -> Path:
         return self.path / "metrics.csv"
 
+    def discard(self) -> None:
+        """Remove the run if it has no checkpoint: there is nothing to go on with."""
+        if self.checkpoints.files:
+            return
+        for name in ("metrics.csv", "info.json", "config.toml"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "tensorboard"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
     def check_open(self) -> None:
-        """Say so where there is nothing to go on with.
+        """Before a training goes on here.
 
         Raises:
             InputError: the training is finished.
+            RunFileError: a link in the folder, through which another file would be written.
         """
+        links = [entry.name for entry in self.path.iterdir() if entry.is_symlink()]
+        if links:
+            raise RunFileError(
+                f"{str(self.path)!r} has links in it, {links}, and what they point to would be "
+                "overwritten; put the files themselves there"
+            )
         if self.is_finished:
             raise InputError(f"the training in {str(self.path)!r} is finished; nothing is left")
 
@@ -230,11 +257,15 @@ def _command() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _git_revision() -> str | None:
-    """That of the working folder; None where it is in no repository, or there is no git."""
+def _revision(folder: Path) -> str | None:
+    """That of the repository around a folder; None where there is none, or no git.
+
+    Only a name is looked up: to compare files, or to fetch objects, git would run programs that the
+    settings of the repository name, and the repository may be anybody's.
+    """
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"],
             capture_output=True,
             text=True,
             timeout=10,

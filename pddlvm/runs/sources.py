@@ -17,7 +17,16 @@ from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError, ProblemError
 from pddlvm.problem import Problem
 
-__all__ = ["AnyProblem", "find", "installed", "is_file", "make", "parse_settings", "settings_of"]
+__all__ = [
+    "AnyProblem",
+    "file_of",
+    "find",
+    "installed",
+    "is_file",
+    "make",
+    "parse_settings",
+    "settings_of",
+]
 
 AnyProblem = Problem | CollocationProblem
 Make = Callable[..., AnyProblem]
@@ -33,6 +42,11 @@ def installed() -> dict[str, str]:
 def is_file(name: str) -> bool:
     """Is it a function in a file, rather than the name of an installed problem?"""
     return name.partition(":")[0].endswith(".py")
+
+
+def file_of(name: str) -> Path:
+    """The file of file.py:function."""
+    return Path(name.partition(":")[0]).resolve()
 
 
 def find(name: str) -> Make:
@@ -75,7 +89,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"the setting {name!r} is given twice")
         try:
             found[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             found[name] = text.strip()
     return found
 
@@ -108,7 +122,7 @@ def make(name: str, settings: dict[str, Any]) -> AnyProblem:
 
 def _in_file(name: str) -> Make:
     file, sign, function = name.partition(":")
-    path = Path(file).resolve()
+    path = file_of(name)
     if not path.is_file():
         raise ProblemError(f"there is no file {str(path)!r}")
     if not sign or not function.isidentifier():

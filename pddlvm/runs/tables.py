@@ -21,7 +21,7 @@ from pddlvm.files import write_text
 from pddlvm.observation import PointObservation
 from pddlvm.runs.sources import AnyProblem
 
-__all__ = ["Measurements", "read_measurements", "read_parameters", "write_table"]
+__all__ = ["Measurements", "number", "read_measurements", "read_parameters", "write_table"]
 
 _MAX_BYTES = 256 * 2**20
 
@@ -119,7 +119,7 @@ class _Table:
     def _number(self, text: str, row: int, may_miss: bool) -> float:
         if may_miss and text.strip().lower() in ("", "nan"):
             return math.nan
-        value = _parsed(text)
+        value = number(text)
         if value is None or not math.isfinite(value):
             raise InputError(
                 f"row {row + 1} of {str(self.path)!r} has {text[:40]!r}, which is no number"
@@ -141,7 +141,7 @@ def _read(path: Path) -> _Table:
     if len(rows) < 2:
         raise InputError(f"{str(path)!r} must have a header and at least one row")
     header = [name.strip() for name in rows[0]]
-    if any(_parsed(name) is not None for name in header):
+    if any(number(name) is not None for name in header):
         raise InputError(f"{str(path)!r} begins with numbers; its first line must name the columns")
     if len(header) == 1 and ";" in header[0]:
         raise InputError(f"{str(path)!r} has columns between semicolons; put commas between them")
@@ -155,9 +155,10 @@ def _read(path: Path) -> _Table:
     return _Table(path, header, rows[1:])
 
 
-def _parsed(text: str) -> float | None:
+def number(text: str) -> float | None:
     """The number that a text is, None where it is none."""
     try:
-        return float(text)
+        # Python takes 1_0 for ten; nobody else does.
+        return None if "_" in text else float(text)
     except ValueError:
         return None
