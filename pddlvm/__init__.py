@@ -7,6 +7,7 @@ alone. See `Problem`, `LatentVariableModel`, `train` and `validate`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pddlvm import dependencies as dependencies  # the first of all
 from pddlvm import fem, links, supports
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints

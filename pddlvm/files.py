@@ -221,7 +221,8 @@ def _check_names(program: bytes) -> None:
 def _count(content: Any, limit: int) -> int:
     """Number of parts, counted up to a limit: a list of twice the same list, and so on, has 2^n.
 
-    Refuses values that are not finite, and tensors that claim more than the file holds, by strides that repeat their values.
+    Refuses values that are not finite, and tensors that claim more than the file holds, by strides
+    that repeat their values.
     """
     if isinstance(content, Tensor):
         if content.nbytes > content.untyped_storage().nbytes():

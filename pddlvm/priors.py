@@ -13,6 +13,11 @@ from torch import Tensor
 
 from pddlvm.errors import InputError
 
+_FAR = 12.0
+"""Standard deviations; no search goes farther, and no draw comes near."""
+_LARGEST_LOG = 700.0
+"""exp(z) and exp(-z) are float64 numbers up to there."""
+
 __all__ = ["LogNormal", "Normal", "Prior", "Uniform"]
 
 _ROOT_3 = math.sqrt(3.0)
@@ -65,6 +70,8 @@ class Normal(Prior):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InputError(f"Normal needs a finite mean and std > 0, got {self}")
+        if not math.isfinite(abs(self.mean) + _FAR * self.std):
+            raise InputError(f"draws of {self} overflow; choose other units")
 
     def standardise(self, z: Tensor) -> Tensor:  # noqa: D102
         return (z - self.mean) / self.std
@@ -97,6 +104,8 @@ class Uniform(Prior):
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
             raise InputError(f"Uniform needs finite low < high, got {self}")
+        if not math.isfinite(self.high - self.low):
+            raise InputError(f"draws of {self} overflow; choose other units")
 
     def standardise(self, z: Tensor) -> Tensor:  # noqa: D102
         return _ROOT_3 * (2 * (z - self.low) / (self.high - self.low) - 1)
@@ -137,6 +146,8 @@ class LogNormal(Prior):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InputError(f"LogNormal needs a finite mean and std > 0, got {self}")
+        if abs(self.mean) + _FAR * self.std > _LARGEST_LOG:
+            raise InputError(f"draws of {self} overflow or vanish; mean and std are those of log z")
 
     def standardise(self, z: Tensor) -> Tensor:  # noqa: D102
         return (z.log() - self.mean) / self.std

@@ -23,6 +23,7 @@ from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import evaluating
 from pddlvm.problem import Problem
+from pddlvm.random import seeded
 from pddlvm.summary import summarise
 
 __all__ = ["content_of", "differences", "load", "restore_state", "save"]
@@ -103,7 +104,8 @@ def load(
         RunFileError: no such file, not a saved model, or saved from another problem.
     """
     content = read_content(Path(path))
-    with decoding(f"{str(path)!r} is damaged or incomplete"):
+    # Networks are made with random weights before theirs are read.
+    with decoding(f"{str(path)!r} is damaged or incomplete"), seeded(0):
         own = adopt(problem, content)
         if own is None:
             raise RunFileError(

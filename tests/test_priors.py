@@ -234,3 +234,18 @@ def test_moments_out_of_range_are_refused(kind, mean, std):
 def test_bounds_out_of_order_are_refused(low, high):
     with pytest.raises(InputError, match="Uniform"):
         pddlvm.Uniform(low, high)
+
+
+@pytest.mark.parametrize(
+    ("prior", "arguments"),
+    [
+        (pddlvm.LogNormal, (800.0, 1.0)),
+        (pddlvm.LogNormal, (-800.0, 1.0)),
+        (pddlvm.LogNormal, (0.0, 100.0)),
+        (pddlvm.Normal, (0.0, 1e308)),
+        (pddlvm.Uniform, (-1e308, 1e308)),
+    ],
+)
+def test_a_prior_whose_draws_overflow_is_refused(prior, arguments):
+    with pytest.raises(pddlvm.InputError, match="overflow"):
+        prior(*arguments)

@@ -1,13 +1,10 @@
-"""Meshes: simple generators, and any file that meshio reads, with its named boundaries.
+"""Meshes: simple generators, and what is read from files, with its named boundaries.
 
 A mesh is a scikit-fem mesh. Names of boundaries and subdomains come from the physical groups of
 the file (gmsh) or from the sets that scikit-fem itself writes.
 """
 
-import contextlib
 import dataclasses
-import io
-import warnings
 from pathlib import Path
 
 import meshio
@@ -16,10 +13,11 @@ import skfem
 from skfem.io.meshio import from_meshio
 
 from pddlvm.errors import MeshError
+from pddlvm.fem.mesh_files import read_raw, unreadable
 
 _CELL_DIMENSION = {"triangle": 2, "quad": 2, "tetra": 3, "hexahedron": 3}
 
-__all__ = ["interval", "read_mesh", "read_raw", "unit_cube", "unit_square"]
+__all__ = ["interval", "read_mesh", "unit_cube", "unit_square"]
 
 
 def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
@@ -50,10 +48,11 @@ def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
 
 
 def read_mesh(path: str | Path) -> skfem.Mesh:
-    """Read a mesh file of any format known to meshio (.msh, .vtu, .vtk, .xdmf, ...).
+    """Read a mesh: .msh (gmsh), .vtu, .vtk, .xdmf, .xml (DOLFIN), .mesh (Medit), .inp (Abaqus).
 
-    Nothing in a file is executed. A compressed file (.vtu, .xdmf with HDF5) may grow a thousandfold
-    in memory: read those of strangers in a process with a limit, `ulimit -v`.
+    Nothing in a file is executed, and no other file is read but the data beside an .xdmf. A
+    compressed file (.vtu, .xdmf with HDF5) may grow a thousandfold in memory, and a damaged one may
+    keep its reader busy: read those of strangers in a process with limits, `ulimit -v` and `-t`.
 
     Args:
         path: the file. Names of its physical groups become boundaries and subdomains.
@@ -68,46 +67,8 @@ def read_mesh(path: str | Path) -> skfem.Mesh:
         _check_cells(raw)
         mesh = from_meshio(raw, ignore_orientation=True)
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return _checked(_without_reader_names(mesh), path)
-
-
-def read_raw(path: Path) -> meshio.Mesh:
-    """What meshio reads, with its ways to fail turned into a MeshError."""
-    if not path.is_file():
-        raise MeshError(f"mesh file {str(path)!r} does not exist; check the path")
-    # meshio reports some failures by printing and leaving the interpreter.
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            if path.suffix.lower() == ".obj":
-                return meshio.read(_bare_obj(path), file_format="obj")
-            return meshio.read(path)
-    except (Exception, SystemExit) as error:
-        raise _unreadable(path, error) from error
-
-
-def _bare_obj(path: Path) -> io.StringIO:
-    """Vertices and faces of an OBJ file; meshio stumbles over normals that faces index apart."""
-    lines = []
-    for line in path.read_text().splitlines():
-        key, *words = line.split() or [""]
-        if key == "v":
-            lines.append(" ".join(["v", *words[:3]]))
-        elif key == "f":
-            lines.append(" ".join(["f", *(word.split("/")[0] for word in words)]))
-    return io.StringIO("\n".join(lines) + "\n")
-
-
-def _unreadable(path: Path, error: BaseException) -> MeshError:
-    return MeshError(
-        f"{str(path)!r} cannot be read as a mesh ({type(error).__name__}: {error}); expected a "
-        "format of meshio with triangles, quadrilaterals, tetrahedra, hexahedra or lines"
-    )
 
 
 def _without_reader_names(mesh: skfem.Mesh) -> skfem.Mesh:

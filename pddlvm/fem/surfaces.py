@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
 from pddlvm.errors import MeshError
-from pddlvm.fem.meshes import read_raw
+from pddlvm.fem.mesh_files import read_raw
 
 __all__ = ["SurfaceMesh", "box", "plane", "read_surface", "surface"]
 
@@ -204,12 +204,17 @@ class _Edges:
 
 def _merged(points: Array, triangles: Index) -> tuple[Array, Index, int]:
     """Without coincident vertices, whose number is returned, and without unused ones."""
-    size = float(np.linalg.norm(np.ptp(points, axis=0)))
-    close = cKDTree(points).query_pairs(_COINCIDENT * size, output_type="ndarray")
+    near = _COINCIDENT * float(np.linalg.norm(np.ptp(points, axis=0)))
     n = len(points)
-    if len(close):
-        graph = sp.coo_matrix((np.ones(len(close)), (close[:, 0], close[:, 1])), (n, n))
-        _, label = connected_components(graph, directed=False)
+    # First those in one box of half the distance: of the rest each has few that are near.
+    side = max(0.5 * near, np.finfo(np.float64).tiny)
+    boxes = np.floor((points - points.min(axis=0)) / side)
+    _, chosen, box = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
+    close = cKDTree(points[chosen]).query_pairs(near, output_type="ndarray")
+    if len(chosen) < n or len(close):
+        m = len(chosen)
+        graph = sp.coo_matrix((np.ones(len(close)), (close[:, 0], close[:, 1])), (m, m))
+        label = connected_components(graph, directed=False)[1][box.ravel()]
         _, first = np.unique(label, return_index=True)
         points, triangles = points[first], label[triangles].astype(np.int64)
     n_merged = n - len(points)

@@ -9,6 +9,7 @@ costs little more than one, and the step shrinks by K^(-1/4) only.
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
+from pddlvm.dependencies import unchanged
 from pddlvm.inference.target import Target
 from pddlvm.random import seeded
 
@@ -47,7 +48,7 @@ def nuts(target: Target, start: Tensor, step: float, n_draws: int, seed: int) ->
         initial_params={"w": start},
         disable_progbar=True,
     )
-    with seeded(seed):
+    with unchanged(), seeded(seed):
         sampler.run()
     draws: Tensor = sampler.get_samples()["w"]
     return draws.transpose(0, 1)
