@@ -58,11 +58,6 @@ class Plausibility(nn.Module):
         p_value = None if p_value is None else p_value.reshape(batch)
         return replace(found, misfit=misfit.reshape(batch), p_value=p_value, advice=advice)
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[no-untyped-def]
-        # Files that were written before there were quantiles have none.
-        state_dict.setdefault(prefix + "quantiles", torch.zeros_like(self.quantiles))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
 
 def _scores(like: Tensor) -> Tensor:
     return torch.linspace(-_LAST, _LAST, _N_QUANTILES).to(like)
