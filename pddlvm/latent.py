@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pddlvm.errors import InputError
+from pddlvm.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.predictions import Inverse
 from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.uncertainty import Uncertainty
@@ -306,7 +307,8 @@ class LatentVariableModel(nn.Module):
     ) -> "Amortized":
         """Train a density of z given data of these sensors, without solving the PDE.
 
-        The result serves `infer(..., method="amortized")`; asked again, it is returned as it is.
+        The result serves `infer(..., method="amortized")`. Asked again with the same limits and
+        seed, or with those by default, it is returned as it is, unless the model has changed since.
 
         Args:
             observation: sensors and noise.
@@ -326,9 +328,12 @@ class LatentVariableModel(nn.Module):
         from pddlvm.inference.fitting import Budget
 
         budget = Budget.of(max_seconds, max_steps, default=60.0)
-        if family is not None or observation not in self.amortized:
-            self.amortized[observation] = amortize(self, observation, family, budget, seed)
-        return self.amortized[observation]
+        asked = (max_seconds, max_steps, seed)
+        kept, weights = self.amortized.get(observation), checksum(self)
+        if family is not None or kept is None or not kept.serves(weights, asked):
+            density = amortize(self, observation, family, budget, seed)
+            kept = self.amortized[observation] = KeptDensity(density, weights, asked)
+        return kept.density
 
     def load_amortized(self, path: str | Path, observation: "Observation") -> "Amortized":
         """Read what `Amortized.save` wrote; `infer(..., method="amortized")` takes it from then on.
@@ -343,12 +348,13 @@ class LatentVariableModel(nn.Module):
         """
         from pddlvm.inference.stored import load_amortized
 
-        self.amortized[observation] = load_amortized(self, path, observation)
-        return self.amortized[observation]
+        density = load_amortized(self, path, observation)
+        self.amortized[observation] = KeptDensity(density, checksum(self), ANYTHING)
+        return density
 
     @cached_property
-    def amortized(self) -> "ByObject[Observation, Amortized]":
-        """What `amortize` trained, by observation."""
+    def amortized(self) -> "ByObject[Observation, KeptDensity]":
+        """What `amortize` trained, by observation, and what it was made of."""
         return ByObject()
 
     def save(self, path: str | Path) -> None:

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import scipy.stats
 import torch
 from torch import Tensor
@@ -195,12 +196,9 @@ class StudentT(Noise):
     ) -> Tensor:
         size = (*shape, self.n)
         normal = torch.randn(size, generator=generator, dtype=torch.float64)
-        # A chi-square with real degrees of freedom, by its quantiles, from the same generator.
-        gamma = torch.distributions.Gamma(0.5 * self.df, 0.5)
-        with torch.random.fork_rng(devices=[]):
-            if generator is not None:
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            chi2 = gamma.sample(size).double()
+        shape = torch.full(size, 0.5 * self.df, dtype=torch.float64)
+        # No function of torch with a name of its own draws a Gamma from a generator.
+        chi2 = 2 * torch._standard_gamma(shape, generator=generator)
         return self.std * normal * (self.df / chi2).sqrt()
 
 
@@ -231,29 +229,64 @@ class UnknownStd(Noise):
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
         # As unlikely, with s integrated out, as a chi-square of this size.
-        count = (~torch.isnan(misfit)).sum(-1, keepdim=True).clamp(min=1).numpy()
-        log_s, log_weight = self._quadrature(misfit)
-        ratio = misfit.nan_to_num().square().sum(-1, keepdim=True) * (-2 * log_s).exp()
-        tail = (scipy.stats.chi2.sf(ratio.numpy(), count) * log_weight.exp().numpy()).sum(-1)
-        return torch.as_tensor(scipy.stats.chi2.isf(tail.clip(max=1.0), count[..., 0]))
+        count, square = self._count_and_square(misfit)
+        n, ratio = count.clamp(min=1).numpy(), (square / self.scale**2).numpy()
+        # The tail of the chi-square falls from 1 to 0 around the s that explains the misfits.
+        centre = np.log(ratio / n) / (2 * self.spread)
+        steep = centre + _STEEP / (self.spread * np.sqrt(2 * n))
+        t = np.sort(
+            np.concatenate([np.broadcast_to(_WIDE, (*n.shape[:-1], len(_WIDE))), steep], -1)
+        )
+        # One that overflows is infinitely surprising; its tail is zero.
+        with np.errstate(over="ignore"):
+            tail = scipy.stats.chi2.sf(ratio * np.exp(-2 * self.spread * t), n)
+        tail = np.trapezoid(scipy.stats.norm.pdf(t) * tail, t).clip(_RAREST, 1.0)
+        return torch.as_tensor(scipy.stats.chi2.isf(tail, n[..., 0]))
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        seen = (~torch.isnan(misfit)).to(misfit)
         log_s, density = self._joint(misfit)
         # The mean of 1 / s^2 given the misfits.
-        mean = (density.softmax(-1) * (-2 * log_s).exp()).sum(-1, keepdim=True)
-        return torch.diag_embed(seen * mean)
+        mean = (density.softmax(-1) * (-2 * log_s).exp()).sum(-1, keepdim=True).to(misfit)
+        return torch.diag_embed((~torch.isnan(misfit)) * mean)
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        return torch.logsumexp(self._joint(misfit)[1], dim=-1)
+        return torch.logsumexp(self._joint(misfit)[1], dim=-1).to(misfit)
 
     def _joint(self, misfit: Tensor) -> tuple[Tensor, Tensor]:
-        """Points log s and log p(misfit, log s) with the weight of each, (..., n_points)."""
-        count = (~torch.isnan(misfit)).sum(-1, keepdim=True)
-        square = misfit.nan_to_num().square().sum(-1, keepdim=True)
-        log_s, log_weight = self._quadrature(misfit)
+        """Points log s and log p(misfit, log s) with the weight of each, (..., n_points), float64.
+
+        With log s = log scale + spread t the logarithm of the integrand, of n misfits, is
+
+            -t^2 / 2 - n spread t - S exp(-2 spread t) / 2,     S = |misfit|^2 / scale^2,
+
+        greatest where v exp(v) = 2 spread^2 S exp(2 n spread^2), v = 2 spread (t + n spread), and x
+        from there no larger than -x^2 / 2 (1 + v), for x < 0, or -x^2 / 2 (1 + v / (1 + spread x)).
+        The trapezoidal rule between the ends at which nothing is left converges geometrically.
+        """
+        count, square = self._count_and_square(misfit)
+        with torch.no_grad():
+            a = (2 * self.spread**2 * square / self.scale**2).log() + 2 * count * self.spread**2
+            log_v = torch.where(a < 1, a, a.clamp(min=1).log())
+            for _ in range(_N_NEWTON):
+                log_v = log_v - (log_v.exp() + log_v - a) / (log_v.exp() + 1)
+            v = log_v.exp()
+            # t = v / (2 spread) - n spread, of two numbers that cancel, by the logarithms.
+            mode = (a - 2 * count * self.spread**2 - log_v) / (2 * self.spread)
+            left = _REACH / (1 + v).sqrt()
+            b = self.spread * _REACH**2
+            right = ((b + (b**2 + 4 * v * _REACH**2).sqrt()) / (2 * v)).clamp(max=_REACH)
+            share = torch.linspace(0, 1, _N_POINTS, dtype=square.dtype, device=square.device)
+            t = mode - left + (left + right) * share
+            log_step = ((left + right) / (_N_POINTS - 1)).log()
+        log_s = math.log(self.scale) + self.spread * t
         density = -0.5 * square * (-2 * log_s).exp() - count * (log_s + _HALF_LOG_2PI)
-        return log_s, density + log_weight
+        return log_s, density - 0.5 * t.square() - _HALF_LOG_2PI + log_step
+
+    def _count_and_square(self, misfit: Tensor) -> tuple[Tensor, Tensor]:
+        """Number of misfits that are not missing and sum of their squares, (..., 1), float64."""
+        count = (~torch.isnan(misfit)).sum(-1, keepdim=True).double()
+        square = misfit.nan_to_num().double().square().sum(-1, keepdim=True)
+        return count, square.clamp(min=_SMALLEST * self.scale**2)
 
     def sample(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None
@@ -262,14 +295,12 @@ class UnknownStd(Noise):
         normal = torch.randn(*shape, self.n, generator=generator, dtype=torch.float64)
         return self.scale * log_s.exp() * normal
 
-    def _quadrature(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Points log s and the logarithms of their weights: a fine trapezoidal rule."""
-        t = torch.linspace(-6, 6, 241, dtype=torch.float64)
-        log_weight = -0.5 * t.square()
-        log_weight = log_weight - torch.logsumexp(log_weight, dim=0)
-        return (math.log(self.scale) + self.spread * t).to(like), log_weight.to(like)
-
 
 _OUTLIER = 3.0
 """Standard deviations that an outlier counts in the size of misfits at most."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_REACH, _N_POINTS, _N_NEWTON = 9.0, 257, 12
+"""Standard deviations to each side where nothing is left of a density; points between; steps."""
+_WIDE = np.linspace(-9.0, 38.0, 2705)
+_STEEP = np.linspace(-12.0, 12.0, 257)
+_RAREST, _SMALLEST = 1e-300, 1e-200

@@ -85,7 +85,7 @@ class Diagnostics:
     @cached_property
     def p_value(self) -> Tensor:
         """Probability of a larger misfit if model, noise and prior are right, (...,)."""
-        values = chi2.sf(self.misfit.numpy(), self.n_seen.numpy())
+        values = chi2.sf(self.misfit.numpy(), self.search().degrees.reshape(self.batch).numpy())
         return torch.as_tensor(values, dtype=torch.float64)
 
     @property

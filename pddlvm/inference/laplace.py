@@ -8,7 +8,8 @@ Levenberg-Marquardt: mu falls where a step helps and grows where it does not; al
 batch iterate together, on the forward map as it is until its maximum is near, then on the corrected
 one. Any sensors, missing values included, and nothing is trained. Where the prior is Gaussian eta
 is xi; where it has bounds, T keeps every draw within them. Data that contradict the model would
-send the iteration out of all numbers: it stays within 12 standard deviations of the prior.
+send the iteration out of all numbers: it stays within 12 standard deviations of the prior, where
+parameters that it pushes against the edge are held.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ _MAX_ITERATIONS = 50
 _DECREMENT = 1e-4
 _ROUGH_DECREMENT = 0.1
 """Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
+_NO_BETTER = 1e6
+"""Damping at which nothing better is near."""
+_STUCK_DECREMENT = 1e-2
+"""That up to which a search without a better step has arrived: at a tenth of a deviation."""
+_ROUNDED = 1e-12
+"""Part of an objective that is rounding."""
 _DAMPING = 1e-3
 _TINY = 1e-12
 
@@ -37,10 +44,12 @@ class Laplace:
     Attributes:
         coordinates: those in which the Gaussian is standard, of each data set.
         iterations: Gauss-Newton iterations.
-        converged: did the last step of each data set become small? (batch,).
+        converged: is the maximum of each data set near? (batch,).
         misfit: `Noise.square` of y - h at the maximum, and |xi|^2 of the parameters with a Gaussian
-            prior, (batch,): a chi-square of as many degrees of freedom as there are values, where
-            model, noise and prior are right and the model about linear.
+            prior, (batch,): a chi-square where model, noise and prior are right and the model about
+            linear.
+        degrees: its degrees of freedom, (batch,): the values that are not missing, less what the
+            data say about parameters with bounds, which adapt to the data for nothing.
         n_seen: number of values that are not missing, (batch,).
     """
 
@@ -48,6 +57,7 @@ class Laplace:
     iterations: int
     converged: Tensor
     misfit: Tensor
+    degrees: Tensor
     n_seen: Tensor
 
 
@@ -75,18 +85,20 @@ def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
         )
         start = torch.where((there >= rest)[:, None], rough.eta, start)
     found = _maximise(surrogate, y, start, _DECREMENT)
-    xi = plain.xi_of(found.eta)
-    of_noise = noise.precision(y - found.data)
-    precision = _with_error(of_noise, surrogate.covariance(xi))
+    xi, misfit = plain.xi_of(found.eta), y - found.data
+    precision = _with_error(noise.precision(misfit), surrogate.covariance(xi))
     curvature = plain.prior_slope(found.eta)[1]
     factor = _factor(found.jacobian.mT @ precision @ found.jacobian, curvature)
-    is_gaussian = torch.isinf(prior.standard_bounds(xi)[1])
+    has_bounds = torch.isfinite(prior.standard_bounds(xi)[1])
+    learnt = 1 - curvature * factor.square().sum(-1)
+    n_seen = (~torch.isnan(y)).sum(-1)
     return Laplace(
         coordinates=Coordinates(prior, found.eta, factor),
         iterations=before + found.iterations,
         converged=found.converged,
-        misfit=noise.square(y - found.data) + torch.where(is_gaussian, xi.square(), 0.0).sum(-1),
-        n_seen=(~torch.isnan(y)).sum(-1),
+        misfit=noise.square(misfit) + torch.where(has_bounds, 0.0, xi.square()).sum(-1),
+        degrees=(n_seen - torch.where(has_bounds, learnt, 0.0).sum(-1)).clamp(min=_TINY),
+        n_seen=n_seen,
     )
 
 
@@ -123,16 +135,22 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
             "was the model trained, and does the problem have a solution there?"
         )
     converged = torch.zeros(len(y), dtype=torch.bool)
+    is_stuck = converged
     iterations = 0
-    while iterations < _MAX_ITERATIONS and not converged.all():
+    while iterations < _MAX_ITERATIONS and not (converged | is_stuck).all():
         iterations += 1
         misfit = y - data
         weighted = jacobian.mT @ noise.precision(misfit)
         of_prior, curvature = plain.prior_slope(eta)
         hessian = weighted @ jacobian + curvature.diag_embed()
         gradient = (weighted @ misfit.nan_to_num()[..., None])[..., 0] + of_prior
-        newton = _solve(hessian, gradient)
-        near = (gradient * newton).sum(-1) < tolerance
+        # At the edge, and pushed beyond: held there.
+        free = ~((eta.abs() >= FAR) & (gradient * eta > 0))
+        gradient = gradient * free
+        hessian = hessian * free[:, None, :] * free[:, :, None] + (~free).diag_embed()
+        decrement = (gradient * _solve(hessian, gradient)).sum(-1)
+        close_enough = _STUCK_DECREMENT + _ROUNDED * best.abs()
+        converged = converged | (decrement < tolerance)
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         step = _solve(hessian + damping * scale * identity, gradient)
         trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
@@ -145,7 +163,8 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
         damping = torch.where(better[:, None, None], damping * 0.1, damping * 10.0)
         # A step that no damping makes better has reached the accuracy of the surrogate.
-        converged = converged | near | (~better & (damping[:, 0, 0] > 1e6))
+        is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
+        converged = converged | (is_stuck & (decrement < close_enough))
     return _Maximum(eta, data, jacobian, iterations, converged)
 
 
