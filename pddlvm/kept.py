@@ -42,5 +42,7 @@ def checksum(module: nn.Module) -> str:
     """Of all parameters and buffers."""
     found = sha256()
     for value in module.state_dict().values():
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        # A copy: one that was expanded has no stride of its own.
+        flat = value.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
+        found.update(flat.view(torch.uint8).numpy())
     return found.hexdigest()

@@ -315,21 +315,19 @@ class LatentVariableModel(nn.Module):
             family: `pddlvm.Flow` by default; `pddlvm.Full` and `pddlvm.Diagonal` are Gaussians, and
                 faster. Given, it is trained anew.
             max_seconds: wall-clock limit of the training, a minute where no limit is given.
-            max_steps: limit on the optimiser steps, to one for each part of the training;
-                repeatable when it is the only limit.
+            max_steps: limit on all optimiser steps, at least one a part; alone it is repeatable.
             seed: of the weights and draws.
 
         Raises:
             InputError: an observation of another problem, or a limit of nothing.
-            ConvergenceError: the predictions of the model are not finite.
-            NonFiniteError: the training met a value that is not finite.
+            ConvergenceError, NonFiniteError: predictions, or the training, are not finite.
         """
         from pddlvm.inference.amortized import amortize
         from pddlvm.inference.fitting import Budget
 
         budget = Budget.of(max_seconds, max_steps, default=60.0)
-        asked = (max_seconds, max_steps, seed)
-        kept, weights = self.amortized.get(observation), checksum(self)
+        asked, weights = (max_seconds, max_steps, seed), checksum(self)
+        kept = self.amortized.get(observation)
         if family is not None or kept is None or not kept.serves(weights, asked):
             density = amortize(self, observation, family, budget, seed)
             kept = self.amortized[observation] = KeptDensity(density, weights, asked)

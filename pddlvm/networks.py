@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.errors import RunFileError
+from pddlvm.random import seeded
 
 __all__ = ["NeuralGaussian", "evaluating", "rebuild_network", "sizes_of"]
 
@@ -86,7 +87,8 @@ def rebuild_network(
     n_values = width * (sizes["n_in"] + (sizes["depth"] - 1) * width + 2 * sizes["n_out"])
     if n_values > n_saved:
         raise ValueError(f"the {name} network is larger than what is saved of it")
-    return NeuralGaussian(**sizes)
+    with seeded(0):  # The weights follow from the file.
+        return NeuralGaussian(**sizes)
 
 
 @contextmanager

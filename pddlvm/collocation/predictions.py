@@ -67,7 +67,7 @@ class FieldForward:
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Fields, (*shape, ..., n_points)."""
-        spread = self._both
+        spread = self.spread
         flat = self.mean.reshape(-1, self.mean.shape[-1])
         generator = None if seed is None else torch.Generator(flat.device).manual_seed(seed)
 
@@ -77,7 +77,7 @@ class FieldForward:
             )
 
         weights = spread.var_c.sqrt() * noise(spread.var_c)
-        smooth = (spread.modes @ weights[..., None])[..., 0]
+        smooth = torch.einsum("bpk,...bk->...bp", spread.modes, weights)
         u = flat + smooth + spread.rest * noise(spread.rest)
         return u.reshape(*shape, *self.mean.shape).to(self.mean)
 
@@ -86,7 +86,7 @@ class FieldForward:
 
         With a nugget of a twentieth of std, for what the error modes do not span.
         """
-        spread = self._both
+        spread = self.spread
         flat = self.mean.reshape(-1, self.mean.shape[-1]).double()
         std = self.std.reshape(flat.shape).double()
         free = (std > 0).all(0)
@@ -105,5 +105,6 @@ class FieldForward:
         return found.reshape(*self.mean.shape[:-1], *found.shape[-2:])
 
     @cached_property
-    def _both(self) -> Spread:
+    def spread(self) -> Spread:
+        """The covariance, by its parts."""
         return self._spread()

@@ -18,6 +18,7 @@ from pddlvm.identity import adopt, mark_of
 from pddlvm.inference.amortized import Amortized, Compression, Context
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.random import seeded
 from pddlvm.summary import summarise
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ def load_amortized(
                 "a density for these (model.amortize, or another file on the command line)"
             )
         n, d = observation.n, surrogate.prior.size
-        family = _restored(_FAMILIES[content["family"]](d + 2 * n, d), content["density"])
-        estimate = _restored(Diagonal(d + 2 * n, d), content["estimate"])
+        with seeded(_SEED):
+            family, estimate = _FAMILIES[content["family"]](d + 2 * n, d), Diagonal(d + 2 * n, d)
+        _restore(family, content["density"])
+        _restore(estimate, content["estimate"])
         shapes = {"centre": (n,), "matrix": (n, n), "std": (n,)}
         parts = {k: check_tensor(content["compression"][k], k, s) for k, s in shapes.items()}
         context = Context(surrogate, Compression(**parts), estimate)
@@ -136,8 +139,7 @@ def _agrees(content: dict[str, Any], signature: dict[str, Tensor]) -> bool:
     return same_noise and bool((difference < _CLOSE * std).all())
 
 
-def _restored(network: nn.Module, state: dict[str, Tensor]) -> Any:
+def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
     for name, value in network.state_dict().items():
         check_tensor(state[name], name, tuple(value.shape), value.dtype)
     network.load_state_dict(state)
-    return network

@@ -79,14 +79,7 @@ class ModelSurrogate(Surrogate):
         draws = self.model.forward(z, corrections=self.corrections).sample((_N_DRAWS,), seed=0)
         data = self.observation.apply(draws)
         centred = data - data.mean(0)
-        found = torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1)
-        if not torch.isfinite(found).all():
-            bad = int(torch.nonzero(~torch.isfinite(found.flatten(1)).all(-1))[0])
-            raise ConvergenceError(
-                f"the error of the prediction at z = {z[bad].tolist()} is not finite: it is far "
-                "from where the map was trained; do the data contradict the prior?"
-            )
-        return found
+        return _finite(torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1), z)
 
 
 class GalerkinSurrogate(ModelSurrogate):
@@ -193,6 +186,24 @@ class CollocationSurrogate(ModelSurrogate):
         self._forward_map = deepcopy(model.forward_map).double().cpu()
         self._at_nodes = model.basis.at_nodes.double().cpu()
 
+    def covariance(self, xi: Tensor) -> Tensor:
+        """H cov(u | z) H^T by its parts; from draws of u where the sensors are not linear.
+
+        Raises:
+            ConvergenceError: it is not finite.
+        """
+        if not isinstance(self.observation, LinearObservation):
+            return super().covariance(xi)
+        z, matrix = self.prior.unstandardise(xi), self.observation.matrix
+        spread = self.model.forward(z, extrapolate=True).spread
+        seen = self.observation.apply(spread.modes.mT.double().cpu())
+        smooth = seen.mT @ (spread.var_c.double().cpu()[..., None] * seen)
+        rest = [
+            torch.from_numpy((matrix.multiply(variance) @ matrix.T).toarray())
+            for variance in spread.rest.double().cpu().square().numpy()
+        ]
+        return _finite(smooth + torch.stack(rest), z)
+
     def mean(self, xi: Tensor) -> Tensor:
         with torch.no_grad():
             return self.predict(xi)
@@ -212,6 +223,16 @@ class CollocationSurrogate(ModelSurrogate):
             torch.autograd.grad(part.sum(), v, retain_graph=True)[0] for part in pulled.unbind(-1)
         ]
         return data.detach(), torch.stack(columns, dim=-1)
+
+
+def _finite(covariance: Tensor, z: Tensor) -> Tensor:
+    bad = torch.nonzero(~torch.isfinite(covariance.flatten(1)).all(-1))
+    if len(bad):
+        raise ConvergenceError(
+            f"the error of the prediction at z = {z[int(bad[0])].tolist()} is not finite: it is "
+            "far from where the map was trained; do the data contradict the prior?"
+        )
+    return covariance
 
 
 def surrogate_of(
