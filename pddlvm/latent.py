@@ -312,15 +312,14 @@ class LatentVariableModel(nn.Module):
 
         Args:
             observation: sensors and noise.
-            family: `pddlvm.Flow` by default; `pddlvm.Full` and `pddlvm.Diagonal` are Gaussians, and
-                faster. Given, it is trained anew.
+            family: `Flow` by default; `Full`, `Diagonal` are faster. Given, it is trained anew.
             max_seconds: wall-clock limit of the training, a minute where no limit is given.
             max_steps: limit on all optimiser steps, at least one a part; alone it is repeatable.
             seed: of the weights and draws.
 
         Raises:
-            InputError: an observation of another problem, or a limit of nothing.
-            ConvergenceError, NonFiniteError: predictions, or the training, are not finite.
+            InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
+                of nothing; predictions, or the training, are not finite.
         """
         from pddlvm.inference.amortized import amortize
         from pddlvm.inference.fitting import Budget
@@ -346,9 +345,9 @@ class LatentVariableModel(nn.Module):
         """
         from pddlvm.inference.stored import load_amortized
 
-        density = load_amortized(self, path, observation)
-        self.amortized[observation] = KeptDensity(density, checksum(self), ANYTHING)
-        return density
+        kept = KeptDensity(load_amortized(self, path, observation), checksum(self), ANYTHING)
+        self.amortized[observation] = kept
+        return kept.density
 
     @cached_property
     def amortized(self) -> "ByObject[Observation, KeptDensity]":
