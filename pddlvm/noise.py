@@ -196,9 +196,9 @@ class StudentT(Noise):
     ) -> Tensor:
         size = (*shape, self.n)
         normal = torch.randn(size, generator=generator, dtype=torch.float64)
-        shape = torch.full(size, 0.5 * self.df, dtype=torch.float64)
+        half = torch.full(size, 0.5 * self.df, dtype=torch.float64)
         # No function of torch with a name of its own draws a Gamma from a generator.
-        chi2 = 2 * torch._standard_gamma(shape, generator=generator)
+        chi2 = 2 * torch._standard_gamma(half, generator=generator)
         return self.std * normal * (self.df / chi2).sqrt()
 
 
