@@ -36,6 +36,8 @@ __all__ = [
 
 _FORMAT, _OLDER = "pddlvm-model-3", "pddlvm-model-"
 _CALLED = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2")
+_SHARED = 10
+"""So many times may the parts of a file be shared."""
 
 
 def write_content(content: dict[str, Any], path: str | Path) -> None:
@@ -175,8 +177,8 @@ def read_content(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if _count(content, n_bytes) > n_bytes:
-            raise ValueError("more values than bytes")
+        if _size(content, _SHARED * n_bytes) > _SHARED * n_bytes:
+            raise ValueError("more values than the file has bytes")
     except Exception as error:
         # Bytes that are no archive fail in many ways, inside of torch, zipfile and pickle.
         raise RunFileError(
@@ -218,8 +220,8 @@ def _check_names(program: bytes) -> None:
                 raise ValueError(f"it calls {name}")
 
 
-def _count(content: Any, limit: int) -> int:
-    """Number of parts, counted up to a limit: a list of twice the same list, and so on, has 2^n.
+def _size(content: Any, limit: int) -> int:
+    """Number of parts and bytes, up to a limit: a list of twice the same list, and so on, has 2^n.
 
     Refuses values that are not finite, and tensors that claim more than the file holds, by strides
     that repeat their values.
@@ -229,10 +231,11 @@ def _count(content: Any, limit: int) -> int:
             raise ValueError("a tensor larger than its values")
         if not torch.isfinite(content).all():
             raise ValueError("values that are not finite")
-    elif isinstance(content, dict | list | tuple):
+        return 1 + content.nbytes
+    if isinstance(content, dict | list | tuple):
         n = 1
         for part in content.values() if isinstance(content, dict) else content:
-            n += _count(part, limit - n)
+            n += _size(part, limit - n)
             if n > limit:
                 break
         return n

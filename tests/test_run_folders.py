@@ -236,7 +236,7 @@ class Greedy:
 @pytest.mark.parametrize("part", [shared(), Greedy()], ids=["shared", "greedy"])
 def test_a_small_file_takes_little_time_and_memory(part: object, tmp_path: Path):
     path = tmp_path / "model.pt"
-    torch.save({"format": "pddlvm-model-2", "part": part}, path)
+    torch.save({"format": "pddlvm-model-3", "part": part}, path)
     with pytest.raises(pddlvm.RunFileError, match="not a model saved by pddlvm"):
         pddlvm.files.read_content(path)
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -281,5 +281,9 @@ def _report(
 
 def _summary(report: ValidationReport) -> dict[str, Any]:
     """The numbers of a report, without its curves."""
-    values = {f.name: getattr(report, f.name) for f in fields(report)}
-    return {k: v for k, v in values.items() if not isinstance(v, np.ndarray | torch.Tensor)}
+
+    def numbers(values: dict[Any, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in values.items() if not isinstance(v, np.ndarray | torch.Tensor)}
+        return {str(k): numbers(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+    return numbers(asdict(report))
