@@ -52,7 +52,8 @@ class AntitheticELBO(Trace_ELBO):
             conditioned = poutine.condition(model, data={"c": c, "xi": xi})
             trace: Any = poutine.trace(conditioned).get_trace(len(c), *rest, **kwargs)
             shown = [trace.nodes[site] for site in sites]
-            return torch.stack([node["fn"].log_prob(node["value"]) for node in shown]).sum(0)
+            # Pyro has the density of an improper site on the CPU.
+            return torch.stack([n["fn"].log_prob(n["value"]).to(c) for n in shown]).sum(0)
 
         d = c[:n] - mean[:n]
         points = torch.cat([mean, mean[:n] + d, mean[:n] - d])

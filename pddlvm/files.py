@@ -49,7 +49,18 @@ def write_content(content: dict[str, Any], path: str | Path) -> None:
     """
     content = {"format": _FORMAT, **content}
     with replacing(path) as file:
-        torch.save({**content, "digest": digest_of(content)}, file)
+        torch.save(_on_cpu({**content, "digest": digest_of(content)}), file)
+
+
+def _on_cpu(content: Any) -> Any:
+    """The same without devices: a file is read where there may be none."""
+    if isinstance(content, torch.Tensor):
+        return content.cpu()
+    if isinstance(content, dict):
+        return {name: _on_cpu(part) for name, part in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_on_cpu(part) for part in content)
+    return content
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -209,7 +209,6 @@ class GalerkinModel(LatentVariableModel):
             _augmented=unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,
-            _dtype=z.dtype,
         )
 
     def inverse(
@@ -233,7 +232,7 @@ class GalerkinModel(LatentVariableModel):
 
         Returns:
             A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`; `.misfit`,
-            `.p_value` (...,) and a `.verdict` in words.
+            `.p_value` (...,) and a `.verdict` in words. Its dtype and device are those of u.
 
         Raises:
             InputError: wrong shape, values that are not finite or not those of the problem on its
@@ -254,7 +253,7 @@ class GalerkinModel(LatentVariableModel):
         with torch.no_grad():
             mean, std = self.invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
             misfit = self.misfit(flat.to(like), mean)
-        shape = self.uncertainty.inverse_shape(known, 1 if corrections else 0)
+        shape = self.uncertainty.inverse_shape(known.to(like), 1 if corrections else 0)
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
@@ -278,7 +277,8 @@ class GalerkinModel(LatentVariableModel):
                 `.converged`.
 
         Returns:
-            `.u` (..., n_dofs) float64, `.iterations`, `.residual_norm`, `.converged` (...,).
+            `.u` (..., n_dofs) float64, `.iterations`, `.residual_norm`, `.converged` (...,); on the
+            device of z.
 
         Raises:
             InputError, SupportError: z or u is not of the problem, or requires a gradient.
@@ -300,10 +300,10 @@ class GalerkinModel(LatentVariableModel):
             check_converged(found, tolerance)
         batch = z.shape[:-1]
         return Refined(
-            unflatten(found.u, batch),
-            found.iterations.reshape(batch),
-            found.residual_norm.reshape(batch),
-            found.converged.reshape(batch),
+            unflatten(found.u, batch).to(z.device),
+            found.iterations.reshape(batch).to(z.device),
+            found.residual_norm.reshape(batch).to(z.device),
+            found.converged.reshape(batch).to(z.device),
         )
 
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:

@@ -74,7 +74,7 @@ class Gaussian(Noise):
     """
 
     def __init__(self, std: float | Tensor, n: int) -> None:
-        given = torch.as_tensor(std, dtype=torch.float64)
+        given = torch.as_tensor(std, dtype=torch.float64, device="cpu")
         if not torch.isfinite(given).all():
             raise InputError("the noise has values that are not finite")
         if given.ndim == 2:
@@ -133,10 +133,10 @@ class Gaussian(Noise):
             constant = factor.diagonal().log().sum() + len(factor) * _HALF_LOG_2PI
             return (-0.5 * white.square().sum(0) - constant).reshape(misfit.shape[:-1])
         flat, masks = misfit.reshape(-1, misfit.shape[-1]), seen.reshape(-1, seen.shape[-1])
-        found = flat.new_empty(len(flat))
+        found, matrix = flat.new_empty(len(flat)), self._matrix.to(flat.device)
         for mask in masks.unique(dim=0):
             rows = (masks == mask).all(-1)
-            factor = torch.linalg.cholesky(self._matrix[mask][:, mask]).to(misfit)
+            factor = torch.linalg.cholesky(matrix[mask][:, mask]).to(misfit)
             white = torch.linalg.solve_triangular(factor, flat[rows][:, mask].T, upper=False)
             constant = factor.diagonal().log().sum() + int(mask.sum()) * _HALF_LOG_2PI
             found[rows] = -0.5 * white.square().sum(0) - constant
@@ -177,8 +177,9 @@ class StudentT(Noise):
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
         # As unlikely as a standard normal value of this size; outliers are what this noise is for.
-        tail = scipy.stats.t.sf(misfit.nan_to_num().abs().numpy() / self.std, self.df)
-        score = torch.from_numpy(scipy.stats.norm.isf(tail))
+        size = misfit.nan_to_num().abs().cpu().numpy()
+        tail = scipy.stats.t.sf(size / self.std, self.df)
+        score = torch.from_numpy(scipy.stats.norm.isf(tail)).to(misfit)
         return score.clamp(max=_OUTLIER).square().sum(-1)
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
@@ -229,7 +230,7 @@ class UnknownStd(Noise):
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
         # As unlikely, with s integrated out, as a chi-square of this size.
-        count, square = self._count_and_square(misfit)
+        count, square = self._count_and_square(misfit.cpu())
         n, ratio = count.clamp(min=1).numpy(), (square / self.scale**2).numpy()
         # The tail of the chi-square falls from 1 to 0 around the s that explains the misfits.
         centre = np.log(ratio / n) / (2 * self.spread)
@@ -241,7 +242,7 @@ class UnknownStd(Noise):
         with np.errstate(over="ignore"):
             tail = scipy.stats.chi2.sf(ratio * np.exp(-2 * self.spread * t), n)
         tail = np.trapezoid(scipy.stats.norm.pdf(t) * tail, t).clip(_RAREST, 1.0)
-        return torch.as_tensor(scipy.stats.chi2.isf(tail, n[..., 0]))
+        return torch.as_tensor(scipy.stats.chi2.isf(tail, n[..., 0])).to(misfit)
 
     def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
         log_s, density = self._joint(misfit)

@@ -251,7 +251,7 @@ def average_matrix(problem: Problem, patches: Sequence[str | Patch]) -> sp.csr_m
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:
     """Rows of the identity: the degrees of freedom (n_dofs booleans, or numbers) that are seen."""
-    index = np.asarray(seen)
+    index = np.asarray(seen.detach().cpu() if isinstance(seen, Tensor) else seen)
     index = np.flatnonzero(index) if index.dtype == bool else index
     if index.size == 0 or index.min() < 0 or index.max() >= problem.n_dofs:
         raise InputError(f"the mask must select some of the {problem.n_dofs} degrees of freedom")

@@ -170,6 +170,7 @@ class ParametricProblem(ABC):
         Raises:
             InputError: another shape, or values that are not finite.
         """
+        points = points.detach().cpu() if isinstance(points, Tensor) else points
         values = np.asarray(points, dtype=np.float64)
         dim = self.dim
         values = values[:, None] if values.ndim == 1 and dim == 1 else values

@@ -199,7 +199,7 @@ def forward_figure(
         z: parameters of the example, (d,).
         figure: where to draw; by default a new one.
     """
-    problem = model.problem
+    problem, z = model.problem, z.detach().cpu()
     u = problem.solve(z)
     prediction = model.forward(z)
     if isinstance(problem, CollocationProblem):
@@ -239,7 +239,7 @@ def inverse_figure(
         n_samples: samples behind sigma.
         figure: where to draw; by default a new one.
     """
-    problem = model.problem
+    problem, z = model.problem, z.detach().cpu()
     blocks = problem.prior.split(z)
     posterior = model.inverse(problem.solve(z), z_known={k: blocks[k] for k in known})
     name = next(iter(problem.random_fields))

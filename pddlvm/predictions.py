@@ -44,7 +44,7 @@ class Forward:
     `interval` has their distribution, std T(g) with g ~ N(0, 1), as the calibration found it.
 
     Attributes:
-        c: mean coefficients, (..., n_modes).
+        c: mean coefficients, (..., n_modes); all results have its dtype and device.
         representation: V and L.
         shape: T, for all degrees of freedom.
     """
@@ -55,12 +55,11 @@ class Forward:
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
-    _dtype: torch.dtype
 
     @cached_property
     def mean(self) -> Tensor:
         """Mean solution, (..., n_dofs)."""
-        return multiply(self._augmented, self.representation.rows).to(self._dtype)
+        return multiply(self._augmented, self.representation.rows).to(self.c)
 
     @cached_property
     def std(self) -> Tensor:
@@ -69,7 +68,7 @@ class Forward:
         The root mean square of the error, as the calibration found it.
         """
         var_c, var_rest = self._both_variances
-        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt().to(self._dtype)
+        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt().to(self.c)
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -89,8 +88,8 @@ class Forward:
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Solutions, (*shape, ..., n_dofs)."""
-        generator = None if seed is None else torch.Generator(self.c.device).manual_seed(seed)
         var_c, var_rest = self._both_variances
+        generator = None if seed is None else torch.Generator(var_c.device).manual_seed(seed)
 
         def noise(like: Tensor) -> Tensor:
             return torch.randn(
@@ -98,17 +97,17 @@ class Forward:
             )
 
         u = self.mean.to(var_c) + (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
-        return (u + var_rest.sqrt() * noise(var_rest)).to(self._dtype)
+        return (u + var_rest.sqrt() * noise(var_rest)).to(self.c)
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
         var_c, var_rest = (v.double() for v in self._both_variances)
-        free = torch.from_numpy(self.representation.problem.free_dofs).to(u.device)
+        free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
         mean = (self._augmented.double() @ self.representation.basis.double().T)[..., free]
         floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
         factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
         density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
-        return density.log_prob(u.double()[..., free]).to(self._dtype)
+        return density.log_prob(u.to(mean)[..., free]).to(self.c)
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
@@ -204,6 +203,7 @@ class Inverse:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,): -inf outside the support; known parameters are left out."""
+        z = z.to(self.xi_mean.device)
         inside = self.prior.contains(z)
         # Something harmless where z is outside, so that no NaN arises.
         z = torch.where(inside, z, self.median.to(z))

@@ -113,7 +113,7 @@ class Ansatz:
     def lift(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
         """The lift at x, broadcastable to (n_samples, n_points)."""
         values = self.fields(z, {}) | dict(zip(self.box.names, x, strict=True))
-        return self.lift_function({}, values)
+        return self.lift_function({}, values).to(x[0])
 
     def lift_jet(self, z: Tensor, x: Sequence[Tensor]) -> Jet:
         """The lift and its derivatives along x, each broadcastable to (n_samples, n_points)."""
@@ -121,7 +121,7 @@ class Ansatz:
 
         def lift(*at: Tensor) -> Tensor:
             values = constants | dict(zip(self.box.names, at, strict=True))
-            u = self.lift_function({}, values)
+            u = self.lift_function({}, values).to(at[0])
             shape = torch.broadcast_shapes(u.shape, *(c.shape for c in at))
             return u.expand(shape)
 

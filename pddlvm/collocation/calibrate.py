@@ -10,7 +10,7 @@ a smaller rho, and is trusted accordingly. The inverse map is then given fields 
 which are what a user will give it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,6 +56,10 @@ class References:
     drawn_with: tuple[int, int]
     xi: Tensor
     u: Tensor
+
+    def to(self, like: Tensor) -> "References":
+        """Where a model is: it may have moved since, and checkpoints hold them on the CPU."""
+        return replace(self, xi=self.xi.to(like), u=self.u.to(like))
 
     @classmethod
     def of_state(
@@ -131,22 +135,24 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
     variance.fit(features, base, mean - xi, generator, counts=unknown.to(xi))
     # The factors come from the corrected solutions, each with every set of known blocks.
     assert model.references is not None
-    references = model.references
-    for pattern, known in enumerate(_patterns(model, len(references.xi))):
+    references = model.references.to(like)
+    xi, u = references.xi, references.u
+    for pattern, known in enumerate(_patterns(model, len(xi))):
         with torch.no_grad():
-            mean, log_variance = model.neural_inverse(references.u, references.xi * known, known)
+            mean, log_variance = model.neural_inverse(u, xi * known, known)
             features, base = inverse_features(mean, log_variance, None, known)
             std = (0.5 * variance(features, base)).exp()
         unknown = known == 0
         if unknown.any():
-            scores = (mean - references.xi) / std
+            scores = (mean - xi) / std
             model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
 
 
 def calibrate_misfit(model: "CollocationModel") -> None:
     """The misfits of the references, by which those of a query are judged."""
     assert model.references is not None
-    u, none = model.references.u, torch.zeros_like(model.references.xi)
+    references = model.references.to(model.sigma_residual)
+    u, none = references.u, torch.zeros_like(references.xi)
     with torch.no_grad():
         model.plausibility.fit(0, model.misfit(u, model.invert(u, none, none)[0]))
 

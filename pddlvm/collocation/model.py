@@ -246,7 +246,8 @@ class CollocationModel(LatentVariableModel):
             var_c, var_rest = self._variances(xi, size, log_variance)
             shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
             rest = at(var_rest.sqrt(), chebyshev.hats)
-            return Spread(torch.stack(shapes, dim=-1), var_c, rest)
+            parts = torch.stack(shapes, dim=-1), var_c, rest
+            return Spread(*(part.to(z.device) for part in parts))
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
         shape = self.uncertainty.forward_shape(0)
@@ -269,7 +270,7 @@ class CollocationModel(LatentVariableModel):
 
         Returns:
             A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`; `.misfit`,
-            `.p_value` (...,) and a `.verdict` in words.
+            `.p_value` (...,) and a `.verdict` in words. Its dtype and device are those of u.
 
         Raises:
             InputError: wrong shape, values that are not finite, a u that requires a gradient, or an
@@ -286,7 +287,7 @@ class CollocationModel(LatentVariableModel):
             flat = u.reshape(-1, self.problem.n_dofs).to(like)
             mean, std = self.invert(flat, xi_known.to(like), known.to(like))
             misfit = self.misfit(flat, mean)
-        shape = self.uncertainty.inverse_shape(known, 0)
+        shape = self.uncertainty.inverse_shape(known.to(like), 0)
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )

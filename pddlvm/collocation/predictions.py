@@ -93,7 +93,7 @@ class FieldForward:
         factor = (spread.modes.double() * spread.var_c.double().sqrt()[:, None, :])[:, free]
         variance = (spread.rest.double().square() + (_NUGGET * std).square())[:, free]
         density = LowRankMultivariateNormal(flat[:, free], factor, variance)
-        values = u.double().reshape(-1, *flat.shape)[..., free]
+        values = u.to(flat).reshape(-1, *flat.shape)[..., free]
         return density.log_prob(values).reshape(u.shape[:-1]).to(self.mean)
 
     def covariance(self, rows: Tensor) -> Tensor:

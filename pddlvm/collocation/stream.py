@@ -74,4 +74,6 @@ class PointStream:
             self._candidates = (at, self.residual(at, generator))
         self._steps += 1
         n = round(sampler.share * len(s))
-        return torch.cat([sampler.draw_from(*self._candidates, n, generator), s[n:]])
+        # Those of a checkpoint lie on the CPU.
+        at, residual = (part.to(s) for part in self._candidates)
+        return torch.cat([sampler.draw_from(at, residual, n, generator), s[n:]])

@@ -141,7 +141,8 @@ class Amortized:
     n_steps: int
 
     def __call__(self, y: Tensor) -> Density:
-        """The posterior of data, (batch, n) float64."""
+        """The posterior of data (batch, n), float64 on the CPU."""
+        y = y.double().cpu()
         with torch.no_grad():
             return self.family.density(self._bounded(self.context(y)), self.prior)
 
@@ -151,6 +152,7 @@ class Amortized:
         Data unlike those of the training get mean and std from draws: there a network says
         anything.
         """
+        y = y.double().cpu()
         surrogate, prior = self.context.surrogate, self.prior
         with torch.no_grad():
             context = self.context(y)
@@ -170,7 +172,7 @@ class Amortized:
 
     def is_foreign(self, y: Tensor) -> Tensor:
         """Which data (batch, n) are unlike those of the training, (batch,)."""
-        return self._is_foreign(self.context(y))
+        return self._is_foreign(self.context(y.double().cpu())).to(y.device)
 
     def _bounded(self, context: Tensor) -> Tensor:
         """Far from its training a network does not stop at saying anything: it overflows."""

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import arviz_base
-import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
@@ -37,9 +36,9 @@ def to_arviz(posterior: "Posterior", n_samples: int, seed: int) -> Any:
         {
             "posterior": _parts(space.split(z)),
             "prior": _parts(space.split(prior)),
-            "prior_predictive": {"y": posterior.predictive(prior, seed=seed + 3).numpy()},
-            "posterior_predictive": {"y": posterior.predictive(z, seed=seed).numpy()},
-            "observed_data": {"y": posterior.y.numpy()},
+            "prior_predictive": {"y": posterior.predictive(prior, seed=seed + 3).cpu().numpy()},
+            "posterior_predictive": {"y": posterior.predictive(z, seed=seed).cpu().numpy()},
+            "observed_data": {"y": posterior.y.cpu().numpy()},
         },
         coords=coords | {"sensor": list(range(observation.n))},
         dims=dims | {"y": ["sensor"]},
@@ -69,6 +68,6 @@ def _places(observation: Observation) -> dict[str, Any]:
 
 def _parts(parts: dict[str, Tensor]) -> dict[str, Any]:
     return {
-        name: (part[..., 0] if part.shape[-1] == 1 else part).to(torch.float64).numpy()
+        name: (part[..., 0] if part.shape[-1] == 1 else part).double().cpu().numpy()
         for name, part in parts.items()
     }

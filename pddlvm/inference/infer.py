@@ -222,9 +222,9 @@ def infer(
         raise InputError(
             f"n_samples must be at least 4 for each of {n_chains} chains, got {n_samples}"
         )
-    data = observation.check(y).detach().double().cpu()
-    batch = data.shape[:-1]
-    flat = data.reshape(-1, observation.n)
+    y = observation.check(y).detach()
+    batch = y.shape[:-1]
+    flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = surrogate_of(model, observation, corrections=1)
     query = Query(model, observation, surrogate, flat, n_samples, n_chains, seed)
     found = _METHODS[method](query)
@@ -245,7 +245,7 @@ def infer(
         **evidence,
     )
     return Posterior(
-        method, diagnostics, query.sensors, data, model, found.density, found.log_density, found.xi
+        method, diagnostics, query.sensors, y, model, found.density, found.log_density, found.xi
     )
 
 

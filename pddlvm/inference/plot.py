@@ -72,7 +72,7 @@ def marginals(
     figure = figure or new_figure(3 * columns, 2.4 * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     prior = problem.prior.sample((_N_DRAWS,), seed=seed)
-    draws = {label: p.sample((_N_DRAWS,), seed=seed) for label, p in posteriors.items()}
+    draws = {label: p.sample((_N_DRAWS,), seed=seed).cpu() for label, p in posteriors.items()}
     for i, ax in enumerate(axes.flat):
         if i >= d:
             ax.axis("off")
@@ -138,7 +138,7 @@ def corner(
     if not all(0 <= i < d for i in shown):
         raise InputError(f"the parameters have the numbers 0 to {d - 1}, got {shown}")
     n, names = len(shown), posterior.observation.problem.parameter_names
-    draws = posterior.sample((_N_DRAWS,), seed=seed)
+    draws = posterior.sample((_N_DRAWS,), seed=seed).cpu()
     limits = [_range(draws[:, i]) for i in shown]
     size = max(3.0, 1.8 * n)
     figure = figure or new_figure(size, size)

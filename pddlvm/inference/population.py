@@ -78,7 +78,7 @@ class Population:
     _parts: "_Parts" = field(repr=False)
 
     def sample(self, n: int, *, seed: int = 0) -> Generated:
-        """New members, n of each."""
+        """New members, n of each, float64 on the CPU."""
         parts = self._parts
         with torch.no_grad(), seeded(seed):
             eta = parts.prior().sample((n,)).double()
@@ -90,11 +90,11 @@ class Population:
 
     def log_likelihood(self, y: Tensor, *, n_samples: int = 256, seed: int = 0) -> Tensor:
         """Lower bound of log p(y) of new data, (...,), tighter with more samples."""
-        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double()
+        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double().cpu()
         with torch.no_grad():
             drawn = self._parts.weighed(flat.reshape(-1, flat.shape[-1]), n_samples, seed)
             bound = self._parts.bound(*drawn)
-        return bound.reshape(flat.shape[:-1])
+        return bound.reshape(flat.shape[:-1]).to(y)
 
     def infer(self, y: Tensor, n_samples: int = 400, *, seed: int = 0) -> Tensor:
         """Draws of z of members given their data y (..., n), (n_samples, ..., d).
@@ -102,7 +102,7 @@ class Population:
         The population is their prior: p(z | y) ~ p(y | u(z)) p(z; theta). Data that no training saw
         are warned about: `model.infer` has a verdict on them.
         """
-        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double()
+        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double().cpu()
         batch, flat = flat.shape[:-1], flat.reshape(-1, flat.shape[-1])
         foreign = self._parts.encoder.is_foreign(flat).nonzero()[:, 0].tolist()
         if foreign:
@@ -121,7 +121,7 @@ class Population:
         ]
         xi = self._parts.plain.xi_of(torch.stack(found, dim=1))
         z = self._model.problem.prior.unstandardise(xi)
-        return z.reshape(n_samples, *batch, z.shape[-1])
+        return z.reshape(n_samples, *batch, z.shape[-1]).to(y)
 
 
 @dataclass(frozen=True)

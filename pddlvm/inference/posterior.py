@@ -48,7 +48,7 @@ class Posterior:
         method: how it was found.
         diagnostics: evidence.
         observation: sensors and noise.
-        y: data, (..., n).
+        y: data, (..., n), as they were given: results have their dtype and device.
     """
 
     method: str
@@ -99,11 +99,12 @@ class Posterior:
         """
         shape = z.shape[: z.ndim - 1 - len(self.batch)]
         flat = z.reshape(*shape, self.batch.numel(), z.shape[-1])
-        return self._density.log_prob(flat).reshape((*shape, *self.batch))
+        found = self._density.log_prob(flat.to("cpu", torch.float64))
+        return found.reshape((*shape, *self.batch)).to(z)
 
     def quantiles(self, q: Tensor | list[float], *, seed: int = 0) -> Tensor:
         """Quantiles of each parameter, (n_q, ..., d), from draws."""
-        levels = torch.as_tensor(q, dtype=torch.float64)
+        levels = torch.as_tensor(q).to(self.y)
         if levels.ndim != 1 or not ((levels >= 0) & (levels <= 1)).all():
             raise InputError(f"q must be a list of levels between 0 and 1, got {q}")
         return self.sample((_N_QUANTILE_DRAWS,), seed=seed).quantile(levels, dim=0)
@@ -206,10 +207,10 @@ class Posterior:
 
     def _solutions(self, z: Tensor, seed: int) -> Tensor:
         if self.diagnostics.is_exact:
-            return self._model.problem.solve(z)
+            return self._model.problem.solve(z).to(z)
         # A correction where it is cheap: the draws of u are those of the methods that used it.
         corrections = 1 if isinstance(self._model, GalerkinModel) else 0
         return self._model.forward(z, corrections=corrections).sample(seed=seed)
 
     def _unflatten(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:-2], *self.batch, x.shape[-1])
+        return x.reshape(*x.shape[:-2], *self.batch, x.shape[-1]).to(self.y)

@@ -61,7 +61,8 @@ def inverse_of_noisy(
     batch = u.shape[:-1]
     if not parts:
         none = u.new_zeros(*batch, problem.n_parameters)
-        return Inverse(none, none, problem.prior, none[..., 0], none[..., 0], _ADVICE)
+        least = none[..., 0]
+        return Inverse(none, none, problem.prior, misfit=least, p_value=least, advice=_ADVICE)
     mean, spread, misfit, p_value = (torch.cat(part).to(u) for part in zip(*parts, strict=True))
     return Inverse(
         unflatten(mean, batch),
