@@ -18,8 +18,10 @@ from torch import Tensor
 import pddlvm
 from benchmarks.speed import milliseconds
 from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.charts import Charts
 from pddlvm.inference.evidence import bulk_size
 from pddlvm.inference.exact import hamiltonian
+from pddlvm.inference.explore import begin
 from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import laplace
 from pddlvm.inference.pushed import PushedGaussian
@@ -41,11 +43,10 @@ def speed(shorter: float = 1.0) -> list[dict[str, Any]]:
         by_nuts = model.infer(y, obs, "nuts", n_samples=4000, n_chains=16)
         seconds = time.perf_counter() - start
         ours = float(by_nuts.diagnostics.bulk_size.min()) / seconds
-        target = FiniteElementTarget(
-            FiniteElementPosterior(obs, y), laplace(FiniteElements(obs), y[None]).coordinates.of(0)
-        )
+        (mode,) = laplace(FiniteElements(obs), y[None]).modes_of(0)
+        target = Charts([FiniteElementTarget(FiniteElementPosterior(obs, y), mode)])
         generator = torch.Generator().manual_seed(0)
-        w = torch.randn(4, problem.n_parameters, generator=generator, dtype=torch.float64)
+        w = begin(target, torch.ones(1, dtype=torch.float64), 4, generator)
         n_draws = max(20, round(60 * shorter))
         start = time.perf_counter()
         xi, _ = hamiltonian(target, w, n_draws // 2, n_draws, generator)

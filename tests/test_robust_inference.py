@@ -75,8 +75,9 @@ def test_a_wild_network_is_put_right(trained, sensors, data):
     # Its draws have conductivities that vanish in float64: solutions of 1e30, or none.
     network = cloud(trained.problem, -0.4, 300.0)
     surrogate = surrogate_of(trained, sensors, corrections=1)
-    gaussian = PushedGaussian(laplace(surrogate, data[None]).coordinates)
-    proposals = Proposals(surrogate, data, network, False, lambda: gaussian)
+    found = laplace(surrogate, data[None])
+    gaussian = found.density
+    proposals = Proposals(surrogate, data, network, False, lambda: found)
     z = Resampled(network, [proposals]).sample((400,), seed=0)[:, 0]
     assert float((z.mean() - gaussian.mean) / gaussian.std) == pytest.approx(0, abs=0.1)
     assert float(z.std() / gaussian.std) == pytest.approx(1, abs=0.1)

@@ -26,8 +26,8 @@ from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.modes import starts
 from pddlvm.inference.proposals import Proposals
-from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
@@ -159,14 +159,12 @@ class Amortized:
             is_foreign, context = self._is_foreign(context), self._bounded(context)
             whole = self.family.density(context, prior)
 
-        gaussians = _Gaussians(surrogate, y)
+        searches = _Searches(surrogate, y)
 
         def proposals(i: int) -> Proposals:
             with torch.no_grad():
                 network = self.family.density(context[i : i + 1], prior)
-            return Proposals(
-                surrogate, y[i], network, bool(is_foreign[i]), partial(gaussians.of, i)
-            )
+            return Proposals(surrogate, y[i], network, bool(is_foreign[i]), partial(searches.of, i))
 
         return Resampled(whole, [proposals(i) for i in range(len(y))])
 
@@ -205,7 +203,7 @@ class Amortized:
 
 
 @dataclass(frozen=True)
-class _Gaussians:
+class _Searches:
     """Laplace approximations of data sets (n_data, n), found when the first one is asked for."""
 
     surrogate: Surrogate
@@ -213,12 +211,10 @@ class _Gaussians:
 
     @cached_property
     def found(self) -> Laplace:
-        return laplace(self.surrogate, self.y)
+        return laplace(self.surrogate, self.y, starts(self.surrogate, self.y))
 
-    def of(self, i: int) -> PushedGaussian | None:
-        if not self.found.converged[i]:
-            return None
-        return PushedGaussian(self.found.coordinates.of(slice(i, i + 1)))
+    def of(self, i: int) -> Laplace | None:
+        return self.found.of(i) if self.found.converged[i] else None
 
 
 def amortize(

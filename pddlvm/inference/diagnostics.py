@@ -16,7 +16,7 @@ __all__ = ["Diagnostics"]
 _SURPRISING = 1e-3
 _RHAT, _STUCK = 1.01, 10.0
 _MANY = 20
-_ENOUGH_DRAWS = 400
+_ENOUGH_DRAWS, _ENOUGH_JUMPS = 400, 50
 _MARGIN = 1.3
 _GOOD_KHAT, _BAD_KHAT = 0.5, 0.7
 
@@ -35,7 +35,9 @@ class Diagnostics:
         rhat: of each parameter, (..., d); 1 where the chains agree.
         bulk_size: effective number of draws for the mean, (..., d).
         tail_size: effective number of draws for 90 % intervals, (..., d).
+        jumps: how often chains changed between modes, (...,).
         n_draws: of all chains together, of each data set; 0 where there are no chains.
+        covers_modes: are mean and density those of all modes? Not where a network gave them.
         is_exact: are the draws those of the finite element posterior itself?
     """
 
@@ -47,7 +49,9 @@ class Diagnostics:
     rhat: Tensor | None = None
     bulk_size: Tensor | None = None
     tail_size: Tensor | None = None
+    jumps: Tensor | None = None
     n_draws: int = 0
+    covers_modes: bool = True
     is_exact: bool = False
 
     def __str__(self) -> str:
@@ -56,6 +60,8 @@ class Diagnostics:
             counts = Counter(text.split(":")[0] for text in verdict)
             verdict = ", ".join(f"{n} {word}" for word, n in counts.items())
         lines = [f"verdict: {verdict}", f"p_value: {_text(self.p_value)}"]
+        if self.masses.shape[-1] > 1:
+            lines.append(f"masses: {_text(self.masses)}")
         for name in ("acceptance", "khat", "rhat", "bulk_size", "tail_size"):
             value = getattr(self, name)
             if value is not None:
@@ -81,6 +87,14 @@ class Diagnostics:
     def n_seen(self) -> Tensor:
         """Number of values that were measured, (...,)."""
         return self.search().n_seen.reshape(self.batch)
+
+    @property
+    def masses(self) -> Tensor:
+        """Of the modes that the search found, by their evidences, (..., n_modes), heaviest first.
+
+        0 where other data sets of the batch have more modes.
+        """
+        return self.search().masses.T.reshape(*self.batch, -1)
 
     @cached_property
     def p_value(self) -> Tensor:
@@ -115,9 +129,17 @@ class Diagnostics:
                 f"refine: k-hat = {shape:.2f}, shape or tails differ from those of the finite "
                 "element posterior; try 'nuts', then 'exact'"
             )
+        n_modes = int((self.search().masses[:, i] > 0).sum())
         if self.rhat is not None and self.bulk_size is not None:
             worst = float(self.rhat.reshape(-1, self.rhat.shape[-1])[i].max())
             size = float(self.bulk_size.reshape(-1, self.rhat.shape[-1])[i].min())
+            if self.jumps is not None and n_modes > 1:
+                jumps = int(self.jumps.flatten()[i])
+                if jumps < _ENOUGH_JUMPS:
+                    return (
+                        f"reject: {self._modes(i)}, between which the chains changed {jumps} times "
+                        f"only; raise n_samples, or use method='laplace'"
+                    )
             if not worst < _STUCK:
                 return (
                     f"reject: R-hat = {worst:.2g}, the chains stay where they began; does the "
@@ -136,7 +158,19 @@ class Diagnostics:
                     f"(p = {p_value:.1e}); check units, sensor positions and noise_std"
                 )
             return "accept"
-        return "accept" if bool(self.converged.flatten()[i]) else _NOT_CONVERGED
+        if not bool(self.converged.flatten()[i]):
+            return _NOT_CONVERGED
+        if not self.covers_modes and n_modes > 1:
+            return (
+                f"refine: {self._modes(i)}; draws are resampled, mean and density are those of the "
+                "network alone; use method='nuts' or 'laplace'"
+            )
+        return "accept"
+
+    def _modes(self, i: int) -> str:
+        masses = self.search().masses[:, i]
+        text = ", ".join(f"{mass:.2f}" for mass in masses[masses > 0].tolist())
+        return f"{int((masses > 0).sum())} modes, of masses {text} by their evidences"
 
 
 _NOT_CONVERGED = "reject: the iteration did not converge; use method='nuts' or 'exact'"

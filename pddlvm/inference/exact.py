@@ -12,16 +12,17 @@ likelier; the coordinates are standardised anew by the draws of all chains as th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.charts import Charts
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import khat
-from pddlvm.inference.explore import explore, standardise
+from pddlvm.inference.explore import begin, dispersed, explore, standardise
 from pddlvm.inference.hmc import start_at, transition
 from pddlvm.inference.target import FiniteElementTarget, SurrogateTarget
 
@@ -33,6 +34,9 @@ _N_STARTS = 64
 _ENOUGH_WARMUP, _MOST_WARMUP = 300, 500
 _STEP = 0.3
 _WINDOWS = (0.1, 0.2, 0.3, 0.4)
+
+Modes = tuple[Sequence[SurrogateTarget], Tensor]
+"""The density in the coordinates of each of its modes, and their masses."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Exact:
 @torch.no_grad()
 def exact(
     posterior: FiniteElementPosterior,
-    surrogate: SurrogateTarget | None,
-    own: Callable[[], Coordinates],
+    surrogate: Modes | None,
+    own: Callable[[], tuple[list[Coordinates], Tensor]],
     n_chains: int,
     n_draws: int,
     generator: torch.Generator,
@@ -63,37 +67,41 @@ def exact(
 
     Args:
         posterior: the finite element density.
-        surrogate: that of the trained map; None where its own maximum was not found.
-        own: gives the Laplace approximation of the finite element density, where it is needed.
+        surrogate: that of the trained map in each of its modes, and their masses; None where its
+            own maximum was not found.
+        own: gives the modes of the finite element density and their masses, where needed.
         n_chains: side by side.
         n_draws: per chain; some hundred more adapt the chains where the surrogate is no help.
         generator: of everything random.
     """
     shape, starts = math.inf, []
     if surrogate is not None:
-        surrogate, w, step = standardise(surrogate, generator)
-        target = FiniteElementTarget(posterior, surrogate.coordinates)
+        charts, w, step = standardise(*surrogate, generator)
+        target = _charts(posterior, [part.coordinates for part in charts.parts])
         density = target.value(w)
-        shape = khat(density - surrogate.value(w))
+        shape = khat(density - charts.value(w))
         if shape < _KHAT:
-            start = w[torch.randint(len(w), (n_chains,), generator=generator)]
-            found = _delayed(target, surrogate, start, step, n_draws, generator)
+            start = dispersed(charts, w, n_chains, generator)
+            found = _delayed(target, charts, start, step, n_draws, generator)
             return Exact(*found, shape)
         starts.append((float(density.median()), target, w))
-    target = FiniteElementTarget(posterior, own())
-    w = torch.randn(
-        _N_STARTS, len(target.coordinates.centre), generator=generator, dtype=torch.float64
-    )
+    modes, masses = own()
+    target = _charts(posterior, modes)
+    w = begin(target, masses, _N_STARTS, generator)
     starts.append((float(target.value(w).median()), target, w))
     _, target, w = max(starts, key=lambda start: start[0])
-    start = w[torch.randint(len(w), (n_chains,), generator=generator)]
+    start = dispersed(target, w, n_chains, generator)
     n_warmup = min(_MOST_WARMUP, max(min(n_draws, _ENOUGH_WARMUP), n_draws // 2))
     return Exact(*hamiltonian(target, start, n_warmup, n_draws, generator), shape)
 
 
+def _charts(posterior: FiniteElementPosterior, modes: Sequence[Coordinates]) -> Charts:
+    return Charts([FiniteElementTarget(posterior, one) for one in modes])
+
+
 def _delayed(
-    target: FiniteElementTarget,
-    surrogate: SurrogateTarget,
+    target: Charts,
+    surrogate: Charts,
     w: Tensor,
     step: float,
     n_draws: int,
@@ -122,22 +130,22 @@ def _delayed(
 
 @torch.no_grad()
 def hamiltonian(
-    target: FiniteElementTarget,
+    target: Charts,
     w: Tensor,
     n_warmup: int,
     n_draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
-    """Hamiltonian Monte Carlo from w (n_chains, d): xi (n_chains, n_draws, d), acceptance."""
+    """Hamiltonian Monte Carlo from eta w (n_chains, d): xi (n_chains, n_draws, d), acceptance."""
     step = _STEP / w.shape[1] ** 0.25
     for share in _WINDOWS:
         n_steps = max(2, round(share * n_warmup))
         visited, step = explore(target, w, n_steps, generator, step)
         # The second half of a window, of all chains, standardises the next one.
-        here = target.coordinates
-        recent = here.eta(visited[n_steps // 2 :].flatten(0, 1))
-        target.coordinates = Coordinates.of_draws(here.prior, recent)
-        w = target.coordinates.w_of(here.xi_of(visited[-1]))
+        recent, w = visited[n_steps // 2 :].flatten(0, 1), visited[-1]
+        for part, new in zip(target.parts, target.standardised(recent), strict=True):
+            part.coordinates = new or part.coordinates
+        target = Charts(target.parts)
     visited, step = explore(target, w, max(10, n_warmup // 10), generator, step)
     state = start_at(target, visited[-1])
     found, accepted = [], []

@@ -1,22 +1,22 @@
 """Where a surrogate density is, and coordinates in which it is about standard.
 
-Many chains side by side cost little more than one. They start at the Laplace approximation; where
-their draws are wider or narrower than it says, the coordinates are standardised by the draws, and
-the chains go on. On a surrogate small steps are cheap: the step is one with which chains move where
-the density is narrow, too.
+Many chains side by side cost little more than one. They start at the Laplace approximation, in all
+of its modes; where the draws of a mode are wider or narrower than it says, its coordinates are
+standardised by the draws, and the chains go on. On a surrogate small steps are cheap: the step is
+one with which chains move where the density is narrow, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from pddlvm.errors import ConvergenceError
-from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.charts import Charts
 from pddlvm.inference.hmc import StepSize, start_at, transition
 from pddlvm.inference.target import SurrogateTarget, Target
 
-__all__ = ["cautious", "explore", "standardise"]
+__all__ = ["begin", "cautious", "dispersed", "explore", "standardise"]
 
 _N_CHAINS = 64
 _N_STEPS = 60
@@ -28,33 +28,58 @@ _STUCK, _WEIGHT = 0.05, 3.0
 
 @torch.no_grad()
 def standardise(
-    target: SurrogateTarget, generator: torch.Generator
-) -> tuple[SurrogateTarget, Tensor, float]:
-    """The same density in better coordinates, draws w (n_chains, d) of it, and a step size.
+    modes: Sequence[SurrogateTarget], masses: Tensor, generator: torch.Generator
+) -> tuple[Charts, Tensor, float]:
+    """The same density in better coordinates, draws eta (n_chains, d) of it, and a step size.
+
+    Args:
+        modes: the density, in the coordinates of each of its modes.
+        masses: about those of the modes, (n_modes,).
+        generator: of everything random.
 
     Raises:
         ConvergenceError: no chain is where the density is positive.
     """
-    d = len(target.coordinates.centre)
-    w = torch.randn(_N_CHAINS, d, generator=generator, dtype=torch.float64)
-    visited, step = explore(target, w, _N_STEPS, generator, acceptance=cautious)
+    target = Charts(modes)
+    start = begin(target, masses, _N_CHAINS, generator)
+    visited, step = explore(target, start, _N_STEPS, generator, acceptance=cautious)
     for _ in range(_MAX_WINDOWS):
         # The second half of the window; its spread along each direction is 1 where all is well.
         recent = visited[_N_STEPS // 2 :].flatten(0, 1)
-        spread = torch.linalg.eigvalsh(torch.cov(recent.T).reshape(d, d)).clamp(min=1e-12).sqrt()
-        if float(spread.max()) < _WIDEST and float(spread.min()) > 1 / _WIDEST:
+        better = [
+            part if here is None else part.moved_to(here, generator)
+            for part, here in zip(modes, target.standardised(recent, _WIDEST), strict=True)
+        ]
+        if all(new is old for new, old in zip(better, modes, strict=True)):
             break
-        here = target.coordinates
-        coordinates = Coordinates.of_draws(here.prior, here.eta(recent))
-        start = coordinates.w_of(here.xi_of(visited[-1]))
-        target = target.moved_to(coordinates, generator)
-        visited, step = explore(target, start, _N_STEPS, generator, acceptance=cautious)
+        modes, target = better, Charts(better)
+        visited, step = explore(target, visited[-1], _N_STEPS, generator, acceptance=cautious)
     inside = visited[-1][torch.isfinite(target.value(visited[-1]))]
     if len(inside) == 0:
         raise ConvergenceError(
             "no draw has a positive density: the data contradict the model, its noise or its prior"
         )
     return target, inside, step
+
+
+def begin(target: Charts, masses: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draws eta (n, d) of the Gaussians of the modes, in turn by their masses (n_modes,)."""
+    d = target.centres.shape[1]
+    of = torch.searchsorted(masses.cumsum(0), (torch.arange(n) + 0.5).to(masses) / n)
+    of = of.clamp(max=len(masses) - 1)
+    w = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return target.centres[of] + (target.factors[of] @ w[..., None])[..., 0]
+
+
+def dispersed(target: Charts, w: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Of draws w, n that begin in all modes in turn: chains that do not mix then disagree."""
+    region = target.region(w)
+    rows = torch.randperm(len(w), generator=generator)
+    present = region.unique()
+    turns = [rows[region[rows] == k] for k in present]
+    return torch.stack(
+        [w[turns[i % len(turns)][i // len(turns) % len(turns[i % len(turns)])]] for i in range(n)]
+    )
 
 
 @torch.no_grad()

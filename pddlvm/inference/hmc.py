@@ -1,9 +1,11 @@
 """Hamiltonian Monte Carlo for many chains at once.
 
-    w, p ~ exp(log p(w)) N(p; 0, I):   p += eps/2 grad,  (w += eps p,  p += eps grad) L times, ...
+    w, p ~ exp(log p(w)) N(p; 0, I)
+    p += eps/2 L^T grad,   (w += eps L p,   p += eps L^T grad) n times, ...
 
-The coordinates are standardised, so that the mass is the identity and a trajectory of a quarter of
-a period has length pi / 2; lengths are drawn around it, the same for all chains. The step follows
+L standardises the mode where a chain is, so that the mass is the identity and a trajectory of a
+quarter of a period has length pi / 2; lengths are drawn around it, the same for all chains. Before
+each trajectory a chain may jump to another mode. The step follows
 the acceptance of all chains by dual averaging (Hoffman and Gelman, 2014, algorithm 5).
 """
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from pddlvm.inference.target import Target
 
-__all__ = ["State", "StepSize", "start_at", "transition"]
+__all__ = ["State", "StepSize", "jumped", "leapfrog", "start_at", "transition"]
 
 _LENGTH = math.pi / 2
 _MAX_STEPS = 128
@@ -76,24 +78,41 @@ def start_at(target: Target, w: Tensor) -> State:
     return State(w, *target.value_and_gradient(w))
 
 
+def jumped(target: Target, state: State, generator: torch.Generator) -> State:
+    """The chains after a try to jump to other modes."""
+    w = target.jump(state.w, generator)
+    moved = (w != state.w).any(-1)
+    return start_at(target, w).where(moved, state) if moved.any() else state
+
+
+def leapfrog(
+    target: Target, factor: Tensor, step: float | Tensor, w: Tensor, p: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of w and p (n_chains, d), and the log density and its gradient where it ends."""
+    p = p + 0.5 * step * (factor.mT @ gradient[..., None])[..., 0]
+    w = w + step * (factor @ p[..., None])[..., 0]
+    value, gradient = target.value_and_gradient(w)
+    return w, p + 0.5 * step * (factor.mT @ gradient[..., None])[..., 0], value, gradient
+
+
 def transition(
     target: Target, state: State, step: float, generator: torch.Generator
 ) -> tuple[State, Tensor]:
     """One trajectory of each chain: the new state and the acceptance probabilities (n_chains,)."""
     draw = float(torch.rand((), generator=generator, dtype=torch.float64))
     n_steps = min(_MAX_STEPS, max(1, round(_LENGTH * (0.5 + draw) / step)))
+    state = jumped(target, state, generator)
+    region = target.region(state.w)
+    factor = target.factor(region)
     p = torch.randn(state.w.shape, generator=generator, dtype=state.w.dtype)
     start = state.value - 0.5 * p.square().sum(-1)
     w, gradient, value = state.w, state.gradient, state.value
     lost = torch.zeros(len(w), dtype=torch.bool)
     for _ in range(n_steps):
-        p = p + 0.5 * step * gradient
-        w = w + step * p
-        value, gradient = target.value_and_gradient(w)
-        p = p + 0.5 * step * gradient
+        w, p, value, gradient = leapfrog(target, factor, step, w, p, gradient)
         gain = value - 0.5 * p.square().sum(-1) - start
         # A trajectory that left the region where steps are stable is rejected, and waits.
-        lost = lost | ~(gain > -_MAX_ENERGY)
+        lost = lost | ~(gain > -_MAX_ENERGY) | (target.region(w) != region)
         if lost.all():
             break
         w = torch.where(lost[:, None], state.w, w)

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from pddlvm.errors import InputError
 from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.charts import Charts
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, Draws
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.evidence import bulk_size, rhat, tail_size
 from pddlvm.inference.exact import exact
-from pddlvm.inference.explore import standardise
+from pddlvm.inference.explore import dispersed, standardise
 from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.mixture import Mixture
+from pddlvm.inference.modes import starts
 from pddlvm.inference.nuts import nuts
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed import PushedGaussian
@@ -66,12 +69,15 @@ class Query:
     @cached_property
     def laplace(self) -> Laplace:
         """Laplace approximations of the data sets."""
-        return laplace(self.surrogate, self.y)
+        return laplace(self.surrogate, self.y, starts(self.surrogate, self.y))
 
     @cached_property
     def finite_elements(self) -> Laplace:
         """The same under the finite element model itself."""
-        return laplace(FiniteElements(self.sensors), self.y)
+        start = torch.zeros_like(self.laplace.modes.centre)
+        # Where the surrogate found nothing, the centre of the prior is as good.
+        start = torch.where(self.laplace.converged[:, None], self.laplace.modes.centre, start)
+        return laplace(FiniteElements(self.sensors), self.y, start.transpose(0, 1))
 
     @cached_property
     def sensors(self) -> Observation:
@@ -83,10 +89,11 @@ class Query:
         """A new generator from the seed."""
         return torch.Generator().manual_seed(self.seed)
 
-    def target(self, i: int) -> SurrogateTarget:
-        """The surrogate density of a data set."""
-        coordinates = self.laplace.coordinates.of(i)
-        return SurrogateTarget(self.surrogate, self.y[i], coordinates, self.generator)
+    def targets(self, i: int) -> tuple[list[SurrogateTarget], Tensor]:
+        """The surrogate density of a data set around each of its modes, and their masses."""
+        modes = self.laplace.modes_of(i)
+        targets = [SurrogateTarget(self.surrogate, self.y[i], m, self.generator) for m in modes]
+        return targets, self.laplace.masses[: len(modes), i]
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class Found:
 
 
 def _laplace(query: Query) -> Found:
-    density = PushedGaussian(query.laplace.coordinates)
+    density = query.laplace.density
     return Found(density, _of_density(query, density))
 
 
@@ -127,27 +134,30 @@ def _amortized(query: Query) -> Found:
 
 
 def _variational(query: Query) -> Found:
-    parts = []
+    centre, factor = query.laplace.modes.centre.clone(), query.laplace.modes.factor.clone()
+    elbo = torch.full_like(query.laplace.masses, -torch.inf)
     for i in range(len(query.y)):
-        target = query.target(i)
-        parts.append(target.coordinates.moved(*variational(target, query.generator)))
-    coordinates = Coordinates(
-        query.surrogate.prior,
-        torch.stack([c.centre for c in parts]),
-        torch.stack([c.factor for c in parts]),
-    )
-    density = PushedGaussian(coordinates)
+        for k, target in enumerate(query.targets(i)[0]):
+            mean, spread, elbo[k, i] = variational(target, query.generator)
+            best = target.coordinates.moved(mean, spread)
+            centre[k, i], factor[k, i] = best.centre, best.factor
+    coordinates = Coordinates(query.surrogate.prior, centre, factor)
+    parts = [PushedGaussian(coordinates.of(k)) for k in range(len(elbo))]
+    # The best masses of Gaussians that do not overlap.
+    density = parts[0] if len(parts) == 1 else Mixture(parts, elbo.softmax(0))
     return Found(density, _of_density(query, density))
 
 
 def _nuts(query: Query) -> Found:
     n_draws = -(-query.n_samples // query.n_chains)
-    targets, found = [], []
+    targets: list[Charts] = []
+    found = []
     for i in range(len(query.y)):
-        target, start, step = standardise(query.target(i), query.generator)
+        target, w, step = standardise(*query.targets(i), query.generator)
+        generator = torch.Generator().manual_seed(query.seed + i)
         # More chains than explorers: some begin at the same place and part at once.
-        start = start[torch.arange(query.n_chains) % len(start)]
-        w = nuts(target, start, step, n_draws, query.seed + i)
+        start = dispersed(target, w, query.n_chains, generator)
+        w = nuts(target, start, step, n_draws, generator)
         found.append(target.coordinates.xi_of(w))
         targets.append(target)
     xi = torch.stack(found, dim=2)
@@ -158,7 +168,7 @@ def _exact(query: Query) -> Found:
     n_draws = -(-query.n_samples // query.n_chains)
     found = []
     for i, y in enumerate(query.y):
-        surrogate = query.target(i) if query.laplace.converged[i] else None
+        surrogate = query.targets(i) if query.laplace.converged[i] else None
         posterior = FiniteElementPosterior(query.sensors, y)
         start = partial(_of_finite_elements, query, i)
         found.append(exact(posterior, surrogate, start, query.n_chains, n_draws, query.generator))
@@ -186,13 +196,27 @@ def _search_finite_elements(query: Query) -> Laplace:
     return query.finite_elements
 
 
-def _of_targets(targets: list[SurrogateTarget], xi: Tensor) -> Tensor:
+def _of_targets(targets: list[Charts], xi: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(targets)], dim=1)
 
 
-def _of_finite_elements(query: Query, i: int) -> Coordinates:
-    return query.finite_elements.coordinates.of(i)
+def _of_finite_elements(query: Query, i: int) -> tuple[list[Coordinates], Tensor]:
+    modes = query.finite_elements.modes_of(i)
+    return modes, query.finite_elements.masses[: len(modes), i]
+
+
+def _jumps(query: Query, xi: Tensor) -> Tensor:
+    """How often chains (n_chains, n_draws, n_data, d) changed between modes, (n_data,)."""
+    eta = Coordinates.plain(query.surrogate.prior).eta_of(xi)
+    modes = query.laplace.modes
+    change = (eta - modes.centre[:, None, None])[..., None]
+    factor = modes.factor[:, None, None]
+    squares = torch.linalg.solve_triangular(factor, change, upper=False).square().sum((-2, -1))
+    size = modes.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)[:, None, None]
+    is_absent = (query.laplace.masses == 0)[:, None, None]
+    region = torch.where(is_absent, torch.inf, 0.5 * squares + size).argmin(0)
+    return (region[:, 1:] != region[:, :-1]).sum((0, 1))
 
 
 _METHODS: dict[Method, Callable[[Query], Found]] = {
@@ -231,6 +255,7 @@ def infer(
     evidence: dict[str, Any] = {
         name: None if value is None else value.reshape((*batch, *value.shape[1:]))
         for name, value in {
+            "jumps": None if found.xi is None else _jumps(query, found.xi),
             "acceptance": found.acceptance,
             "khat": found.khat,
             **_sizes(found.xi),
@@ -241,6 +266,7 @@ def infer(
         search=found.search or partial(_search_surrogate, query),
         seconds=time.perf_counter() - start,
         n_draws=0 if found.xi is None else found.xi.shape[0] * found.xi.shape[1],
+        covers_modes=method != "amortized",
         is_exact=found.log_density is None,
         **evidence,
     )

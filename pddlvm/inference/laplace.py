@@ -4,6 +4,9 @@
     (J^T P J + D + mu I) step = J^T P (y - h) + d log p(eta) / deta,   D the curvature of the prior
     eta | y  ~  N(eta_max, (J^T P J + D)^{-1}),      P the precision of noise and surrogate
 
+Searches from several starts may find several modes: the posterior is then a mixture of Gaussians
+with masses  p(y, eta_max) |J^T P J + D|^{-1/2},  by the evidence of each.
+
 Levenberg-Marquardt: mu falls where a step helps and grows where it does not; all data sets of a
 batch iterate together, on the forward map as it is until its maximum is near, then on the corrected
 one. Any sensors, missing values included, and nothing is trained. Where the prior is Gaussian eta
@@ -19,6 +22,10 @@ from torch import Tensor
 
 from pddlvm.errors import ConvergenceError
 from pddlvm.inference.coordinates import FAR, Coordinates
+from pddlvm.inference.density import Density
+from pddlvm.inference.mixture import Mixture
+from pddlvm.inference.modes import distinct, objective
+from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.surrogate import Surrogate
 
 __all__ = ["Laplace", "laplace"]
@@ -35,6 +42,8 @@ _ROUNDED = 1e-12
 """Part of an objective that is rounding."""
 _DAMPING = 1e-3
 _TINY = 1e-12
+_HOPELESS, _LEAST_MASS = 50.0, 0.01
+"""Log densities below the best, and the mass, with which a maximum does not count as a mode."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,9 @@ class Laplace:
     """Result for a batch of data sets.
 
     Attributes:
-        coordinates: those in which the Gaussian is standard, of each data set.
+        modes: coordinates in which the Gaussian of each mode is standard, the heaviest mode first,
+            (n_modes, batch, ...).
+        masses: of the modes, by their evidences, (n_modes, batch); 0 where a data set has fewer.
         iterations: Gauss-Newton iterations.
         converged: is the maximum of each data set near? (batch,).
         misfit: `Noise.square` of y - h at the maximum, and |xi|^2 of the parameters with a Gaussian
@@ -53,53 +64,140 @@ class Laplace:
         n_seen: number of values that are not missing, (batch,).
     """
 
-    coordinates: Coordinates
+    modes: Coordinates
+    masses: Tensor
     iterations: int
     converged: Tensor
     misfit: Tensor
     degrees: Tensor
     n_seen: Tensor
 
+    @property
+    def coordinates(self) -> Coordinates:
+        """Those of the heaviest mode of each data set."""
+        return self.modes.of(0)
 
-def laplace(surrogate: Surrogate, y: Tensor) -> Laplace:
-    """Laplace approximations for data sets, from the centre of the prior.
+    @property
+    def density(self) -> Density:
+        """The Gaussian, or the mixture of those of all modes."""
+        parts = [PushedGaussian(self.modes.of(k)) for k in range(len(self.masses))]
+        return parts[0] if len(parts) == 1 else Mixture(parts, self.masses)
+
+    def of(self, i: int) -> "Laplace":
+        """That of one data set, a batch of one."""
+        row, n_modes = slice(i, i + 1), int((self.masses[:, i] > 0).sum())
+        modes = Coordinates(
+            self.modes.prior, self.modes.centre[:n_modes, row], self.modes.factor[:n_modes, row]
+        )
+        rest = (self.converged[row], self.misfit[row], self.degrees[row], self.n_seen[row])
+        return Laplace(modes, self.masses[:n_modes, row], self.iterations, *rest)
+
+    def modes_of(self, i: int) -> list[Coordinates]:
+        """Those of one data set."""
+        n_modes = int((self.masses[:, i] > 0).sum())
+        return [self.modes.of(k).of(i) for k in range(n_modes)]
+
+
+def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Laplace:
+    """Laplace approximations for data sets.
 
     Args:
         surrogate: predicts the data.
         y: (batch, n), float64; NaN where nothing was measured.
+        start: unbounded parameters where searches begin, (batch, n_starts, d), from
+            `pddlvm.inference.modes.starts` for instance; by default the centre of the prior alone.
 
     Raises:
         ConvergenceError: the surrogate is not finite at the centre of the prior, or its error is
-            not at the maximum.
+            not at a maximum.
     """
-    prior, noise = surrogate.prior, surrogate.observation.noise
+    prior, noise, before = surrogate.prior, surrogate.observation.noise, 0
     plain = Coordinates.plain(prior)
-    start, before = torch.zeros(len(y), prior.size, dtype=y.dtype), 0
+    if start is None:
+        start = torch.zeros(len(y), 1, prior.size, dtype=y.dtype)
+    is_new = torch.ones(start.shape[:2], dtype=torch.bool)
     if surrogate.corrections:
-        rough = _maximise(surrogate.uncorrected(), y, start, _ROUGH_DECREMENT)
-        before = rough.iterations
-        # Far out, a network may fit data with what no correction confirms.
-        rest, there = (
-            _objective(surrogate, y, eta, surrogate.mean(plain.xi_of(eta)))
-            for eta in (start, rough.eta)
-        )
-        start = torch.where((there >= rest)[:, None], rough.eta, start)
-    found = _maximise(surrogate, y, start, _DECREMENT)
-    xi, misfit = plain.xi_of(found.eta), y - found.data
-    precision = _with_error(noise.precision(misfit), surrogate.covariance(xi))
-    curvature = plain.prior_slope(found.eta)[1]
-    factor = _factor(found.jacobian.mT @ precision @ found.jacobian, curvature)
+        start, is_new, before = _rough(surrogate, y, start)
+    of = is_new.nonzero()[:, 0]
+    found = _maximise(surrogate, y[of], start[is_new], _DECREMENT)
+    value = objective(surrogate, y[of], found.eta, found.data)
+    # Numbers of the searches of each data set; one that was not made has no density.
+    index = is_new.flatten().cumsum(0).reshape(is_new.shape) - 1
+    value = torch.where(is_new, value[index], -torch.inf)
+    best = value.amax(1, keepdim=True)
+    is_good = (value == best) | (found.converged[index] & (value > best - _HOPELESS))
+    factor = _spread(surrogate, y[of], found)
+    is_mode = is_good & distinct(found.eta[index], value, factor[index])
+    modes, of = index[is_mode], is_mode.nonzero()[:, 0]
+    error = surrogate.covariance(plain.xi_of(found.eta[modes]))
+    factor[modes] = _spread(surrogate, y[of], found.of(modes), error)
+    masses = is_mode.to(y)
+    if len(modes) > len(y):
+        evidence = _log_evidence(surrogate, y[of], found.of(modes), error, factor[modes])
+        masses = masses.log().masked_scatter(is_mode, evidence).softmax(1)
+        masses = torch.where(masses > _LEAST_MASS, masses, 0.0)
+        masses = masses / masses.sum(1, keepdim=True)
+    masses, order = masses.sort(dim=1, descending=True)
+    n_modes = int((masses > 0).sum(1).max())
+    masses, index = masses[:, :n_modes].T, index.gather(1, order)[:, :n_modes].T
+    index = torch.where(masses > 0, index, index[0])
+    first = index[0]
+    xi, misfit = plain.xi_of(found.eta[first]), y - found.data[first]
     has_bounds = torch.isfinite(prior.standard_bounds(xi)[1])
-    learnt = 1 - curvature * factor.square().sum(-1)
+    learnt = 1 - plain.prior_slope(found.eta[first])[1] * factor[first].square().sum(-1)
     n_seen = (~torch.isnan(y)).sum(-1)
     return Laplace(
-        coordinates=Coordinates(prior, found.eta, factor),
+        modes=Coordinates(prior, found.eta[index], factor[index]),
+        masses=masses,
         iterations=before + found.iterations,
-        converged=found.converged,
+        converged=found.converged[first],
         misfit=noise.square(misfit) + torch.where(has_bounds, 0.0, xi.square()).sum(-1),
         degrees=(n_seen - torch.where(has_bounds, learnt, 0.0).sum(-1)).clamp(min=_TINY),
         n_seen=n_seen,
     )
+
+
+def _rough(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Searches on the forward map as it is: ends like `start`, which differ, and iterations."""
+    plain = Coordinates.plain(surrogate.prior)
+    rows, flat = y.repeat_interleave(start.shape[1], 0), start.flatten(0, 1)
+    found = _maximise(surrogate.uncorrected(), rows, flat, _ROUGH_DECREMENT)
+    # Far out, a network may fit data with what no correction confirms.
+    rest, there = (
+        objective(surrogate, rows, eta, surrogate.mean(plain.xi_of(eta)))
+        for eta in (flat, found.eta)
+    )
+    is_better = there >= rest
+    eta = torch.where(is_better[:, None], found.eta, flat).reshape(start.shape)
+    value = torch.maximum(there, rest).reshape(start.shape[:2])
+    factor = _spread(surrogate, rows, found).reshape(*start.shape, -1)
+    is_new = distinct(eta, value, factor) | ~is_better.reshape(value.shape)
+    is_new[:, 0] |= ~is_new.any(1)
+    return eta, is_new, found.iterations
+
+
+def _spread(
+    surrogate: Surrogate, y: Tensor, found: "_Maximum", error: Tensor | None = None
+) -> Tensor:
+    """L of the Gaussian at a maximum, maybe with the error of the surrogate, (batch, d, d)."""
+    precision = surrogate.observation.noise.precision(y - found.data)
+    if error is not None:
+        precision = _with_error(precision, error)
+    curvature = Coordinates.plain(surrogate.prior).prior_slope(found.eta)[1]
+    return _factor(found.jacobian.mT @ precision @ found.jacobian, curvature)
+
+
+def _log_evidence(
+    surrogate: Surrogate, y: Tensor, found: "_Maximum", error: Tensor, factor: Tensor
+) -> Tensor:
+    """log p(y | eta) p(eta) |L| at a maximum, with the error of the surrogate, (batch,)."""
+    noise, seen = surrogate.observation.noise, ~torch.isnan(y)
+    value = [
+        noise.of_seen(s, c).log_prob(e[s])
+        for s, c, e in zip(seen, error, y - found.data, strict=True)
+    ]
+    size = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    return torch.stack(value) + Coordinates.plain(surrogate.prior).log_prior(found.eta) + size
 
 
 @dataclass(frozen=True)
@@ -112,6 +210,11 @@ class _Maximum:
     iterations: int
     converged: Tensor
 
+    def of(self, rows: Tensor) -> "_Maximum":
+        """Some of them."""
+        parts = (self.eta[rows], self.data[rows], self.jacobian[rows])
+        return _Maximum(*parts, self.iterations, self.converged[rows])
+
 
 def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) -> _Maximum:
     """Iterate until the squared Newton decrement of each data set is below the tolerance."""
@@ -123,7 +226,7 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
     def linearise(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         data, jacobian = surrogate.linearise(plain.xi_of(at))
         jacobian = jacobian * plain.slope(at)[:, None, :]
-        return data, jacobian, _objective(surrogate, y, at, data, jacobian)
+        return data, jacobian, objective(surrogate, y, at, data, jacobian)
 
     data, jacobian, best = linearise(eta)
     if not torch.isfinite(best).all():
@@ -166,15 +269,6 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
         converged = converged | (is_stuck & (decrement < close_enough))
     return _Maximum(eta, data, jacobian, iterations, converged)
-
-
-def _objective(surrogate: Surrogate, y: Tensor, eta: Tensor, *predicted: Tensor) -> Tensor:
-    """log p(y | eta) + log p(eta) with predicted data, and maybe their derivatives, (batch,)."""
-    prior = Coordinates.plain(surrogate.prior).log_prior(eta)
-    value = surrogate.observation.noise.log_prob(y - predicted[0]) + prior
-    # A misfit that is not finite would count as a missing value.
-    finite = torch.stack([torch.isfinite(part).flatten(1).all(-1) for part in predicted]).all(0)
-    return torch.where(finite, value, -torch.inf)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

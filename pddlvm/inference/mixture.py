@@ -1,12 +1,11 @@
-"""An equal mixture of densities.
+"""A mixture of densities.
 
-    q(z)  =  (q_1(z) + ... + q_k(z)) / k
+    q(z)  =  m_1 q_1(z) + ... + m_k q_k(z),      m_i = 1 / k unless they are given
 
-As a proposal it is safe where one of its parts is: weights p / q are at most k p / q_i (defensive
-importance sampling: Hesterberg, 1995).
+As a proposal it is safe where one of its parts is: weights p / q are at most p / (m_i q_i)
+(defensive importance sampling: Hesterberg, 1995).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,19 +24,23 @@ class Mixture(Density):
 
     Attributes:
         parts: what is mixed.
+        masses: of the parts for each data set, (n_parts, batch); equal by default.
     """
 
     parts: Sequence[Density]
+    masses: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:  # noqa: D102
-        return torch.stack([part.mean for part in self.parts]).mean(0)
+        means = torch.stack([part.mean for part in self.parts])
+        return (self._shares(means)[..., None] * means).sum(0)
 
     @property
     def std(self) -> Tensor:  # noqa: D102
         means = torch.stack([part.mean for part in self.parts])
-        variances = torch.stack([part.std.square() for part in self.parts])
-        return (variances.mean(0) + means.var(0, correction=0)).sqrt()
+        stds = torch.stack([part.std for part in self.parts])
+        spread = stds.square() + (means - self.mean).square()
+        return (self._shares(means)[..., None] * spread).sum(0).sqrt()
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
         generator = generator_of(seed)
@@ -46,9 +49,19 @@ class Mixture(Density):
         drawn = torch.stack(
             [p.sample(shape, seed=s) for p, s in zip(self.parts, seeds, strict=True)]
         )
-        chosen = torch.randint(len(self.parts), (1, *drawn.shape[1:-1], 1), generator=generator)
-        return drawn.gather(0, chosen.expand(1, *drawn.shape[1:]))[0]
+        limits = self._shares(drawn).cumsum(0)[:-1]
+        draw = torch.rand(drawn.shape[1:-1], generator=generator, dtype=drawn.dtype)
+        chosen = (draw >= limits.reshape(len(limits), *[1] * len(shape), draw.shape[-1])).sum(0)
+        return drawn.gather(0, chosen[None, ..., None].expand(1, *drawn.shape[1:]))[0]
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         logs = torch.stack([part.log_prob(z) for part in self.parts])
-        return logs.logsumexp(0) - math.log(len(self.parts))
+        shares = self._shares(z[None]).log()
+        size = (len(logs), *[1] * (logs.ndim - 2), logs.shape[-1])
+        return (logs + shares.reshape(size)).logsumexp(0)
+
+    def _shares(self, like: Tensor) -> Tensor:
+        """Masses, (n_parts, batch)."""
+        if self.masses is None:
+            return like.new_full((len(self.parts), like.shape[-2]), 1 / len(self.parts))
+        return self.masses.to(like)

@@ -15,11 +15,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pddlvm.inference.charts import Charts
 from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.evidence import smoothed_weights, worth
+from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.surrogate import Surrogate
 from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.weights import resample
@@ -40,14 +41,14 @@ class Proposals:
         y: data, (n,).
         network: what the network says.
         is_foreign: are the data unlike those of its training? Then it may say anything.
-        find_gaussian: gives the Laplace approximation, None where it was not found.
+        find_laplace: gives the Laplace approximation, None where it was not found.
     """
 
     surrogate: Surrogate
     y: Tensor
     network: Density
     is_foreign: bool
-    find_gaussian: Callable[[], PushedGaussian | None]
+    find_laplace: Callable[[], Laplace | None]
 
     @cached_property
     def density(self) -> Density:
@@ -69,19 +70,27 @@ class Proposals:
         return self._target.log_prob(xi) + prior.log_slope(xi)
 
     @cached_property
-    def _gaussian(self) -> PushedGaussian | None:
-        return self.find_gaussian()
+    def _laplace(self) -> Laplace | None:
+        return self.find_laplace()
+
+    @property
+    def _gaussian(self) -> Density | None:
+        return None if self._laplace is None else self._laplace.density
 
     @cached_property
-    def _target(self) -> SurrogateTarget:
-        """One for all draws: the correction is dear."""
+    def _target(self) -> SurrogateTarget | Charts:
+        """One for all draws: the correction is dear. Around each mode, where there are several."""
         generator = torch.Generator().manual_seed(_SEED)
-        return SurrogateTarget(self.surrogate, self.y, self._around, generator)
+        laplace = self._laplace
+        modes = [] if laplace is None else laplace.modes_of(0)
+        around = modes if len(modes) > 1 else [self._around]
+        targets = [SurrogateTarget(self.surrogate, self.y, one, generator) for one in around]
+        return targets[0] if len(targets) == 1 else Charts(targets)
 
     @property
     def _around(self) -> Coordinates:
-        if self.is_foreign and self._gaussian is not None:
-            return self._gaussian.coordinates.of(0)
+        if self.is_foreign and self._laplace is not None:
+            return self._laplace.coordinates.of(0)
         prior, generator = self.surrogate.prior, torch.Generator().manual_seed(_SEED)
         plain = Coordinates.plain(prior)
         both = Mixture([self.network] if self._gaussian is None else [self.network, self._gaussian])

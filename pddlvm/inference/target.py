@@ -51,6 +51,19 @@ class Target(ABC):
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (batch,) and its gradient (batch, d)."""
 
+    def region(self, w: Tensor) -> Tensor:
+        """The mode to which each w (batch, d) belongs, (batch,): there is one."""
+        return torch.zeros(len(w), dtype=torch.long)
+
+    def factor(self, region: Tensor) -> Tensor:
+        """L of the modes (batch,): L^-1 w is about standard there, (batch, d, d)."""
+        d = len(self.coordinates.centre)
+        return torch.eye(d, dtype=torch.float64).expand(len(region), d, d)
+
+    def jump(self, w: Tensor, generator: torch.Generator) -> Tensor:
+        """Chains w (batch, d) after a try to jump to other modes, of which there are none."""
+        return w
+
 
 class SurrogateTarget(Target):
     """N(y; h(xi), noise + error of h) p(xi), differentiable.

@@ -23,8 +23,8 @@ _N_PAIRS = 32
 _RATE = 0.03
 
 
-def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mean m (d,) and factor L (d, d) of the best Gaussian.
+def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Mean m (d,) and factor L (d, d) of the best Gaussian, and its ELBO for eta.
 
     Args:
         target: a density whose coordinates are about standardised.
@@ -59,7 +59,13 @@ def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Ten
         raise ConvergenceError(
             "the ELBO is not finite: do the data contradict the model, its noise or its prior?"
         )
-    return found, raw_mean.tril(-1) + raw_mean.diagonal().exp().diag()
+    factor = raw_mean.tril(-1) + raw_mean.diagonal().exp().diag()
+    e = _draws(d, generator)
+    with torch.no_grad():
+        mean_value = float(target.value(found + torch.cat([e, -e]) @ factor.T).mean())
+    # |L| of the coordinates too: modes are compared in eta.
+    size = raw_mean.diagonal().sum() + target.coordinates.factor.diagonal().abs().log().sum()
+    return found, factor, mean_value + float(size)
 
 
 def _draws(d: int, generator: torch.Generator) -> Tensor:

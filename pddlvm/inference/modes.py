@@ -1,0 +1,77 @@
+"""Several modes of a posterior: where searches begin, and which of their ends are the same.
+
+A draw of the prior is a start where none of its neighbours explains the data better (Rinnooy Kan
+and Timmer, 1987, with a number of neighbours in the place of a distance). Two ends are one mode
+where their distance is small in the metric of the better one's Laplace approximation.
+"""
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.surrogate import Surrogate
+
+__all__ = ["distinct", "objective", "starts"]
+
+_N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _N_STARTS, _SEED = 256, 4, 8, 6, 0
+_SAME = 3.0
+"""Standard deviations of a mode: two that are closer have a single maximum, or hardly two."""
+
+
+@torch.no_grad()
+def starts(surrogate: Surrogate, y: Tensor) -> Tensor:
+    """Unbounded parameters where searches begin, the centre first, (batch, n_starts, d).
+
+    Args:
+        surrogate: predicts the data.
+        y: (batch, n), float64; NaN where nothing was measured.
+    """
+    prior, plain = surrogate.prior, Coordinates.plain(surrogate.prior)
+    generator = torch.Generator().manual_seed(_SEED)
+    xi = prior.sample_standard((_N_DRAWS,), generator=generator).to(y)
+    eta, data = plain.eta_of(xi), surrogate.uncorrected().mean(xi)
+    error = data[:_N_TRIED] - surrogate.mean(xi[:_N_TRIED])
+    # A map that is off by more than the data vary knows nothing: its correction is dear, but looks.
+    if not error.square().mean() < data.var(0).mean():
+        data = surrogate.mean(xi)
+    value = torch.stack([objective(surrogate, one, eta, data) for one in y])
+    # Each draw is the first of its own neighbours.
+    near = torch.cdist(xi, xi).topk(1 + _N_NEIGHBOURS, largest=False).indices
+    is_best = (value >= value[:, near].amax(-1)) & torch.isfinite(value)
+    # By value, those that a neighbour beats after all others.
+    order = torch.where(is_best, value, value.clamp(min=-_HUGE) - _HUGE)
+    chosen = eta[order.topk(_N_STARTS).indices]
+    return torch.cat([torch.zeros_like(chosen[:, :1]), chosen], dim=1)
+
+
+def distinct(eta: Tensor, value: Tensor, factor: Tensor) -> Tensor:
+    """Which ends of searches are modes, and not one that another search found, (batch, n).
+
+    Args:
+        eta: the ends, (batch, n, d).
+        value: their log density, (batch, n).
+        factor: L of the Gaussian N(0, L L^T) at each, (batch, n, d, d).
+    """
+    order = value.argsort(dim=-1, descending=True)
+    rows = torch.arange(len(order))[:, None]
+    eta, value, factor = eta[rows, order], value[rows, order], factor[rows, order]
+    # w[b, s, t]: from s to t in the metric of s.
+    change = (eta[:, None] - eta[:, :, None]).mT
+    squares = torch.linalg.solve_triangular(factor, change, upper=False).square().sum(-2)
+    kept = torch.zeros_like(value, dtype=torch.bool)
+    for t in range(value.shape[1]):
+        is_old = (kept & (squares[:, :, t] < _SAME**2)).any(-1)
+        kept[:, t] = torch.isfinite(value[:, t]) & ~is_old
+    return torch.zeros_like(kept).scatter(1, order, kept)
+
+
+def objective(surrogate: Surrogate, y: Tensor, eta: Tensor, *predicted: Tensor) -> Tensor:
+    """log p(y | eta) + log p(eta) with predicted data, and maybe their derivatives, (batch,)."""
+    prior = Coordinates.plain(surrogate.prior).log_prior(eta)
+    value = surrogate.observation.noise.log_prob(y - predicted[0]) + prior
+    # A misfit that is not finite would count as a missing value.
+    finite = torch.stack([torch.isfinite(part).flatten(1).all(-1) for part in predicted]).all(0)
+    return torch.where(finite, value, -torch.inf)
+
+
+_HUGE = 1e12

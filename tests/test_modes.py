@@ -1,0 +1,170 @@
+"""Posteriors with several modes, against quadrature and a mixture of Gaussians."""
+
+import pytest
+import torch
+from linear import linear_problem
+from three_roots import by_root, three_roots, true_masses
+
+import pddlvm
+from pddlvm.inference.charts import Charts
+from pddlvm.inference.coordinates import Coordinates
+from pddlvm.inference.evidence import bulk_size, rhat
+from pddlvm.inference.modes import distinct
+from pddlvm.inference.nuts import nuts
+from pddlvm.inference.target import Target
+
+SHARES = torch.tensor([0.3, 0.7], dtype=torch.float64)
+CENTRES = torch.tensor([[-10.0, 0.0], [10.0, 5.0]], dtype=torch.float64)
+STDS = torch.tensor([0.2, 1.0], dtype=torch.float64)
+METHODS = ("laplace", "variational", "nuts", "exact", "amortized")
+
+
+@pytest.fixture(scope="module")
+def model():
+    found = pddlvm.LatentVariableModel(three_roots())
+    pddlvm.train(found, max_steps=100)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sensors(model):
+    return pddlvm.PointObservation(model.problem, [0.25, 0.5, 0.75], 0.003)
+
+
+@pytest.fixture(scope="module")
+def data(model, sensors):
+    u = model.problem.solve(torch.tensor([[-0.72]] * 3).double())
+    return sensors.simulate(u, seed=0)
+
+
+def check(model, sensors, y, method):
+    if method == "amortized":
+        model.amortize(sensors, max_steps=300)
+    posterior = model.infer(y, sensors, method, n_samples=600)
+    found = by_root(posterior.sample((4000,), seed=0)[:, 0])
+    # Some 300 effective draws leave 0.03; four times that.
+    torch.testing.assert_close(found, true_masses(sensors, y), rtol=0, atol=0.12)
+    return posterior
+
+
+def test_laplace_is_the_mixture_of_all_modes(model, sensors, data):
+    posterior = model.infer(data, sensors, "laplace")
+    draws = posterior.sample((4000,), seed=0)
+    for i, y in enumerate(data):
+        expected = true_masses(sensors, y)
+        # 4000 draws leave 0.008; the Gaussians are right to less.
+        torch.testing.assert_close(by_root(draws[:, i, 0]), expected, rtol=0, atol=0.03)
+        masses = posterior.diagnostics.masses[i]
+        torch.testing.assert_close(masses.sort().values, expected.sort().values, rtol=0, atol=0.01)
+    # Four standard errors of the mean of 4000 draws with a spread of 0.85.
+    torch.testing.assert_close(posterior.mean, draws.mean(0), rtol=0, atol=0.06)
+    torch.testing.assert_close(posterior.std, draws.std(0), rtol=0.05, atol=0)
+    assert "masses: " in str(posterior.diagnostics)
+    z = torch.linspace(-2.399, 2.399, 8001).double()[:, None, None].expand(-1, 3, 1)
+    total = torch.trapezoid(posterior.log_prob(z).exp(), z[:, 0, 0], dim=0)
+    torch.testing.assert_close(total, torch.ones(3).double(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_every_method_has_the_masses_of_the_roots(model, sensors, data, method, i):
+    posterior = check(model, sensors, data[i], method)
+    if method == "amortized":
+        assert posterior.diagnostics.verdict.startswith("refine: 3 modes")
+    if method in ("nuts", "exact"):
+        assert posterior.diagnostics.jumps > 50
+
+
+def test_variational_weighs_modes_by_their_bounds(model, sensors, data):
+    check(model, sensors, data[0], "variational")
+
+
+def test_few_jumps_are_no_evidence_of_masses(model, sensors, data):
+    posterior = model.infer(data[0], sensors, "nuts", n_samples=8, n_chains=1)
+    assert posterior.diagnostics.verdict.startswith("reject: 3 modes, of masses")
+
+
+@pytest.mark.parametrize("method", ["laplace", "nuts"])
+def test_one_mode_is_one(method):
+    model = pddlvm.LatentVariableModel(linear_problem())
+    pddlvm.train(model, max_steps=150)
+    obs = pddlvm.PointObservation(model.problem, [0.2, 0.4, 0.6, 0.9], 0.01)
+    y = obs.simulate(model.problem.solve(model.problem.prior.sample(seed=3)), seed=4)
+    diagnostics = model.infer(y, obs, method, n_samples=1000).diagnostics
+    assert diagnostics.masses.tolist() == [1.0]
+    assert diagnostics.verdict == "accept"
+
+
+class TwoGaussians(Target):
+    """log sum_k share_k N(eta; centre_k, std_k^2 I), in coordinates of one's own."""
+
+    def eta_value(self, eta):
+        squares = ((eta[:, None] - CENTRES) / STDS[:, None]).square().sum(-1)
+        return (SHARES.log() - 2 * STDS.log() - 0.5 * squares).logsumexp(-1)
+
+    def value(self, w):
+        return self.eta_value(self.coordinates.eta(w))
+
+    def value_and_gradient(self, w):
+        with torch.enable_grad():
+            at = w.detach().requires_grad_()
+            value = self.value(at)
+            (gradient,) = torch.autograd.grad(value.sum(), at)
+        return value.detach(), gradient
+
+
+def coordinates(k, scale=1.0):
+    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(2, pddlvm.Normal())})
+    return Coordinates(prior, CENTRES[k], scale * STDS[k] * torch.eye(2, dtype=torch.float64))
+
+
+def test_chains_jump_between_modes_by_their_masses(generator):
+    # Coordinates that are a little off: jumps are accepted or not.
+    target = Charts([TwoGaussians(coordinates(0, 0.8)), TwoGaussians(coordinates(1, 1.3))])
+    draws = nuts(target, CENTRES[[0, 1, 0, 1]], 0.5, 500, generator)
+    assert (rhat(draws) < 1.03).all()
+    size = float(bulk_size(draws).min())
+    assert size > 200
+    is_second = draws[..., 0] > 0
+    # Four standard errors.
+    error = 4 * (0.21 / size) ** 0.5
+    assert float(is_second.double().mean()) == pytest.approx(0.7, abs=error)
+    for k, own in enumerate((draws[~is_second], draws[is_second])):
+        torch.testing.assert_close(own.mean(0), CENTRES[k], rtol=0, atol=0.2 * float(STDS[k]))
+        torch.testing.assert_close(own.std(0), STDS[k].expand(2), rtol=0.15, atol=0)
+
+
+def test_chains_that_do_not_mix_disagree(generator):
+    # Without jumps no chain leaves its mode.
+    target = TwoGaussians(Coordinates.plain(coordinates(0).prior))
+    draws = nuts(target, CENTRES[[0, 1, 0, 1]], 0.2, 50, generator)
+    # Of ranks, two halves that do not meet: about 1.8, where 1.01 is asked for.
+    assert (rhat(draws) > 1.5).all()
+
+
+def test_chains_have_their_own_moments_and_are_repeatable():
+    target = TwoGaussians(coordinates(1))
+    start = torch.zeros(4, 2).double()
+
+    def drawn():
+        return nuts(target, start, 0.5, 200, torch.Generator().manual_seed(1))
+
+    draws = drawn()
+    assert torch.equal(draws, drawn())
+    correlation = torch.corrcoef(draws[..., 0]) - torch.eye(4).double()
+    # Of 200 independent draws, 4 / sqrt(200); trajectories leave hardly any memory.
+    assert correlation.abs().max() < 0.3
+    flat = draws.flatten(0, 1)
+    # Some 400 effective draws at least: four standard errors.
+    torch.testing.assert_close(flat.mean(0), torch.zeros(2).double(), rtol=0, atol=0.2)
+    torch.testing.assert_close(flat.std(0), torch.ones(2).double(), rtol=0.15, atol=0)
+
+
+def test_equal_ends_of_searches_are_one_mode():
+    eta = torch.tensor([[[0.0], [0.2], [5.0], [0.1]]]).double()
+    value = torch.tensor([[1.0, 2.0, 0.0, -torch.inf]]).double()
+    factor = torch.full((1, 4, 1, 1), 0.1).double()
+    assert distinct(eta, value, factor).tolist() == [[False, True, True, False]]
+    # In a metric ten times wider all are the same.
+    assert distinct(eta, value, 20 * factor).tolist() == [[False, True, False, False]]
