@@ -194,15 +194,9 @@ class CollocationSurrogate(ModelSurrogate):
         """
         if not isinstance(self.observation, LinearObservation):
             return super().covariance(xi)
-        z, matrix = self.prior.unstandardise(xi), self.observation.matrix
-        spread = self.model.forward(z, extrapolate=True).spread
-        seen = self.observation.apply(spread.modes.mT.double().cpu())
-        smooth = seen.mT @ (spread.var_c.double().cpu()[..., None] * seen)
-        rest = [
-            torch.from_numpy((matrix.multiply(variance) @ matrix.T).toarray())
-            for variance in spread.rest.double().cpu().square().numpy()
-        ]
-        return _finite(smooth + torch.stack(rest), z)
+        z, rows = self.prior.unstandardise(xi), self.observation.matrix.toarray()
+        forward = self.model.forward(z, extrapolate=True)
+        return _finite(forward.covariance(torch.from_numpy(rows)), z)
 
     def mean(self, xi: Tensor) -> Tensor:
         with torch.no_grad():
