@@ -7,7 +7,7 @@ If the pointwise tangent is D(x; z) = sum_q theta_q(z) D_q(x) with few q, then
 and a training step never touches an element. The D_q are found by discrete empirical
 interpolation (Chaturantabut and Sorensen, SIAM J. Sci. Comput. 32, 2010) of D on prior draws, and
 theta_q(z) is simply the value of D at one "magic" point. The part of the flux at u = 0 (loads)
-is treated alike.
+is treated alike. theta has the units of the physics, K_q here is scaled to size one.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.fields import Fields
-from pddlvm.operators import DenseOperator
+from pddlvm.operators import DenseOperator, scale_rows
 from pddlvm.physics import Term, TermEvaluator
 
 __all__ = ["AffineTerm", "Interpolation", "find_interpolation"]
@@ -41,16 +41,32 @@ class Interpolation:
     cardinal: NDArray[np.float64]
 
 
-def find_interpolation(snapshots: NDArray[np.float64], max_rank: int) -> Interpolation | None:
+def find_interpolation(
+    snapshots: NDArray[np.float64], max_rank: int, sizes: NDArray[np.float64] | None = None
+) -> Interpolation | None:
     """Interpolate the rows of (n_snapshots, n_entries); None if it takes more than max_rank.
 
     The rank is the number of singular values above 1e-9 of the largest. All-zero snapshots give
     rank 0.
+
+    Args:
+        snapshots: values of the family.
+        max_rank: largest rank.
+        sizes: positive factors that make entries of other units comparable, repeated along them.
     """
+    if sizes is not None:
+        weights = np.tile(sizes, snapshots.shape[1] // len(sizes))
+        found = find_interpolation(snapshots * weights, max_rank)
+        if found is None:
+            return None
+        cardinal = found.cardinal * (weights[found.index] / weights[:, None])
+        return Interpolation(found.index, cardinal)
+    size = np.abs(snapshots).max()
+    snapshots = snapshots / size if size > 0 else snapshots
     gram = snapshots @ snapshots.T
     values, vectors = np.linalg.eigh(gram)
     # Singular values by way of the Gram matrix resolve only half of the digits.
-    rank = int((values > max(_TOLERANCE**1.5 * values[-1], 1e-300)).sum())
+    rank = int((values > _TOLERANCE**1.5 * values[-1]).sum())
     if rank > max_rank or rank == len(snapshots):
         return None
     leading = vectors[:, ::-1][:, :rank]
@@ -73,11 +89,14 @@ class AffineTerm(nn.Module):
         tangent: interpolation of the tangents, entries (n_points, s, s).
         load: interpolation of the fluxes at u = 0, entries (n_points, s).
         columns: B (V, L) at all points, (n_points, s, n_columns).
-        dtype: of the buffers.
+        dtype: of the matrices.
+        energy: the unit of the result.
     """
 
     k: Tensor
     g: Tensor
+    k_unit: Tensor
+    g_unit: Tensor
     magic: TermEvaluator
     tangent_entry: Tensor
     load_entry: Tensor
@@ -90,10 +109,11 @@ class AffineTerm(nn.Module):
         load: Interpolation,
         columns: NDArray[np.float64],
         dtype: torch.dtype,
+        energy: float = 1.0,
     ) -> None:
         super().__init__()
         s, n = columns.shape[1:]
-        weights = term.region.weights.ravel()
+        weights = term.region.weights.ravel() / energy
         flat = columns.reshape(-1, n)
         k, g = np.empty((len(tangent.index), n, n)), np.empty((len(load.index), n))
         for q in range(len(k)):
@@ -107,19 +127,25 @@ class AffineTerm(nn.Module):
         # At the magic points only the flux at u = 0 and its derivative are asked for.
         self.magic = TermEvaluator(
             term,
-            DenseOperator(torch.zeros(len(magic) * s, n, dtype=dtype)),
-            torch.ones(len(magic), dtype=dtype),
+            DenseOperator(torch.zeros(len(magic) * s, n, dtype=torch.float64)),
+            torch.ones(len(magic), dtype=torch.float64),
             term.region.points.take(magic),
             fields,
         )
-        self.register_buffer("k", torch.from_numpy(k).to(dtype))
-        self.register_buffer("g", torch.from_numpy(g).to(dtype))
+        matrices, loads = torch.from_numpy(k), torch.from_numpy(g)
         self.is_constant = not len(self.magic.fields)
         if self.is_constant:
             # The coefficients read no parameter: sum the operators up once.
-            zero = torch.zeros(1, n, dtype=dtype)
-            self.k = torch.einsum("q,qij->ij", self.theta(zero, {})[0], self.k)[None]
-            self.g = (self.phi(zero, {}) @ self.g)[:1]
+            zero = torch.zeros(1, n, dtype=torch.float64)
+            matrices = torch.einsum("q,qij->ij", self.theta(zero, {})[0], matrices)[None]
+            loads = self.phi(zero, {}) @ loads
+        else:
+            (k_unit, matrices), (g_unit, loads) = map(scale_rows, (matrices.flatten(1), loads))
+            self.register_buffer("k_unit", k_unit)
+            self.register_buffer("g_unit", g_unit)
+            matrices = matrices.unflatten(1, (n, n))
+        self.register_buffer("k", matrices.to(dtype))
+        self.register_buffer("g", loads.to(dtype))
 
     def energy(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """1/2 a^T K a + g . a, (batch,)."""
@@ -133,22 +159,23 @@ class AffineTerm(nn.Module):
         """K(z), (batch, n_columns, n_columns)."""
         if self.is_constant:
             return self.k.expand(len(a), -1, -1)
-        return torch.einsum("bq,qij->bij", self.theta(a, z), self.k)
+        weights = (self.theta(a, z) * self.k_unit).to(self.k)
+        return torch.einsum("bq,qij->bij", weights, self.k)
 
     def theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """Coefficients of the matrices, (batch, rank)."""
-        rank = len(self.tangent_entry)
+        """Coefficients of the matrices, (batch, rank), float64."""
+        rank, zero = len(self.tangent_entry), torch.zeros_like(a, dtype=torch.float64)
         if rank == 0:
-            return a.new_zeros(len(a), 0)
-        tangents = self.magic.tangents(torch.zeros_like(a), z)[:, :rank].flatten(-2)
+            return zero[:, :0]
+        tangents = self.magic.tangents(zero, z)[:, :rank].flatten(-2)
         return tangents.gather(-1, self.tangent_entry.expand(len(a), -1)[..., None])[..., 0]
 
     def phi(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """Coefficients of the load vectors, (batch, rank)."""
-        rank = len(self.load_entry)
+        """Coefficients of the load vectors, (batch, rank), float64."""
+        rank, zero = len(self.load_entry), torch.zeros_like(a, dtype=torch.float64)
         if rank == 0:
-            return a.new_zeros(len(a), 0)
-        fluxes = self.magic.fluxes(torch.zeros_like(a), z)[:, -rank:]
+            return zero[:, :0]
+        fluxes = self.magic.fluxes(zero, z)[:, -rank:]
         return fluxes.gather(-1, self.load_entry.expand(len(a), -1)[..., None])[..., 0]
 
     def _times(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
@@ -159,4 +186,6 @@ class AffineTerm(nn.Module):
         return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
 
     def _load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        return self.g if self.is_constant else self.phi(a, z) @ self.g
+        if self.is_constant:
+            return self.g
+        return (self.phi(a, z) * self.g_unit).to(self.g) @ self.g

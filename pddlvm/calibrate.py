@@ -36,16 +36,17 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
         raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
     problem, like = model.problem, model.sigma_residual
     z64 = problem.prior.sample((n_samples,), generator=generator)
-    z = z64.to(like)
-    xi = problem.prior.standardise(z)
+    z = z64.to(like.device)
+    xi = problem.prior.standardise(z).to(like)
     predicted, corrected = model.forward(z64), model.forward(z64, corrections=1)
     start = corrected.mean.double().cpu()
     truth = nearly_exact(model.exact, model.reduction.reference, start, z64)
     exact = model.exact.representation
     c_true = exact.project(truth)
-    # What is left of the answer itself, so that its rounding is in it.
+    # What is left of the answer itself, so that its rounding is in it; relative to the size of u.
     inside = (c_true - corrected.c.double().cpu()) @ exact.vectors.T
-    rest = (truth - corrected.mean.double().cpu() - inside).to(like)
+    outside = (truth - corrected.mean.double().cpu()) / exact.units.u
+    rest = (outside - inside).to(like)
     uncertainty = model.uncertainty
     uncertainty.is_calibrated.fill_(False)
 
@@ -65,7 +66,8 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
         std = forward.std.cpu()[:, free]
         scores = error / std.clamp(min=torch.finfo(std.dtype).tiny)
         uncertainty.fit_forward_shape(level, scores)
-    _calibrate_inverse(model, truth.to(like), problem.prior.standardise(z64), generator)
+    xi64 = problem.prior.standardise(z64)
+    _calibrate_inverse(model, truth.to(like.device), xi64, generator)
 
 
 def _calibrate_inverse(
@@ -75,8 +77,8 @@ def _calibrate_inverse(
     generator: torch.Generator,
 ) -> None:
     """Residual noise of true solutions, then the variances of the inverse map on them."""
-    xi = xi64.to(u)
-    z = model.problem.prior.unstandardise(xi)
+    xi = xi64.to(model.sigma_residual)
+    z = model.problem.prior.unstandardise(xi64.to(u))
     # In the model's own precision, as for a query: where the map is exact, round-off is the error.
     c = model.reduced.representation.project(u)
     b = model.reduced.representation.boundary_coordinates_of(u)

@@ -119,9 +119,9 @@ class _WhitenedLikelihood(Likelihood):
 class _IsotropicLikelihood(Likelihood):
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         representation = self.reduced.representation
-        operators = representation.problem.discretisation(c.dtype, c.device)
-        r = operators.residual(representation.expand(c, z), z)
-        return -0.5 * r.square().sum(-1) / (self.tolerance * self.scales.force) ** 2
+        operators = representation.problem.discretisation(torch.float64, c.device)
+        r = operators.residual(representation.expand(c, z), z) / self.scales.force
+        return -0.5 * (r.square().sum(-1) / self.tolerance**2).to(c)
 
 
 def default_covariance(problem: Problem) -> Covariance:

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from pddlvm.fields import Fields
-from pddlvm.operators import DenseOperator
+from pddlvm.operators import ScaledOperator
 from pddlvm.physics import Term, TermEvaluator
 from pddlvm.problem import Problem
+from pddlvm.representation import Representation
 
 __all__ = ["CellSelection", "Draws", "dense_columns", "select_cells", "selected_term"]
 
@@ -71,8 +71,7 @@ def dense_columns(term: Term, vectors: Array, cells: Index | None = None) -> Arr
 
 def select_cells(
     terms: Mapping[int, Term],
-    problem: Problem,
-    vectors: Array,
+    representation: Representation,
     draws: Draws,
     rng: np.random.Generator,
 ) -> dict[int, CellSelection]:
@@ -80,11 +79,11 @@ def select_cells(
 
     Args:
         terms: number of the term in the problem -> term, those without an affine reduction.
-        problem: the problem.
-        vectors: (V, L), (n_dofs, n_modes + n_lifts).
+        representation: V and L, float64.
         draws: Galerkin solutions to integrate well.
         rng: for candidates and projections.
     """
+    problem, vectors = representation.problem, representation.basis.numpy()
     total = sum(len(t.region.dofs) for t in terms.values())
     share = min(1.0, _MAX_CANDIDATES / total)
     n_draws, n_columns = draws.a.shape
@@ -97,7 +96,7 @@ def select_cells(
         n = len(term.region.dofs)
         chosen = rng.choice(n, max(1, round(share * n)), replace=False) if share < 1 else range(n)
         candidates[i] = np.sort(np.asarray(chosen, dtype=np.int64))
-        blocks.append(_contributions(term, problem, vectors, draws, directions, candidates[i]))
+        blocks.append(_contributions(term, representation, draws, directions, candidates[i]))
         target += _totals(i, problem, vectors, draws, directions)
     rows = target.reshape(-1)
     scale = np.linalg.norm(target, axis=2)
@@ -118,38 +117,42 @@ def select_cells(
 
 def selected_term(
     term: Term,
-    fields: Fields,
-    vectors: Array,
+    representation: Representation,
     selection: CellSelection,
     dtype: torch.dtype,
 ) -> TermEvaluator:
-    """The term at its cubature cells, in the reduced basis."""
-    columns = dense_columns(term, vectors, selection.cells)
+    """The term at its cubature cells, in the reduced basis.
+
+    The physics is evaluated in float64, what is multiplied by coefficients of the basis in `dtype`.
+    """
+    columns = dense_columns(term, representation.basis.numpy(), selection.cells)
+    rows = torch.from_numpy(columns.reshape(-1, columns.shape[-1]))
+    offset = rows[:, representation.n_modes].clone()
+    rows[:, representation.n_modes] = 0
     n_quadrature = term.region.shape[1]
     weights = term.region.weights[selection.cells] * selection.weights[:, None]
     points = selection.cells[:, None] * n_quadrature + np.arange(n_quadrature)
     return TermEvaluator(
         term,
-        DenseOperator(torch.from_numpy(columns.reshape(-1, columns.shape[-1])).to(dtype)),
-        torch.from_numpy(weights.ravel()).to(dtype),
+        ScaledOperator(rows, offset, dtype),
+        torch.from_numpy(weights.ravel() / representation.units.energy),
         term.region.points.take(points.ravel()),
-        fields,
+        representation.problem.fields,
     )
 
 
 def _contributions(
     term: Term,
-    problem: Problem,
-    vectors: Array,
+    representation: Representation,
     draws: Draws,
     directions: Array,
     cells: Index,
 ) -> Array:
     """What each cell adds to the increments and to the parts at c = 0, (n_rows, n_cells)."""
     selection = CellSelection(cells, np.ones(len(cells)))
-    part = selected_term(term, problem.fields, vectors, selection, torch.float64)
-    assert isinstance(part.operator, DenseOperator)
-    columns = part.operator.b.unflatten(0, (len(cells), -1))
+    part = selected_term(term, representation, selection, torch.float64)
+    assert isinstance(part.operator, ScaledOperator)
+    columns = part.operator.columns.unflatten(0, (len(cells), -1))
     rows = np.empty((2, len(draws.a), directions.shape[2], len(cells)))
     for k, direction in enumerate(directions):
         z = {name: block[k : k + 1] for name, block in draws.z.items()}

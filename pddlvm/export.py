@@ -157,13 +157,15 @@ def _forward(model: LatentVariableModel) -> Map:
 
     def galerkin(z: Tensor) -> Outputs:
         assert isinstance(model, GalerkinModel)
-        work, representation = z.to(model.sigma_residual), model.reduced.representation
-        xi = model.problem.prior.standardise(work)
+        work, representation = z.double(), model.reduced.representation
+        xi = model.problem.prior.standardise(work).to(model.sigma_residual)
         c, log_variance = model.forward_map(xi)
         a = representation.augment(c, representation.boundary_coordinates(work))
         var_c, var_rest = model.variances(xi, work, c, log_variance, 0)
         variance = var_c @ representation.vectors.square().T + var_rest
-        return (a @ representation.rows).to(z), variance.sqrt().to(z)
+        units, offset = representation.units, representation.offset
+        mean = (units.u * (a @ representation.rows).double() + offset).to(z)
+        return mean, units.u * variance.sqrt().to(z)
 
     def collocation(z: Tensor) -> Outputs:
         assert isinstance(model, CollocationModel)
@@ -177,10 +179,9 @@ def _inverse(model: LatentVariableModel) -> Map:
     """u -> mean and std of z, see `pddlvm.predictions.Inverse`."""
 
     def inverse(u: Tensor) -> Outputs:
-        work = u.to(model.sigma_residual)
-        known = work.new_zeros(len(u), model.problem.n_parameters)
+        known = model.sigma_residual.new_zeros(len(u), model.problem.n_parameters)
         assert isinstance(model, GalerkinModel | CollocationModel)
-        mean, std = model.invert(work, known, known)
+        mean, std = model.invert(u.to(model.sigma_residual.device), known, known)
         inferred = Inverse(mean.to(u), std.to(u), model.problem.prior)
         return inferred.mean, inferred.std
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 
 __all__ = ["SparseFactors", "factorise"]
 
@@ -21,6 +21,9 @@ class SparseFactors:
     Args:
         matrix: square, without stored zeros; kept.
         symmetric: is it?
+
+    Attributes:
+        lu: L and U with their permutations.
 
     Raises:
         RuntimeError: it is singular.
@@ -35,14 +38,14 @@ class SparseFactors:
                 "diag_pivot_thresh": 0.0,
                 "options": {"SymmetricMode": True},
             }
-        self._lu = splu(matrix, **options)
+        self.lu: SuperLU = splu(matrix, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SparseFactors, (self._matrix, self._symmetric)
 
     def solve(self, b: NDArray[np.float64], trans: str = "N") -> NDArray[np.float64]:
         """A^{-1} b, (n,) or (n, k); with A^T where trans is "T"."""
-        solve: Any = self._lu.solve
+        solve: Any = self.lu.solve
         found: NDArray[np.float64] = solve(b, trans)
         return found
 

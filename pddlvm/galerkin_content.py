@@ -1,6 +1,7 @@
 """What a saved `GalerkinModel` consists of, and how it is put together again."""
 
 import math
+from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from pddlvm.model import GalerkinModel
 from pddlvm.networks import rebuild_network, sizes_of
 from pddlvm.problem import Problem
 from pddlvm.reduction import Reduction, TermReduction
-from pddlvm.representation import Reference
+from pddlvm.representation import Reference, Units
 
 __all__ = ["content_of", "rebuild"]
 
@@ -45,6 +46,7 @@ def content_of(model: GalerkinModel) -> dict[str, Any]:
         "c": reduction.c,
         "energy": reduction.energy,
         "cubature_error": reduction.cubature_error,
+        "units": asdict(reduction.units),
         # Reduced operators in float64, for refinement and calibration after loading.
         "exact": cast(nn.Module, model.exact.terms).state_dict(),
     }
@@ -70,9 +72,12 @@ def rebuild(
         c=check_tensor(content["c"], "c", (n, m)),
         energy=check_tensor(content["energy"], "energy", (n,)),
         cubature_error=content["cubature_error"],
+        units=Units(**content["units"]),
     )
     if not 0 <= reduction.cubature_error < math.inf:
         raise ValueError("an impossible error of the cubature")
+    if not all(0 < unit < math.inf for unit in content["units"].values()):
+        raise ValueError("impossible units")
     networks = content["networks"]
     n_saved = sum(value.numel() for value in content["state"].values())
     model = GalerkinModel(

@@ -89,7 +89,7 @@ class GaussNewton:
         return xi, std, rows.square().sum(-1)
 
     def _rows(self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor) -> Tensor:
-        z = self.prior.unstandardise(xi)
+        z = self.prior.unstandardise(xi.double())
         r = self.reduced.residual_of(a, z) / (self.sigma * size)
         if b.shape[-1] == 0:
             return r

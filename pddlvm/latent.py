@@ -385,7 +385,7 @@ class LatentVariableModel(nn.Module):
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:
         """Parts of the objective by name, evaluated at xi: to say which one is not finite."""
         mean, log_variance = self.forward_map(xi)
-        z = self.problem.prior.unstandardise(xi)
+        z = self.problem.prior.unstandardise(xi.double())
         return {
             "the forward map": mean + log_variance,
             "the residual likelihood": self.likelihood(mean, z, xi),

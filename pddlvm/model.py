@@ -159,29 +159,26 @@ class GalerkinModel(LatentVariableModel):
             `.residual_norm`. Its dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
-            ConvergenceError: a correction is not finite, far from where the map was trained.
+            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
+                the solution leaves the range of its dtype.
+            ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
+        representation = self.reduced.representation
         with torch.no_grad():
-            work = z.detach().to(self.sigma_residual)
-            xi = self.problem.prior.standardise(work)
-            flat = xi.reshape(-1, xi.shape[-1])
+            like = self.sigma_residual
+            # Standardised before it is rounded: the prior may be narrow and far from zero.
+            flat_z = z.detach().to(like.device, torch.float64).reshape(-1, z.shape[-1])
+            flat = self.problem.prior.standardise(flat_z).to(like)
             c, log_variance = self.forward_map(flat)
             if corrections:
-                c = correct(self.exact, self.reduced, c, z.reshape(flat.shape), corrections)
-                failed = (~torch.isfinite(c).all(-1)).nonzero()[:, 0].tolist()
-                if failed:
-                    raise ConvergenceError(
-                        f"the corrections of {len(failed)} of {len(c)} z are not finite, the first "
-                        f"is number {failed[0]}: it is far from where the map was trained; try "
-                        "problem.solve(z)"
-                    )
-            flat_z = work.reshape(flat.shape)
-            b = self.reduced.representation.boundary_coordinates(flat_z)
-            augmented = self.reduced.representation.augment(c.to(flat), b)
+                c = correct(self.exact, self.reduced, c, flat_z, corrections)
+            self._check_finite(c, flat)
+            b = representation.boundary_coordinates(flat_z)
+            augmented = representation.augment(c.to(flat), b)
+            representation.check_range(augmented, z.dtype)
         level = 1 if corrections else 0
         batch = z.shape[:-1]
 
@@ -192,19 +189,19 @@ class GalerkinModel(LatentVariableModel):
 
         @torch.no_grad()
         def residual_norm() -> Tensor:
-            mean = (augmented @ self.reduced.representation.basis.T).double().cpu()
+            mean = representation.solution(augmented, torch.float64).cpu()
             found = refine(
                 self.exact,
                 self.reduction.reference,
                 mean,
-                flat_z.double().cpu(),
+                flat_z.cpu(),
                 max_iterations=0,
             )
             return found.residual_norm.reshape(batch).to(z)
 
         return Forward(
             c=unflatten(c.to(z), batch),
-            representation=self.reduced.representation,
+            representation=representation,
             shape=self.uncertainty.forward_shape(level),
             _augmented=unflatten(augmented, batch),
             _variances=variances,
@@ -251,8 +248,9 @@ class GalerkinModel(LatentVariableModel):
         self.exact.representation.check_boundary(flat)
         like = self.sigma_residual
         with torch.no_grad():
-            mean, std = self.invert(flat.to(like), xi_known.to(like), known.to(like), corrections)
-            misfit = self.misfit(flat.to(like), mean)
+            flat = flat.to(like.device)
+            mean, std = self.invert(flat, xi_known.to(like), known.to(like), corrections)
+            misfit = self.misfit(flat, mean)
         shape = self.uncertainty.inverse_shape(known.to(like), 1 if corrections else 0)
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
@@ -333,11 +331,12 @@ class GalerkinModel(LatentVariableModel):
 
     def _fit_scales(self) -> None:
         xi, c = self.reduction.xi, self.reduction.c
-        self.forward_map.amplitude.fit(xi, c.norm(dim=1))
-        self.energy_scale.fit(xi, self.reduction.energy)
+        units = self.reduction.units
+        self.forward_map.amplitude.fit(xi, c.norm(dim=1) / units.energy**0.5)
+        self.energy_scale.fit(xi, self.reduction.energy / units.energy)
         z = self.problem.prior.unstandardise(xi)
         b = self.exact.representation.boundary_coordinates(z)
-        self.inverse_map.fit_scaling(c, b)
+        self.inverse_map.fit_scaling(c / units.energy**0.5, b)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
@@ -381,6 +380,17 @@ class GalerkinModel(LatentVariableModel):
         representation = self.reduced.representation
         c, b = representation.project(u), representation.boundary_coordinates_of(u)
         return GaussNewton(self.reduced, self.sigma_residual).misfit(c, b, xi)
+
+    def _check_finite(self, c: Tensor, xi: Tensor) -> None:
+        """Refuse predictions that are not finite, (batch, n_modes), at xi (batch, d)."""
+        failed = (~torch.isfinite(c).all(-1)).nonzero()[:, 0].tolist()
+        if failed:
+            far = float(xi[failed[0]].abs().max())
+            raise ConvergenceError(
+                f"the predictions of {len(failed)} of {len(c)} z are not finite, the first is "
+                f"number {failed[0]}, {far:.0f} standard deviations from the centre of the prior: "
+                "far from where the map was trained; try problem.solve(z)"
+            )
 
     def invert(
         self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int = 0

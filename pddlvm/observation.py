@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _LARGEST = 1e15
-"""Of data: networks compute in float32."""
+"""Of data in standard deviations of the noise: in float64 the noise of larger ones is lost."""
 
 Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
@@ -102,10 +102,12 @@ class Observation(ABC):
         check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
         if torch.isinf(y).any():
             raise InputError("y has infinite values; mark values that were not measured by NaN")
-        if (y.abs() > _LARGEST).any():
-            size = float(y.nan_to_num().abs().max())
+        std = self.noise.covariance().diagonal().sqrt()
+        size = float((y.detach().double().cpu() / std).nan_to_num().abs().max()) if y.numel() else 0
+        if size > _LARGEST:
             raise InputError(
-                f"y has a value of size {size:.0e}, expected {_LARGEST:.0e} at most; check units"
+                f"y has a value of {size:.0e} standard deviations of the noise, expected "
+                f"{_LARGEST:.0e} at most; check the units of y and of noise_std"
             )
         missing = torch.isnan(y)
         if missing.any() and not allow_missing:

@@ -3,6 +3,10 @@
     forward:  e = B u          (..., n_columns) -> (..., n_rows)
     adjoint:  B^T q            (..., n_rows)    -> (..., n_columns)
 
+In a reduced basis the columns have no units, and what the physics reads of them has:
+
+    e = s * (B a) + e0,        rows of B of size one,   e, s and e0 in float64
+
 PyTorch cannot differentiate a CSR product efficiently, so the sparse operator holds both B and
 B^T: the backward pass of one is the forward pass of the other.
 """
@@ -15,7 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DenseOperator", "LinearOperator", "SparseOperator"]
+__all__ = ["DenseOperator", "LinearOperator", "ScaledOperator", "SparseOperator"]
 
 
 class LinearOperator(nn.Module):
@@ -82,7 +86,7 @@ class _Rows(nn.Module):
 
 
 class DenseOperator(LinearOperator):
-    """A dense matrix: what a sparse operator becomes in a reduced basis."""
+    """A dense matrix."""
 
     b: Tensor
 
@@ -97,6 +101,48 @@ class DenseOperator(LinearOperator):
     def adjoint(self, q: Tensor) -> Tensor:
         """B^T q."""
         return q @ self.b
+
+
+class ScaledOperator(LinearOperator):
+    """What a sparse operator becomes in a reduced basis: e = s * (B a) + e0.
+
+    a is of the dtype of B, e is float64: physics has units, and may leave the range of float32.
+
+    Args:
+        matrix: s * B, (n_rows, n_columns), float64.
+        offset: e0, (n_rows,), float64.
+        dtype: of B.
+    """
+
+    b: Tensor
+    unit: Tensor
+    offset: Tensor
+
+    def __init__(self, matrix: Tensor, offset: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        unit, rows = scale_rows(matrix)
+        self.register_buffer("b", rows.to(dtype))
+        self.register_buffer("unit", unit)
+        self.register_buffer("offset", offset)
+
+    @property
+    def columns(self) -> Tensor:
+        """s * B, (n_rows, n_columns), float64."""
+        return self.unit[:, None] * self.b
+
+    def forward(self, u: Tensor) -> Tensor:
+        """e, float64."""
+        return self.unit * (u @ self.b.T) + self.offset
+
+    def adjoint(self, q: Tensor) -> Tensor:
+        """B^T (s * q), of the dtype of B."""
+        return (q * self.unit).to(self.b) @ self.b
+
+
+def scale_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest entry of each row in size (n_rows,), and the rows relative to it."""
+    size = matrix.abs().amax(-1)
+    return size, matrix / torch.where(size > 0, size, 1.0)[:, None]
 
 
 def to_torch_csr(matrix: sp.csr_matrix, dtype: torch.dtype) -> Tensor:

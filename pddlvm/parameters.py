@@ -157,7 +157,8 @@ class ParameterSpace:
             if name not in self.slices:
                 raise InputError(f"z_known names {name!r}, but the blocks are {list(self.slices)}")
             block = self.blocks[name]
-            value = torch.as_tensor(value).to(like)
+            # Standardised before it is rounded.
+            value = torch.as_tensor(value).to(like.device, torch.float64)
             value = value[..., None] if value.ndim == 0 else value
             if value.shape[-1] != block.size:
                 raise InputError(
@@ -171,7 +172,7 @@ class ParameterSpace:
             part = value.expand(*batch, block.size).reshape(n, block.size)
             if not (torch.isfinite(part) & block.prior.contains(part)).all():
                 raise SupportError(f"z_known[{name!r}] has values outside the prior of {name!r}")
-            xi[:, self.slices[name]] = block.prior.standardise(part)
+            xi[:, self.slices[name]] = block.prior.standardise(part).to(like)
             mask[:, self.slices[name]] = 1
         return xi, mask
 

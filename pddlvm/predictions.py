@@ -4,6 +4,7 @@ Intervals have the shape that errors were found to have (`ErrorShape`). Everythi
 coefficients is computed when it is asked for, and kept.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,6 @@ from torch.special import ndtr, ndtri
 
 from pddlvm.checks import check_level
 from pddlvm.error_shape import ErrorShape
-from pddlvm.memory import multiply
 from pddlvm.parameters import ParameterSpace
 from pddlvm.representation import Representation
 
@@ -59,7 +59,7 @@ class Forward:
     @cached_property
     def mean(self) -> Tensor:
         """Mean solution, (..., n_dofs)."""
-        return multiply(self._augmented, self.representation.rows).to(self.c)
+        return self.representation.solution(self._augmented, self.c.dtype).to(self.c.device)
 
     @cached_property
     def std(self) -> Tensor:
@@ -68,7 +68,8 @@ class Forward:
         The root mean square of the error, as the calibration found it.
         """
         var_c, var_rest = self._both_variances
-        return (var_c @ self.representation.vectors.square().T + var_rest).sqrt().to(self.c)
+        std = (var_c @ self.representation.vectors.square().T + var_rest).sqrt()
+        return self.representation.units.u * std.to(self.c)
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -90,27 +91,35 @@ class Forward:
         """Solutions, (*shape, ..., n_dofs)."""
         var_c, var_rest = self._both_variances
         generator = None if seed is None else torch.Generator(var_c.device).manual_seed(seed)
+        units = self.representation.units
 
         def noise(like: Tensor) -> Tensor:
             return torch.randn(
                 (*shape, *like.shape), generator=generator, dtype=like.dtype, device=like.device
             )
 
-        u = self.mean.to(var_c) + (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
-        return (u + var_rest.sqrt() * noise(var_rest)).to(self.c)
+        error = (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
+        error = error + var_rest.sqrt() * noise(var_rest)
+        return self.mean + units.u * error.to(self.c)
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
         var_c, var_rest = (v.double() for v in self._both_variances)
         free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
-        mean = (self._augmented.double() @ self.representation.basis.double().T)[..., free]
+        units = self.representation.units
+        # Relative to U, as the variances are.
+        mean = self._augmented.double() @ self.representation.rows.double()
+        mean, offset = mean[..., free], self.representation.offset[free]
         floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
         factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
         density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
-        return density.log_prob(u.to(mean)[..., free]).to(self.c)
+        relative = (u.to(mean)[..., free] - offset) / units.u
+        log_prob = density.log_prob(relative) - len(free) * math.log(units.u)
+        return log_prob.to(self.c)
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
+        rows = self.representation.units.u * rows
         var_c, var_rest = (v.to(rows) for v in self._both_variances)
         shapes = rows @ self.representation.vectors.to(rows)
         smooth = (shapes * var_c[..., None, :]) @ shapes.T

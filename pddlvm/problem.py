@@ -120,8 +120,12 @@ class Problem(ParametricProblem):
         modes = self.space.rigid_modes
         if not modes:
             return
+        # Displacements and rotations have other units: compare with what is fixed of them.
+        components = self.space.dof_components
+        same = np.isin(components, components[self.fixed_dofs])
+        sizes = [np.abs(v[same]).max() or 1.0 for v in modes.values()]
         at_supports = np.column_stack(
-            [v[self.fixed_dofs] / np.abs(v).max() for v in modes.values()]
+            [v[self.fixed_dofs] / size for v, size in zip(modes.values(), sizes, strict=True)]
         )
         values, vectors = np.linalg.eigh(at_supports.T @ at_supports)
         loose = vectors[:, values <= 1e-12 * len(self.fixed_dofs)]

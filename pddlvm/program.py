@@ -45,7 +45,7 @@ class ZeroResidual(TorchDistribution):
         self._maps, self._c, self._xi = maps, c, xi
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
-        z = self._maps.problem.prior.unstandardise(self._xi)
+        z = self._maps.problem.prior.unstandardise(self._xi.double())
         return self._maps.likelihood(self._c, z, self._xi)
 
 
@@ -62,7 +62,7 @@ class InferredParameters(TorchDistribution):
         self._maps, self._c, self._known = maps, c, known
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
-        z = self._maps.problem.prior.unstandardise(value)
+        z = self._maps.problem.prior.unstandardise(value.double())
         known = self._known
         xi_known = None if known is None else value * known
         mean, log_variance = self._maps.read(self._c, z, xi_known, known)

@@ -1,7 +1,8 @@
 """The residual in a reduced basis, V^T r(V c + L a, z), whose cost does not grow with the mesh.
 
 Each term becomes either an `AffineTerm` (few fixed operators) or an empirical cubature: the same
-pointwise physics at a few hundred cells with non-negative weights.
+pointwise physics at a few hundred cells with non-negative weights. Coefficients, energies and
+residuals have no units (`Representation`); the physics has, and is evaluated in float64.
 """
 
 from typing import cast
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.affine import AffineTerm
-from pddlvm.operators import DenseOperator
+from pddlvm.operators import ScaledOperator
 from pddlvm.physics import TermEvaluator
 from pddlvm.representation import Representation
 
@@ -24,14 +25,18 @@ def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tenso
     """Reduced stiffness of one term, (batch, n_columns, n_columns)."""
     if isinstance(term, AffineTerm):
         return term.stiffness(a, z)
-    assert isinstance(term.operator, DenseOperator)
-    columns = term.operator.b.unflatten(0, (-1, term.s))
-    weighted = torch.einsum("bpst,ptj->bpsj", term.tangents(a, z), columns)
+    assert isinstance(term.operator, ScaledOperator)
+    columns, unit = (x.unflatten(0, (-1, term.s)) for x in (term.operator.b, term.operator.unit))
+    tangents = term.tangents(a, z) * unit[:, :, None] * unit[:, None, :]
+    weighted = torch.einsum("bpst,ptj->bpsj", tangents.to(columns), columns)
     return term.operator.b.T @ weighted.flatten(1, 2)
 
 
 class ReducedModel(nn.Module):
-    """Energy, residual and stiffness in the coefficients c; z and c are (batch, .)."""
+    """Energy, residual and stiffness in the coefficients c; z and c are (batch, .).
+
+    z in float64 does not lose the spread of a narrow prior far from zero.
+    """
 
     terms: list[TermEvaluator | AffineTerm]
     representation: Representation
@@ -47,8 +52,8 @@ class ReducedModel(nn.Module):
 
     def energy(self, c: Tensor, z: Tensor) -> Tensor:
         """Pi(V c + L a(z), z), (batch,)."""
-        a, blocks = self._augment(c, z), self.prior.split(z)
-        return torch.stack([term.energy(a, blocks) for term in self.terms]).sum(0)
+        a, blocks = self._augment(c, z), self.prior.split(z.double())
+        return torch.stack([term.energy(a, blocks).to(a) for term in self.terms]).sum(0)
 
     def residual(self, c: Tensor, z: Tensor) -> Tensor:
         """V^T r, (batch, n_modes)."""
@@ -56,7 +61,7 @@ class ReducedModel(nn.Module):
 
     def residual_of(self, a: Tensor, z: Tensor) -> Tensor:
         """V^T r of augmented coefficients (c, 1, b), (batch, n_modes)."""
-        blocks = self.prior.split(z)
+        blocks = self.prior.split(z.double())
         total = torch.stack([term.residual(a, blocks) for term in self.terms]).sum(0)
         return total[:, : self.n_modes]
 
@@ -65,7 +70,7 @@ class ReducedModel(nn.Module):
         a, m = self._augment(c, z), self.n_modes
         parts = []
         for part, z_part in zip(a.split(_CHUNK), z.split(_CHUNK), strict=True):
-            blocks = self.prior.split(z_part)
+            blocks = self.prior.split(z_part.double())
             total = torch.stack([stiffness_of(t, part, blocks) for t in self.terms]).sum(0)
             parts.append(total[:, :m, :m])
         return torch.cat(parts)

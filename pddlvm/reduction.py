@@ -4,7 +4,9 @@
 2. Every term is reduced in V: affine if it can be, by empirical cubature if not.
 3. A compressible basis is rotated to the principal components of reduced Galerkin solutions of
    fresh draws, the same terms are written in it, and it is cut.
-4. The size of c and of the energy over the prior is fitted by log-quadratic functions of xi.
+4. The sizes of u and of its energy over the prior become units (`Representation`): what training
+   sees has size one. What follows xi in the size of c and of the energy is fitted by log-quadratic
+   functions of xi.
 """
 
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ from torch import Tensor, nn
 from pddlvm.affine import MAX_RANK, AffineTerm, Interpolation, find_interpolation
 from pddlvm.basis import Basis, Galerkin, ResidualEnriched
 from pddlvm.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
+from pddlvm.definite import check_positive_at
+from pddlvm.errors import ProblemError
 from pddlvm.physics import TermEvaluator
 from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel
-from pddlvm.representation import Reference, Representation
+from pddlvm.representation import Reference, Representation, Units
 
 __all__ = ["LogQuadratic", "Reduction", "TermReduction", "reduce"]
 
@@ -30,9 +34,12 @@ TermReduction = tuple[Interpolation, Interpolation] | CellSelection
 _N_CUBATURE_DRAWS = 48
 _N_AFFINE_DRAWS = 48
 _N_PROBE_CELLS = 500
+_LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
 _N_CHECKS = 8
+_N_SIZES = 32
 _MAX_NEWTON = 30
+_SOLVED = 1e-6
 
 
 class LogQuadratic(nn.Module):
@@ -48,7 +55,8 @@ class LogQuadratic(nn.Module):
         """Least squares on log values, with a little ridge so that few draws suffice."""
         features = self._features(xi.double())
         gram = features.T @ features + 1e-3 * torch.eye(features.shape[1], dtype=torch.float64)
-        logs = values.double().clamp(min=1e-30).log()
+        values = values.double()
+        logs = values.clamp(min=_LEAST_SIZE * float(values.max())).log()
         self.coefficients = torch.linalg.solve(gram, features.T @ logs).to(self.coefficients)
 
     def forward(self, xi: Tensor) -> Tensor:
@@ -72,6 +80,7 @@ class Reduction:
         energy: c^T K(z) c of the same draws.
         cubature_error: relative difference, in the reference energy, between Galerkin solutions
             with the cubature and with the full operator, worst of a few fresh draws.
+        units: sizes of u and of its energy. v, c and energy above are those of the problem.
     """
 
     reference: Reference
@@ -81,10 +90,11 @@ class Reduction:
     c: Tensor
     energy: Tensor
     cubature_error: float
+    units: Units
 
     def model(self, problem: Problem, dtype: torch.dtype) -> ReducedModel:
         """The reduced model in a dtype."""
-        return reduced_model(problem, self.reference, self.v, self.terms, dtype)
+        return reduced_model(problem, self.reference, self.v, self.terms, dtype, self.units)
 
 
 def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Reduction:
@@ -94,6 +104,9 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
         problem: the problem.
         basis: how to represent the solution; default `ResidualEnriched()`.
         seed: of the prior draws.
+
+    Raises:
+        ProblemError: K0 is not positive, or K(z) within the prior; or there is nothing to learn.
     """
     basis = basis or ResidualEnriched()
     generator = torch.Generator().manual_seed(seed)
@@ -102,6 +115,8 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     v = basis.build(galerkin, generator)
     z = problem.prior.sample((_N_CUBATURE_DRAWS,), generator=generator)
     solutions, _ = galerkin.solve(v, z)
+    if not np.any(solutions):
+        raise _nothing_to_learn(problem, reference)
     terms = reduce_terms(problem, galerkin, v, z, solutions, np.random.default_rng(seed))
     full = reduced_model(problem, reference, v, terms, torch.float64)
 
@@ -113,16 +128,55 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     z = problem.prior.unstandardise(xi)
     c = solve_reduced(full, z)
     if basis.n_kept is not None:
-        relative = c / c.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        _, values, rotation = torch.linalg.svd(relative, full_matrices=False)
+        relative = torch.nn.functional.normalize(c, eps=_LEAST_SIZE * float(c.abs().max()))
+        weights, values, rotation = torch.linalg.svd(relative, full_matrices=False)
+        # The sign of a component is arbitrary: that of the draw that shows it most is positive.
+        most = weights.gather(0, weights.abs().argmax(0, keepdim=True))
+        rotation = rotation * most.sign().T
         tail = values.flip(0).square().cumsum(0).sqrt().flip(0) / values.norm()
         tolerance = basis.tolerance if isinstance(basis, ResidualEnriched) else 0.0
         kept = min(basis.n_kept, int((tail > tolerance).sum()), v.shape[1])
         v = v @ rotation[:kept].T.numpy()
         full = reduced_model(problem, reference, v, terms, torch.float64)
         c = solve_reduced(full, z)
-    energy = (c * (full.stiffness(c, z) @ c[..., None])[..., 0]).sum(-1)
-    return Reduction(reference, v, terms, xi, c, energy, float(difference.max()))
+    k = full.stiffness(c, z)
+    _check_positive(full, c, z, k)
+    energy = (c * (k @ c[..., None])[..., 0]).sum(-1)
+    units = _units(full, c, z)
+    return Reduction(reference, v, terms, xi, c, energy, float(difference.max()), units)
+
+
+def _units(full: ReducedModel, c: Tensor, z: Tensor) -> Units:
+    """Size of u less its mean boundary values, and of |u|_K0^2, over draws."""
+    few, representation = slice(_N_SIZES), full.representation
+    u = representation.expand(c[few], z[few]) - representation.offset
+    return Units(float(u.abs().amax(1).mean()), float(c.square().sum(1).mean()))
+
+
+def _check_positive(full: ReducedModel, c: Tensor, z: Tensor, k: Tensor) -> None:
+    """Raise a ProblemError if the tangent of an energy is not positive at a solution."""
+    problem = full.representation.problem
+    if not problem.has_potential:
+        return
+    zero = torch.zeros_like(c)
+    solved = full.residual(c, z).norm(dim=1) <= _SOLVED * full.residual(zero, z).norm(dim=1)
+    bad = ((torch.linalg.cholesky_ex(k).info > 0) & solved).nonzero()[:, 0]
+    if len(bad):
+        one = bad[:1]
+        share = f"{len(bad)} of {len(z)} draws"
+        check_positive_at(problem, full.representation.expand(c[one], z[one])[0], z[one][0], share)
+
+
+def _nothing_to_learn(problem: Problem, reference: Reference) -> ProblemError:
+    if np.any(reference.lifts):
+        return ProblemError(
+            f"the solutions of problem {problem.name!r} are the same extension of their boundary "
+            "values for all parameters: there is nothing to learn; is a load missing?"
+        )
+    return ProblemError(
+        f"the solution of problem {problem.name!r} is zero for all parameters: it has neither a "
+        "load nor boundary values; add an energy such as -f * u, or a Dirichlet value"
+    )
 
 
 def reduced_model(
@@ -131,17 +185,18 @@ def reduced_model(
     v: Array,
     reductions: tuple[TermReduction, ...],
     dtype: torch.dtype,
+    units: Units = Units(),  # noqa: B008 (frozen)
 ) -> ReducedModel:
     """Write every term in the basis v."""
-    representation = Representation(problem, reference, v, dtype)
-    vectors = Representation(problem, reference, v, torch.float64).basis.numpy()
+    representation = Representation(problem, reference, v, dtype, units)
+    exact = Representation(problem, reference, v, torch.float64, units)
     terms: list[TermEvaluator | AffineTerm] = []
     for term, how in zip(problem.terms, reductions, strict=True):
         if isinstance(how, CellSelection):
-            terms.append(selected_term(term, problem.fields, vectors, how, dtype))
+            terms.append(selected_term(term, exact, how, dtype))
         else:
-            columns = dense_columns(term, vectors)
-            terms.append(AffineTerm(term, problem.fields, *how, columns, dtype))
+            columns = dense_columns(term, exact.basis.numpy())
+            terms.append(AffineTerm(term, problem.fields, *how, columns, dtype, units.energy))
     return ReducedModel(representation, terms)
 
 
@@ -170,23 +225,21 @@ def reduce_terms(
     draws = Draws(
         representation.augment(torch.from_numpy(c), b), problem.prior.split(z), v.shape[1]
     )
-    vectors = representation.basis
     chosen: dict[int, TermReduction] = {}
     for i, evaluator in enumerate(galerkin.operators.terms):
-        affine = _affine(evaluator, problem, draws, vectors, rng)
+        affine = _affine(evaluator, representation, draws, rng)
         if affine is not None:
             chosen[i] = affine
     rest = {i: t for i, t in enumerate(problem.terms) if i not in chosen}
     if rest:
-        chosen.update(select_cells(rest, problem, vectors.numpy(), draws, rng))
+        chosen.update(select_cells(rest, representation, draws, rng))
     return tuple(chosen[i] for i in range(len(problem.terms)))
 
 
 def _affine(
     evaluator: TermEvaluator,
-    problem: Problem,
+    representation: Representation,
     draws: Draws,
-    vectors: Tensor,
     rng: np.random.Generator,
 ) -> tuple[Interpolation, Interpolation] | None:
     """Interpolations of tangent and load if the term is quadratic in u and of low rank."""
@@ -195,21 +248,29 @@ def _affine(
     n_cells = len(term.region.dofs)
     cells = np.sort(rng.choice(n_cells, min(n_cells, _N_PROBE_CELLS), replace=False))
     everywhere = CellSelection(cells, np.ones(cells.size))
-    probe = selected_term(term, problem.fields, vectors.numpy(), everywhere, torch.float64)
-    at_zero, at_solution = (probe.tangents(a[:n], z) for a in (torch.zeros_like(draws.a), draws.a))
+    probe = selected_term(term, representation, everywhere, torch.float64)
+    none, some = torch.zeros_like(draws.a[:n]), draws.a[:n]
+    # u and grad u have other units: what is small is small in the energy.
+    strains = probe.strains(some)
+    size = (strains - probe.strains(none)).abs().amax((0, 1))
+    size = torch.where(size > 0, size, size.max())
+    squares = size[:, None] * size
+    at_zero, at_solution = (squares * probe.tangents(a, z) for a in (none, some))
     limit = 1e-9 * float(at_solution.abs().max())
     if not torch.allclose(at_zero, at_solution, rtol=1e-8, atol=limit):
         return None
-    loads = probe.fluxes(torch.zeros_like(draws.a)[:n], z)
+    loads = size * probe.fluxes_of(torch.zeros_like(strains), z)
     if any(
         find_interpolation(values.reshape(n, -1).numpy(), MAX_RANK) is None
         for values in (at_zero, loads)
     ):
         return None
     # The functions that are interpolated are those of the physics: without the weights.
-    zero = torch.zeros(n, problem.n_dofs, dtype=torch.float64)
+    zero = torch.zeros(n, representation.problem.n_dofs, dtype=torch.float64)
     tangents = evaluator.tangents(zero, z) / evaluator.weights[:, None, None]
     loads = evaluator.fluxes(zero, z) / evaluator.weights[:, None]
-    tangent = find_interpolation(tangents.reshape(n, -1).numpy(), MAX_RANK)
-    load = find_interpolation(loads.reshape(n, -1).numpy(), MAX_RANK)
+    tangent = find_interpolation(
+        tangents.reshape(n, -1).numpy(), MAX_RANK, squares.flatten().numpy()
+    )
+    load = find_interpolation(loads.reshape(n, -1).numpy(), MAX_RANK, size.numpy())
     return None if tangent is None or load is None else (tangent, load)

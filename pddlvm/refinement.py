@@ -61,11 +61,10 @@ def correct(
     """
     representation = exact.representation
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
-    vectors = representation.vectors[operators.free]
     z64, fine = z.detach().double().cpu(), c.double().cpu()
     for _ in range(n_steps):
-        r = operators.residual(representation.expand(fine, z64), z64) @ vectors
-        k = reduced.stiffness(fine.to(c), z.to(c)).double().cpu()
+        r = representation.test(operators.residual(representation.expand(fine, z64), z64))
+        k = reduced.stiffness(fine.to(c), z).double().cpu()
         fine = fine - torch.linalg.solve_ex(k, r[..., None]).result[..., 0]
     return fine.to(c.device)
 
@@ -148,7 +147,8 @@ def _refine(
     problem = reduced.representation.problem
     operators = problem.discretisation(torch.float64, torch.device("cpu"))
     free = operators.free
-    v = reduced.representation.vectors[free]
+    units = reduced.representation.units
+    v = reduced.representation.vectors[free] * (units.u / units.energy**0.5)
     krylov = _conjugate_gradients if problem.has_potential else _gmres
     u, active = u.clone(), torch.arange(len(u))
     iterations = torch.zeros(len(u), dtype=torch.int64)
@@ -157,9 +157,10 @@ def _refine(
     for newton in range(_MAX_NEWTON + 1):
         r = operators.residual(u[active], z[active])
         error = (r * reference.solve(r)).sum(-1).clamp(min=0).sqrt()
-        # From a start at zero the first estimate of the error is the size of the solution.
-        size = torch.maximum(_energy_norm(reference, u[active][:, free]), error)
+        size = reference.energy_norm(u[active])
         norm[active] = error / size
+        # From a start at zero the first estimate of the error is the size of the solution.
+        size = torch.maximum(size, error)
         if newton == 0:
             enough = torch.maximum(enough, reduction * norm)
         left = (norm > enough) & (iterations < max_iterations)
@@ -205,11 +206,6 @@ class _System:
 
     def _coarse_solve(self, b: Tensor) -> Tensor:
         return torch.linalg.solve_ex(self.stiffness, b[..., None]).result[..., 0]
-
-
-def _energy_norm(reference: Reference, u: Tensor) -> Tensor:
-    k0u = torch.from_numpy((reference.matrix @ u.numpy().T).T)
-    return (u * k0u).sum(-1).clamp(min=0).sqrt().clamp(min=1e-300)
 
 
 def _conjugate_gradients(

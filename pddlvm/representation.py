@@ -1,10 +1,14 @@
 """The solution in a basis that is orthonormal in the reference energy.
 
-    u = V c + L a,    V^T K0 V = I,    a = (1, b(z))
+    u = V c + L a,    V^T K0 V = E I,    a = (1, b(z))
 
 K0 is the stiffness at the centre of the prior. L lifts the Dirichlet values: they are
-u_D(z) = mean + Phi b(z), and each column is extended K0-harmonically into the domain, so that
-c = V^T K0 u holds for any u, whatever its boundary values: coefficients need no lifting.
+u_D(z) = mean + U Phi b(z), and each column is extended K0-harmonically into the domain, so that
+c = V^T K0 u / E holds for any u, whatever its boundary values: coefficients need no lifting.
+
+U is the size of u less its mean boundary values, E that of its energy: c and b have no units and
+are of size one, whatever the units of the problem. V / U is kept in the dtype of the maps, the way
+from it to u is in the dtype that is asked for.
 """
 
 from dataclasses import dataclass
@@ -15,18 +19,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pddlvm.definite import factorise_positive
 from pddlvm.errors import InputError
 from pddlvm.factors import SparseFactors, factorise
+from pddlvm.memory import multiply
 from pddlvm.problem import Problem
 
-__all__ = ["Reference", "Representation", "orthonormalise"]
+__all__ = ["Reference", "Representation", "Units", "orthonormalise"]
 
 Array = NDArray[np.float64]
 
 _N_LIFT_DRAWS = 64
-_RANK_TOLERANCE = 1e-10
+_RANK_TOLERANCE, _ROUND_OFF = 1e-10, 1e-14
 _N_CENTRES = 16
-_BOUNDARY_TOLERANCE = 1e-3
+_BOUNDARY_TOLERANCE, _ROUNDINGS = 1e-3, 4
+_RANGE = 1e-3
+"""Of the largest number of a dtype: solutions are sums of some ten modes."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Sizes over the prior.
+
+    Attributes:
+        u: of a solution, less its mean boundary values.
+        energy: of its energy.
+    """
+
+    u: float = 1.0
+    energy: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,7 @@ class Reference:
     Attributes:
         matrix: K0 on the free degrees of freedom, symmetric.
         coupling: K0 between free and fixed degrees of freedom, (n_free, n_fixed).
+        whole: K0 on all degrees of freedom.
         factors: of K0.
         lifts: L, (n_dofs, 1 + rank): harmonic extension of the mean boundary values, then of Phi.
         phi: orthonormal directions of the boundary values, (n_fixed, rank).
@@ -48,6 +70,7 @@ class Reference:
 
     matrix: sp.csc_matrix
     coupling: sp.csc_matrix
+    whole: sp.csr_matrix
     factors: SparseFactors
     lifts: Array
     phi: Array
@@ -56,25 +79,29 @@ class Reference:
 
     @classmethod
     def of(cls, problem: Problem) -> "Reference":
-        """Factorise K0 at the centre of the prior, and find the directions of the boundary data."""
+        """Factorise K0 at the centre of the prior, and find the directions of the boundary data.
+
+        Raises:
+            ProblemError: K0 is not positive.
+        """
         operators = problem.discretisation(torch.float64, torch.device("cpu"))
         free, fixed = problem.free_dofs, problem.fixed_dofs
         generator = torch.Generator().manual_seed(0)
         xi = problem.prior.sample_standard((_N_LIFT_DRAWS,), generator=generator)
-        centre = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters))
+        z0 = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters, dtype=torch.float64))
         boundary = operators.lift(problem.prior.unstandardise(xi)).numpy()[:, fixed]
         mean = boundary.mean(axis=0)
         _, values, directions = np.linalg.svd(boundary - mean, full_matrices=False)
-        size = float(np.linalg.norm(boundary))
-        rank = int((values > _RANK_TOLERANCE * size).sum())
+        # Their spread counts, as far as it is not the rounding of their mean.
+        noise = _ROUND_OFF * float(np.linalg.norm(boundary))
+        rank = int((values > max(_RANK_TOLERANCE * values.max(initial=0.0), noise)).sum())
         phi = directions[:rank].T
 
-        z0 = centre.double()
         tangents = [t[0] for t in operators.tangents(operators.lift(z0), z0)]
         whole = problem.solver.assemble_unconstrained(tangents)
         whole = (0.5 * (whole + whole.T)).tocsr()
         matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
-        factors = factorise(matrix, symmetric=True)
+        factors = factorise_positive(problem, whole)
         columns = np.column_stack([mean, phi])
         lifts = np.zeros((problem.n_dofs, 1 + rank))
         lifts[fixed] = columns
@@ -84,7 +111,12 @@ class Reference:
         for z in problem.prior.unstandardise(centres)[:, None]:
             matrix_at = problem.solver.matrix(torch.from_numpy(lifts[:, 0]), z[0])
             factors_at.append(factorise(matrix_at, symmetric=False))
-        return cls(matrix, coupling, factors, lifts, phi, centres, tuple(factors_at))
+        return cls(matrix, coupling, whole, factors, lifts, phi, centres, tuple(factors_at))
+
+    def energy_norm(self, u: Tensor) -> Tensor:
+        """|u|_{K0}, boundary values included, (batch, n_dofs) -> (batch,), float64 on the CPU."""
+        k0u = torch.from_numpy((self.whole @ u.numpy().T).T)
+        return (u * k0u).sum(-1).clamp(min=0).sqrt()
 
     def solve(self, r: Tensor) -> Tensor:
         """K0^{-1} r for a batch, (batch, n_free), float64 on the CPU inside."""
@@ -131,48 +163,62 @@ class Representation(nn.Module):
         problem: for degrees of freedom and boundary values.
         reference: K0 and the lifting.
         v: basis on the free degrees of freedom, (n_free, n_modes), K0-orthonormal.
-        dtype: of the buffers.
+        dtype: of c and b.
+        units: sizes of u and of its energy.
     """
 
     rows: Tensor
     coordinates: Tensor
+    offset: Tensor
     phi: Tensor
     fixed: Tensor
 
     def __init__(
-        self, problem: Problem, reference: Reference, v: Array, dtype: torch.dtype
+        self,
+        problem: Problem,
+        reference: Reference,
+        v: Array,
+        dtype: torch.dtype,
+        units: Units = Units(),
     ) -> None:
         super().__init__()
         free, fixed = problem.free_dofs, problem.fixed_dofs
         n_modes = v.shape[1]
-        basis = np.zeros((problem.n_dofs, n_modes))
-        basis[free] = v
+        scale = units.energy**0.5 / units.u
+        rows = np.zeros((n_modes + reference.lifts.shape[1], problem.n_dofs))
+        rows[:n_modes, free] = scale * v.T
+        # The row of the mean boundary values stays zero: they are added in the end.
+        rows[n_modes + 1 :] = reference.lifts[:, 1:].T
         coordinates = np.zeros((problem.n_dofs, n_modes))
-        coordinates[free] = reference.matrix @ v
-        coordinates[fixed] = reference.coupling.T @ v
+        coordinates[free] = reference.matrix @ v / units.energy**0.5 * units.u
+        coordinates[fixed] = reference.coupling.T @ v / units.energy**0.5 * units.u
         self.n_modes = n_modes
         self.n_lifts = reference.lifts.shape[1]
         self.problem = problem
-        rows = np.ascontiguousarray(np.column_stack([basis, reference.lifts]).T)
+        self.units = units
         self.register_buffer("rows", torch.from_numpy(rows).to(dtype))
+        self.register_buffer("offset", torch.from_numpy(reference.lifts[:, 0].copy()))
         self.register_buffer("coordinates", torch.from_numpy(coordinates).to(dtype))
         self.register_buffer("phi", torch.from_numpy(reference.phi).to(dtype))
         self.register_buffer("fixed", torch.from_numpy(fixed))
 
     @property
     def basis(self) -> Tensor:
-        """(V, L), (n_dofs, n_modes + n_lifts)."""
-        return self.rows.T
+        """(V, L) in the units of u, (n_dofs, n_modes + n_lifts), float64."""
+        basis = self.units.u * self.rows.double()
+        basis[self.n_modes] += self.offset
+        return basis.T
 
     @property
     def vectors(self) -> Tensor:
-        """V, zero on the Dirichlet boundary, (n_dofs, n_modes)."""
-        return self.basis[:, : self.n_modes]
+        """V / U, zero on the Dirichlet boundary, (n_dofs, n_modes)."""
+        return self.rows[: self.n_modes].T
 
     def boundary_coordinates(self, z: Tensor) -> Tensor:
         """b(z), (batch, rank)."""
         if self.n_lifts == 1:
-            return z.new_zeros(len(z), 0)
+            return self.phi.new_zeros(len(z), 0)
+        z = z.double()
         operators = self.problem.discretisation(z.dtype, z.device)
         return self.boundary_coordinates_of(operators.lift(z))
 
@@ -183,30 +229,66 @@ class Representation(nn.Module):
     def boundary_misfit(self, u: Tensor) -> Tensor:
         """Boundary values of u less those of its b, (batch, n_fixed): zero for a solution."""
         values = self._boundary_values(u)
-        return values - (values @ self.phi) @ self.phi.T
+        return self.units.u * (values - (values @ self.phi) @ self.phi.T)
 
     def check_boundary(self, u: Tensor) -> None:
         """Refuse solutions (batch, n_dofs) whose Dirichlet values are not those of any z."""
-        u = u.to(self.rows)
+        rounding, u = _ROUNDINGS * torch.finfo(u.dtype).eps, u.to(self.offset)
         wrong = self.boundary_misfit(u).abs().amax(1)
-        if (wrong > _BOUNDARY_TOLERANCE * u.abs().amax(1)).any():
+        allowed = _BOUNDARY_TOLERANCE * (u - self.offset).abs().amax(1)
+        if (wrong > allowed + rounding * u.abs().amax(1)).any():
             raise InputError(
                 "u does not have the Dirichlet values of the problem; inverse() wants full "
                 "solutions, boundary included, or the noise_std of their values"
             )
 
     def _boundary_values(self, u: Tensor) -> Tensor:
-        """Boundary values of u less their mean, (batch, n_fixed)."""
-        return u[..., self.fixed] - self.basis[self.fixed, self.n_modes]
+        """Boundary values of u less their mean, relative to U, (batch, n_fixed)."""
+        own = self.rows[self.n_modes, self.fixed]
+        return self._relative(u[..., self.fixed], self.offset[self.fixed]) - own
+
+    def _relative(self, u: Tensor, offset: Tensor) -> Tensor:
+        """(u - offset) / U in the dtype of c."""
+        return ((u.double() - offset) / self.units.u).to(self.rows.dtype)
 
     def augment(self, c: Tensor, b: Tensor) -> Tensor:
         """(c, 1, b): what multiplies the columns of (V, L)."""
         return torch.cat([c, torch.ones_like(c[..., :1]), b], dim=-1)
 
     def expand(self, c: Tensor, z: Tensor) -> Tensor:
-        """u = V c + L a(z), (batch, n_dofs)."""
-        return self.augment(c, self.boundary_coordinates(z)) @ self.basis.T
+        """u = V c + L a(z), (batch, n_dofs), float64."""
+        a = self.augment(c, self.boundary_coordinates(z))
+        return self.units.u * (a @ self.rows).double() + self.offset
+
+    def solution(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+        """u of augmented coefficients (..., n_columns), (..., n_dofs), without gradients.
+
+        Raises:
+            InputError: u leaves the range of the dtype.
+        """
+        self.check_range(a, dtype)
+        shape = multiply(a, self.rows).to(dtype)
+        unit = torch.tensor(self.units.u, dtype=dtype, device=shape.device)
+        return torch.addcmul(self.offset.to(dtype), shape, unit, out=shape)
+
+    def check_range(self, a: Tensor, dtype: torch.dtype) -> None:
+        """Raise an InputError if u of augmented coefficients leaves the range of the dtype."""
+        info = torch.finfo(dtype)
+        spread = self.units.u * float(a.abs().max()) if a.numel() else 0.0
+        largest = max(self.units.u, spread, float(self.offset.abs().max()))
+        if info.tiny < self.units.u and largest < _RANGE * info.max:
+            return
+        raise InputError(
+            f"solutions of problem {self.problem.name!r} have a size of about {self.units.u:.0e}, "
+            f"which leaves the range of {dtype}: ask in float64, model.forward(z.double()), or "
+            "choose other units"
+        )
+
+    def test(self, r: Tensor) -> Tensor:
+        """V^T r / E of residuals on the free degrees of freedom, (batch, n_free), float64."""
+        free = torch.from_numpy(self.problem.free_dofs).to(r.device)
+        return (r @ self.vectors[free].double()) * (self.units.u / self.units.energy)
 
     def project(self, u: Tensor) -> Tensor:
-        """c = V^T K0 u, (batch, n_dofs) -> (batch, n_modes)."""
-        return u @ self.coordinates
+        """c = V^T K0 u / E, (batch, n_dofs) -> (batch, n_modes)."""
+        return self._relative(u, self.offset) @ self.coordinates

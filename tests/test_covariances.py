@@ -1,5 +1,7 @@
 """Likelihoods of a zero residual against dense multivariate normals, up to their constants."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
@@ -8,6 +10,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.covariances import Scales, default_covariance
 from pddlvm.reduction import LogQuadratic, reduce
+from pddlvm.representation import Units
 from problems import nonlinear_poisson, poisson
 
 TOLERANCE = 0.3
@@ -54,7 +57,8 @@ class Case:
 
     def __init__(self, problem: pddlvm.Problem, basis) -> None:
         self.problem = problem
-        reduction = reduce(problem, basis)
+        # In the units of the problem, like the full operator.
+        reduction = replace(reduce(problem, basis), units=Units())
         self.reduced = reduction.model(problem, torch.float64)
         self.v = torch.from_numpy(reduction.v)
         generator = torch.Generator().manual_seed(0)

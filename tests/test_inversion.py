@@ -146,7 +146,8 @@ def test_one_step_is_the_gaussian_posterior_where_the_residual_is_affine():
 
     for i in range(4):
         # V^T r / |c| = J xi + r_0 with noise sigma, and xi ~ N(0, I): ridge regression.
-        scale = model.sigma_residual * c[i].norm()
+        size = c[i].norm() * model.reduction.units.energy**0.5
+        scale = model.sigma_residual * size
         r = residual(origin, u[i])[0] / scale
         jacobian = ((residual(unit, u[i]) - residual(origin, u[i])) / scale).T
         hessian = jacobian.T @ jacobian + unit

@@ -99,8 +99,10 @@ def trained_on_one_unknown(objective: str) -> pddlvm.LatentVariableModel:
     )
     inverse.scaling = (model.inverse_map.centre, model.inverse_map.scale)
     # Sizes that follow z would make eps follow it too: here it is one number.
-    model.energy_scale.coefficients.zero_()
-    model.forward_map.amplitude.coefficients.zero_()
+    energy = math.log(model.reduction.units.energy)
+    for scale, size in ((model.energy_scale, -energy), (model.forward_map.amplitude, -energy / 2)):
+        scale.coefficients.zero_()
+        scale.coefficients[0] = size
     train_more(model)
     return model
 

@@ -79,7 +79,8 @@ def test_density_of_the_solution_is_that_of_a_dense_gaussian(model):
     var_c, var_rest = forward._both_variances
     v = model.reduced.representation.vectors.double()[free]
     covariance = v @ torch.diag(var_c.double()) @ v.T + torch.diag(var_rest.double()[free])
-    dense = MultivariateNormal(forward.mean[free], covariance)
+    unit = model.reduction.units.u
+    dense = MultivariateNormal(forward.mean[free], unit**2 * covariance)
     # The float32 mean and a floor of 1e-7 of the solution on the std.
     assert float(forward.log_prob(u)) == pytest.approx(float(dense.log_prob(u[free])), rel=1e-3)
     # And that Gaussian is the one that is sampled: expected log density is minus the entropy.

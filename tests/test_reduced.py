@@ -1,5 +1,7 @@
 """The reduced model against the full operator in the same basis: affine terms and cubature."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from pddlvm.reduction import (
     reduced_model,
     solve_reduced,
 )
-from pddlvm.representation import Reference
+from pddlvm.representation import Reference, Units
 from problems import poisson
 
 EXACT = 1e-10
@@ -113,7 +115,8 @@ class Case:
 
     def __init__(self, problem: pddlvm.Problem, basis) -> None:
         self.problem = problem
-        self.reduction: Reduction = reduce(problem, basis)
+        # In the units of the problem, like the full operator.
+        self.reduction: Reduction = replace(reduce(problem, basis), units=Units())
         self.model = self.reduction.model(problem, torch.float64)
         self.z = problem.prior.sample((4,), seed=11)
         galerkin = Galerkin(problem, self.reduction.reference)

@@ -50,7 +50,7 @@ def data(trained, sensors):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [-1e3, 1e6, 1e15])
+@pytest.mark.parametrize("size", [-1e3, 1e6, 1e13])
 @pytest.mark.parametrize("which", ["untrained", "trained"])
 def test_absurd_data_are_called_so(which, size, method, request):
     model = request.getfixturevalue(which)
@@ -92,7 +92,7 @@ def test_a_network_out_of_all_numbers_still_gives_numbers(trained, sensors, data
         assert float(proposals._around.factor) < 2 * FAR
 
 
-@pytest.mark.parametrize("size", [-1e3, 1e6, 1e15])
+@pytest.mark.parametrize("size", [-1e3, 1e6, 1e13])
 def test_a_search_ends_at_the_edge(trained, sensors, size):
     y = size * torch.tensor([[1.0, -0.4, 0.7]], dtype=torch.float64)
     found = laplace(surrogate_of(trained, sensors, corrections=1), y)
@@ -120,9 +120,9 @@ def test_corrections_that_fail_are_left_out(trained, sensors, data, std):
     assert value[0] > value[1]
 
 
-def test_a_value_beyond_float32_is_refused(trained, sensors):
+def test_a_value_beyond_the_digits_of_its_noise_is_refused(trained, sensors):
     y = torch.tensor([0.1, 1e16, 0.1], dtype=torch.float64)
-    with pytest.raises(pddlvm.InputError, match="size 1e\\+16"):
+    with pytest.raises(pddlvm.InputError, match="standard deviations of the noise"):
         trained.infer(y, sensors)
 
 

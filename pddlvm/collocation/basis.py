@@ -17,6 +17,7 @@ from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.sampling import Sobol
 from pddlvm.collocation.trunk import Trunk
+from pddlvm.errors import ConvergenceError, InputError
 
 __all__ = ["LearntBasis"]
 
@@ -24,35 +25,44 @@ _N_WATCHED = 256
 
 
 class LearntBasis(nn.Module):
-    """u = lift + F sum_j c_j phi_j, phi the trunk.
+    """u = lift + U F sum_j c_j phi_j, phi the trunk.
+
+    c and phi have no units and are of size one; U and the lift have, and u is float64.
 
     Args:
         problem: geometry, lift and factor.
         trunk: phi.
         nodes: reference coordinates of all nodes, (n_nodes,) each.
+        unit: U, the size of u less its lift.
         seed: of the points at which the residual of a query is watched.
     """
 
     at_nodes: Tensor
     watched_points: Tensor
+    unit: Tensor
 
     def __init__(
-        self, problem: CollocationProblem, trunk: Trunk, nodes: tuple[Tensor, ...], seed: int
+        self,
+        problem: CollocationProblem,
+        trunk: Trunk,
+        nodes: tuple[Tensor, ...],
+        unit: float,
+        seed: int,
     ) -> None:
         super().__init__()
         self.problem = problem
         self.trunk = trunk
         self.nodes = nodes
-        n_functions = trunk.layers[-1].out_features
-        self.register_buffer("at_nodes", torch.zeros(len(nodes[0]), n_functions))
+        like = trunk.layers[-1].weight
+        self.register_buffer("at_nodes", like.new_zeros(len(nodes[0]), len(like)))
+        self.register_buffer("unit", torch.tensor(unit, dtype=torch.float64))
         points = Sobol().draw(_N_WATCHED, len(nodes), torch.Generator().manual_seed(seed))
         self.register_buffer("watched_points", points)
 
     def freeze(self) -> None:
         """Evaluate the functions at the nodes and at the watched points, after a training."""
         with torch.no_grad():
-            nodes = torch.stack(self.nodes, dim=-1).to(self.at_nodes)
-            self.at_nodes.copy_(Collocation.at(self.problem, self.trunk, nodes).basis[()])
+            self.at_nodes.copy_(self.at(torch.stack(self.nodes, dim=-1)).basis[()])
         self.__dict__.pop("watched", None)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -64,31 +74,52 @@ class LearntBasis(nn.Module):
     def watched(self) -> Collocation:
         """The functions at fixed points, for the residual of a query."""
         with torch.no_grad():
-            return Collocation.at(self.problem, self.trunk, self.watched_points)
+            return self.at(self.watched_points)
+
+    def at(self, s: Tensor) -> Collocation:
+        """The functions at points s (n_points, k) of the reference box."""
+        return Collocation.at(self.problem, self.trunk, s, self.unit)
 
     def nodal(self, c: Tensor) -> Tensor:
-        """F n at the nodes, (batch, n_nodes)."""
-        return c @ self.at_nodes.T
+        """u less its lift at the nodes, (batch, n_nodes), float64."""
+        return self.unit * (c @ self.at_nodes.T).double()
 
     def on_grid(self, c: Tensor, z: Tensor) -> Tensor:
         """u on the grid, (batch, n_dofs)."""
         return self.field_of(self.nodal(c), z)
 
     def field_of(self, n: Tensor, z: Tensor, points: Tensor | None = None) -> Tensor:
-        """u at points or, by default, on the grid, from F n at the nodes (batch, n_nodes)."""
+        """u at points or, by default, on the grid, from `nodal` (batch, n_nodes)."""
+        z = z.double()
         x = (self.problem.grid_points if points is None else points).to(z).unbind(-1)
         lift = self.problem.ansatz.lift(z, x)
         return interpolate(self.problem, n, z, points) + lift
 
     def at_points(self, c: Tensor, z: Tensor, points: Tensor) -> Tensor:
         """u at points (n_points, k), from the functions themselves, (batch, n_points)."""
-        ansatz = self.problem.ansatz
-        x = points.to(c).unbind(-1)
-        s = torch.stack(torch.broadcast_tensors(*ansatz.locate(x, z)), dim=-1)
+        ansatz, z = self.problem.ansatz, z.double()
+        x = points.to(z).unbind(-1)
+        s = torch.stack(torch.broadcast_tensors(*ansatz.locate(x, z)), dim=-1).to(c)
         flat = s.reshape(-1, s.shape[-1]).unbind(-1)
         phi = self.trunk({(): ansatz.features(flat)[()]})[()]
         basis = (ansatz.factor(flat)[()][:, None] * phi).reshape(*s.shape[:-1], -1)
-        return (basis @ c[..., None])[..., 0] + ansatz.lift(z, x)
+        return self.unit * (basis @ c[..., None])[..., 0].double() + ansatz.lift(z, x)
+
+    def check(self, mean: Tensor, dtype: torch.dtype) -> None:
+        """Refuse predictions (batch, n) that are not finite, or not in a dtype."""
+        failed = (~torch.isfinite(mean).all(-1)).nonzero()[:, 0].tolist()
+        if failed:
+            raise ConvergenceError(
+                f"the predictions of {len(failed)} of {len(mean)} z are not finite, the first is "
+                f"number {failed[0]}: far from where the map was trained; try problem.solve(z)"
+            )
+        info, size = torch.finfo(dtype), float(mean.abs().max()) if mean.numel() else 0.0
+        if size > info.max or float(self.unit) < info.tiny:
+            raise InputError(
+                f"solutions of problem {self.problem.name!r} have a size of about "
+                f"{float(self.unit):.0e}, which leaves the range of {dtype}: ask in float64, "
+                "model.forward(z.double()), or choose other units"
+            )
 
     def watched_jet(self, c: Tensor, z: Tensor, change: Jet) -> tuple[Jet, dict[str, Tensor]]:
         """Jet of u and values at the watched points.
@@ -102,6 +133,6 @@ class LearntBasis(nn.Module):
         if change:
             sizes = zip(self.watched.s, self.problem.nodes, strict=True)
             matrices = [chebyshev.barycentric(s, n) for s, n in sizes]
-            boxed = {i: e.to(c).reshape(len(e), *self.problem.nodes) for i, e in change.items()}
+            boxed = {i: e.reshape(len(e), *self.problem.nodes) for i, e in change.items()}
             jet = {i: u + chebyshev.at_points(boxed[i], matrices) for i, u in jet.items()}
         return jet, values

@@ -5,7 +5,8 @@ components relative to the residual of each draw become the error modes E,
 
     u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
 
-whose variances are fitted to a part of the draws, and one factor to the rest. A corrected mean has
+whose variances, relative to the size of u, are fitted to a part of the draws, and one factor to the
+rest. A corrected mean has
 a smaller rho, and is trusted accordingly. The inverse map is then given fields with such errors,
 which are what a user will give it.
 """
@@ -84,12 +85,13 @@ def calibrate_forward(
     generator = torch.Generator().manual_seed(seed)
     like, uncertainty = model.sigma_residual, model.uncertainty
     z64 = model.problem.prior.sample((n_samples,), generator=generator)
-    z = z64.to(like)
-    xi = model.problem.prior.standardise(z)
+    z = z64.to(like.device)
+    xi = model.problem.prior.standardise(z).to(like)
+    unit = float(model.basis.unit)
     with torch.no_grad():
         c, _ = model.forward_map(xi)
         jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
-        e = model.newton.error(jet, z64)
+        e = model.newton.error(jet, z64) / unit
         size = model.log_residual(c, z)
     n = n_samples - int(_HELD_OUT * n_samples)
     rho = size.exp().double().cpu()
@@ -107,11 +109,12 @@ def calibrate_forward(
         var_c, var_rest = uncertainty.forward_variances(xi[n:], size[n:], none[n:], 0)
         std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
         std = interpolate(model.problem, std, z[n:], None, chebyshev.hats)
-    scores = interpolate(model.problem, e[n:], z64[n:]).to(like) / std.clamp(min=1e-30)
+    tiny = torch.finfo(std.dtype).tiny
+    scores = interpolate(model.problem, e[n:], z64[n:]).to(like) / std.clamp(min=tiny)
     free = torch.from_numpy(model.problem.free_dofs)
     uncertainty.fit_forward_shape(0, scores[:, free])
     with torch.no_grad():
-        u = model.basis.on_grid(c, z) + interpolate(model.problem, e, z64).to(like)
+        u = model.basis.on_grid(c, z) + unit * interpolate(model.problem, e, z64).to(z)
     model.references = References((n_samples, seed), xi, u)
 
 
@@ -120,7 +123,7 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     like, prior = model.sigma_residual, model.problem.prior
     xi = prior.sample_standard((_N_INVERSE,), generator=generator).to(like)
-    z = prior.unstandardise(xi)
+    z = prior.unstandardise(xi.double())
     known = model.draw_known(len(xi), generator)
     found: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), seeded(seed, like.device):

@@ -72,9 +72,9 @@ class GalerkinProjection:
         self.problem = model.problem
         nodes = model.newton.s
         with torch.no_grad():
-            s = torch.stack(nodes, dim=-1).to(model.sigma_residual)
-            at = Collocation.at(self.problem, model.basis.trunk, s)
-        self.at = Collocation(nodes, {i: b.double().cpu() for i, b in at.basis.items()})
+            at = model.basis.at(torch.stack(nodes, dim=-1).to(model.sigma_residual))
+        unit = model.basis.unit.cpu()
+        self.at = Collocation(nodes, {i: b.double().cpu() for i, b in at.basis.items()}, unit)
         weights = reduce(torch.kron, [chebyshev.quadrature_weights(n) for n in self.problem.nodes])[
             :, None
         ]
@@ -96,28 +96,31 @@ class GalerkinProjection:
         for start in range(0, len(c), _CHUNK):
             rows = slice(start, start + _CHUNK)
             part, at = c[rows], z[rows]
-            factors = torch.linalg.lu_factor_ex(self._matrix(part, at))[:2]
+            matrix, unit = self._matrix(part, at)
+            factors = torch.linalg.lu_factor_ex(matrix)[:2]
             sizes = []
             for _ in range(_N_STEPS):
-                change = torch.linalg.lu_solve(*factors, self._tested_residual(part, at)[..., None])
+                r = self._tested_residual(part, at) / unit
+                change = torch.linalg.lu_solve(*factors, r[..., None])
                 part = part - change[..., 0] @ self.independent.T
                 sizes.append(change.norm(dim=(1, 2)))
             contracts = sizes[-1] < _CONTRACTION * sizes[0] + _ROUND_OFF
             found.append(torch.where(contracts[:, None], part, torch.nan))
         return torch.cat(found)
 
-    def _matrix(self, c: Tensor, z: Tensor) -> Tensor:
-        """A in the orthonormal functions, (n, k, k)."""
+    def _matrix(self, c: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """A in the orthonormal functions, (n, k, k), relative to a size, and that size."""
         jet, values = self.at.jet(self.problem, c, z)
-        _, slopes = self.problem.residual_function.linearise(jet, values)
+        _, found = self.problem.residual_function.linearise(jet, values)
         _, first, second = self.problem.ansatz.place(self.at.s, z)
-        along_s = pull_back(slopes, first, second)
+        along_s = pull_back(found, first, second)
         size = jet[()].shape
+        slopes = {i: (slope * self._volume(z)).expand(size) for i, slope in along_s.items()}
+        unit = torch.stack([slope.abs().max() for slope in slopes.values()]).max()
         total = torch.zeros(*size, self.tested.shape[1])
-        for index, slope in along_s.items():
-            total.addcmul_(slope.expand(size).float()[..., None], self.orthonormal[index])
-        total *= self._volume(z).expand(size).float()[..., None]
-        return (self.tested.float().T @ total).double()
+        for index, slope in slopes.items():
+            total.addcmul_((slope / unit).float()[..., None], self.orthonormal[index])
+        return (self.tested.float().T @ total).double(), unit * self.at.unit
 
     def _tested_residual(self, c: Tensor, z: Tensor) -> Tensor:
         jet, values = self.at.jet(self.problem, c, z)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from pddlvm.collocation import chebyshev
@@ -22,8 +23,9 @@ def interpolate(
 ) -> Tensor:
     """From the nodes to points or, by default, the grid: (batch, n_nodes) -> (batch, n_points)."""
     axes = problem.axes if points is None else points.unbind(-1)
-    s = problem.ansatz.locate([a.to(values) for a in axes], z)
-    matrices = [matrix(at, n) for at, n in zip(s, problem.nodes, strict=True)]
+    # Coordinates may be narrow and far from zero: located in float64.
+    s = problem.ansatz.locate([a.to(values.device, torch.float64) for a in axes], z.double())
+    matrices = [matrix(at, n).to(values) for at, n in zip(s, problem.nodes, strict=True)]
     boxed = values.reshape(len(values), *problem.nodes)
     if points is None:
         return chebyshev.tensor_product(boxed, matrices).flatten(1)

@@ -44,42 +44,48 @@ class Causal:
 class Collocation:
     """Points of the reference box with the functions F phi_j and their derivatives there.
 
+    The functions have no units and are of the dtype of the trunk; u has units and is float64.
+
     Attributes:
-        s: reference coordinates, (n_points,) each.
+        s: reference coordinates, (n_points,) each, float64.
         basis: jet along s, (n_points, m) each.
+        unit: size of u.
     """
 
     s: tuple[Tensor, ...]
     basis: Jet
+    unit: Tensor | float = 1.0
 
     @classmethod
-    def at(cls, problem: CollocationProblem, trunk: Trunk, s: Tensor) -> "Collocation":
+    def at(
+        cls, problem: CollocationProblem, trunk: Trunk, s: Tensor, unit: Tensor | float = 1.0
+    ) -> "Collocation":
         """The functions of a trunk at points s (n_points, k)."""
-        columns = s.unbind(-1)
-        return cls(
-            columns, problem.ansatz.weighted(trunk(problem.ansatz.features(columns)), columns)
-        )
+        columns = s.to(trunk.layers[0].weight).unbind(-1)
+        basis = problem.ansatz.weighted(trunk(problem.ansatz.features(columns)), columns)
+        return cls(tuple(column.double() for column in columns), basis, unit)
 
     def split(self, sizes: list[int]) -> list["Collocation"]:
         """Parts of the given numbers of points."""
         s = list(zip(*(column.split(sizes) for column in self.s), strict=True))
         basis = {i: b.split(sizes) for i, b in self.basis.items()}
         return [
-            Collocation(tuple(columns), {i: parts[k] for i, parts in basis.items()})
+            Collocation(tuple(columns), {i: parts[k] for i, parts in basis.items()}, self.unit)
             for k, columns in enumerate(s)
         ]
 
     def jet(
         self, problem: CollocationProblem, c: Tensor, z: Tensor
     ) -> tuple[Jet, dict[str, Tensor]]:
-        """u and its derivatives along x, and the values of coordinates and fields.
+        """u and its derivatives along x, and the values of coordinates and fields, float64.
 
         Args:
             problem: knows the geometry.
             c: (n_samples, m).
             z: (n_samples, d).
         """
-        return problem.ansatz.assemble({i: c @ b.mT for i, b in self.basis.items()}, self.s, z)
+        n = {i: self.unit * (c @ b.mT).double() for i, b in self.basis.items()}
+        return problem.ansatz.assemble(n, self.s, z.double())
 
 
 class CollocationLikelihood:
@@ -99,7 +105,7 @@ class CollocationLikelihood:
         self.on_faces: list[Collocation] = []
 
     def __call__(self, c: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-        """Log likelihood up to a constant, (batch,); sigma = eps R."""
+        """Log likelihood up to a constant, (batch,); sigma = eps R, float64."""
         square = (self.scaled(self.inside, c, z) / sigma).square()
         if self.causal is not None:
             square = square * self._causal_weights(square)
@@ -112,7 +118,7 @@ class CollocationLikelihood:
             g = function(*at.jet(self.problem, c, z)) / condition.tolerance
             # As if there were as many points on the face as inside.
             total = total - 0.5 * n * g.square().expand(len(c), len(at.s[0])).mean(-1)
-        return total
+        return total.to(c)
 
     def scaled(self, at: Collocation, c: Tensor, z: Tensor) -> Tensor:
         """r / scale, (batch, n_points)."""

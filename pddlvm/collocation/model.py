@@ -1,6 +1,6 @@
 """The latent variable model on learnt functions of space and time.
 
-    u(x; z) = lift(x; z) + F(s) sum_j c_j phi_j(s),     x = X(s; z)
+    u(x; z) = lift(x; z) + U F(s) sum_j c_j phi_j(s),     x = X(s; z)
     q(c | z) = N(mean(xi), diag(var(xi)))               p(xi | u) = N(mean, diag(var)), u on a grid
 
 phi is a network of the reference coordinates (the trunk), the mean of c one of xi (the branch). The
@@ -27,7 +27,7 @@ from pddlvm.collocation.calibrate import (
 )
 from pddlvm.collocation.interpolation import Interpolation, interpolate
 from pddlvm.collocation.jets import Jet
-from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikelihood
+from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
 from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.predictions import FieldForward, Spread
 from pddlvm.collocation.problem import CollocationProblem
@@ -50,6 +50,7 @@ __all__ = ["CollocationModel"]
 
 _N_ERROR_MODES = 24
 _ADVICE = "where u is measured give noise_std; where it is a solution train longer"
+_N_SIZES = 2
 
 
 class CollocationModel(LatentVariableModel):
@@ -73,6 +74,7 @@ class CollocationModel(LatentVariableModel):
     forward_map: Branch
     inverse_map: InverseField
     error_modes: Tensor
+    residual_unit: Tensor
 
     def __init__(
         self,
@@ -96,21 +98,24 @@ class CollocationModel(LatentVariableModel):
         self.seed = seed
         d = problem.n_parameters
         self.newton = SpaceTimeNewton(problem)
+        unit = self.newton.size(problem.prior.sample((_N_SIZES,), seed=seed))
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
         with seeded(seed):
             forward_network = forward_network or NeuralGaussian(
                 d, n_functions, width=64, depth=3, log_variance=-8.0
             )
-            trunk = Trunk(len(problem.box.names), n_functions)
-            self.basis = LearntBasis(problem, trunk, self.newton.s, seed).to(dtype)
+            trunk = Trunk(len(problem.box.names), n_functions).to(dtype)
+            self.basis = LearntBasis(problem, trunk, self.newton.s, unit, seed)
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
             inverse_network = inverse_network or PrincipalGaussian(problem.grid, n_extra, d)
-            self.inverse_map = InverseField(inverse_network, problem.grid).to(dtype)
+            self.inverse_map = InverseField(inverse_network.to(dtype), problem.grid)
             n_nodes, hard = self.newton.n_nodes, (~self.newton.free).nonzero()[:, 0].numpy()
             self.uncertainty = Uncertainty(problem.prior, _N_ERROR_MODES, n_nodes, hard, dtype)
         self.plausibility = Plausibility()
-        self.register_buffer("sigma_residual", torch.ones(1, dtype=dtype))
+        # The standard deviation of the residual, in a unit in which it has no large exponent.
+        self.register_buffer("sigma_residual", torch.full((1,), tolerance, dtype=dtype))
+        self.register_buffer("residual_unit", torch.ones((), dtype=torch.float64))
         self.register_buffer("error_modes", torch.zeros(n_nodes, _N_ERROR_MODES, dtype=dtype))
         self.references: References | None = None
         self.stream = PointStream(problem, points, self._residual_at)
@@ -150,24 +155,36 @@ class CollocationModel(LatentVariableModel):
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102
         return stages(self, calibrate)
 
+    def begin(self) -> None:
+        """Forget an earlier training."""
+        self.stream.restart()
+        self.forward_map.reset()
+        self.references = None
+        self.uncertainty.is_calibrated.fill_(False)
+
     def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
         """Draws of u on the grid from q(u | z), (batch, n_dofs), without the rest of the spread."""
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
         var_c, _ = self._variances(xi, size, log_variance)
-        n = self.basis.nodal(c) + (var_c.sqrt() * torch.randn_like(var_c)) @ self.modes.T
-        return self.basis.field_of(n, z)
+        error = (var_c.sqrt() * torch.randn_like(var_c)) @ self.modes.T
+        return self.basis.field_of(self.basis.nodal(c) + self.basis.unit * error.double(), z)
 
     def draw_points(self, generator: torch.Generator) -> None:
         """New collocation points, and the functions there."""
         parts = self.stream.draw(self.sigma_residual, generator)
-        everywhere = Collocation.at(self.problem, self.basis.trunk, torch.cat(parts))
+        everywhere = self.basis.at(torch.cat(parts))
         self.zero_residual.inside, *self.zero_residual.on_faces = everywhere.split(
             [len(part) for part in parts]
         )
 
     def likelihood(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:  # noqa: D102
-        return self.zero_residual(c, z, self.sigma_residual)
+        return self.zero_residual(c, z, self.sigma)
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation of the residual, (1,), float64."""
+        return self.sigma_residual.double() * self.residual_unit
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
@@ -178,7 +195,7 @@ class CollocationModel(LatentVariableModel):
         self, u: Tensor, xi_known: Tensor | None, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of xi, (batch, d) each, from u on the grid."""
-        extra = u.new_zeros(len(u), 0)
+        extra = self.sigma_residual.new_zeros(len(u), 0)
         if xi_known is not None and known is not None:
             extra = torch.cat([xi_known, known], dim=-1)
         mean, log_variance = self.inverse_map(u, extra)
@@ -210,7 +227,8 @@ class CollocationModel(LatentVariableModel):
 
         Raises:
             InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
-                a point is not in the box.
+                a point is not in the box; the solution leaves the range of the dtype of z.
+            ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         z = check_no_gradient(z, "z")
         z = z if extrapolate else self.problem.prior.check(z)
@@ -218,18 +236,20 @@ class CollocationModel(LatentVariableModel):
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         x = self.problem.grid_points if points is None else self.problem.box.check(points)
         batch, like = z.shape[:-1], self.sigma_residual
-        flat = z.detach().reshape(-1, z.shape[-1])
-        work = flat.to(like)
+        # Standardised before it is rounded: the prior may be narrow and far from zero.
+        work = z.detach().to(like.device, torch.float64).reshape(-1, z.shape[-1])
         with torch.no_grad():
-            xi = self.problem.prior.standardise(work)
+            xi = self.problem.prior.standardise(work).to(like)
             c, log_variance = self.forward_map(xi)
-            e = self.newton.change(self.basis.nodal(c), flat, corrections) if corrections else {}
+            e = self.newton.change(self.basis.nodal(c), work, corrections) if corrections else {}
             if points is None or e:
-                n = self.basis.nodal(c) + e[()].to(c) if e else self.basis.nodal(c)
+                n = self.basis.nodal(c) + e[()] if e else self.basis.nodal(c)
                 mean = self.basis.field_of(n, work, points)
             else:
                 mean = self.basis.at_points(c, work, x)
             size = self.log_residual(c, work, e)
+        if not extrapolate:
+            self.basis.check(mean, z.dtype)
 
         def at(values: Tensor, matrix: Interpolation) -> Tensor:
             return interpolate(self.problem, values, work, points, matrix)
@@ -237,7 +257,8 @@ class CollocationModel(LatentVariableModel):
         @torch.no_grad()
         def std() -> Tensor:
             var_c, var_rest = self._variances(xi, size, log_variance)
-            found = at((var_c @ self.modes.square().T + var_rest).sqrt(), chebyshev.hats)
+            relative = (var_c @ self.modes.square().T + var_rest).sqrt()
+            found = self.basis.unit * at(relative, chebyshev.hats).double()
             # Exactly zero where u is prescribed, whatever round-off says.
             return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, found)
 
@@ -246,7 +267,9 @@ class CollocationModel(LatentVariableModel):
             var_c, var_rest = self._variances(xi, size, log_variance)
             shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
             rest = at(var_rest.sqrt(), chebyshev.hats)
-            parts = torch.stack(shapes, dim=-1), var_c, rest
+            unit = self.basis.unit
+            modes = unit * torch.stack(shapes, dim=-1).double()
+            parts = modes, var_c.double(), unit * rest.double()
             return Spread(*(part.to(z.device) for part in parts))
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
@@ -284,7 +307,7 @@ class CollocationModel(LatentVariableModel):
         batch, like = u.shape[:-1], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
         with torch.no_grad():
-            flat = u.reshape(-1, self.problem.n_dofs).to(like)
+            flat = u.reshape(-1, self.problem.n_dofs).to(like.device)
             mean, std = self.invert(flat, xi_known.to(like), known.to(like))
             misfit = self.misfit(flat, mean)
         shape = self.uncertainty.inverse_shape(known.to(like), 0)
@@ -295,8 +318,10 @@ class CollocationModel(LatentVariableModel):
 
     def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
         """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""
-        mean = self.basis.on_grid(self.forward_map(xi)[0], self.problem.prior.unstandardise(xi))
-        return (u - mean).norm(dim=-1) / u.norm(dim=-1).clamp(min=1e-30)
+        z = self.problem.prior.unstandardise(xi.double())
+        mean = self.basis.on_grid(self.forward_map(xi)[0], z)
+        size = u.double().norm(dim=-1)
+        return ((u - mean).norm(dim=-1) / torch.where(size > 0, size, 1.0)).to(xi)
 
     def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of xi, (batch, d) each."""
@@ -341,7 +366,7 @@ class CollocationModel(LatentVariableModel):
 
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:  # noqa: D102
         parts = super().finite_parts(xi)
-        z = self.problem.prior.unstandardise(xi)
+        z = self.problem.prior.unstandardise(xi.double())
         jet, values = self.zero_residual.inside.jet(self.problem, self.forward_map(xi)[0], z)
         r = self.problem.residual_function(jet, values)
         where = self.problem.first_bad(r, values, z)
@@ -358,30 +383,24 @@ class CollocationModel(LatentVariableModel):
             change: jet along x that is added to u, given at the nodes, (batch, n_nodes) each.
         """
         jet, values = self.basis.watched_jet(c, z, change or {})
-        r = self.zero_residual.scaled_at(jet, values) / self.sigma_residual * self.tolerance
-        return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log()
-
-    def begin(self) -> None:
-        """Prepare a training of the forward map."""
-        self.stream.restart()
-        self.forward_map.reset()
-        self.references = None
-        self.uncertainty.is_calibrated.fill_(False)
+        r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
+        return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log().to(c)
 
     def _fit_scales(self) -> None:
         """The size of the residual of the lift, over the prior."""
-        z = self.problem.prior.sample((64,), seed=self.seed).to(self.sigma_residual)
+        z = self.problem.prior.sample((64,), seed=self.seed)
         with torch.no_grad():
-            c = z.new_zeros(len(z), self.n_modes)
+            c = self.sigma_residual.new_zeros(len(z), self.n_modes)
             size = self.zero_residual.scaled(self.basis.watched, c, z).square().mean().sqrt()
-        self.sigma_residual.copy_(self.tolerance * size.clamp(min=1e-12))
+        # Where the lift solves the equation the conditions decide.
+        self.residual_unit.copy_(torch.where(size > 0, size, 1.0))
 
     @torch.no_grad()
     def _residual_at(self, s: Tensor, generator: torch.Generator) -> Tensor:
         """Mean |r| over a few prior draws at points s (n_points, k)."""
         xi = self.problem.prior.sample_standard((16,), generator=generator).to(s)
-        z = self.problem.prior.unstandardise(xi)
-        at = Collocation.at(self.problem, self.basis.trunk, s)
+        z = self.problem.prior.unstandardise(xi.double())
+        at = self.basis.at(s)
         return self.zero_residual.scaled(at, self.forward_map(xi)[0], z).abs().mean(0)
 
     def _variances(

@@ -25,6 +25,7 @@ from pddlvm.errors import ConvergenceError
 __all__ = ["SpaceTimeNewton"]
 
 _MAX_STEPS = 40
+_ROUND_OFF = 1e-12
 _SHRINK = (1.0, 0.5, 0.25, 0.1, 0.03)
 
 
@@ -82,6 +83,29 @@ class SpaceTimeNewton:
         geometry = self.problem.ansatz.place(self.s, z)
         return {k: u + self._along_x(k, e, geometry) for k, u in jet.items()}
 
+    def size(self, z: Tensor) -> float:
+        """About the size of u less its lift: the spread of the lift, or a step from there.
+
+        Args:
+            z: a few draws, (n, d), float64.
+        """
+        zero = torch.zeros(1, self.n_nodes, dtype=torch.float64)
+        lift = torch.cat([self.jet(zero, one)[()] for one in z.split(1)])
+        # The spread of a constant is rounding.
+        spread, largest = float(lift.max() - lift.min()), float(lift.abs().max())
+        spread = spread if spread > _ROUND_OFF * largest else 0.0
+        return max(spread, *(self._first_step(one) for one in z.split(1))) or largest or 1.0
+
+    def _first_step(self, z: Tensor) -> float:
+        """Size of the first damped step from the lift; zero if none lowers the residual."""
+        jet = self.jet(torch.zeros(1, self.n_nodes, dtype=torch.float64), z)
+        rows = self._rows(jet, z)
+        e = self._factorise(jet, z)(rows)
+        for a in _SHRINK:
+            if self._rows(self.correct(jet, a * e, z), z).norm() < rows.norm():
+                return a * float(e.abs().max())
+        return 0.0
+
     def solve(self, z: Tensor, *, tolerance: float = 1e-10) -> Tensor:
         """Solutions on the grid from the lift, (n, d) -> (n, n_dofs).
 
@@ -102,7 +126,9 @@ class SpaceTimeNewton:
             found = next(
                 ((a, t, s) for a, t in trials if (s := self._rows(t, z).norm()) < size), None
             )
-            small = float(e.abs().max()) <= tolerance * (1 + float(jet[()].abs().max()))
+            # Half a step at a time, from zero too.
+            largest = max(float(jet[()].abs().max()), float(total.abs().max()))
+            small = float(e.abs().max()) <= tolerance * largest
             if found is not None:
                 shrink, jet, size = found
                 total = total + shrink * e

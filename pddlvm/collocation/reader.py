@@ -100,28 +100,21 @@ class InverseField(nn.Module):
         self.network = network
         self.grid = grid
         n = math.prod(grid)
-        self.register_buffer("centre", torch.zeros(n))
-        self.register_buffer("scale", torch.ones(n))
+        # u has units, and maybe a large mean: float64.
+        self.register_buffer("centre", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(n, dtype=torch.float64))
 
     def fit_scaling(self, u: Tensor) -> None:
         """Centre and scale with some solutions, (n_samples, n_dofs)."""
-        self.centre = u.mean(0).to(self.centre)
+        self.centre = u.double().mean(0)
         # One scale for all points: where u hardly varies there is little to read.
-        self.scale = (
-            u.std(0)
-            .square()
-            .mean()
-            .sqrt()
-            .clamp(min=1e-12)
-            .expand_as(self.scale)
-            .to(self.scale)
-            .clone()
-        )
+        size = (u.double() - self.centre).std(0).square().mean().sqrt()
+        self.scale = torch.where(size > 0, size, 1.0).expand_as(self.scale).clone()
         if isinstance(self.network, PrincipalGaussian):
             self.network.fit((u - self.centre) / self.scale)
 
     def forward(self, u: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of xi, (batch, d) each; u is (batch, n_dofs)."""
-        scaled = (u - self.centre) / self.scale
+        """Mean and log variance of xi, (batch, d) each, like extra, of u (batch, n_dofs)."""
+        scaled = ((u.double() - self.centre) / self.scale).to(extra.dtype)
         mean, log_variance = self.network(scaled.reshape(-1, *self.grid), extra)
         return mean, log_variance

@@ -36,7 +36,7 @@ def stages(model: "CollocationModel", calibrate: bool) -> tuple[Stage, ...]:
         xi = model.problem.prior.sample_standard((n,), generator=generator)
         xi = xi.to(model.sigma_residual)
         with torch.no_grad():
-            u = model.sample_fields(xi, model.problem.prior.unstandardise(xi))
+            u = model.sample_fields(xi, model.problem.prior.unstandardise(xi.double()))
         known = model.draw_known(n, generator) if model.has_known else None
         xi_known = None if known is None else xi * known
         mean, log_variance = model.read_field(u, xi_known, known)
@@ -48,9 +48,10 @@ def stages(model: "CollocationModel", calibrate: bool) -> tuple[Stage, ...]:
         fit_branch(model, model.seed + 1)
         if calibrate:
             calibrate_forward(model)
-        z = model.problem.prior.sample((_N_SCALING,), seed=model.seed).to(model.sigma_residual)
+        z = model.problem.prior.sample((_N_SCALING,), seed=model.seed)
+        z = z.to(model.sigma_residual.device)
         with torch.no_grad():
-            xi = model.problem.prior.standardise(z)
+            xi = model.problem.prior.standardise(z).to(model.sigma_residual)
             model.inverse_map.fit_scaling(model.basis.on_grid(model.forward_map(xi)[0], z))
 
     trained = (model.forward_map, model.basis.trunk)

@@ -184,7 +184,7 @@ class CollocationSurrogate(ModelSurrogate):
     def __init__(self, model: CollocationModel, observation: Observation) -> None:
         super().__init__(model, observation)
         self._forward_map = deepcopy(model.forward_map).double().cpu()
-        self._at_nodes = model.basis.at_nodes.double().cpu()
+        self._at_nodes = (model.basis.unit * model.basis.at_nodes.double()).cpu()
 
     def covariance(self, xi: Tensor) -> Tensor:
         """H cov(u | z) H^T by its parts; from draws of u where the sensors are not linear.

@@ -1,0 +1,123 @@
+"""Is a reference operator positive? If it is not, what it probably is.
+
+    K = P^T L D L^T P,    as many eigenvalues of K are negative as there are negative pivots D
+
+(Sylvester's law of inertia). The norm |u|_K, the basis with V^T K V = I and the energy as a
+likelihood all need K to be positive.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import spsolve_triangular
+from torch import Tensor
+
+from pddlvm.errors import ProblemError
+from pddlvm.factors import SparseFactors, factorise
+
+if TYPE_CHECKING:
+    from pddlvm.problem import Problem
+
+__all__ = ["check_positive_at", "factorise_positive"]
+
+Array = NDArray[np.float64]
+
+_SINGULAR = 1e-13
+"""A pivot relative to its diagonal entry: between round-off and thin shells (1e-10)."""
+
+
+def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> SparseFactors:
+    """Factors of the free rows and columns of a symmetric matrix on all degrees of freedom.
+
+    Raises:
+        ProblemError: it is not positive, or singular; says where, and what to look for.
+    """
+    matrix = whole[problem.free_dofs][:, problem.free_dofs].tocsc()
+    start = f"the operator of problem {problem.name!r} at the centre of the prior"
+    try:
+        factors = factorise(matrix, symmetric=True)
+    except RuntimeError as error:
+        raise ProblemError(f"{start} is singular: {_why_singular(problem)}") from error
+    pivots = relative_pivots(matrix, factors)
+    n_negative = int((pivots < -_SINGULAR).sum())
+    if n_negative:
+        raise ProblemError(
+            f"{start} is not positive: {n_negative} of its {len(pivots)} eigenvalues are negative, "
+            f"and the energy is not bounded below. {_why_indefinite(problem, factors, pivots)} "
+            "(problem.solve(z) does without a positive operator, a model does not)"
+        )
+    if not pivots.min() > _SINGULAR:
+        raise ProblemError(f"{start} is singular: {_why_singular(problem)}")
+    return factors
+
+
+def check_positive_at(problem: "Problem", u: Tensor, z: Tensor, share: str) -> None:
+    """Raise a ProblemError if K(u, z) of one sample is not positive, u (n_dofs,), z (d,)."""
+    matrix = problem.solver.matrix(u, z)
+    try:
+        pivots = relative_pivots(matrix, factorise(matrix, symmetric=True))
+    except RuntimeError:
+        pivots = np.zeros(1)
+    if not pivots.min() > _SINGULAR:
+        raise ProblemError(
+            f"the operator of problem {problem.name!r} loses its positivity within the prior, at "
+            f"{share}, z = {[float(f'{value:.4g}') for value in z.tolist()]} for one: does a "
+            "coefficient change its sign there (try a positive link, links.exp), or does the prior "
+            "cross a resonance? Narrow the prior"
+        )
+
+
+def relative_pivots(matrix: sp.csc_matrix, factors: SparseFactors) -> Array:
+    """D_i / |K_ii| of each row i, all negative where the pivots had to leave the diagonal."""
+    if not np.array_equal(factors.lu.perm_r, factors.lu.perm_c):
+        return np.full(matrix.shape[0], -np.inf)
+    return factors.lu.U.diagonal()[factors.lu.perm_c] / np.abs(matrix.diagonal())
+
+
+def _why_singular(problem: "Problem") -> str:
+    """Names the parts of the mesh that float, if there are any."""
+    dofs = np.concatenate(
+        [
+            np.stack([t.region.dofs, np.roll(t.region.dofs, 1, axis=1)]).reshape(2, -1)
+            for t in problem.terms
+        ],
+        axis=1,
+    )
+    n = problem.n_dofs
+    graph = sp.csr_matrix((np.ones(dofs.shape[1]), dofs), shape=(n, n))
+    n_parts, part = connected_components(graph, directed=False)
+    used = np.zeros(n_parts, dtype=bool)
+    used[part[problem.fixed_dofs]] = True
+    loose = np.flatnonzero(~used)
+    if not loose.size:
+        return (
+            "is a coefficient zero, can it move as a rigid body, or is the prior centred at a "
+            "resonance?"
+        )
+    x = problem.space.dof_points[part == loose[0]]
+    low, high = (tuple(float(f"{v:.4g}") for v in end) for end in (x.min(0), x.max(0)))
+    others = f" and {loose.size - 1} more parts" if loose.size > 1 else ""
+    return (
+        f"a part of the mesh floats, {len(x)} degrees of freedom between {low} and {high}{others}, "
+        "connected to no Dirichlet value; are there vertices that should be merged, or is a "
+        "boundary without a name? Give it a Dirichlet value, or join it to the rest"
+    )
+
+
+def _why_indefinite(problem: "Problem", factors: SparseFactors, pivots: Array) -> str:
+    if (pivots < 0).all():
+        return "All are: look for the wrong sign of an energy."
+    # L^T P p = e_j gives p^T K p = D_j < 0.
+    j = int(factors.lu.perm_c[int(pivots.argmin())])
+    unit = np.zeros(len(pivots))
+    unit[j] = 1.0
+    p = spsolve_triangular(sp.csr_matrix(factors.lu.L.T), unit, lower=False)[factors.lu.perm_c]
+    x = problem.space.dof_points[problem.free_dofs[int(np.abs(p).argmax())]]
+    where = tuple(float(f"{v:.4g}") for v in x)
+    return (
+        f"One negative direction is largest at x = {where}: has an energy there the wrong sign, or "
+        "is this a wave problem (Helmholtz) above its first resonance?"
+    )
