@@ -1,16 +1,17 @@
-"""Checks of what users hand over."""
+"""Checks of what users hand over, and of what is handed back."""
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from pddlvm.errors import InputError
+from pddlvm.errors import ConvergenceError, InputError
 
 __all__ = [
     "check_finite",
     "check_level",
     "check_no_gradient",
     "check_positive",
+    "check_predictions",
     "check_vectors",
 ]
 
@@ -53,6 +54,18 @@ def check_no_gradient(values: Tensor, name: str) -> Tensor:
             f"has no derivatives; give {name}.detach(), and take finite differences"
         )
     return values
+
+
+def check_predictions(values: Tensor, xi: Tensor) -> None:
+    """Raise a ConvergenceError if predictions (batch, n) at xi (batch, d) are not finite."""
+    failed = (~torch.isfinite(values).all(-1)).nonzero()[:, 0].tolist()
+    if failed:
+        far = float(xi[failed[0]].abs().max())
+        raise ConvergenceError(
+            f"the predictions of {len(failed)} of {len(values)} z are not finite, the first is "
+            f"number {failed[0]}, {far:.0f} standard deviations from the centre of the prior: "
+            "far from where the map was trained; try problem.solve(z)"
+        )
 
 
 def check_positive(**limits: float | None) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basis import Basis
-from pddlvm.checks import check_no_gradient
+from pddlvm.checks import check_no_gradient, check_predictions
 from pddlvm.covariances import Covariance, Scales, default_covariance
 from pddlvm.elbo import AntitheticELBO
-from pddlvm.errors import ConvergenceError, InputError
+from pddlvm.errors import InputError
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -175,7 +175,7 @@ class GalerkinModel(LatentVariableModel):
             c, log_variance = self.forward_map(flat)
             if corrections:
                 c = correct(self.exact, self.reduced, c, flat_z, corrections)
-            self._check_finite(c, flat)
+            check_predictions(c, flat)
             b = representation.boundary_coordinates(flat_z)
             augmented = representation.augment(c.to(flat), b)
             representation.check_range(augmented, z.dtype)
@@ -380,17 +380,6 @@ class GalerkinModel(LatentVariableModel):
         representation = self.reduced.representation
         c, b = representation.project(u), representation.boundary_coordinates_of(u)
         return GaussNewton(self.reduced, self.sigma_residual).misfit(c, b, xi)
-
-    def _check_finite(self, c: Tensor, xi: Tensor) -> None:
-        """Refuse predictions that are not finite, (batch, n_modes), at xi (batch, d)."""
-        failed = (~torch.isfinite(c).all(-1)).nonzero()[:, 0].tolist()
-        if failed:
-            far = float(xi[failed[0]].abs().max())
-            raise ConvergenceError(
-                f"the predictions of {len(failed)} of {len(c)} z are not finite, the first is "
-                f"number {failed[0]}, {far:.0f} standard deviations from the centre of the prior: "
-                "far from where the map was trained; try problem.solve(z)"
-            )
 
     def invert(
         self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int = 0

@@ -153,6 +153,7 @@ def _refine(
     u, active = u.clone(), torch.arange(len(u))
     iterations = torch.zeros(len(u), dtype=torch.int64)
     norm = torch.zeros(len(u), dtype=torch.float64)
+    missing = torch.zeros_like(norm)
     enough = torch.full_like(norm, tolerance)
     for newton in range(_MAX_NEWTON + 1):
         r = operators.residual(u[active], z[active])
@@ -161,9 +162,10 @@ def _refine(
         norm[active] = error / size
         # From a start at zero the first estimate of the error is the size of the solution.
         size = torch.maximum(size, error)
+        missing[active] = error / size
         if newton == 0:
-            enough = torch.maximum(enough, reduction * norm)
-        left = (norm > enough) & (iterations < max_iterations)
+            enough = torch.maximum(enough, reduction * missing)
+        left = (missing > enough) & (iterations < max_iterations)
         going = left[active]
         active, r, size = active[going], r[going], size[going]
         if not len(active) or newton == _MAX_NEWTON:
@@ -176,7 +178,7 @@ def _refine(
         step, used = krylov(system, -r, 0.5 * enough[active] * size, budget)
         u[active] = at.index_add(1, free, step)
         iterations[active] += used
-    return Refined(u, iterations, norm, norm <= enough)
+    return Refined(u, iterations, norm, missing <= enough)
 
 
 @dataclass(frozen=True)

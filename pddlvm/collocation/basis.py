@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pddlvm.checks import check_predictions
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.jets import Jet
@@ -17,7 +18,7 @@ from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.sampling import Sobol
 from pddlvm.collocation.trunk import Trunk
-from pddlvm.errors import ConvergenceError, InputError
+from pddlvm.errors import InputError
 
 __all__ = ["LearntBasis"]
 
@@ -105,14 +106,9 @@ class LearntBasis(nn.Module):
         basis = (ansatz.factor(flat)[()][:, None] * phi).reshape(*s.shape[:-1], -1)
         return self.unit * (basis @ c[..., None])[..., 0].double() + ansatz.lift(z, x)
 
-    def check(self, mean: Tensor, dtype: torch.dtype) -> None:
-        """Refuse predictions (batch, n) that are not finite, or not in a dtype."""
-        failed = (~torch.isfinite(mean).all(-1)).nonzero()[:, 0].tolist()
-        if failed:
-            raise ConvergenceError(
-                f"the predictions of {len(failed)} of {len(mean)} z are not finite, the first is "
-                f"number {failed[0]}: far from where the map was trained; try problem.solve(z)"
-            )
+    def check(self, mean: Tensor, xi: Tensor, dtype: torch.dtype) -> None:
+        """Refuse predictions (batch, n) at xi that are not finite, or not in a dtype."""
+        check_predictions(mean, xi)
         info, size = torch.finfo(dtype), float(mean.abs().max()) if mean.numel() else 0.0
         if size > info.max or float(self.unit) < info.tiny:
             raise InputError(

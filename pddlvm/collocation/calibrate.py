@@ -95,7 +95,7 @@ def calibrate_forward(
         size = model.log_residual(c, z)
     n = n_samples - int(_HELD_OUT * n_samples)
     rho = size.exp().double().cpu()
-    modes = torch.linalg.svd(e[:n] / rho[:n], full_matrices=False).Vh[: model.n_error_modes]
+    modes = torch.linalg.svd(e[:n] / rho[:n], full_matrices=False).Vh[: model.error_modes.shape[1]]
     model.error_modes.copy_(modes.T)
     part = (e @ modes.T).to(like)
     rest = (e - part.double().cpu() @ modes).to(like)

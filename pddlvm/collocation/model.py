@@ -50,7 +50,6 @@ __all__ = ["CollocationModel"]
 
 _N_ERROR_MODES = 24
 _ADVICE = "where u is measured give noise_std; where it is a solution train longer"
-_N_SIZES = 2
 
 
 class CollocationModel(LatentVariableModel):
@@ -98,7 +97,7 @@ class CollocationModel(LatentVariableModel):
         self.seed = seed
         d = problem.n_parameters
         self.newton = SpaceTimeNewton(problem)
-        unit = self.newton.size(problem.prior.sample((_N_SIZES,), seed=seed))
+        unit = self.newton.size(problem.prior.sample((2,), seed=seed))
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
         with seeded(seed):
@@ -113,7 +112,6 @@ class CollocationModel(LatentVariableModel):
             n_nodes, hard = self.newton.n_nodes, (~self.newton.free).nonzero()[:, 0].numpy()
             self.uncertainty = Uncertainty(problem.prior, _N_ERROR_MODES, n_nodes, hard, dtype)
         self.plausibility = Plausibility()
-        # The standard deviation of the residual, in a unit in which it has no large exponent.
         self.register_buffer("sigma_residual", torch.full((1,), tolerance, dtype=dtype))
         self.register_buffer("residual_unit", torch.ones((), dtype=torch.float64))
         self.register_buffer("error_modes", torch.zeros(n_nodes, _N_ERROR_MODES, dtype=dtype))
@@ -123,10 +121,8 @@ class CollocationModel(LatentVariableModel):
         self.basis.freeze()
 
     def __repr__(self) -> str:
-        return (
-            f"CollocationModel({self.problem!r}, {self.n_modes} functions, "
-            f"{self.stream.sampler!r}, calibrated={self.is_calibrated})"
-        )
+        parts = f"{self.n_modes} functions, {self.stream.sampler!r}"
+        return f"CollocationModel({self.problem!r}, {parts}, calibrated={self.is_calibrated})"
 
     @property
     def n_modes(self) -> int:  # noqa: D102
@@ -136,11 +132,6 @@ class CollocationModel(LatentVariableModel):
     def modes(self) -> Tensor:
         """Shapes of the uncertain part of u at the nodes: error modes, until calibrated phi."""
         return self.error_modes if self.is_calibrated else self.basis.at_nodes
-
-    @property
-    def n_error_modes(self) -> int:
-        """Number of principal components of the errors that are told apart from the rest."""
-        return self.error_modes.shape[1]
 
     @property
     def calibration_share(self) -> float:  # noqa: D102
@@ -249,7 +240,7 @@ class CollocationModel(LatentVariableModel):
                 mean = self.basis.at_points(c, work, x)
             size = self.log_residual(c, work, e)
         if not extrapolate:
-            self.basis.check(mean, z.dtype)
+            self.basis.check(mean, xi, z.dtype)
 
         def at(values: Tensor, matrix: Interpolation) -> Tensor:
             return interpolate(self.problem, values, work, points, matrix)
@@ -273,8 +264,8 @@ class CollocationModel(LatentVariableModel):
             return Spread(*(part.to(z.device) for part in parts))
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
-        shape = self.uncertainty.forward_shape(0)
-        return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm, shape, std, spread)
+        mean, shape = unflatten(mean.to(z), batch), self.uncertainty.forward_shape(0)
+        return FieldForward(mean, x.to(z), norm, shape, std, spread)
 
     def inverse(
         self,
@@ -389,10 +380,9 @@ class CollocationModel(LatentVariableModel):
     def _fit_scales(self) -> None:
         """The size of the residual of the lift, over the prior."""
         z = self.problem.prior.sample((64,), seed=self.seed)
+        c = self.sigma_residual.new_zeros(len(z), self.n_modes)
         with torch.no_grad():
-            c = self.sigma_residual.new_zeros(len(z), self.n_modes)
             size = self.zero_residual.scaled(self.basis.watched, c, z).square().mean().sqrt()
-        # Where the lift solves the equation the conditions decide.
         self.residual_unit.copy_(torch.where(size > 0, size, 1.0))
 
     @torch.no_grad()
