@@ -93,8 +93,7 @@ class CollocationModel(LatentVariableModel):
             raise InputError(f"tolerance must lie between 0 and 1, got {tolerance}")
         self.problem = problem
         self.objective = "detached"
-        self.tolerance = tolerance
-        self.seed = seed
+        self.tolerance, self.seed = tolerance, seed
         d = problem.n_parameters
         self.newton = SpaceTimeNewton(problem)
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
@@ -258,9 +257,8 @@ class CollocationModel(LatentVariableModel):
             var_c, var_rest = self._variances(xi, size, log_variance)
             shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
             rest = at(var_rest.sqrt(), chebyshev.hats)
-            unit = self.basis.unit
-            modes = unit * torch.stack(shapes, dim=-1).double()
-            parts = modes, var_c.double(), unit * rest.double()
+            modes, rest = torch.stack(shapes, dim=-1).double(), rest.double()
+            parts = self.basis.unit * modes, var_c.double(), self.basis.unit * rest
             return Spread(*(part.to(z.device) for part in parts))
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
