@@ -157,10 +157,17 @@ def _erf(x: Tensor) -> Tensor:
     return (2 / math.sqrt(math.pi) * at * mean).to(x.dtype)
 
 
-# ONNX does not have the first, and onnxruntime has the second in single precision only.
+def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta."""
+    scaled = beta * x
+    return (scaled.clamp(min=0) + (1 + (-scaled.abs()).exp()).log()) / beta
+
+
+# ONNX does not have the first, and onnxruntime has the others in single precision only.
 _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.diagonal_scatter.default: _diagonal_scatter,
     torch.ops.aten.erf.default: _erf,
+    torch.ops.aten.softplus.default: _softplus,
 }
 
 # To ONNX a number is one of single precision.
