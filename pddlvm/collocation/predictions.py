@@ -98,7 +98,7 @@ class FieldForward:
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n_points) -> (..., k, k)."""
-        spread = self._both
+        spread = self.spread
         shapes = rows @ spread.modes.to(rows)
         smooth = (shapes * spread.var_c.to(rows)[:, None, :]) @ shapes.mT
         found = smooth + (rows * spread.rest.to(rows).square()[:, None, :]) @ rows.T
