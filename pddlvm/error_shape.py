@@ -76,15 +76,14 @@ class ErrorShape:
     def __call__(self, g: Tensor) -> Tensor:
         """T(g), elementwise; batch axes broadcast against g (..., n)."""
         knots = _knots(g)
-        k = torch.bucketize(g.abs(), knots[1:-1], right=True)
+        k = (g.abs()[..., None] >= knots[1:-1]).sum(-1)
         low, slope = self._segment(k)
         return torch.copysign(low + slope * (g.abs() - knots[k]), g)
 
     def inverse(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """g with T(g) = s, and log dg/ds, elementwise."""
-        size = s.abs().contiguous()
-        inner = self.values[..., 1:-1].to(s).expand(*s.shape[:-1], N_KNOTS - 2).contiguous()
-        k = torch.searchsorted(inner, size, right=True)
+        size, inner = s.abs(), self.values[..., None, 1:-1].to(s)
+        k = (size[..., None] >= inner).sum(-1)
         low, slope = self._segment(k)
         return torch.copysign(_knots(s)[k] + (size - low) / slope, s), -slope.log()
 
