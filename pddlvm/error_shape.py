@@ -78,14 +78,14 @@ class ErrorShape:
         knots = _knots(g)
         k = (g.abs()[..., None] >= knots[1:-1]).sum(-1)
         low, slope = self._segment(k)
-        return torch.copysign(low + slope * (g.abs() - knots[k]), g)
+        return g.sign() * (low + slope * (g.abs() - knots[k]))
 
     def inverse(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """g with T(g) = s, and log dg/ds, elementwise."""
         size, inner = s.abs(), self.values[..., None, 1:-1].to(s)
         k = (size[..., None] >= inner).sum(-1)
         low, slope = self._segment(k)
-        return torch.copysign(_knots(s)[k] + (size - low) / slope, s), -slope.log()
+        return s.sign() * (_knots(s)[k] + (size - low) / slope), -slope.log()
 
     def log_prob(self, s: Tensor) -> Tensor:
         """Log density of s, elementwise."""

@@ -271,7 +271,7 @@ class Inverse:
         edges = edges.reshape(-1, *[1] * alpha.ndim).clamp(alpha, beta)
         middle, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * edges.diff(dim=0)
         total = first = second = torch.zeros_like(alpha)
-        centre = self.median.double()
+        centre = self._z_of(torch.zeros_like(alpha)).double()
         for node, weight in zip(*np.polynomial.legendre.leggauss(_N_NODES), strict=True):
             g = middle + node * half
             mass = weight * half * (-0.5 * g.square()).exp()
