@@ -120,8 +120,10 @@ def calibrate_misfit(model: "GalerkinModel", n_samples: int, generator: torch.Ge
     """Misfits of true solutions, by which those of a query are judged; on draws of their own."""
     z = model.problem.prior.sample((n_samples,), generator=generator)
     start = model.forward(z, corrections=1).mean.double().cpu()
-    u = nearly_exact(model.exact, model.reduction.reference, start, z).to(model.sigma_residual)
-    xi = model.problem.prior.standardise(z).to(u)
+    like = model.sigma_residual
+    # As in a query, u keeps its precision until it has no units.
+    u = nearly_exact(model.exact, model.reduction.reference, start, z).to(like.device)
+    xi = model.problem.prior.standardise(z).to(like)
     none = torch.zeros_like(xi)
     with torch.no_grad():
         plain, searched = (model.invert(u, none, none, n)[0] for n in (0, N_INVERSE_CORRECTIONS))
