@@ -26,8 +26,8 @@ _MIN_SCORES = 100
 
 
 def default_n_samples(n_dofs: int) -> int:
-    """2048 draws, on large meshes fewer, so that the calibration stays within seconds."""
-    return max(128, min(2048, 550_000 // n_dofs))
+    """1024 draws, on large meshes fewer, so that the calibration stays within seconds."""
+    return max(128, min(1024, 550_000 // n_dofs))
 
 
 def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator) -> None:

@@ -5,6 +5,7 @@ reference solution. Where it is large the map is wrong; where it is small after 
 map is a start that the correction makes good.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,8 @@ class Certificates:
 
     Attributes:
         median, high: median and 95 % quantile, of the map as it is.
-        median_corrected, high_corrected: the same after one correction; infinite where it failed.
+        median_corrected, high_corrected: the same after one correction; infinite where
+            predictions are not finite.
     """
 
     median: float
@@ -65,15 +67,14 @@ class Certificates:
 def certificates(model: LatentVariableModel) -> Certificates:
     """Those of a few fresh draws; no PDE is solved."""
     z = model.problem.prior.sample((_N_DRAWS,), seed=_SEED)
-    plain = model.forward(z).residual_norm
+    return Certificates(*_summary(model, z, 0), *_summary(model, z[:_N_CORRECTED], 1))
+
+
+def _summary(model: LatentVariableModel, z: Tensor, corrections: int) -> list[float]:
     try:
-        corrected = model.forward(z[:_N_CORRECTED], corrections=1).residual_norm
+        values = model.forward(z, corrections=corrections).residual_norm
     except ConvergenceError:
-        corrected = torch.full_like(plain, torch.inf)
-    return Certificates(*_summary(plain), *_summary(corrected))
-
-
-def _summary(values: Tensor) -> list[float]:
+        return [math.inf, math.inf]
     levels = torch.tensor([0.5, 0.95], dtype=values.dtype, device=values.device)
     # What is not a number is no small residual.
     values = values.nan_to_num(nan=torch.inf)

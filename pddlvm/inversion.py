@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
 
+from pddlvm.derivatives import linearise
 from pddlvm.reduced import ReducedModel
 
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
@@ -21,7 +21,7 @@ __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"
 N_INVERSE_CORRECTIONS = 8
 """At most this many Gauss-Newton steps after the neural inverse map."""
 
-_CHUNK = 64
+_CHUNK = 256
 _SIGMA_BOUNDARY = 1e-4
 _SMALL_STEP = 1e-4
 """In standard deviations of the prior; the steps shrink quadratically."""
@@ -101,12 +101,9 @@ class GaussNewton:
         self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor, unknown: Tensor
     ) -> tuple[Tensor, Tensor]:
         """d rows / d xi (batch, n_rows, d), zero for known parameters, and J^T J + I."""
-
-        def rows(xi_one: Tensor, a_one: Tensor, b_one: Tensor, size_one: Tensor) -> Tensor:
-            return self._rows(a_one[None], b_one[None], size_one[None], xi_one[None])[0]
-
+        _, slopes = linearise(lambda at: self._rows(a, b, size, at), xi)
         # Directions that u does not determine live on the prior alone, the I: keep it in float64.
-        jacobian = (vmap(jacrev(rows))(xi, a, b, size) * unknown[:, None, :]).double()
+        jacobian = (slopes * unknown[:, None, :]).double()
         identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
         return jacobian, jacobian.mT @ jacobian + identity
 

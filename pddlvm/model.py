@@ -311,7 +311,7 @@ class GalerkinModel(LatentVariableModel):
         factors of K0. `train` ends with it.
 
         Args:
-            n_samples: prior draws; by default 2048, fewer on large meshes.
+            n_samples: prior draws; by default 1024, fewer on large meshes.
             seed: of the draws.
         """
         from pddlvm.calibrate import calibrate, calibrate_misfit, default_n_samples

@@ -18,6 +18,7 @@ from torch.special import ndtr, ndtri
 from pddlvm.checks import check_level
 from pddlvm.error_shape import ErrorShape
 from pddlvm.parameters import ParameterSpace
+from pddlvm.random import generator_of, normal_like
 from pddlvm.representation import Representation
 
 __all__ = [
@@ -90,16 +91,11 @@ class Forward:
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Solutions, (*shape, ..., n_dofs)."""
         var_c, var_rest = self._both_variances
-        generator = None if seed is None else torch.Generator(var_c.device).manual_seed(seed)
+        generator = None if seed is None else generator_of(seed)
         units = self.representation.units
-
-        def noise(like: Tensor) -> Tensor:
-            return torch.randn(
-                (*shape, *like.shape), generator=generator, dtype=like.dtype, device=like.device
-            )
-
-        error = (var_c.sqrt() * noise(var_c)) @ self.representation.vectors.T
-        error = error + var_rest.sqrt() * noise(var_rest)
+        weights = var_c.sqrt() * normal_like(var_c, shape, generator)
+        error = weights @ self.representation.vectors.T
+        error = error + var_rest.sqrt() * normal_like(var_rest, shape, generator)
         return self.mean + units.u * error.to(self.c)
 
     def log_prob(self, u: Tensor) -> Tensor:
@@ -204,11 +200,11 @@ class Inverse:
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Parameters, (*shape, ..., d), all in the support of the prior."""
-        generator = None if seed is None else torch.Generator(self.xi_mean.device).manual_seed(seed)
+        generator = None if seed is None else generator_of(seed)
         size = (*shape, *self.xi_mean.shape)
-        return self._quantile(
-            torch.rand(size, generator=generator, dtype=torch.float64, device=self.xi_mean.device)
-        )
+        # On every device the same: drawn on the CPU.
+        level = torch.rand(size, generator=generator, dtype=torch.float64)
+        return self._quantile(level.to(self.xi_mean.device))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,): -inf outside the support; known parameters are left out."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-__all__ = ["generator_of", "seeded"]
+__all__ = ["generator_of", "normal_like", "seeded"]
 
 
 @contextmanager
@@ -24,3 +25,9 @@ def generator_of(seed: int | None) -> torch.Generator:
         generator.seed()
         return generator
     return generator.manual_seed(seed)
+
+
+def normal_like(x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers (*shape, *x.shape), on every device the same: drawn on the CPU."""
+    drawn = torch.randn((*shape, *x.shape), generator=generator, dtype=x.dtype)
+    return drawn.to(x.device)

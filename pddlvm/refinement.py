@@ -13,7 +13,7 @@ the nearest of a few reference operators, and the correction is multiplicative:
 Each sample of a batch iterates until it is done, whatever the others need.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ __all__ = ["Refined", "check_converged", "correct", "nearly_exact", "refine"]
 
 _MAX_NEWTON = 20
 _MAX_GMRES = 60
+_FEW = 0.7
+"""Part of a batch that still iterates, with which the rest is left behind."""
 _N_NAMED = 5
 _NEGLIGIBLE = 0.01
 """Part of a residual that is left where errors are measured."""
@@ -173,7 +175,8 @@ def _refine(
         at, z_at = u[active], z[active]
         stiffness = reduced.stiffness(reduced.representation.project(at), z_at)
         tangents, xi = operators.tangents(at, z_at), problem.prior.standardise(z_at)
-        system = _System(operators, reference, tangents, xi, v, stiffness)
+        factors = torch.linalg.lu_factor_ex(stiffness)[:2]
+        system = _System(operators, reference, tangents, xi, v, factors)
         budget = max_iterations - iterations[active]
         step, used = krylov(system, -r, 0.5 * enough[active] * size, budget)
         u[active] = at.index_add(1, free, step)
@@ -183,14 +186,23 @@ def _refine(
 
 @dataclass(frozen=True)
 class _System:
-    """K and its preconditioner for a batch; vectors are (batch, n_free)."""
+    """K and its preconditioner for a batch; vectors are (batch, n_free).
+
+    `coarse` are the factors of V^T K V.
+    """
 
     operators: Discretisation
     reference: Reference
     tangents: list[Tensor]
     xi: Tensor
     v: Tensor
-    stiffness: Tensor
+    coarse: tuple[Tensor, Tensor]
+
+    def of(self, rows: Tensor) -> "_System":
+        """That of some samples."""
+        tangents, (lu, pivots) = [t[rows] for t in self.tangents], self.coarse
+        coarse = lu[rows], pivots[rows]
+        return replace(self, tangents=tangents, xi=self.xi[rows], coarse=coarse)
 
     def apply(self, p: Tensor) -> Tensor:
         return self.operators.apply_tangents(self.tangents, p)
@@ -207,26 +219,30 @@ class _System:
         return w + self._coarse_solve((r - self.apply(w)) @ self.v) @ self.v.T
 
     def _coarse_solve(self, b: Tensor) -> Tensor:
-        return torch.linalg.solve_ex(self.stiffness, b[..., None]).result[..., 0]
+        return torch.linalg.lu_solve(*self.coarse, b[..., None])[..., 0]
 
 
 def _conjugate_gradients(
     system: _System, b: Tensor, target: Tensor, budget: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Preconditioned conjugate gradients; stops a sample when |r| in K0^{-1} <= target."""
-    x, r = torch.zeros_like(b), b
+    x, used = torch.zeros_like(b), torch.zeros(len(b), dtype=torch.int64)
+    rows, r = torch.arange(len(b)), b
     p, size = system.precondition(r)
     rho = (r * p).sum(-1)
-    used = torch.zeros(len(b), dtype=torch.int64)
-    while (active := (size > target) & (used < budget)).any():
+    while (active := (size > target[rows]) & (used[rows] < budget[rows])).any():
+        if active.double().mean() < _FEW:
+            # Some samples need many times the iterations of most.
+            system, rows, r, p = system.of(active), rows[active], r[active], p[active]
+            rho, active = rho[active], active[active]
         q = system.apply(p)
         alpha = torch.where(active, rho / (p * q).sum(-1).clamp(min=1e-300), 0.0)[:, None]
-        x, r = x + alpha * p, r - alpha * q
+        x, r = x.index_add(0, rows, alpha * p), r - alpha * q
         w, size = system.precondition(r)
         rho_new = (r * w).sum(-1)
         p = w + torch.where(active, rho_new / rho.clamp(min=1e-300), 0.0)[:, None] * p
         rho = torch.where(active, rho_new, rho)
-        used = used + active
+        used = used.index_add(0, rows, active.long())
     return x, used
 
 

@@ -1,7 +1,11 @@
-"""Model and input may lie on any device: results follow the input, and are the same."""
+"""Model and input may lie on any device: results follow the input, and are the same.
+
+On a real device where there is one, else on one that is not there.
+"""
 
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from unittest.mock import patch
 
@@ -12,12 +16,15 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from checks import UNLIKE_PROBLEMS
-from fake_device import CPU, DEVICE, fake_device
+from fake_device import CPU, fake_device
+from fake_device import DEVICE as NOT_THERE
 
 import pddlvm
 from pddlvm import fem, links, plot
 from pddlvm.cli.app import main
 
+IS_REAL = torch.cuda.is_available()
+DEVICE = torch.device("cuda:0") if IS_REAL else NOT_THERE
 PLACES = [(CPU, DEVICE), (DEVICE, CPU), (DEVICE, DEVICE)]
 """Of the model, and of its input; beside both on the CPU."""
 N_STEPS = 4
@@ -25,7 +32,7 @@ N_STEPS = 4
 
 @pytest.fixture(autouse=True)
 def device():
-    with fake_device():
+    with nullcontext() if IS_REAL else fake_device():
         yield
 
 

@@ -162,9 +162,35 @@ def test_chains_have_their_own_moments_and_are_repeatable():
 
 
 def test_equal_ends_of_searches_are_one_mode():
-    eta = torch.tensor([[[0.0], [0.2], [5.0], [0.1]]]).double()
+    eta = torch.tensor([[[0.0], [0.05], [5.0], [0.1]]]).double()
     value = torch.tensor([[1.0, 2.0, 0.0, -torch.inf]]).double()
     factor = torch.full((1, 4, 1, 1), 0.1).double()
-    assert distinct(eta, value, factor).tolist() == [[False, True, True, False]]
-    # In a metric ten times wider all are the same.
-    assert distinct(eta, value, 20 * factor).tolist() == [[False, True, False, False]]
+
+    def valley(of, eta):
+        assert (of == 0).all()
+        return torch.where((eta[:, 0] > 1) & (eta[:, 0] < 4), -9.0, 0.0)
+
+    assert distinct(eta, value, factor, valley).tolist() == [[False, True, True, False]]
+    # On a plateau all are the same; so they are where the metric is so wide.
+    flat = lambda of, eta: torch.zeros(len(eta))  # noqa: E731
+    assert distinct(eta, value, factor, flat).tolist() == [[False, True, False, False]]
+    assert distinct(eta, value, 60 * factor, valley).tolist() == [[False, True, False, False]]
+    # One flat end hides no other that is sharp.
+    factor[0, 1] = 10.0
+    assert distinct(eta, value, factor, valley).tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize("steps", [5, 100])
+def test_a_search_does_not_leave_the_basin_of_its_start(steps):
+    """A map that is hardly trained leads astray: modes are those of the corrected one."""
+    model = pddlvm.LatentVariableModel(three_roots())
+    pddlvm.train(model, max_steps=steps, calibrate=False)
+    model.calibrate(64)
+    obs = pddlvm.PointObservation(model.problem, [0.25, 0.5, 0.75], 0.003)
+    y = obs.simulate(model.problem.solve(torch.tensor([[-0.72], [0.3]]).double()), seed=0)
+    posterior = model.infer(y, obs, "laplace")
+    for i, one in enumerate(y):
+        expected = true_masses(obs, one).sort().values
+        found = posterior.diagnostics.masses[i].sort().values
+        # The Gaussians are right to less.
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.03)

@@ -10,6 +10,7 @@ from torch.distributions import LowRankMultivariateNormal
 
 from pddlvm.error_shape import ErrorShape
 from pddlvm.predictions import symmetric_interval
+from pddlvm.random import generator_of, normal_like
 
 __all__ = ["FieldForward", "Spread"]
 
@@ -69,16 +70,10 @@ class FieldForward:
         """Fields, (*shape, ..., n_points)."""
         spread = self.spread
         flat = self.mean.reshape(-1, self.mean.shape[-1])
-        generator = None if seed is None else torch.Generator(flat.device).manual_seed(seed)
-
-        def noise(like: Tensor) -> Tensor:
-            return torch.randn(
-                (*shape, *like.shape), generator=generator, dtype=like.dtype, device=like.device
-            )
-
-        weights = spread.var_c.sqrt() * noise(spread.var_c)
+        generator = None if seed is None else generator_of(seed)
+        weights = spread.var_c.sqrt() * normal_like(spread.var_c, shape, generator)
         smooth = torch.einsum("bpk,...bk->...bp", spread.modes, weights)
-        u = flat + smooth + spread.rest * noise(spread.rest)
+        u = flat + smooth + spread.rest * normal_like(spread.rest, shape, generator)
         return u.reshape(*shape, *self.mean.shape).to(self.mean)
 
     def log_prob(self, u: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ parameters that it pushes against the edge are held.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -127,7 +128,8 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     best = value.amax(1, keepdim=True)
     is_good = (value == best) | (found.converged[index] & (value > best - _HOPELESS))
     factor = _spread(surrogate, y[of], found)
-    is_mode = is_good & distinct(found.eta[index], value, factor[index])
+    value = torch.where(is_good, value, -torch.inf)
+    is_mode = distinct(found.eta[index], value, factor[index], partial(_value_at, surrogate, y))
     modes, of = index[is_mode], is_mode.nonzero()[:, 0]
     error = surrogate.covariance(plain.xi_of(found.eta[modes]))
     factor[modes] = _spread(surrogate, y[of], found.of(modes), error)
@@ -158,22 +160,36 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
 
 
 def _rough(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Searches on the forward map as it is: ends like `start`, which differ, and iterations."""
-    plain = Coordinates.plain(surrogate.prior)
+    """Searches on the forward map as it is: ends like `start`, which differ, and iterations.
+
+    One that meets predictions which the noise cannot hide from their correction may have crossed
+    into the basin of another maximum: the search begins again at its start.
+    """
+    map_alone, plain = surrogate.uncorrected(), Coordinates.plain(surrogate.prior)
     rows, flat = y.repeat_interleave(start.shape[1], 0), start.flatten(0, 1)
-    found = _maximise(surrogate.uncorrected(), rows, flat, _ROUGH_DECREMENT)
-    # Far out, a network may fit data with what no correction confirms.
-    rest, there = (
-        objective(surrogate, rows, eta, surrogate.mean(plain.xi_of(eta)))
-        for eta in (flat, found.eta)
-    )
-    is_better = there >= rest
-    eta = torch.where(is_better[:, None], found.eta, flat).reshape(start.shape)
-    value = torch.maximum(there, rest).reshape(start.shape[:2])
+    found = _maximise(map_alone, rows, flat, _ROUGH_DECREMENT)
+    seen, is_good, values = ~torch.isnan(rows), torch.ones(len(rows), dtype=torch.bool), []
+    for eta in (flat, found.eta):
+        xi = plain.xi_of(eta)
+        data = surrogate.mean(xi)
+        error = torch.where(seen, map_alone.mean(xi) - data, rows)
+        is_good = is_good & (surrogate.observation.noise.square(error) <= seen.sum(-1))
+        values.append(objective(surrogate, rows, eta, data))
+    before, after = values
+    is_good = is_good & (after >= before)
+    eta = torch.where(is_good[:, None], found.eta, flat).reshape(start.shape)
+    value = torch.where(is_good, after, before).reshape(start.shape[:2])
     factor = _spread(surrogate, rows, found).reshape(*start.shape, -1)
-    is_new = distinct(eta, value, factor) | ~is_better.reshape(value.shape)
+    is_new = distinct(eta, value, factor, partial(_value_at, map_alone, y))
+    is_new = is_new | ~is_good.reshape(value.shape)
     is_new[:, 0] |= ~is_new.any(1)
     return eta, is_new, found.iterations
+
+
+def _value_at(surrogate: Surrogate, y: Tensor, of: Tensor, eta: Tensor) -> Tensor:
+    """log p(y | eta) + log p(eta) of points (k, d) for the data sets of numbers `of` (k,), (k,)."""
+    xi = Coordinates.plain(surrogate.prior).xi_of(eta)
+    return objective(surrogate, y[of], eta, surrogate.mean(xi))
 
 
 def _spread(

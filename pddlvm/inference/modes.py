@@ -2,8 +2,11 @@
 
 A draw of the prior is a start where none of its neighbours explains the data better (Rinnooy Kan
 and Timmer, 1987, with a number of neighbours in the place of a distance). Two ends are one mode
-where their distance is small in the metric of the better one's Laplace approximation.
+where their distance is small in the metrics of both Laplace approximations, or no valley lies on
+the straight way between them.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,8 +17,11 @@ from pddlvm.inference.surrogate import Surrogate
 __all__ = ["distinct", "objective", "starts"]
 
 _N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _N_STARTS, _SEED = 256, 4, 8, 6, 0
-_SAME = 3.0
+_SAME = 1.0
 """Standard deviations of a mode: two that are closer have a single maximum, or hardly two."""
+_WAY = torch.linspace(0, 1, 9, dtype=torch.float64)[1:-1]
+_VALLEY = 0.5
+"""Log density below the lower of two ends: with less they are one."""
 
 
 @torch.no_grad()
@@ -44,13 +50,16 @@ def starts(surrogate: Surrogate, y: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(chosen[:, :1]), chosen], dim=1)
 
 
-def distinct(eta: Tensor, value: Tensor, factor: Tensor) -> Tensor:
+def distinct(
+    eta: Tensor, value: Tensor, factor: Tensor, log_density: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """Which ends of searches are modes, and not one that another search found, (batch, n).
 
     Args:
         eta: the ends, (batch, n, d).
-        value: their log density, (batch, n).
+        value: their log density, (batch, n); -inf for ends that do not count.
         factor: L of the Gaussian N(0, L L^T) at each, (batch, n, d, d).
+        log_density: of points (k, d) for the data sets of given numbers (k,), (k,).
     """
     order = value.argsort(dim=-1, descending=True)
     rows = torch.arange(len(order))[:, None]
@@ -58,10 +67,19 @@ def distinct(eta: Tensor, value: Tensor, factor: Tensor) -> Tensor:
     # w[b, s, t]: from s to t in the metric of s.
     change = (eta[:, None] - eta[:, :, None]).mT
     squares = torch.linalg.solve_triangular(factor, change, upper=False).square().sum(-2)
+    # That of a flat one sees no distance at all: the sharper one decides.
+    is_same = torch.maximum(squares, squares.mT) < _SAME**2
     kept = torch.zeros_like(value, dtype=torch.bool)
     for t in range(value.shape[1]):
-        is_old = (kept & (squares[:, :, t] < _SAME**2)).any(-1)
-        kept[:, t] = torch.isfinite(value[:, t]) & ~is_old
+        counts = torch.isfinite(value[:, t])
+        asked = kept & ~is_same[:, :, t] & counts[:, None] & ~(kept & is_same[:, :, t]).any(1, True)
+        of, s = asked.nonzero(as_tuple=True)
+        if len(of):
+            way = _WAY[:, None, None] * eta[of, t] + (1 - _WAY[:, None, None]) * eta[of, s]
+            lowest = log_density(of.repeat(len(_WAY)), way.flatten(0, 1))
+            lowest = lowest.reshape(len(_WAY), -1).amin(0)
+            is_same[of, s, t] = ~(lowest < value[of, t] - _VALLEY)
+        kept[:, t] = counts & ~(kept & is_same[:, :, t]).any(1)
     return torch.zeros_like(kept).scatter(1, order, kept)
 
 

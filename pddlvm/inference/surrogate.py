@@ -11,9 +11,9 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
 
 from pddlvm.collocation.model import CollocationModel
+from pddlvm.derivatives import linearise
 from pddlvm.errors import ConvergenceError, InputError
 from pddlvm.identity import is_like
 from pddlvm.latent import LatentVariableModel
@@ -115,10 +115,7 @@ class GalerkinSurrogate(ModelSurrogate):
         c = self._coefficients(xi)
         slope_c = self._implicit(xi, c) if self.corrections else self._network_slope(xi)
 
-        def of_boundary(one: Tensor, c_one: Tensor) -> Tensor:
-            return self._augmented(one[None], c_one[None])[0]
-
-        slope = vmap(jacrev(of_boundary))(xi, c)
+        _, slope = linearise(lambda at: self._augmented(at, c), xi)
         m = c.shape[1]
         slope = torch.cat([slope_c, slope[:, m:]], dim=1)
         a = self._augmented(xi, c)
@@ -152,22 +149,13 @@ class GalerkinSurrogate(ModelSurrogate):
 
     def _network_slope(self, xi: Tensor) -> Tensor:
         """dc/dxi of the forward map, (batch, n_modes, d)."""
-
-        def c(one: Tensor) -> Tensor:
-            mean: Tensor = self.model.forward_map(one[None])[0][0]
-            return mean
-
-        return vmap(jacrev(c))(xi.to(self.model.sigma_residual)).detach().double().cpu()
+        like = self.model.sigma_residual
+        return linearise(lambda at: self.model.forward_map(at)[0], xi.to(like))[1].double().cpu()
 
     def _implicit(self, xi: Tensor, c: Tensor) -> Tensor:
         """dc/dxi of the reduced solution, (batch, n_modes, d)."""
         exact = self.model.exact
-
-        def residual(one: Tensor, c_one: Tensor) -> Tensor:
-            z = self.prior.unstandardise(one[None])
-            return exact.residual(c_one[None], z)[0]
-
-        slope = vmap(jacrev(residual))(xi, c)
+        _, slope = linearise(lambda at: exact.residual(c, self.prior.unstandardise(at)), xi)
         k = exact.stiffness(c, self.prior.unstandardise(xi))
         return -torch.linalg.solve_ex(k, slope).result.detach()
 
@@ -208,15 +196,7 @@ class CollocationSurrogate(ModelSurrogate):
         return self.observation.apply(self.model.basis.field_of(n, z))
 
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        at = xi.detach().requires_grad_()
-        data = self.predict(at)
-        # J^T v is linear in v: its derivatives are the columns of J, d of them whatever n is.
-        v = torch.zeros_like(data, requires_grad=True)
-        (pulled,) = torch.autograd.grad(data, at, v, create_graph=True)
-        columns = [
-            torch.autograd.grad(part.sum(), v, retain_graph=True)[0] for part in pulled.unbind(-1)
-        ]
-        return data.detach(), torch.stack(columns, dim=-1)
+        return linearise(self.predict, xi)
 
 
 def _finite(covariance: Tensor, z: Tensor) -> Tensor:
