@@ -104,16 +104,15 @@ def _calibrate_inverse(
         variance = uncertainty.xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
-        held = variance.fit(features, base, errors, generator, counts=unknown.to(xi))
+        variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
-        scores, counts = (errors / std)[held], unknown[held]
-        pattern = uncertainty.known_pattern(known)[held]
+        scores, pattern = errors / std, uncertainty.known_pattern(known)
         for k in range(uncertainty.factor_xi.shape[1]):
             seen = pattern == k
-            enough = int(counts[seen].sum()) >= _MIN_SCORES
+            enough = int(unknown[seen].sum()) >= _MIN_SCORES
             rows = seen if enough else torch.ones_like(seen)
-            uncertainty.fit_inverse_shape(level, k, scores[rows], counts[rows])
+            uncertainty.fit_inverse_shape(level, k, scores[rows], unknown[rows])
 
 
 def calibrate_misfit(model: "GalerkinModel", n_samples: int, generator: torch.Generator) -> None:

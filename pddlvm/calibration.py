@@ -53,7 +53,7 @@ class VarianceModel(nn.Module):
         errors: Tensor,
         generator: torch.Generator,
         counts: Tensor | None = None,
-    ) -> Tensor:
+    ) -> None:
         """Maximum likelihood on errors (n_samples, n_components); early stopping on a quarter.
 
         Args:
@@ -62,9 +62,6 @@ class VarianceModel(nn.Module):
             errors: (n_samples, n_components).
             generator: chooses the quarter.
             counts: 1 for errors that count, 0 for others, of the shape of errors; default all.
-
-        Returns:
-            Indices of the quarter, whose errors the fit has not seen.
         """
         self.centre = features.mean(0)
         self.scale = features.std(0).clamp(min=1e-6)
@@ -89,7 +86,6 @@ class VarianceModel(nn.Module):
                 self.shift = shift.clamp(min=floor).log()
             statistic = (ratio * (-self.shift).exp()).mean(1, keepdim=True)
             self._fit_network(features, statistic, per_sample, rest, held)
-        return held
 
     def _log_scale(self, features: Tensor) -> Tensor:
         scaled = ((features - self.centre) / self.scale).clamp(-6, 6)

@@ -5,7 +5,8 @@ For a full solution the PDE itself says how wrong a guess of z is:
     min_xi  |V^T r(u, z(xi)) / sigma|^2 + |(b(z(xi)) - b(u)) / sigma_b|^2 + |xi|^2
 
 sigma is what V^T r of a true solution amounts to, because u has a part outside of the basis; it is
-measured by the calibration. No PDE is solved.
+measured by the calibration. No PDE is solved. The damping follows the misfit (Yamashita and
+Fukushima, 2001), so that it vanishes where u is explained.
 """
 
 from dataclasses import dataclass
@@ -18,14 +19,22 @@ from pddlvm.reduced import ReducedModel
 
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
 
-N_INVERSE_CORRECTIONS = 8
+N_INVERSE_CORRECTIONS = 20
 """At most this many Gauss-Newton steps after the neural inverse map."""
 
 _CHUNK = 256
 _SIGMA_BOUNDARY = 1e-4
 _SMALL_STEP = 1e-4
 """In standard deviations of the prior; the steps shrink quadratically."""
-_SHRINK = (1.0, 0.25, 0.0625)
+_DAMPING, _LOWER, _RAISE = 1e-2, 0.2, 10.0
+_FARTHEST = 1e6
+"""Times the least objective that a step may have: valleys are narrow and bent, and a search that
+only ever goes down creeps along them. The best point is kept."""
+_FAR = 12.0
+"""Standard deviations of the prior within which a search stays."""
+
+Solutions = tuple[Tensor, Tensor, Tensor]
+"""Augmented coefficients, boundary coordinates and sizes of solutions."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Laplace:
 
 
 class GaussNewton:
-    """Damped Gauss-Newton steps in standard coordinates, batched.
+    """Levenberg-Marquardt steps in standard coordinates, batched.
 
     Args:
         reduced: the reduced model.
@@ -66,27 +75,52 @@ class GaussNewton:
 
     def misfit(self, c: Tensor, b: Tensor, xi: Tensor) -> Tensor:
         """The first two terms of the objective, (batch,)."""
-        a = self.reduced.representation.augment(c, b)
-        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        return self._rows(a, b, size, xi).square().sum(-1)
+        return self._rows(*self._solutions(c, b), xi).square().sum(-1)
 
     def _correct(
         self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        a = self.reduced.representation.augment(c, b)
-        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        rows = self._rows(a, b, size, xi)
+        of = a, b, size = self._solutions(c, b)
+        found, least = xi, _objective(self._rows(*of, xi), xi)
+        at, damping = xi, torch.full_like(least, _DAMPING)
+        going = torch.arange(len(c), device=c.device)
         for _ in range(n_steps):
-            jacobian, hessian = self._linearise(a, b, size, xi, unknown)
-            gradient = (jacobian.mT @ rows.double()[..., None])[..., 0] + xi * unknown
-            step = -torch.linalg.solve(hessian, gradient[..., None])[..., 0].to(xi)
-            before = xi
-            xi, rows = self._search(a, b, size, xi, rows, step)
-            if not ((xi - before).abs() > _SMALL_STEP).any():
+            if not len(going):
                 break
-        _, hessian = self._linearise(a, b, size, xi, unknown)
+            part = a[going], b[going], size[going]
+            rows = self._rows(*part, at)
+            trial = self._step(part, at, rows, unknown[going], damping)
+            objective = _objective(self._rows(*part, trial), trial)
+            best = least[going]
+            is_better, is_near = objective < best, objective < _FARTHEST * best
+            found = found.index_copy(0, going, torch.where(is_better[:, None], trial, found[going]))
+            least = least.index_copy(0, going, torch.where(is_better, objective, best))
+            is_going = ~is_near | ((trial - at).abs() > _SMALL_STEP).any(-1)
+            at = torch.where(is_near[:, None], trial, at)[is_going]
+            damping = torch.where(is_near, _LOWER * damping, _RAISE * damping)[is_going]
+            going = going[is_going]
+        _, hessian = self._linearise(of, found, unknown)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
-        return xi, std, rows.square().sum(-1)
+        return found, std, self._rows(*of, found).square().sum(-1)
+
+    def _step(
+        self, of: Solutions, xi: Tensor, rows: Tensor, unknown: Tensor, damping: Tensor
+    ) -> Tensor:
+        """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds, (batch, d)."""
+        jacobian, hessian = self._linearise(of, xi, unknown)
+        rows = rows.double()
+        gradient = (jacobian.mT @ rows[..., None])[..., 0] + xi * unknown
+        low, high = (x.clamp(-_FAR, _FAR) for x in self.prior.standard_bounds(xi))
+        # At a bound, and pushed beyond: held there.
+        free = ~(((xi <= low) & (gradient > 0)) | ((xi >= high) & (gradient < 0)))
+        matrix = hessian * free[:, None, :] * free[:, :, None]
+        extra = (damping * rows.square().sum(-1))[:, None] + (~free).double()
+        step = torch.linalg.solve(matrix + extra.diag_embed(), (gradient * free)[..., None])
+        return (xi - step[..., 0].to(xi)).clamp(low, high)
+
+    def _solutions(self, c: Tensor, b: Tensor) -> Solutions:
+        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        return self.reduced.representation.augment(c, b), b, size
 
     def _rows(self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor) -> Tensor:
         z = self.prior.unstandardise(xi.double())
@@ -97,33 +131,17 @@ class GaussNewton:
         scale = _SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
         return torch.cat([r, misfit / scale], dim=-1)
 
-    def _linearise(
-        self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor, unknown: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _linearise(self, of: Solutions, xi: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
         """d rows / d xi (batch, n_rows, d), zero for known parameters, and J^T J + I."""
-        _, slopes = linearise(lambda at: self._rows(a, b, size, at), xi)
+        _, slopes = linearise(lambda at: self._rows(*of, at), xi)
         # Directions that u does not determine live on the prior alone, the I: keep it in float64.
         jacobian = (slopes * unknown[:, None, :]).double()
         identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
         return jacobian, jacobian.mT @ jacobian + identity
 
-    def _search(
-        self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor, rows: Tensor, step: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The first of a few shrunk steps that lowers the objective, per sample; else none."""
-        best = rows.square().sum(-1) + xi.square().sum(-1)
-        done = torch.zeros_like(best, dtype=torch.bool)
-        for shrink in _SHRINK:
-            trial = self.prior.clamp_standard(xi + shrink * step)
-            trial_rows = self._rows(a, b, size, trial)
-            objective = trial_rows.square().sum(-1) + trial.square().sum(-1)
-            better = (objective < best) & ~done
-            xi = torch.where(better[:, None], trial, xi)
-            rows = torch.where(better[:, None], trial_rows, rows)
-            done = done | better
-            if done.all():
-                break
-        return xi, rows
+
+def _objective(rows: Tensor, xi: Tensor) -> Tensor:
+    return rows.double().square().sum(-1) + xi.double().square().sum(-1)
 
 
 def inverse_features(

@@ -5,10 +5,9 @@ components relative to the residual of each draw become the error modes E,
 
     u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
 
-whose variances, relative to the size of u, are fitted to a part of the draws, and one factor to the
-rest. A corrected mean has
-a smaller rho, and is trusted accordingly. The inverse map is then given fields with such errors,
-which are what a user will give it.
+whose variances, relative to the size of u, are fitted to them. A corrected mean has a smaller rho;
+what it misses, because the nodes do, is found on finer nodes, and gets a factor and a shape of its
+own. The inverse map is then given fields with such errors, which are what a user will give it.
 """
 
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.interpolation import interpolate
+from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
@@ -39,7 +39,9 @@ N_CALIBRATION = 96
 _SEED = 1
 
 _MIN_SAMPLES = 32
-_HELD_OUT = 0.25
+_N_FINE, _FINER = 24, 1.25
+"""Draws solved on finer nodes, which cost twice to three times as much, and how many more they are
+along each coordinate."""
 _N_INVERSE = 1024
 _CHUNK = 128
 
@@ -93,29 +95,58 @@ def calibrate_forward(
         jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
         e = model.newton.error(jet, z64) / unit
         size = model.log_residual(c, z)
-    n = n_samples - int(_HELD_OUT * n_samples)
     rho = size.exp().double().cpu()
-    modes = torch.linalg.svd(e[:n] / rho[:n], full_matrices=False).Vh[: model.error_modes.shape[1]]
+    modes = torch.linalg.svd(e / rho, full_matrices=False).Vh[: model.error_modes.shape[1]]
     model.error_modes.copy_(modes.T)
     part = (e @ modes.T).to(like)
     rest = (e - part.double().cpu() @ modes).to(like)
-    none = torch.zeros_like(size)
-    features, base = uncertainty.forward_features(xi, size, none)
-    uncertainty.c[0].fit(features[:n], base[:n], part[:n], generator)
-    uncertainty.rest.fit(xi[:n], 2 * size[:n], rest[:n], generator)
+    features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
+    uncertainty.c[0].fit(features, base, part, generator)
+    uncertainty.rest.fit(xi, base, rest, generator)
+    uncertainty.c[1].load_state_dict(uncertainty.c[0].state_dict())
     uncertainty.is_calibrated.fill_(True)
     uncertainty.factor_u.fill_(1)
-    with torch.no_grad():
-        var_c, var_rest = uncertainty.forward_variances(xi[n:], size[n:], none[n:], 0)
-        std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
-        std = interpolate(model.problem, std, z[n:], None, chebyshev.hats)
-    tiny = torch.finfo(std.dtype).tiny
-    scores = interpolate(model.problem, e[n:], z64[n:]).to(like) / std.clamp(min=tiny)
-    free = torch.from_numpy(model.problem.free_dofs)
-    uncertainty.fit_forward_shape(0, scores[:, free])
+    _fit_shape(model, 0, interpolate(model.problem, e, z64), z, xi, size)
+    few = slice(0, _N_FINE)
+    error, size = _corrected(model, c[few], z64[few])
+    _fit_shape(model, 1, error, z[few], xi[few], size)
     with torch.no_grad():
         u = model.basis.on_grid(c, z) + unit * interpolate(model.problem, e, z64).to(z)
     model.references = References((n_samples, seed), xi, u)
+
+
+def _corrected(model: "CollocationModel", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors on the grid of corrected means, relative to the size of u, and their log residuals."""
+    problem, like = model.problem, model.sigma_residual
+    nodes = tuple(round(_FINER * n) for n in problem.nodes)
+    fine = SpaceTimeNewton(problem, nodes)
+    with torch.no_grad():
+        start = model.basis.nodal(c)
+        change = model.newton.change(start, z, 1)
+        size = model.log_residual(c, z.to(like.device), change)
+        boxed = (start + change[()]).cpu().reshape(len(c), *problem.nodes)
+        sizes = zip(nodes, problem.nodes, strict=True)
+        matrices = [chebyshev.barycentric(chebyshev.nodes(n), m) for n, m in sizes]
+        found = chebyshev.tensor_product(boxed, matrices).flatten(1)
+        e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
+    return interpolate(problem, e, z, nodes=nodes), size
+
+
+def _fit_shape(
+    model: "CollocationModel", level: int, error: Tensor, z: Tensor, xi: Tensor, size: Tensor
+) -> None:
+    """Factor and shape of a level from errors on the grid, (n_samples, n_dofs)."""
+    with torch.no_grad():
+        var_c, var_rest = model.uncertainty.forward_variances(
+            xi, size, torch.zeros_like(size), level
+        )
+        std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
+        std = interpolate(model.problem, std, z, None, chebyshev.hats)
+    tiny = torch.finfo(std.dtype).tiny
+    # The quotient in float64: errors of corrected means leave the range of squares in float32.
+    scores = (error.to(std.device) / std.double().clamp(min=tiny)).to(std)
+    free = torch.from_numpy(model.problem.free_dofs)
+    model.uncertainty.fit_forward_shape(level, scores[:, free])
 
 
 def calibrate_inverse(model: "CollocationModel", seed: int) -> None:

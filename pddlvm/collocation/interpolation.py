@@ -20,13 +20,24 @@ def interpolate(
     z: Tensor,
     points: Tensor | None = None,
     matrix: Interpolation = chebyshev.barycentric,
+    nodes: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """From the nodes to points or, by default, the grid: (batch, n_nodes) -> (batch, n_points)."""
+    """From nodes to points or, by default, the grid: (batch, n_nodes) -> (batch, n_points).
+
+    Args:
+        problem: for its box and, by default, its grid and nodes.
+        values: (batch, n_nodes).
+        z: (batch, d).
+        points: (n_points, k).
+        matrix: kind of interpolation.
+        nodes: numbers of them along each coordinate.
+    """
+    nodes = problem.nodes if nodes is None else nodes
     axes = problem.axes if points is None else points.unbind(-1)
     # Coordinates may be narrow and far from zero: located in float64.
     s = problem.ansatz.locate([a.to(values.device, torch.float64) for a in axes], z.double())
-    matrices = [matrix(at, n).to(values) for at, n in zip(s, problem.nodes, strict=True)]
-    boxed = values.reshape(len(values), *problem.nodes)
+    matrices = [matrix(at, n).to(values) for at, n in zip(s, nodes, strict=True)]
+    boxed = values.reshape(len(values), *nodes)
     if points is None:
         return chebyshev.tensor_product(boxed, matrices).flatten(1)
     return chebyshev.at_points(boxed, matrices)

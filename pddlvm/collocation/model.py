@@ -225,6 +225,7 @@ class CollocationModel(LatentVariableModel):
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         x = self.problem.grid_points if points is None else self.problem.box.check(points)
+        level = 1 if corrections else 0
         batch, like = z.shape[:-1], self.sigma_residual
         # Standardised before it is rounded: the prior may be narrow and far from zero.
         work = z.detach().to(like.device, torch.float64).reshape(-1, z.shape[-1])
@@ -246,7 +247,7 @@ class CollocationModel(LatentVariableModel):
 
         @torch.no_grad()
         def std() -> Tensor:
-            var_c, var_rest = self._variances(xi, size, log_variance)
+            var_c, var_rest = self._variances(xi, size, log_variance, level)
             relative = (var_c @ self.modes.square().T + var_rest).sqrt()
             found = self.basis.unit * at(relative, chebyshev.hats).double()
             # Exactly zero where u is prescribed, whatever round-off says.
@@ -254,7 +255,7 @@ class CollocationModel(LatentVariableModel):
 
         @torch.no_grad()
         def spread() -> Spread:
-            var_c, var_rest = self._variances(xi, size, log_variance)
+            var_c, var_rest = self._variances(xi, size, log_variance, level)
             shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
             rest = at(var_rest.sqrt(), chebyshev.hats)
             modes, rest = torch.stack(shapes, dim=-1).double(), rest.double()
@@ -262,7 +263,7 @@ class CollocationModel(LatentVariableModel):
             return Spread(*(part.to(z.device) for part in parts))
 
         norm = unflatten(size.exp(), batch)[..., 0].to(z)
-        mean, shape = unflatten(mean.to(z), batch), self.uncertainty.forward_shape(0)
+        mean, shape = unflatten(mean.to(z), batch), self.uncertainty.forward_shape(level)
         return FieldForward(mean, x.to(z), norm, shape, std, spread)
 
     def inverse(
@@ -392,9 +393,9 @@ class CollocationModel(LatentVariableModel):
         return self.zero_residual.scaled(at, self.forward_map(xi)[0], z).abs().mean(0)
 
     def _variances(
-        self, xi: Tensor, size: Tensor | None, log_variance: Tensor
+        self, xi: Tensor, size: Tensor | None, log_variance: Tensor, level: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Variances of the error modes (until calibrated, of c), and of the rest at the nodes."""
         if size is None or not self.is_calibrated:
             return log_variance.exp(), xi.new_zeros(len(xi), self.newton.n_nodes)
-        return self.uncertainty.forward_variances(xi, size, torch.zeros_like(size), 0)
+        return self.uncertainty.forward_variances(xi, size, torch.zeros_like(size), level)

@@ -30,11 +30,17 @@ _SHRINK = (1.0, 0.5, 0.25, 0.1, 0.03)
 
 
 class SpaceTimeNewton:
-    """Linearised solves on the nodes of a problem, float64 on the CPU."""
+    """Linearised solves on the nodes of a problem, float64 on the CPU.
 
-    def __init__(self, problem: CollocationProblem) -> None:
+    Args:
+        problem: the parametric PDE.
+        nodes: numbers of nodes; by default those of the problem.
+    """
+
+    def __init__(self, problem: CollocationProblem, nodes: tuple[int, ...] | None = None) -> None:
         self.problem = problem
-        axes = [chebyshev.nodes(n) for n in problem.nodes]
+        self.nodes = problem.nodes if nodes is None else nodes
+        axes = [chebyshev.nodes(n) for n in self.nodes]
         self.s = tuple(a.flatten() for a in torch.meshgrid(*axes, indexing="ij"))
         self.n_nodes = len(self.s[0])
         hard = [self._on(face) for face in problem.ansatz.hard]
@@ -202,7 +208,7 @@ class SpaceTimeNewton:
     @cached_property
     def _operators(self) -> dict[Index, Tensor]:
         """D_a on the nodes of the box, (n_nodes, n_nodes) each."""
-        first = [chebyshev.derivative(n) for n in self.problem.nodes]
+        first = [chebyshev.derivative(n) for n in self.nodes]
         found = {}
         for index in self.problem.indices:
             factors = []
