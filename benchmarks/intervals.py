@@ -8,7 +8,7 @@ Trainings are limited in steps, so that a busy machine changes no figure.
 import argparse
 import json
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def main() -> None:
             for seed in options.seeds.split(",")
             for name in options.problems.split(",")
         ]
-        for run in runs:
+        for run in as_completed(runs):
             rows += run.result()
             options.out.write_text(json.dumps(rows, indent=1))
     table("Central intervals, medians over the seeds", medians(rows))
