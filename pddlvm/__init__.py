@@ -33,6 +33,7 @@ from pddlvm.errors import (
     NonFiniteError,
     ProblemError,
     RunFileError,
+    StaleError,
     SupportError,
 )
 from pddlvm.export import Exported, export_maps
@@ -139,6 +140,7 @@ __all__ = [
     "ShellStresses",
     "Sinh",
     "Sobol",
+    "StaleError",
     "Stretch",
     "StudentT",
     "SupportError",

@@ -18,6 +18,7 @@ from pddlvm.errors import ProblemError
 from pddlvm.fem import FunctionSpace, Points
 from pddlvm.fields import Field, Fields
 from pddlvm.operators import SparseOperator
+from pddlvm.owned import own_fields
 from pddlvm.physics import TermEvaluator
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Dirichlet:
     boundary: str | None
     value: float | Callable[..., Any] = 0.0
     component: int | None = None
+
+    def __post_init__(self) -> None:
+        own_fields(self)
 
 
 class Discretisation(nn.Module):

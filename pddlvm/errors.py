@@ -25,5 +25,9 @@ class ConvergenceError(RuntimeError):
     """An iteration did not reach its tolerance; the message says for which sample."""
 
 
+class StaleError(RuntimeError):
+    """A model has changed since it gave the answer of which it would now compute a part."""
+
+
 class NonFiniteError(RuntimeError):
     """Training met a value that is not finite; the model keeps its last good state."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pddlvm.errors import InputError
 from pddlvm.fem import Points, Space
 from pddlvm.links import identity
+from pddlvm.owned import own_fields
 from pddlvm.priors import Normal, Prior
 
 __all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Fields", "Piecewise"]
@@ -56,6 +57,9 @@ class Field(ABC):
     prior: Prior = _STANDARD_NORMAL
     link: Link = identity
     shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        own_fields(self)
 
     @property
     @abstractmethod
@@ -127,6 +131,7 @@ class Chebyshev(Field):
     axis: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_terms < 1 or not self.low < self.high:
             raise InputError(f"Chebyshev needs n_terms >= 1 and low < high, got {self}")
 

@@ -30,6 +30,7 @@ from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, check_converged, correct, refine
 from pddlvm.uncertainty import Uncertainty
+from pddlvm.unchanged import Unchanged
 
 __all__ = ["GalerkinModel"]
 
@@ -170,7 +171,8 @@ class GalerkinModel(LatentVariableModel):
         with torch.no_grad():
             like = self.sigma_residual
             # Standardised before it is rounded: the prior may be narrow and far from zero.
-            flat_z = z.detach().to(like.device, torch.float64).reshape(-1, z.shape[-1])
+            flat_z = z.detach().to(like.device, torch.float64, copy=True)
+            flat_z = flat_z.reshape(-1, z.shape[-1])
             flat = self.problem.prior.standardise(flat_z).to(like)
             c, log_variance = self.forward_map(flat)
             if corrections:
@@ -181,28 +183,25 @@ class GalerkinModel(LatentVariableModel):
             representation.check_range(augmented, z.dtype)
         level = 1 if corrections else 0
         batch = z.shape[:-1]
+        calibrated, reduced = Unchanged(self.uncertainty), Unchanged(self.reduced)
 
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
+            calibrated(), reduced()
             var_c, var_rest = self.variances(flat, flat_z, c, log_variance, level)
             return unflatten(var_c, batch), unflatten(var_rest, batch)
 
         @torch.no_grad()
         def residual_norm() -> Tensor:
-            mean = representation.solution(augmented, torch.float64).cpu()
-            found = refine(
-                self.exact,
-                self.reduction.reference,
-                mean,
-                flat_z.cpu(),
-                max_iterations=0,
-            )
+            mean = reduced().representation.solution(augmented, torch.float64).cpu()
+            reference = self.reduction.reference
+            found = refine(self.exact, reference, mean, flat_z.cpu(), max_iterations=0)
             return found.residual_norm.reshape(batch).to(z)
 
         return Forward(
             c=unflatten(c.to(z), batch),
-            representation=representation,
             shape=self.uncertainty.forward_shape(level),
+            _reduced=reduced,
             _augmented=unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,

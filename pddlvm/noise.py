@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.owned import own_fields, owned
 
 __all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd"]
 
@@ -74,7 +75,7 @@ class Gaussian(Noise):
     """
 
     def __init__(self, std: float | Tensor, n: int) -> None:
-        given = torch.as_tensor(std, dtype=torch.float64, device="cpu")
+        given = torch.as_tensor(owned(std), dtype=torch.float64, device="cpu")
         if not torch.isfinite(given).all():
             raise InputError("the noise has values that are not finite")
         if given.ndim == 2:
@@ -164,6 +165,7 @@ class StudentT(Noise):
     df: float = 4.0
 
     def __post_init__(self) -> None:
+        own_fields(self)
         if not (self.std > 0 and self.df > 2):
             raise InputError(f"StudentT needs std > 0 and df > 2, got {self}")
 
@@ -218,6 +220,7 @@ class UnknownStd(Noise):
     n: int
 
     def __post_init__(self) -> None:
+        own_fields(self)
         if not (self.scale > 0 and self.spread > 0):
             raise InputError(f"UnknownStd needs scale > 0 and spread > 0, got {self}")
 

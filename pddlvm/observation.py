@@ -134,7 +134,7 @@ class LinearObservation(Observation):
     ) -> None:
         if isinstance(matrix, Tensor):
             matrix = matrix.detach().cpu().numpy()
-        rows = sp.csr_matrix(matrix, dtype=np.float64)
+        rows = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
         if rows.shape[1] != problem.n_dofs:
             raise InputError(
                 f"the matrix must have {problem.n_dofs} columns, one per degree of freedom, got "
@@ -173,7 +173,7 @@ class PointObservation(LinearObservation):
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
     ) -> None:
-        self.points = problem.as_points(points)
+        self.points = problem.as_points(points).copy()
         super().__init__(problem, problem.evaluation(self.points), noise_std)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pddlvm.checks import check_finite, check_no_gradient, check_vectors
 from pddlvm.errors import InputError
 from pddlvm.fields import Field, Fields
+from pddlvm.owned import owned
 from pddlvm.parameters import Block, ParameterSpace
 from pddlvm.weak import ByObject
 
@@ -34,7 +35,7 @@ class ParametricProblem(ABC):
 
     def __init__(self, name: str, fields: Fields) -> None:
         self.name = name
-        self.fields = dict(fields)
+        self.fields = {k: owned(f) for k, f in fields.items()}
         self.random_fields = {k: f for k, f in fields.items() if isinstance(f, Field)}
         self.prior = ParameterSpace(
             {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}

@@ -19,7 +19,9 @@ from pddlvm.checks import check_level
 from pddlvm.error_shape import ErrorShape
 from pddlvm.parameters import ParameterSpace
 from pddlvm.random import generator_of, normal_like
+from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Representation
+from pddlvm.unchanged import Unchanged
 
 __all__ = [
     "Forward",
@@ -46,16 +48,20 @@ class Forward:
 
     Attributes:
         c: mean coefficients, (..., n_modes); all results have its dtype and device.
-        representation: V and L.
         shape: T, for all degrees of freedom.
     """
 
     c: Tensor
-    representation: Representation
     shape: ErrorShape
+    _reduced: Unchanged[ReducedModel]
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
+
+    @property
+    def representation(self) -> Representation:
+        """V and L."""
+        return self._reduced().representation
 
     @cached_property
     def mean(self) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.errors import InputError
+from pddlvm.owned import own_fields
 
 _FAR = 12.0
 """Standard deviations; no search goes farther, and no draw comes near."""
@@ -68,6 +69,7 @@ class Normal(Prior):
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        own_fields(self)
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InputError(f"Normal needs a finite mean and std > 0, got {self}")
         if not math.isfinite(abs(self.mean) + _FAR * self.std):
@@ -102,6 +104,7 @@ class Uniform(Prior):
     high: float
 
     def __post_init__(self) -> None:
+        own_fields(self)
         if not -math.inf < self.low < self.high < math.inf:
             raise InputError(f"Uniform needs finite low < high, got {self}")
         if not math.isfinite(self.high - self.low):
@@ -144,6 +147,7 @@ class LogNormal(Prior):
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        own_fields(self)
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InputError(f"LogNormal needs a finite mean and std > 0, got {self}")
         if abs(self.mean) + _FAR * self.std > _LARGEST_LOG:

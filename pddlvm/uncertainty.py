@@ -89,7 +89,7 @@ class Uncertainty(nn.Module):
 
     def forward_shape(self, level: int) -> ErrorShape:
         """Distribution of error / std of u."""
-        return ErrorShape(self.shape_u[level])
+        return ErrorShape(self.shape_u[level].clone())
 
     def inverse_shape(self, known: Tensor, level: int) -> ErrorShape:
         """Distribution of error / std of xi, for each sample."""

@@ -41,10 +41,12 @@ from pddlvm.inversion import inverse_features
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
+from pddlvm.owned import owned
 from pddlvm.plausibility import Plausibility
 from pddlvm.predictions import Inverse, known_inverse, unflatten
 from pddlvm.random import seeded
 from pddlvm.uncertainty import Uncertainty
+from pddlvm.unchanged import Unchanged
 
 __all__ = ["CollocationModel"]
 
@@ -224,20 +226,20 @@ class CollocationModel(LatentVariableModel):
         z = z if extrapolate else self.problem.prior.check(z)
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
+        points = owned(points)
         x = self.problem.grid_points if points is None else self.problem.box.check(points)
         level = 1 if corrections else 0
-        batch, like = z.shape[:-1], self.sigma_residual
+        batch, like, same = z.shape[:-1], self.sigma_residual, Unchanged(self)
         # Standardised before it is rounded: the prior may be narrow and far from zero.
-        work = z.detach().to(like.device, torch.float64).reshape(-1, z.shape[-1])
+        work = z.detach().to(like.device, torch.float64, copy=True).reshape(-1, z.shape[-1])
         with torch.no_grad():
             xi = self.problem.prior.standardise(work).to(like)
             c, log_variance = self.forward_map(xi)
             e = self.newton.change(self.basis.nodal(c), work, corrections) if corrections else {}
-            if points is None or e:
-                n = self.basis.nodal(c) + e[()] if e else self.basis.nodal(c)
-                mean = self.basis.field_of(n, work, points)
-            else:
+            if points is not None and not e:
                 mean = self.basis.at_points(c, work, x)
+            else:
+                mean = self.basis.field_of(self.basis.nodal(c) + e.get((), 0), work, points)
             size = self.log_residual(c, work, e)
         if not extrapolate:
             self.basis.check(mean, xi, z.dtype)
@@ -247,7 +249,7 @@ class CollocationModel(LatentVariableModel):
 
         @torch.no_grad()
         def std() -> Tensor:
-            var_c, var_rest = self._variances(xi, size, log_variance, level)
+            var_c, var_rest = same()._variances(xi, size, log_variance, level)
             relative = (var_c @ self.modes.square().T + var_rest).sqrt()
             found = self.basis.unit * at(relative, chebyshev.hats).double()
             # Exactly zero where u is prescribed, whatever round-off says.
@@ -255,16 +257,14 @@ class CollocationModel(LatentVariableModel):
 
         @torch.no_grad()
         def spread() -> Spread:
-            var_c, var_rest = self._variances(xi, size, log_variance, level)
+            var_c, var_rest = same()._variances(xi, size, log_variance, level)
             shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
-            rest = at(var_rest.sqrt(), chebyshev.hats)
-            modes, rest = torch.stack(shapes, dim=-1).double(), rest.double()
-            parts = self.basis.unit * modes, var_c.double(), self.basis.unit * rest
-            return Spread(*(part.to(z.device) for part in parts))
+            modes, rest = torch.stack(shapes, dim=-1), at(var_rest.sqrt(), chebyshev.hats)
+            parts = self.basis.unit * modes.double(), var_c, self.basis.unit * rest.double()
+            return Spread(*(part.to(z.device, torch.float64) for part in parts))
 
-        norm = unflatten(size.exp(), batch)[..., 0].to(z)
-        mean, shape = unflatten(mean.to(z), batch), self.uncertainty.forward_shape(level)
-        return FieldForward(mean, x.to(z), norm, shape, std, spread)
+        norm, shape = unflatten(size.exp(), batch)[..., 0], self.uncertainty.forward_shape(level)
+        return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm.to(z), shape, std, spread)
 
     def inverse(
         self,

@@ -10,6 +10,7 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,8 @@ class Space:
                 element = _Vector(element, n_components)
         if quadrature is None:
             quadrature = 2 * degree + (1 if isinstance(mesh, _TENSOR_CELLS) else -1)
+        # Its own: parts of it are read when a region is asked for.
+        mesh = deepcopy(mesh)
         self.mesh = mesh
         self.n_components = n_components
         self._element = element

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from pddlvm.errors import MeshError
 from pddlvm.fem.mesh_files import read_raw
+from pddlvm.owned import own_fields, owned
 
 __all__ = ["SurfaceMesh", "box", "plane", "read_surface", "surface"]
 
@@ -42,6 +43,11 @@ class SurfaceMesh:
     p: Array
     t: Index
     vertex_sets: Mapping[str, Index] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own_fields(self)
+        sets = {name: owned(vertices) for name, vertices in self.vertex_sets.items()}
+        object.__setattr__(self, "vertex_sets", sets)
 
     def __repr__(self) -> str:
         sizes = f"{self.p.shape[1]} vertices, {self.t.shape[1]} triangles"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pddlvm.errors import ConvergenceError, ProblemError
 from pddlvm.observation import Observation
+from pddlvm.owned import owned
 from pddlvm.problem import Problem
 
 __all__ = ["FiniteElementPosterior"]
@@ -45,7 +46,7 @@ class FiniteElementPosterior:
             )
         self.problem = observation.problem
         self.observation = observation
-        self.y = observation.check(y).detach().double().cpu()
+        self.y = owned(observation.check(y)).double().cpu()
         self.operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
 
     def log_prob(self, xi: Tensor) -> Tensor:

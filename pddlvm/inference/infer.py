@@ -35,7 +35,9 @@ from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
+from pddlvm.owned import owned
 from pddlvm.parameters import ParameterSpace
+from pddlvm.unchanged import Unchanged
 
 __all__ = ["Method", "infer"]
 
@@ -246,7 +248,7 @@ def infer(
         raise InputError(
             f"n_samples must be at least 4 for each of {n_chains} chains, got {n_samples}"
         )
-    y = observation.check(y).detach()
+    y = owned(observation.check(y))
     batch = y.shape[:-1]
     flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = surrogate_of(model, observation, corrections=1)
@@ -271,7 +273,14 @@ def infer(
         **evidence,
     )
     return Posterior(
-        method, diagnostics, query.sensors, y, model, found.density, found.log_density, found.xi
+        method,
+        diagnostics,
+        query.sensors,
+        y,
+        Unchanged(model),
+        found.density,
+        found.log_density,
+        found.xi,
     )
 
 

@@ -30,6 +30,7 @@ from pddlvm.latent import LatentVariableModel
 from pddlvm.noise import Noise
 from pddlvm.observation import Observation
 from pddlvm.random import seeded
+from pddlvm.unchanged import Unchanged
 
 __all__ = ["Generated", "Population", "learn_population"]
 
@@ -74,7 +75,7 @@ class Population:
 
     history: list[dict[str, float]] = field(repr=False)
     seconds: float
-    _model: LatentVariableModel = field(repr=False)
+    _model: Unchanged[LatentVariableModel] = field(repr=False)
     _parts: "_Parts" = field(repr=False)
 
     def sample(self, n: int, *, seed: int = 0) -> Generated:
@@ -82,8 +83,8 @@ class Population:
         parts = self._parts
         with torch.no_grad(), seeded(seed):
             eta = parts.prior().sample((n,)).double()
-        z = self._model.problem.prior.unstandardise(parts.plain.xi_of(eta))
-        forward = self._model.forward(z)
+        z = self._model.module.problem.prior.unstandardise(parts.plain.xi_of(eta))
+        forward = self._model().forward(z)
         u = forward.sample(seed=seed + 1)
         y = parts.surrogate.observation.simulate(u, seed=seed + 2)
         return Generated(z, u, y, forward.residual_norm)
@@ -120,7 +121,7 @@ class Population:
             for i in range(len(flat))
         ]
         xi = self._parts.plain.xi_of(torch.stack(found, dim=1))
-        z = self._model.problem.prior.unstandardise(xi)
+        z = self._model.module.problem.prior.unstandardise(xi)
         return z.reshape(n_samples, *batch, z.shape[-1]).to(y)
 
 
@@ -213,4 +214,4 @@ def learn_population(
         clip=_CLIP,
         name="the population",
     )
-    return Population(history, time.perf_counter() - start, model, parts)
+    return Population(history, time.perf_counter() - start, Unchanged(model), parts)

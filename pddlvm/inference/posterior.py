@@ -19,6 +19,7 @@ from pddlvm.model import GalerkinModel
 if TYPE_CHECKING:
     from pddlvm.latent import LatentVariableModel
     from pddlvm.observation import Observation
+    from pddlvm.unchanged import Unchanged
 
 __all__ = ["Posterior", "PosteriorSolution"]
 
@@ -55,10 +56,14 @@ class Posterior:
     diagnostics: Diagnostics
     observation: "Observation" = field(repr=False)
     y: Tensor = field(repr=False)
-    _model: "LatentVariableModel" = field(repr=False)
+    _kept: "Unchanged[LatentVariableModel]" = field(repr=False)
     _density: Density = field(repr=False)
     _log_density: Callable[[Tensor], Tensor] | None = field(repr=False)
     _xi: Tensor | None = field(repr=False)
+
+    @property
+    def _model(self) -> "LatentVariableModel":
+        return self._kept.module
 
     def __repr__(self) -> str:
         if self.batch:
@@ -210,7 +215,7 @@ class Posterior:
             return self._model.problem.solve(z).to(z)
         # A correction where it is cheap: the draws of u are those of the methods that used it.
         corrections = 1 if isinstance(self._model, GalerkinModel) else 0
-        return self._model.forward(z, corrections=corrections).sample(seed=seed)
+        return self._kept().forward(z, corrections=corrections).sample(seed=seed)
 
     def _unflatten(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:-2], *self.batch, x.shape[-1]).to(self.y)

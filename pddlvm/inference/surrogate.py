@@ -8,6 +8,7 @@ derivative is that of an implicit function: dc/dxi = -(V^T K V)^{-1} d(V^T r)/dx
 
 from abc import ABC, abstractmethod
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation, Observation
 from pddlvm.parameters import ParameterSpace
 from pddlvm.refinement import correct
+from pddlvm.unchanged import Unchanged
 
 __all__ = ["Surrogate", "surrogate_of"]
 
@@ -67,7 +69,12 @@ class ModelSurrogate(Surrogate):
 
     def __init__(self, model: LatentVariableModel, observation: Observation) -> None:
         super().__init__(model.problem.prior, observation)
-        self.model = model
+        self._model = Unchanged(model)
+
+    @property
+    def model(self) -> Any:
+        """The model, unless it has changed since."""
+        return self._model()
 
     def covariance(self, xi: Tensor) -> Tensor:
         """From draws of u.
@@ -90,8 +97,6 @@ class GalerkinSurrogate(ModelSurrogate):
         observation: sensors and noise.
         corrections: Newton steps in the reduced basis; 0 for the forward map as it is.
     """
-
-    model: GalerkinModel
 
     def __init__(self, model: GalerkinModel, observation: Observation, corrections: int) -> None:
         super().__init__(model, observation)
@@ -166,8 +171,6 @@ class CollocationSurrogate(ModelSurrogate):
     Its last layer is found by least squares: large weights that cancel, which float32 leaves rough
     to some 1e-4. The error of a prediction does not mind, its derivatives do.
     """
-
-    model: CollocationModel
 
     def __init__(self, model: CollocationModel, observation: Observation) -> None:
         super().__init__(model, observation)

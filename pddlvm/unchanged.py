@@ -1,0 +1,44 @@
+"""Answers of which a part is computed later, by a model that must be the same by then."""
+
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from pddlvm.errors import StaleError
+
+__all__ = ["Unchanged"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Unchanged(Generic[M]):
+    """A module, so long as its parameters and buffers are what they were.
+
+    PyTorch counts the changes of a tensor in place. What is written to `.data` is not counted.
+
+    Args:
+        module: as it is now.
+    """
+
+    def __init__(self, module: M) -> None:
+        self.module = module
+        self._tensors = [*module.parameters(), *module.buffers()]
+        self._versions = [x._version for x in self._tensors]
+
+    def __call__(self) -> M:
+        """The module.
+
+        Raises:
+            StaleError: it has changed.
+        """
+        if [x._version for x in self._tensors] != self._versions:
+            raise StaleError(
+                "the model has changed since this answer was given (it was trained, calibrated or "
+                "loaded), and a part that was not asked for until now would be that of another "
+                "model; ask the model again, or read all parts before it changes"
+            )
+        return self.module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy goes with a copy of the module."""
+        return Unchanged, (self(),)
