@@ -23,7 +23,7 @@ from pddlvm.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.locks import owned
 from pddlvm.muon import Muon
-from pddlvm.random import seeded
+from pddlvm.random import Stream, seeded
 from pddlvm.training_state import (
     RECORD_STEPS,
     Optimizers,
@@ -133,11 +133,14 @@ def train(
         "seed": seed,
         "calibrate": calibrate,
     }
-    with owned(checkpoints.folder) if checkpoints else nullcontext(), seeded(seed, where):
+    # A turn for each step: other threads may train, load and draw in between.
+    random = Stream(seed, where)
+    with owned(checkpoints.folder) if checkpoints else nullcontext():
         generator = torch.Generator().manual_seed(seed)
         at = Progress()
         if checkpoints is not None:
-            at = restore(checkpoints, resume, model, generator, options)
+            with random.turn():
+                at = restore(checkpoints, resume, model, generator, options)
         seconds = math.inf if max_seconds is None else max_seconds
         if calibrate:
             seconds *= 1 - model.calibration_share
@@ -151,11 +154,12 @@ def train(
             interruptible() if checkpoints is not None else nullcontext(_never) as interrupted,
         ):
             show = _Display(bar, record)
-            training = _Training(model, at, clock, generator, show, options, checkpoints)
+            training = _Training(model, at, clock, random, generator, show, options, checkpoints)
             while at.stage < len(stages):
                 training.run(stages, interrupted)
         if calibrate:
-            model.calibrate()
+            with random.turn():
+                model.calibrate()
     names = tuple(stage.name for stage in stages)
     found = certificates(model)
     return TrainingResult(at.step, clock.seconds, where, names, at.history, found)
@@ -204,7 +208,8 @@ class _Training:
         model: changed in place.
         at: how far it is, changed in place.
         clock: says which fraction has passed.
-        generator: of the draws.
+        random: what torch draws without a generator.
+        generator: of the other draws.
         display: shows it.
         options: what a checkpoint must agree with.
         checkpoints: where they go, if anywhere.
@@ -213,6 +218,7 @@ class _Training:
     model: LatentVariableModel
     at: Progress
     clock: _Clock
+    random: Stream
     generator: torch.Generator
     display: _Display
     options: dict[str, Any]
@@ -224,7 +230,8 @@ class _Training:
         networks = stage.networks
         if at.begin is None:
             self.display.bar.set_postfix_str(f"preparing: {stage.name}")
-            stage.prepare()
+            with self.random.turn():
+                stage.prepare()
             at.first, at.begin = at.step, self.clock.fraction(at.step)
         optimizers = _optimizers(networks, self.options["learning_rates"])
         if at.optimizers is not None:
@@ -240,7 +247,8 @@ class _Training:
                 for group in optimizer.param_groups:
                     group["lr"] = initial * _rate(done)
                 optimizer.zero_grad(set_to_none=True)
-            loss = stage.loss(self.options["batch_size"], self.generator)
+            with self.random.turn():
+                loss = stage.loss(self.options["batch_size"], self.generator)
             loss.backward()
             if (at.step - at.first) % RECORD_STEPS == 0:
                 value = float(loss.detach())
@@ -274,7 +282,8 @@ class _Training:
     def _write(self, optimizers: Optimizers | None) -> None:
         assert self.checkpoints is not None
         self.at.seconds = self.clock.seconds
-        content = capture(self.model, self.at, optimizers, self.generator, self.options)
+        with self.random.turn():
+            content = capture(self.model, self.at, optimizers, self.generator, self.options)
         self.checkpoints.write(content, self.at.step)
 
     def _record(self, stage: Stage, fraction: float) -> None:
@@ -289,7 +298,8 @@ class _Training:
     def _fail(
         self, loss: float, networks: tuple[nn.Module, ...], good: list[dict[str, Tensor]]
     ) -> NoReturn:
-        message = _diagnose(self.model, loss, self.at.step)
+        with self.random.turn():
+            message = _diagnose(self.model, loss, self.at.step)
         for network, state in zip(networks, good, strict=True):
             network.load_state_dict(state)
         raise NonFiniteError(message)

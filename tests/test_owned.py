@@ -216,11 +216,11 @@ def sensors(kind):
     return make
 
 
-def noise(make, log_prob=torch.ones(2, dtype=torch.float64)):
+def noise(make):
     def prepare():
         scale = torch.tensor(0.1, dtype=torch.float64)
         made = make(scale)
-        return [scale], lambda: made.log_prob(log_prob)
+        return [scale], lambda: made.log_prob(torch.ones(2).double())
 
     return prepare
 
