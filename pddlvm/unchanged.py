@@ -39,6 +39,11 @@ class Unchanged(Generic[M]):
             )
         return self.module
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy goes with a copy of the module."""
-        return Unchanged, (self(),)
+    def __getstate__(self) -> tuple[Any, ...]:
+        pairs = zip(self._tensors, self._versions, strict=True)
+        return self.module, self._tensors, [x._version - was for x, was in pairs]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        # Of a copy, whose tensors count anew; what had changed before stays so.
+        self.module, self._tensors, changes = state
+        self._versions = [x._version - n for x, n in zip(self._tensors, changes, strict=True)]

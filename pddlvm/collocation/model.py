@@ -389,8 +389,7 @@ class CollocationModel(LatentVariableModel):
         """Mean |r| over a few prior draws at points s (n_points, k)."""
         xi = self.problem.prior.sample_standard((16,), generator=generator).to(s)
         z = self.problem.prior.unstandardise(xi.double())
-        at = self.basis.at(s)
-        return self.zero_residual.scaled(at, self.forward_map(xi)[0], z).abs().mean(0)
+        return self.zero_residual.scaled(self.basis.at(s), self.forward_map(xi)[0], z).abs().mean(0)
 
     def _variances(
         self, xi: Tensor, size: Tensor | None, log_variance: Tensor, level: int = 0

@@ -14,7 +14,6 @@ from scipy.spatial import cKDTree
 
 from pddlvm.errors import MeshError
 from pddlvm.fem.mesh_files import read_raw
-from pddlvm.owned import own_fields, owned
 
 __all__ = ["SurfaceMesh", "box", "plane", "read_surface", "surface"]
 
@@ -45,8 +44,10 @@ class SurfaceMesh:
     vertex_sets: Mapping[str, Index] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own_fields(self)
-        sets = {name: owned(vertices) for name, vertices in self.vertex_sets.items()}
+        # Its own: a caller may fill an array anew.
+        sets = {name: vertices.copy() for name, vertices in self.vertex_sets.items()}
+        object.__setattr__(self, "p", self.p.copy())
+        object.__setattr__(self, "t", self.t.copy())
         object.__setattr__(self, "vertex_sets", sets)
 
     def __repr__(self) -> str:
