@@ -2,11 +2,12 @@
 
     du_i/dt = -(F_{i+1/2} - F_{i-1/2}) / h_i + source,   F the flux between neighbours
 
-Second order in x on fixed meshes of several hundred cells;
+Second order in x on fixed meshes of several hundred cells, extrapolated from two (Richardson);
 `scipy.integrate.solve_ivp` with BDF and tight tolerances in time.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import pddlvm
 __all__ = ["burgers", "heat", "integrate", "reaction_diffusion"]
 
 Array = NDArray[np.float64]
+_N_CELLS = 1000
 
 
 def integrate(rate: Callable[[Array], Array], u: Array, nodes: Array, x: Array, t: Array) -> Array:
@@ -57,7 +59,19 @@ def integrate(rate: Callable[[Array], Array], u: Array, nodes: Array, x: Array, 
     return np.asarray(CubicSpline(nodes, full, axis=0)(x))
 
 
-def heat(z: Tensor, x: Tensor, t: Tensor, n_cells: int = 800) -> Tensor:
+def _extrapolated(solve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """(4 u_h - u_2h) / 3, in which the error of second order cancels."""
+
+    @wraps(solve)
+    def better(*arguments: Any, n_cells: int = _N_CELLS) -> Tensor:
+        fine, coarse = (solve(*arguments, n_cells=n) for n in (n_cells, n_cells // 2))
+        return (4 * fine - coarse) / 3
+
+    return better
+
+
+@_extrapolated
+def heat(z: Tensor, x: Tensor, t: Tensor, n_cells: int) -> Tensor:
     """u_t = (1 / gamma) ((kappa u + 1 / kappa) u_x)_x, u = 1 + sin x at the start."""
     nodes = np.linspace(float(x[0]), float(x[-1]), n_cells + 1)
     h = nodes[1] - nodes[0]
@@ -74,7 +88,8 @@ def heat(z: Tensor, x: Tensor, t: Tensor, n_cells: int = 800) -> Tensor:
     return _stack([solve(*row) for row in z.tolist()])
 
 
-def burgers(z: Tensor, x: Tensor, t: Tensor, n_cells: int = 1600) -> Tensor:
+@_extrapolated
+def burgers(z: Tensor, x: Tensor, t: Tensor, n_cells: int) -> Tensor:
     """u_t + u u_x = nu u_xx, u = -sin(pi x) at the start; odd, so solved for x >= 0."""
 
     def solve(log_viscosity: float) -> Array:
@@ -96,6 +111,7 @@ def burgers(z: Tensor, x: Tensor, t: Tensor, n_cells: int = 1600) -> Tensor:
     return _stack([solve(*row) for row in z.tolist()])
 
 
+@_extrapolated
 def reaction_diffusion(
     f: pddlvm.Field,
     diffusion: float,
@@ -103,7 +119,7 @@ def reaction_diffusion(
     z: Tensor,
     x: Tensor,
     t: Tensor,
-    n_cells: int = 800,
+    n_cells: int,
 ) -> Tensor:
     """u_t = D u_xx + rate u^2 + f(x; z), zero at the start and at both ends."""
     nodes = np.linspace(float(x[0]), float(x[-1]), n_cells + 1)

@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel
 
 __all__ = [
-    "N_CALIBRATION",
     "References",
     "calibrate_forward",
     "calibrate_inverse",
     "calibrate_misfit",
+    "default_n_samples",
 ]
 
-N_CALIBRATION = 96
 _SEED = 1
 
 _MIN_SAMPLES = 32
@@ -78,10 +77,16 @@ class References:
         return found
 
 
+def default_n_samples() -> int:
+    """Draws of a calibration, a dense solve each."""
+    return 96
+
+
 def calibrate_forward(
-    model: "CollocationModel", n_samples: int = N_CALIBRATION, seed: int = _SEED
+    model: "CollocationModel", n_samples: int | None = None, seed: int = _SEED
 ) -> None:
     """Fit the error modes and their variances; see the module's docstring."""
+    n_samples = default_n_samples() if n_samples is None else n_samples
     if n_samples < _MIN_SAMPLES:
         raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
     generator = torch.Generator().manual_seed(seed)

@@ -19,11 +19,11 @@ from pddlvm.collocation import chebyshev
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.calibrate import (
-    N_CALIBRATION,
     References,
     calibrate_forward,
     calibrate_inverse,
     calibrate_misfit,
+    default_n_samples,
 )
 from pddlvm.collocation.interpolation import Interpolation, interpolate
 from pddlvm.collocation.jets import Jet
@@ -336,7 +336,7 @@ class CollocationModel(LatentVariableModel):
             n_samples: prior draws, at least 32; 96 by default.
             seed: of the draws.
         """
-        n_samples = N_CALIBRATION if n_samples is None else n_samples
+        n_samples = default_n_samples() if n_samples is None else n_samples
         if self.references is None or self.references.drawn_with != (n_samples, seed):
             calibrate_forward(self, n_samples, seed)
         calibrate_inverse(self, seed)
