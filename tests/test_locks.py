@@ -10,6 +10,8 @@ import pytest
 
 import pddlvm
 from pddlvm.locks import owned
+from pddlvm.runs.config import RunConfig
+from pddlvm.runs.folder import Run
 from problems import poisson
 
 OWNER = """
@@ -99,5 +101,30 @@ def test_of_two_trainings_into_one_folder_one_is_refused(tmp_path: Path):
         seed = 1 + codes.index(0)
         assert f"seed = {seed}\n" in (out / "config.toml").read_text()
         assert pddlvm.load(out / "model.pt", poisson.make_1d(8)).seed == seed
+        steps = [line.split(",")[0] for line in (out / "metrics.csv").read_text().splitlines()]
+        assert steps == ["step", "0", "10", "20", "30", "40"]
+
+
+@pytest.mark.slow
+def test_of_two_that_go_on_with_a_run_one_is_refused(tmp_path: Path):
+    code = "from pddlvm.cli.app import main; main()"
+    options = {"settings": {"n": 8}, "max_steps": 40, "device": "cpu"}
+    for moment in range(3):
+        out = tmp_path / f"run_{moment}"
+        Run.create(out, RunConfig(problem="poisson-1d", **options)).start([])
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, "train", "--resume", "--out", str(out)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+            for _ in range(2)
+        ]
+        said = [process.communicate()[1].decode() for process in both]
+        codes = [process.returncode for process in both]
+        assert sorted(codes) == [0, 1], said
+        loser = said[codes.index(1)]
+        # The other one may be done before it looks.
+        assert "in use" in loser or "is finished" in loser
         steps = [line.split(",")[0] for line in (out / "metrics.csv").read_text().splitlines()]
         assert steps == ["step", "0", "10", "20", "30", "40"]

@@ -1,10 +1,16 @@
 """Mesh files of anybody: no other file, no endless work, no vertex that was not named."""
 
+import base64
 import os
+import resource
+import struct
+import sys
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import meshio
 import numpy as np
 import pytest
@@ -12,6 +18,15 @@ import pytest
 from pddlvm import MeshError, fem
 from pddlvm.fem.surfaces import surface
 
+VTU = """<VTKFile type="UnstructuredGrid" version="0.1" byte_order="LittleEndian"
+ header_type="UInt32" compressor="vtkZLibDataCompressor"><UnstructuredGrid>
+<Piece NumberOfPoints="{n_points}" NumberOfCells="1"><Points>
+<DataArray type="Float64" Name="Points" NumberOfComponents="3" format="binary">{data}</DataArray>
+</Points><Cells>
+<DataArray type="Int64" Name="connectivity" format="ascii">0 1 2</DataArray>
+<DataArray type="Int64" Name="offsets" format="ascii">3</DataArray>
+<DataArray type="Int64" Name="types" format="ascii">5</DataArray>
+</Cells></Piece></UnstructuredGrid></VTKFile>"""
 SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
 
 
@@ -57,11 +72,58 @@ def test_what_may_never_end_is_refused(name: str, text: str, read, tmp_path: Pat
         read(tmp_path / name)
 
 
-def test_data_beside_an_xdmf_file_are_read(tmp_path: Path):
+def test_a_reader_that_waits_for_ever_is_ended(read, tmp_path: Path, monkeypatch):
+    mesh = fem.unit_square(2)
+    meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)]).write(tmp_path / "a.xml")
+    # DOLFIN has data of cells in such a file.
+    os.mkfifo(tmp_path / "a_cells.xml")
+    monkeypatch.setattr(fem.mesh_files, "_SECONDS", 2)
+    with pytest.raises(MeshError, match="not done after 2 s"):
+        read(tmp_path / "a.xml")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory")
+@pytest.mark.parametrize("n_values", [3 * 10**6, 10**8])
+def test_a_small_file_that_grows_is_refused(n_values: int, tmp_path: Path):
+    # 24 MB are too large for an answer, 800 MB for the reader.
+    zeros = zlib.compress(bytes(10**6))
+    n_blocks = 8 * n_values // 10**6
+    header = struct.pack(f"<{3 + n_blocks}I", n_blocks, 10**6, 10**6, *[len(zeros)] * n_blocks)
+    data = base64.b64encode(header) + base64.b64encode(zeros * n_blocks)
+    (tmp_path / "a.vtu").write_text(VTU.format(n_points=n_values // 3, data=data.decode()))
+    with pytest.raises(MeshError, match="MemoryError"):
+        fem.read_mesh(tmp_path / "a.vtu")
+    # In kB, of the largest child so far; 2.4 GB without the limit.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 10**6
+
+
+@pytest.mark.parametrize("data_format", ["HDF", "Binary", "XML"])
+def test_data_beside_an_xdmf_file_are_read(data_format: str, tmp_path: Path):
+    mesh = fem.unit_square(2)
+    raw = meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)])
+    raw.write(tmp_path / "a.xdmf", data_format=data_format)
+    assert fem.read_mesh(tmp_path / "a.xdmf").nelements == mesh.nelements
+
+
+def test_limits_grow_with_the_data_beside_an_xdmf_file(tmp_path: Path, monkeypatch):
+    mesh = fem.unit_square(8)
+    raw = meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)])
+    raw.write(tmp_path / "a.xdmf", data_format="Binary")
+    # A mesh in memory is about as large as its data, and 6 times as large as this .xdmf.
+    monkeypatch.setattr(fem.mesh_files, "_ANSWER", 0)
+    monkeypatch.setattr(fem.mesh_files, "_ANSWER_PER_BYTE", 2)
+    assert fem.read_mesh(tmp_path / "a.xdmf").nelements == mesh.nelements
+
+
+def test_data_beside_an_xdmf_file_that_lie_elsewhere_are_refused(read, tmp_path: Path):
     mesh = fem.unit_square(2)
     meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)]).write(tmp_path / "a.xdmf")
-    assert (tmp_path / "a.h5").is_file()
-    assert fem.read_mesh(tmp_path / "a.xdmf").nelements == mesh.nelements
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        shape = file["data0"].shape
+        del file["data0"]
+        file.create_dataset("data0", shape, "f8", external=str(tmp_path / "a.xdmf"))
+    with pytest.raises(MeshError, match="other files"):
+        read(tmp_path / "a.xdmf")
 
 
 def test_equal_vertices_take_little_memory():

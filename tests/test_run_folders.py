@@ -16,6 +16,7 @@ import pddlvm
 from pddlvm.cli.app import main
 from pddlvm.cli.common import printable
 from pddlvm.files import check_folder_of, replacing, write_text
+from pddlvm.locks import owned
 from pddlvm.runs import folder
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
@@ -108,6 +109,15 @@ def test_files_that_are_none_are_refused(name, text, message, stranger: Run, cal
     assert code == 1 and message in err
 
 
+def test_a_run_that_goes_on_elsewhere_is_left_alone(stranger: Run, call):
+    stranger.add_metrics({"step": 0, "seconds": 0.1, "elbo": -3.0, "stage": 0})
+    before = (stranger.path / "metrics.csv").read_bytes()
+    with owned(stranger.path):
+        code, _, err = call("train", "--resume", "--out", stranger.path)
+    assert code == 1 and f"in use by 'process {os.getpid()}" in err
+    assert (stranger.path / "metrics.csv").read_bytes() == before
+
+
 def test_advice_quotes_what_a_file_says(tmp_path: Path):
     run = Run.create(tmp_path / "run", RunConfig(problem="a;touch x.py:make", **QUICK))
     with pytest.raises(pddlvm.RunFileError, match=r"train 'a;touch x\.py:make' --resume"):
@@ -162,6 +172,15 @@ def test_json_has_no_nan():
         "not_finite": {"a.b[1]": "nan", "c": "-inf"},
     }
     assert json.loads(strict_json({"d": 1})) == {"d": 1}
+
+
+def test_a_null_has_a_reason():
+    said = strict_json({"rhat": float("nan"), "khat": 0.1}, {"rhat": "few draws", "khat": "none"})
+    assert json.loads(said) == {
+        "rhat": None,
+        "khat": 0.1,
+        "not_finite": {"rhat": "nan: few draws"},
+    }
 
 
 def test_text_for_a_terminal_does_not_control_it():

@@ -2,6 +2,8 @@
 
 0  done        1  the input or the computation was not good, said why on stderr
 2  misuse of the command line        130  interrupted, by Ctrl-C or SIGTERM
+
+Before its libraries are loaded nothing is begun, and a signal ends it as it ends any program.
 """
 
 import os

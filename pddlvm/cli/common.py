@@ -1,5 +1,6 @@
 """What the commands share: their options, and how they answer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,11 +55,11 @@ OwnProblem = Annotated[
 ]
 
 
-def answer(values: dict[str, Any], as_json: bool) -> None:
-    """Print names and values: for people, or for programs."""
+def answer(values: dict[str, Any], as_json: bool, reasons: Mapping[str, str] | None = None) -> None:
+    """Print names and values: for people, or for programs, with reasons as in `strict_json`."""
     plain = {name: _plain(value) for name, value in values.items()}
     if as_json:
-        typer.echo(strict_json(plain))
+        typer.echo(strict_json(plain, reasons))
         return
     width = max(map(len, plain)) + 2
     for name, value in plain.items():

@@ -28,6 +28,11 @@ from pddlvm.runs.tables import read_measurements, write_table
 __all__ = ["export_command", "forward_command", "infer_command"]
 
 _N_DRAWS = 4000
+_REASONS = {
+    "rhat": "too few draws to compare chains, or chains that never moved",
+    "khat": "too few draws to see the tail of their weights, or one that outweighs all others",
+}
+"""Why these may not be finite."""
 
 
 def forward_command(
@@ -159,6 +164,7 @@ def infer_command(
             **({} if out is None else {"written": out}),
         },
         as_json,
+        _REASONS,
     )
 
 

@@ -1,120 +1,93 @@
-"""Files of meshes as meshio reads them: tested formats, and no file but the one that is named."""
+"""Files of meshes, which may be anybody's: read in a process with limits of time and memory.
 
-import io
-import warnings
-from collections.abc import Callable
+A file of a few bytes can keep a parser busy for ever, or make it ask for all memory, and only the
+end of its process stops it then. Such a process costs 0.3 s.
+"""
+
+import os
+import subprocess
+import sys
+from multiprocessing import spawn
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import meshio
-import numpy as np
 
 from pddlvm.errors import MeshError
+from pddlvm.fem.mesh_reader import PROGRAM, READERS, REFUSED, unpacked
 
 __all__ = ["read_raw", "unreadable"]
+
+_SECONDS, _SECONDS_PER_MIB = 8, 10
+"""The slowest reader takes 0.2 s for a MiB."""
+_MEMORY, _MEMORY_PER_BYTE = 512 << 20, 200
+"""Python and its libraries take 120 MiB."""
+_ANSWER, _ANSWER_PER_BYTE = 16 << 20, 25
+"""What is compressed becomes ten times as large."""
 
 
 def read_raw(path: Path) -> meshio.Mesh:
     """What meshio reads, with its ways to fail turned into a MeshError.
 
     Raises:
-        MeshError: no such file, another format, a reference to another file, or cells that name
-            nodes which are not there.
+        MeshError: no such file, another format, a reference to another file, cells that name nodes
+            which are not there, or more time or memory than a file of this size needs.
     """
     if not path.is_file():
         raise MeshError(f"mesh file {str(path)!r} does not exist; check the path")
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
+    if path.suffix.lower() not in READERS:
         raise MeshError(
             f"{str(path)!r} cannot be read as a mesh: its name must end in one of "
-            f"{', '.join(_READERS)}; convert it, by `meshio convert` for example"
+            f"{', '.join(READERS)}; convert it, by `meshio convert` for example"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            raw = read(path)
-        n = len(raw.points)
-        # numpy would count negative numbers from the end.
-        for block in raw.cells:
-            if len(block.data) and not (0 <= np.min(block.data) and np.max(block.data) < n):
-                raise ValueError("cells that name nodes it does not have")
-        return raw
-    except (Exception, SystemExit) as error:
-        raise unreadable(path, error) from error
+        return _read_in_child(path, _size(path))
+    except OSError as error:
+        raise unreadable(path, f"{type(error).__name__}: {error}") from error
 
 
-def unreadable(path: Path, error: BaseException) -> MeshError:
+def _size(path: Path) -> int:
+    """In bytes, with the data beside an .xdmf, which names them."""
+    if path.suffix.lower() != ".xdmf":
+        return path.stat().st_size
+    text = path.read_bytes()
+    beside = [file for file in path.parent.iterdir() if os.fsencode(file.name) in text]
+    return len(text) + sum(file.stat().st_size for file in beside if file.is_file())
+
+
+def _read_in_child(path: Path, n_bytes: int) -> meshio.Mesh:
+    seconds = _SECONDS + _SECONDS_PER_MIB * n_bytes / 2**20
+    limits = _MEMORY + _MEMORY_PER_BYTE * n_bytes, _ANSWER + _ANSWER_PER_BYTE * n_bytes
+    # Threads of a linear algebra library reserve memory each.
+    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    modules = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+    try:
+        done = subprocess.run(
+            [
+                *(spawn.get_executable(), "-P", PROGRAM),
+                *(str(path.absolute()), *map(str, limits)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            # Where data beside an .xdmf are looked for.
+            cwd=path.parent,
+            env={**os.environ, **one_thread, "PYTHONPATH": modules},
+        )
+    except subprocess.TimeoutExpired:
+        raise unreadable(
+            path, f"not done after {seconds:.0f} s, many times what its size needs"
+        ) from None
+    if done.returncode == REFUSED:
+        raise unreadable(path, done.stdout.decode(errors="replace"))
+    if done.returncode:
+        raise unreadable(path, f"the reader ended with code {done.returncode}")
+    return unpacked(done.stdout)
+
+
+def unreadable(path: Path, reason: str) -> MeshError:
     """What to say of a file that failed in one way or another."""
     return MeshError(
-        f"{str(path)!r} cannot be read as a mesh ({type(error).__name__}: {error}); expected "
+        f"{str(path)!r} cannot be read as a mesh ({reason}); expected "
         "triangles, quadrilaterals, tetrahedra, hexahedra or lines"
     )
-
-
-def _read_msh(path: Path) -> meshio.Mesh:
-    """Of gmsh, or of ANSYS, which begins with a bracket."""
-    with path.open("rb") as file:
-        is_ansys = file.read(1) == b"("
-    return (meshio.ansys if is_ansys else meshio.gmsh).read(path)
-
-
-def _read_obj(path: Path) -> meshio.Mesh:
-    """Vertices and faces; meshio stumbles over normals that faces index apart.
-
-    A negative number counts back from the last vertex so far.
-    """
-    lines, n = [], 0
-    for line in path.read_text().splitlines():
-        key, *words = line.split() or [""]
-        if key == "v":
-            n += 1
-            lines.append(" ".join(["v", *words[:3]]))
-        elif key == "f":
-            numbers = [int(word.split("/")[0]) for word in words]
-            lines.append(" ".join(["f", *(str(i if i >= 0 else n + 1 + i) for i in numbers)]))
-    return meshio.read(io.StringIO("\n".join(lines) + "\n"), file_format="obj")
-
-
-def _read_abaqus(path: Path) -> meshio.Mesh:
-    with path.open(errors="replace") as file:
-        for line in file:
-            # As meshio sees it.
-            if line.partition(",")[0].strip().replace("*", "").upper() == "INCLUDE":
-                raise ValueError("it includes another file; put its content here")
-    return meshio.abaqus.read(path)
-
-
-def _read_vtu(path: Path) -> meshio.Mesh:
-    # The start is enough, and the rest may be large. Sizes with a sign may never end.
-    for _, root in ElementTree.iterparse(path, events=("start",)):
-        if root.get("header_type", "UInt32") not in ("UInt32", "UInt64"):
-            raise ValueError("sizes of blocks that are no UInt32 or UInt64")
-        break
-    return meshio.vtu.read(path)
-
-
-def _read_xdmf(path: Path) -> meshio.Mesh:
-    """Data may stand in files beside it."""
-    for item in ElementTree.parse(path).iter("DataItem"):
-        if item.get("Format") in ("XML", None):
-            continue
-        data = path.parent / (item.text or "").strip().split(":")[0]
-        if data.resolve().parent != path.resolve().parent or not data.is_file():
-            raise ValueError("it refers to what is no file beside it")
-    return meshio.xdmf.read(path)
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".msh": _read_msh,
-    ".vtu": _read_vtu,
-    ".vtk": meshio.vtk.read,
-    ".xdmf": _read_xdmf,
-    ".xml": meshio.dolfin.read,
-    ".mesh": meshio.medit.read,
-    ".inp": _read_abaqus,
-    ".stl": meshio.stl.read,
-    ".ply": meshio.ply.read,
-    ".off": meshio.off.read,
-    ".obj": _read_obj,
-}

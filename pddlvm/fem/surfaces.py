@@ -102,6 +102,8 @@ def box(low: Sequence[float], high: Sequence[float]) -> Predicate:
 def read_surface(path: str | Path, *, closed: bool = False) -> SurfaceMesh:
     """Read a surface of triangles from OBJ, STL, PLY, OFF, VTU, MSH, ...; see `surface`.
 
+    The file may be a stranger's, see `read_mesh`.
+
     Args:
         path: the file.
         closed: refuse a surface with a boundary.

@@ -1,21 +1,28 @@
 """JSON that every program reads: it has no NaN and no infinity.
 
 {"rhat": NaN, "z": [1.0, Infinity]}  ->  {"rhat": null, "z": [1.0, null],
-                                          "not_finite": {"rhat": "nan", "z[1]": "inf"}}
+                                          "not_finite": {"rhat": "nan: few draws", "z[1]": "inf"}}
 """
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["strict_json"]
 
 
-def strict_json(content: dict[str, Any]) -> str:
-    """A dictionary as JSON; what is not finite is null there, and `not_finite` says what it was."""
+def strict_json(content: dict[str, Any], reasons: Mapping[str, str] | None = None) -> str:
+    """A dictionary as JSON; what is not finite is null there.
+
+    Args:
+        content: names and values.
+        reasons: name -> why it may not be finite, for `not_finite`, which says what it was.
+    """
     lost: dict[str, str] = {}
     plain = _finite(content, "", lost)
-    return json.dumps(plain | ({"not_finite": lost} if lost else {}), indent=2, allow_nan=False)
+    said = {k: f"{v}: {reasons[k]}" if reasons and k in reasons else v for k, v in lost.items()}
+    return json.dumps(plain | ({"not_finite": said} if said else {}), indent=2, allow_nan=False)
 
 
 def _finite(value: Any, name: str, lost: dict[str, str]) -> Any:

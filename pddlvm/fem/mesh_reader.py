@@ -1,0 +1,199 @@
+"""The program that reads one mesh file, in a process of its own, and the formats it knows.
+
+    python mesh_reader.py FILE MEMORY ANSWER    ->    points, cells and sets on stdout, code 0
+                                                      or what was wrong as a text, code 3
+
+with limits, in bytes, of its memory and of what it answers.
+
+It knows nothing of the rest of the package, whose import takes ten times as long.
+"""
+
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import meshio
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PROGRAM", "READERS", "REFUSED", "unpacked"]
+
+PROGRAM = __file__
+
+REFUSED = 3
+"""The exit code; Python itself uses 1 and 2."""
+
+
+def _packed(mesh: meshio.Mesh) -> bytes:
+    """The parts of a mesh that are needed: numbered arrays, behind a list of where they go."""
+    arrays: list[NDArray[Any]] = []
+
+    def add(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {str(name): add(one) for name, one in part.items()}
+        if isinstance(part, list | tuple):
+            return [add(one) for one in part]
+        if part is None:
+            return None
+        arrays.append(np.asarray(part))
+        return len(arrays) - 1
+
+    where = [
+        [block.type for block in mesh.cells],
+        *map(add, ([b.data for b in mesh.cells], mesh.cell_data, mesh.field_data, mesh.cell_sets)),
+    ]
+    file = io.BytesIO()
+    for array in (np.frombuffer(json.dumps(where).encode(), np.uint8), mesh.points, *arrays):
+        np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def unpacked(content: bytes) -> meshio.Mesh:
+    """The mesh that was packed."""
+    file = io.BytesIO(content)
+    where = json.loads(np.load(file, allow_pickle=False).tobytes())
+    points = np.load(file, allow_pickle=False)
+    arrays = []
+    while file.tell() < len(content):
+        arrays.append(np.load(file, allow_pickle=False))
+
+    def get(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: get(one) for name, one in part.items()}
+        if isinstance(part, list):
+            return [get(one) for one in part]
+        return None if part is None else arrays[part]
+
+    types, cells, cell_data, field_data, cell_sets = where[0], *map(get, where[1:])
+    return meshio.Mesh(
+        points,
+        list(zip(types, cells, strict=True)),
+        cell_data=cell_data,
+        field_data=field_data,
+        cell_sets=cell_sets,
+    )
+
+
+def _read(path: Path) -> meshio.Mesh:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mesh = READERS[path.suffix.lower()](path)
+    n = len(mesh.points)
+    # numpy would count negative numbers from the end.
+    for block in mesh.cells:
+        if len(block.data) and not (0 <= np.min(block.data) and np.max(block.data) < n):
+            raise ValueError("cells that name nodes it does not have")
+    return mesh
+
+
+def _read_msh(path: Path) -> meshio.Mesh:
+    """Of gmsh, or of ANSYS, which begins with a bracket."""
+    with path.open("rb") as file:
+        is_ansys = file.read(1) == b"("
+    return (meshio.ansys if is_ansys else meshio.gmsh).read(path)
+
+
+def _read_obj(path: Path) -> meshio.Mesh:
+    """Vertices and faces; meshio stumbles over normals that faces index apart.
+
+    A negative number counts back from the last vertex so far.
+    """
+    lines, n = [], 0
+    for line in path.read_text().splitlines():
+        key, *words = line.split() or [""]
+        if key == "v":
+            n += 1
+            lines.append(" ".join(["v", *words[:3]]))
+        elif key == "f":
+            numbers = [int(word.split("/")[0]) for word in words]
+            lines.append(" ".join(["f", *(str(i if i >= 0 else n + 1 + i) for i in numbers)]))
+    return meshio.read(io.StringIO("\n".join(lines) + "\n"), file_format="obj")
+
+
+def _read_abaqus(path: Path) -> meshio.Mesh:
+    with path.open(errors="replace") as file:
+        for line in file:
+            # As meshio sees it.
+            if line.partition(",")[0].strip().replace("*", "").upper() == "INCLUDE":
+                raise ValueError("it includes another file; put its content here")
+    return meshio.abaqus.read(path)
+
+
+def _read_xdmf(path: Path) -> meshio.Mesh:
+    """Data may stand in files beside it."""
+    for item in ElementTree.parse(path).iter("DataItem"):
+        if item.get("Format") in ("XML", None):
+            continue
+        data = path.parent / (item.text or "").strip().split(":")[0]
+        if data.resolve().parent != path.resolve().parent or not data.is_file():
+            raise ValueError("it refers to what is no file beside it")
+        if item.get("Format") == "HDF":
+            import h5py
+
+            with h5py.File(data) as file:
+                _check_hdf5(file)
+    return meshio.xdmf.read(path)
+
+
+def _check_hdf5(group: Any) -> None:
+    """Links and values may lie in any other file."""
+    import h5py
+
+    for name in group:
+        is_here = isinstance(group.get(name, getlink=True), h5py.HardLink)
+        if is_here and isinstance(group[name], h5py.Group):
+            _check_hdf5(group[name])
+        elif not is_here or group[name].external or group[name].is_virtual:
+            raise ValueError("its data refer to other files")
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".msh": _read_msh,
+    ".vtu": meshio.vtu.read,
+    ".vtk": meshio.vtk.read,
+    ".xdmf": _read_xdmf,
+    ".xml": meshio.dolfin.read,
+    ".mesh": meshio.medit.read,
+    ".inp": _read_abaqus,
+    ".stl": meshio.stl.read,
+    ".ply": meshio.ply.read,
+    ".off": meshio.off.read,
+    ".obj": _read_obj,
+}
+
+
+def _limit_memory(n_bytes: int) -> None:
+    # Windows has no such limit, macOS refuses it, and that of a user may be lower.
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
+
+
+def _main() -> int:
+    # What a reader prints is no answer.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    path, memory, largest = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    _limit_memory(memory)
+    try:
+        content, code = _packed(_read(path)), 0
+        # The caller has no limits, and makes copies of it.
+        if len(content) > largest:
+            raise MemoryError("it becomes too large")
+    except (Exception, SystemExit) as error:
+        content, code = f"{type(error).__name__}: {error}".encode(errors="replace"), REFUSED
+    with answer:
+        answer.write(content)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
