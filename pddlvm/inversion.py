@@ -89,7 +89,7 @@ class GaussNewton:
                 break
             part = a[going], b[going], size[going]
             rows = self._rows(*part, at)
-            trial = self._step(part, at, rows, unknown[going], damping)
+            trial, _ = self._step(part, at, rows, unknown[going], damping)
             objective = _objective(self._rows(*part, trial), trial)
             best = least[going]
             is_better, is_near = objective < best, objective < _FARTHEST * best
@@ -99,14 +99,18 @@ class GaussNewton:
             at = torch.where(is_near[:, None], trial, at)[is_going]
             damping = torch.where(is_near, _LOWER * damping, _RAISE * damping)[is_going]
             going = going[is_going]
-        _, hessian = self._linearise(of, found, unknown)
+        # Without damping the last step is exact where the residual is affine.
+        rows = self._rows(*of, found)
+        trial, hessian = self._step(of, found, rows, unknown, torch.zeros_like(least))
+        is_better = _objective(self._rows(*of, trial), trial) < least
+        found = torch.where(is_better[:, None], trial, found)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
         return found, std, self._rows(*of, found).square().sum(-1)
 
     def _step(
         self, of: Solutions, xi: Tensor, rows: Tensor, unknown: Tensor, damping: Tensor
-    ) -> Tensor:
-        """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds, (batch, d)."""
+    ) -> tuple[Tensor, Tensor]:
+        """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds; and J^T J + I."""
         jacobian, hessian = self._linearise(of, xi, unknown)
         rows = rows.double()
         gradient = (jacobian.mT @ rows[..., None])[..., 0] + xi * unknown
@@ -116,7 +120,7 @@ class GaussNewton:
         matrix = hessian * free[:, None, :] * free[:, :, None]
         extra = (damping * rows.square().sum(-1))[:, None] + (~free).double()
         step = torch.linalg.solve(matrix + extra.diag_embed(), (gradient * free)[..., None])
-        return (xi - step[..., 0].to(xi)).clamp(low, high)
+        return (xi - step[..., 0].to(xi)).clamp(low, high), hessian
 
     def _solutions(self, c: Tensor, b: Tensor) -> Solutions:
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)

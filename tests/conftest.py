@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -7,6 +9,19 @@ from problems import poisson
 
 # The problems of the tests are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_draws():
+    """Trainings of tests end with a rough calibration; who tests error bars calibrates anew."""
+    with (
+        patch("pddlvm.calibrate.default_n_samples", return_value=128),
+        patch("pddlvm.calibration._STEPS", 40),
+        patch("pddlvm.collocation.calibrate.default_n_samples", return_value=32),
+        patch("pddlvm.collocation.model.default_n_samples", return_value=32),
+        patch("pddlvm.collocation.calibrate._N_FINE", 8),
+    ):
+        yield
 
 
 @pytest.fixture(scope="session")

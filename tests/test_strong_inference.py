@@ -37,8 +37,8 @@ def test_derivatives_are_those_of_the_prediction(rough):
 
 
 def test_the_error_at_sensors_is_that_of_draws(rough):
-    surrogate = surrogate_of(rough, tracer.sensors(rough.problem))
     rough.forward_map.is_fitted.fill_(False)
+    surrogate = surrogate_of(rough, tracer.sensors(rough.problem))
     xi = torch.zeros(1, 4, dtype=torch.float64)
     draws = rough.forward(rough.problem.prior.unstandardise(xi)).sample((20000,), seed=0)
     expected = torch.cov(surrogate.observation.apply(draws)[:, 0].T)
