@@ -149,7 +149,7 @@ def test_forward_writes_files_for_other_programs(run_folder: Path, call: Call, t
     assert len(rows) == 2 and len(rows[0]) == 2 * 9
 
 
-@pytest.mark.parametrize("method", ["laplace", "nuts"])
+@pytest.mark.parametrize("method", ["laplace", pytest.param("nuts", marks=pytest.mark.slow)])
 def test_infer_finds_the_parameter(run_folder, sensors, method, call: Call, tmp_path: Path):
     out = tmp_path / "post.nc"
     done = call(
@@ -384,6 +384,7 @@ def test_every_command_has_help(command, call: Call):
     assert done.code == 0 and done.out.count(f"pddlvm {command}") > 1  # usage, example
 
 
+@pytest.mark.slow
 def test_a_log_for_tensorboard(call: Call, tmp_path: Path):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     out = tmp_path / "run"

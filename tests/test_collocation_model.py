@@ -279,6 +279,7 @@ def test_adaptive_points_train(problem):
     assert result.history[4]["elbo"] > result.history[0]["elbo"]
 
 
+@pytest.mark.slow
 def test_soft_conditions_train():
     conditions = [
         pddlvm.Condition(HARD[0], lambda u, x: u - torch.sin(math.pi * x), 0.01),
@@ -410,6 +411,7 @@ def test_noisy_data_of_a_problem_in_strong_form(trained):
         trained.infer(y[0], obs, "exact")
 
 
+@pytest.mark.slow
 def test_code_of_the_page_runs():
     page = Path(__file__).parent.parent / "docs" / "strong_form.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

@@ -101,12 +101,14 @@ def test_files_of_every_kind_of_model(name, tmp_path):
         check_files(model, made.files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["line", "no mesh"])
 def test_a_model_that_is_not_calibrated_has_files_too(name, tmp_path):
     model = pddlvm.LatentVariableModel(MAKERS[name]())
     check_files(model, export_maps(model, tmp_path, "torch").files)
 
 
+@pytest.mark.slow
 def test_inputs_of_a_double_precision_model_are_single(tmp_path):
     model = pddlvm.LatentVariableModel(poisson.make_1d(8), dtype=torch.float64)
     assert export_maps(model, tmp_path, "torch").difference < ROUNDING

@@ -126,6 +126,7 @@ def test_every_method_takes_noise_that_is_not_gaussian(linear, noise, method):
     assert ((draws.std(0) / std - 1).abs() < (0.4 if wide else 0.2)).all()
 
 
+@pytest.mark.slow
 def test_exact_says_of_u_what_the_solver_gives():
     problem = poisson.make(6, n_terms=2)
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.EnergyModes(2))
@@ -252,6 +253,7 @@ def test_a_netcdf_file_is_what_arviz_reads(linear, sensors, data, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["post.nc"]
 
 
+@pytest.mark.slow
 def test_there_may_be_more_chains_than_explorers(linear, sensors, data):
     posterior = linear.infer(data[0], sensors, "nuts", n_samples=400, n_chains=100)
     assert posterior.chains(1, 0).shape == (100, 4, 2)
@@ -315,6 +317,7 @@ def test_bounded_parameters_stay_in_their_support(middle):
         assert ((ratio > 0.7) & (ratio < 1.4)).all()
 
 
+@pytest.mark.slow
 def test_a_flow_learns_a_bounded_posterior(middle):
     problem = middle.problem
     obs = poisson.both_ends(problem)
@@ -394,6 +397,7 @@ def test_the_step_size_settles_at_its_acceptance():
     assert math.exp(-size.final) == pytest.approx(0.8, abs=0.02)
 
 
+@pytest.mark.slow
 def test_few_chains_wait_where_a_density_is_narrow(generator):
     target = Funnel()
     start = torch.zeros(64, 2).double()

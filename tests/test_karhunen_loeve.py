@@ -276,6 +276,7 @@ def test_unequal_cells_do_not_distort_the_eigenvalues():
     np.testing.assert_allclose(eigenvalues(field, graded), exact, rtol=4e-3)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_points_take_seconds():
     space = fem.Space(fem.unit_square(224))
     start = time.perf_counter()

@@ -189,6 +189,7 @@ def test_coupled_objective_pulls_the_spread_down_from_there(scalar):
     assert spread_gradient(scalar, "coupled") == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.slow
 def test_coupled_objective_loses_the_spread(scalar):
     coupled = trained_on_one_unknown("coupled")
     ratio = coupled.forward(Z[:1]).std[0, 1] / scalar.forward(Z[:1]).std[0, 1]

@@ -76,16 +76,18 @@ def test_every_method_has_the_masses_of_the_roots(model, sensors, data, method, 
         assert posterior.diagnostics.jumps > 50
 
 
+@pytest.mark.slow
 def test_variational_weighs_modes_by_their_bounds(model, sensors, data):
     check(model, sensors, data[0], "variational")
 
 
+@pytest.mark.slow
 def test_few_jumps_are_no_evidence_of_masses(model, sensors, data):
     posterior = model.infer(data[0], sensors, "nuts", n_samples=8, n_chains=1)
     assert posterior.diagnostics.verdict.startswith("reject: 3 modes, of masses")
 
 
-@pytest.mark.parametrize("method", ["laplace", "nuts"])
+@pytest.mark.parametrize("method", ["laplace", pytest.param("nuts", marks=pytest.mark.slow)])
 def test_one_mode_is_one(method):
     model = pddlvm.LatentVariableModel(linear_problem())
     pddlvm.train(model, max_steps=150)
@@ -119,6 +121,7 @@ def coordinates(k, scale=1.0):
     return Coordinates(prior, CENTRES[k], scale * STDS[k] * torch.eye(2, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_chains_jump_between_modes_by_their_masses(generator):
     # Coordinates that are a little off: jumps are accepted or not.
     target = Charts([TwoGaussians(coordinates(0, 0.8)), TwoGaussians(coordinates(1, 1.3))])
@@ -180,7 +183,7 @@ def test_equal_ends_of_searches_are_one_mode():
     assert distinct(eta, value, factor, valley).tolist() == [[False, True, True, False]]
 
 
-@pytest.mark.parametrize("steps", [5, 100])
+@pytest.mark.parametrize("steps", [pytest.param(5, marks=pytest.mark.slow), 100])
 def test_a_search_does_not_leave_the_basin_of_its_start(steps):
     """A map that is hardly trained leads astray: modes are those of the corrected one."""
     model = pddlvm.LatentVariableModel(three_roots())

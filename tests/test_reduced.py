@@ -318,6 +318,7 @@ def test_a_fifth_of_the_cells_integrates_fresh_draws():
     assert selection.cells.size < 512 / 5 and error < 5e-3
 
 
+@pytest.mark.slow
 def test_more_draws_choose_better_cells():
     assert cubature_of(16)[1] < 0.5 * cubature_of(8)[1]
 
@@ -326,6 +327,7 @@ def test_reduction_states_its_cubature_error(cases):
     assert all(0 <= case.reduction.cubature_error < EXACT for case in cases.values())
 
 
+@pytest.mark.slow
 def test_cells_do_not_grow_with_the_mesh():
     coarse, fine = (
         selections(reduce(quartic(n), pddlvm.ResidualEnriched(2)))[0].cells.size

@@ -344,6 +344,7 @@ def test_a_loaded_affine_model_refines(tmp_path):
     torch.testing.assert_close(found, model.problem.solve(z), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_loaded_affine_model_can_be_calibrated(tmp_path):
     model = loaded_line(tmp_path)
     model.calibrate(32)
@@ -365,6 +366,7 @@ def test_a_folder_is_no_place_for_a_file(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
+@pytest.mark.slow
 def test_a_loaded_model_infers_with_sensors_of_the_problem_made_anew(tmp_path: Path):
     """z is that of the model: also under the finite element likelihood."""
     problem = poisson.make(6, n_terms=4)
