@@ -1,4 +1,4 @@
-"""Gauss-Newton corrections of the inverse map: the residual of a given u, minimised over z.
+"""Levenberg-Marquardt corrections of the inverse map: the residual of a given u, minimised over z.
 
 For a full solution the PDE itself says how wrong a guess of z is:
 
@@ -20,7 +20,7 @@ from pddlvm.reduced import ReducedModel
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
 
 N_INVERSE_CORRECTIONS = 20
-"""At most this many Gauss-Newton steps after the neural inverse map."""
+"""At most this many steps after the neural inverse map."""
 
 _CHUNK = 256
 _SIGMA_BOUNDARY = 1e-4

@@ -220,7 +220,7 @@ class GalerkinModel(LatentVariableModel):
         Args:
             u: solutions, (..., n_dofs), Dirichlet values included.
             z_known: name of block -> its values, (..., size), for blocks that are known.
-            corrections: at most this many Gauss-Newton steps on the residual of u after the neural
+            corrections: at most this many steps of a search on the residual of u after the neural
                 map.
             noise_std: of the errors of u, a number or one per dof, where it is no exact solution of
                 this mesh: measured, interpolated or rounded. The posterior under that noise is
@@ -370,7 +370,7 @@ class GalerkinModel(LatentVariableModel):
     def correct_inverse(
         self, c: Tensor, b: Tensor, xi: Tensor, known: Tensor, n_steps: int
     ) -> Laplace:
-        """Gauss-Newton from xi; the Laplace approximation at its end."""
+        """A search from xi; the Laplace approximation at its end."""
         newton = GaussNewton(self.reduced, self.sigma_residual)
         return newton(c, b, xi, 1 - known, n_steps)
 

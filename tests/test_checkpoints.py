@@ -57,7 +57,7 @@ def interrupt_at(step: int):
     return record
 
 
-@pytest.mark.parametrize("step", [10, 20])
+@pytest.mark.parametrize("step", [pytest.param(10, marks=pytest.mark.slow), 20])
 def test_a_resumed_training_is_the_uninterrupted_one_bit_by_bit(line, step, tmp_path: Path):
     whole = new_model(line)
     expected = pddlvm.train(whole, max_steps=STEPS, device="cpu")

@@ -41,6 +41,7 @@ def test_plate_from_its_mesh_file(tmp_path: Path):
     assert report.relative_l2_corrected < 0.02
 
 
+@pytest.mark.slow
 def test_nonlinear_poisson(tmp_path: Path):
     arguments = ["--seconds", "20", "--steps", "60", "--samples", "20", "--out", str(tmp_path)]
     report = poisson_nonlinear.main(arguments)

@@ -43,7 +43,7 @@ def line() -> pddlvm.LatentVariableModel:
     return trained("line")
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def exported(request, line, tmp_path_factory) -> pddlvm.Exported:
     need(request.param)
     return export_maps(line, tmp_path_factory.mktemp(request.param), request.param)

@@ -48,10 +48,16 @@ TOKENS = [
 @pytest.fixture(autouse=True)
 def _memory() -> Iterator[None]:
     """Neither this process nor the children that read meshes grow by a GB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, of_children = _peak(resource.RUSAGE_SELF), _peak(resource.RUSAGE_CHILDREN)
     yield
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + GB
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < GB
+    assert _peak(resource.RUSAGE_SELF) < before + GB
+    # The largest child may be one of another test, and begins with the size of its parent.
+    least = max(of_children, _peak(resource.RUSAGE_SELF))
+    assert _peak(resource.RUSAGE_CHILDREN) < max(GB, least + 1)
+
+
+def _peak(whose: int) -> int:
+    return resource.getrusage(whose).ru_maxrss
 
 
 @contextmanager
@@ -210,7 +216,7 @@ def trained(problem: Any, **options: Any) -> pddlvm.LatentVariableModel:
 
 
 @COUNTS
-@pytest.mark.parametrize("kind", ["elements", "strong form"])
+@pytest.mark.parametrize("kind", ["elements", pytest.param("strong form", marks=pytest.mark.slow)])
 def test_run_files(kind: str, n: int, tmp_path: Path):
     if kind == "elements":
         model = trained(poisson.make_1d(6), basis=pddlvm.ResidualEnriched(n_modes=3))

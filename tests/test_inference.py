@@ -25,6 +25,7 @@ from problems import poisson
 
 METHODS = ("laplace", "variational", "nuts", "exact", "amortized")
 SLOW = ("nuts", "exact", "amortized")
+EACH = [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW[1:])) for m in METHODS]
 POINTS = [0.2, 0.4, 0.6, 0.9]
 EYE = torch.eye(2, dtype=torch.float64)
 
@@ -49,14 +50,19 @@ def data(linear, sensors):
 
 @pytest.fixture(scope="module")
 def posteriors(linear, sensors, data):
-    linear.amortize(sensors, pddlvm.Full, max_steps=900)
-    return {
-        method: linear.infer(data, sensors, method, n_samples=600, n_chains=4, seed=1)
-        for method in METHODS
-    }
+    class Posteriors(dict):
+        """Each when it is asked for."""
+
+        def __missing__(self, method):
+            if method == "amortized":
+                linear.amortize(sensors, pddlvm.Full, max_steps=900)
+            self[method] = linear.infer(data, sensors, method, n_samples=600, n_chains=4, seed=1)
+            return self[method]
+
+    return Posteriors()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_a_linear_gaussian_problem_has_its_closed_form(posteriors, linear, sensors, data, method):
     posterior = posteriors[method]
     for i in range(len(data)):
@@ -72,7 +78,9 @@ def test_a_linear_gaussian_problem_has_its_closed_form(posteriors, linear, senso
         assert correlation == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
 def test_data_that_no_training_has_seen(posteriors, linear, sensors):
+    assert posteriors["amortized"].method == "amortized"
     prior = linear.problem.prior
     z = prior.unstandardise(torch.tensor([9.0, -9.0], dtype=torch.float64))
     y = sensors.simulate(linear.problem.solve(z), seed=5)
@@ -83,7 +91,7 @@ def test_data_that_no_training_has_seen(posteriors, linear, sensors):
     torch.testing.assert_close(posterior.std, std, rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_shapes(posteriors, linear, method):
     posterior = posteriors[method]
     assert posterior.mean.shape == posterior.std.shape == (2, 2)
@@ -141,7 +149,7 @@ def test_exact_says_of_u_what_the_solver_gives():
     torch.testing.assert_close(posterior.predictive(z, seed=3), obs.simulate(expected, seed=3))
 
 
-@pytest.mark.parametrize("method", ["laplace", "variational", "amortized"])
+@pytest.mark.parametrize("method", [EACH[0], EACH[1], EACH[4]])
 def test_the_density_is_that_of_the_draws(posteriors, method):
     posterior = posteriors[method]
     # Of an amortised posterior: of the draws before they are resampled.
@@ -152,13 +160,13 @@ def test_the_density_is_that_of_the_draws(posteriors, method):
     torch.testing.assert_close(posterior.log_prob(z).mean(0), -entropy, rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("method", ["nuts", "exact"])
+@pytest.mark.parametrize("method", [EACH[2], EACH[3]])
 def test_draws_have_no_density(posteriors, method):
     with pytest.raises(pddlvm.InputError, match="no density"):
         posteriors[method].log_prob(torch.zeros(2, 2).double())
 
 
-@pytest.mark.parametrize("method", ["nuts", "exact"])
+@pytest.mark.parametrize("method", [EACH[2], EACH[3]])
 def test_chains_come_with_evidence(posteriors, method):
     diagnostics = posteriors[method].diagnostics
     assert diagnostics.rhat.shape == diagnostics.bulk_size.shape == (2, 2)
@@ -171,7 +179,10 @@ def test_k_hat_accepts_a_good_posterior(posteriors):
     for method in ("laplace", "variational", "nuts"):
         checked = posteriors[method].check(64)
         assert (checked.diagnostics.khat < 0.7).all()
-    # Draws of the finite element posterior need no such check.
+
+
+@pytest.mark.slow
+def test_draws_of_the_finite_element_posterior_need_no_check(posteriors):
     exact = posteriors["exact"]
     assert exact.check() is exact
     assert (exact.diagnostics.acceptance > 0.5).all()
@@ -192,6 +203,7 @@ def test_k_hat_rejects_a_wrong_one(linear, sensors, data, posteriors):
     assert str(wrong.diagnostics).startswith("verdict: 2 reject\n")
 
 
+@pytest.mark.slow
 def test_missing_values_are_left_out(linear, sensors, data):
     y = data[0].clone()
     y[[1, 2]] = torch.nan

@@ -18,14 +18,14 @@ SENSORS = [[0.2, 0.2], [0.5, 0.5], [0.8, 0.3], [0.3, 0.7], [0.6, 0.8]]
 @pytest.fixture(scope="module")
 def linear():
     model = pddlvm.LatentVariableModel(linear_problem())
-    pddlvm.train(model, max_steps=300)
+    pddlvm.train(model, max_steps=150)
     return model
 
 
 @pytest.fixture(scope="module")
 def poisson_model():
     model = pddlvm.LatentVariableModel(poisson.make(12, n_terms=4))
-    pddlvm.train(model, max_steps=300)
+    pddlvm.train(model, max_steps=150)
     return model
 
 

@@ -51,11 +51,19 @@ def simulated(model, path):
     pddlvm.PointObservation(model.problem, [0.3, 0.7], noise).simulate(u, seed=0)
 
 
-METHODS = ["laplace", "nuts", "amortized", "variational", "exact"]
+METHODS = ["laplace", "nuts", "amortized", "variational"]
 
 
 @pytest.mark.parametrize(
-    "use", [trained, saved_and_loaded, amortized_and_loaded, simulated, *map(inferred, METHODS)]
+    "use",
+    [
+        trained,
+        saved_and_loaded,
+        amortized_and_loaded,
+        simulated,
+        *map(inferred, METHODS),
+        pytest.param(inferred("exact"), marks=pytest.mark.slow),
+    ],
 )
 def test_global_streams_are_left_as_they_were(model, use, tmp_path):
     before = streams()

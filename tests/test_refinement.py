@@ -92,6 +92,7 @@ def test_the_certificate_is_the_relative_energy_error_at_the_centre_of_the_prior
     assert float(forward.residual_norm[0]) == pytest.approx(float(expected), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "nonlinear", "nonsymmetric"])
 def test_the_warm_start_saves_iterations_for_any_kind_of_problem(kind):
     problem = problem_of(kind)

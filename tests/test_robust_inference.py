@@ -130,7 +130,9 @@ def test_no_data_at_all_are_no_error(sensors):
     assert sensors.check(torch.zeros(0, 3)).shape == (0, 3)
 
 
-@pytest.mark.parametrize("method", ["laplace", "amortized", "variational"])
+@pytest.mark.parametrize(
+    "method", ["laplace", "amortized", pytest.param("variational", marks=pytest.mark.slow)]
+)
 def test_absurd_data_of_a_bounded_prior(method):
     model = pddlvm.LatentVariableModel(poisson.make_missing_middle(20))
     noise = pddlvm.StudentT(0.01, 2)

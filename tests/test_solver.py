@@ -258,7 +258,9 @@ def test_newton_goes_on_where_secant_steps_do_not_help():
 # Failures
 
 
-@pytest.mark.parametrize("growth", [5.0, 10.0, 1000.0])
+@pytest.mark.parametrize(
+    "growth", [5.0, *(pytest.param(g, marks=pytest.mark.slow) for g in (10.0, 1000.0))]
+)
 def test_problem_without_solution_is_an_error(growth):
     with pytest.raises(ConvergenceError, match="no solution"):
         bratu().solve(double(growth))
