@@ -100,12 +100,17 @@ def _calibrate_inverse(
                 *inverse_features(laplace.xi, 2 * laplace.std.log(), laplace.misfit, known),
             ),
         )
-    unknown = known == 0
+        # A search that went astray says so by its misfit, and no bar is meant to reach to its end;
+        # unless most do, and it is bars that tell how far one may trust.
+        none = torch.zeros_like(laplace.misfit, dtype=torch.bool)
+        is_astray = _is_astray(laplace.misfit, laplace.xi, model.misfit(u, xi), xi)
+        astray = (none, is_astray if is_astray.double().mean() < 0.5 else none)
     uncertainty = model.uncertainty
     for level, (found, features, base) in enumerate(levels):
         variance = uncertainty.xi[level]
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
+        unknown = (known == 0) & ~astray[level][:, None]
         variance.fit(features, base, errors, generator, counts=unknown.to(xi))
         with torch.no_grad():
             std = (0.5 * variance(features, base)).exp()
@@ -130,7 +135,13 @@ def calibrate_misfit(model: "GalerkinModel", n_samples: int, generator: torch.Ge
         plain, searched = (model.invert(u, none, none, n)[0] for n in (0, N_INVERSE_CORRECTIONS))
         model.plausibility.fit(0, model.misfit(u, plain))
         misfit, truth = model.misfit(u, searched), model.misfit(u, xi)
-    # A search that ends far above the truth went astray, and is no measure.
-    limit = _ASTRAY * (truth + xi.square().sum(-1))
-    is_astray = ~(misfit + searched.square().sum(-1) <= limit)
+    is_astray = _is_astray(misfit, searched, truth, xi)
     model.plausibility.fit(1, torch.where(is_astray, truth, misfit))
+
+
+def _is_astray(
+    misfit: torch.Tensor, found: torch.Tensor, misfit_of_truth: torch.Tensor, truth: torch.Tensor
+) -> torch.Tensor:
+    """Which searches ended far above the truth, (batch,)."""
+    limit = _ASTRAY * (misfit_of_truth + truth.square().sum(-1))
+    return ~(misfit + found.square().sum(-1) <= limit)
