@@ -213,6 +213,7 @@ def test_a_toml_file_says_the_same_as_flags(call: Call, tmp_path: Path):
     assert "max_steps = 3" in echo and "seed = 4" in echo and "n = 7" in echo
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(call: Call, tmp_path: Path, monkeypatch):
     options = ["train", "poisson-1d", "--set", "n=8", "--max-steps", 30, "--checkpoint-every", 0]
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -114,6 +114,7 @@ def test_inputs_of_a_double_precision_model_are_single(tmp_path):
     assert export_maps(model, tmp_path, "torch").difference < ROUNDING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", ["onnx"], indirect=True)
 def test_onnx_names_the_input_and_leaves_the_batch_open(exported):
     onnx = pytest.importorskip("onnx")

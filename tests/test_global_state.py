@@ -42,7 +42,8 @@ def model() -> pddlvm.GalerkinModel:
     return pddlvm.LatentVariableModel(poisson.make_1d(6), basis=pddlvm.ResidualEnriched(n_modes=3))
 
 
-@pytest.mark.parametrize("validates", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("validates", [True, False])
 def test_nuts_leaves_the_validation_of_distributions(validates: bool, model, monkeypatch):
     monkeypatch.setattr(Distribution, "_validate_args", validates)
     observation = pddlvm.PointObservation(model.problem, [0.0], 0.1)

@@ -59,6 +59,7 @@ def test_refinement_reaches_the_reference_solution(kind):
     assert (found.residual_norm <= 1e-10).all()
 
 
+@pytest.mark.slow
 def test_the_warm_start_saves_iterations():
     problem = poisson.make(12, n_terms=4)
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=24))

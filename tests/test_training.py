@@ -40,6 +40,7 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.slow
 def test_the_bound_and_the_solutions_improve():
     model = small_model()
     z = model.problem.prior.sample((20,), seed=5)
