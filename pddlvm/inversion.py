@@ -88,8 +88,7 @@ class GaussNewton:
             if not len(going):
                 break
             part = a[going], b[going], size[going]
-            rows = self._rows(*part, at)
-            trial, _ = self._step(part, at, rows, unknown[going], damping)
+            trial, _ = self._step(part, at, unknown[going], damping)
             objective = _objective(self._rows(*part, trial), trial)
             best = least[going]
             is_better, is_near = objective < best, objective < _FARTHEST * best
@@ -100,19 +99,21 @@ class GaussNewton:
             damping = torch.where(is_near, _LOWER * damping, _RAISE * damping)[is_going]
             going = going[is_going]
         # Without damping the last step is exact where the residual is affine.
-        rows = self._rows(*of, found)
-        trial, hessian = self._step(of, found, rows, unknown, torch.zeros_like(least))
+        trial, hessian = self._step(of, found, unknown, torch.zeros_like(least))
         is_better = _objective(self._rows(*of, trial), trial) < least
         found = torch.where(is_better[:, None], trial, found)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
         return found, std, self._rows(*of, found).square().sum(-1)
 
     def _step(
-        self, of: Solutions, xi: Tensor, rows: Tensor, unknown: Tensor, damping: Tensor
+        self, of: Solutions, xi: Tensor, unknown: Tensor, damping: Tensor
     ) -> tuple[Tensor, Tensor]:
         """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds; and J^T J + I."""
-        jacobian, hessian = self._linearise(of, xi, unknown)
-        rows = rows.double()
+        values, slopes = linearise(lambda at: self._rows(*of, at), xi)
+        # Directions that u does not determine live on the prior alone, the I: keep it in float64.
+        rows, jacobian = values.double(), (slopes * unknown[:, None, :]).double()
+        identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
+        hessian = jacobian.mT @ jacobian + identity
         gradient = (jacobian.mT @ rows[..., None])[..., 0] + xi * unknown
         low, high = (x.clamp(-_FAR, _FAR) for x in self.prior.standard_bounds(xi))
         # At a bound, and pushed beyond: held there.
@@ -134,14 +135,6 @@ class GaussNewton:
         misfit = self.reduced.representation.boundary_coordinates(z) - b
         scale = _SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
         return torch.cat([r, misfit / scale], dim=-1)
-
-    def _linearise(self, of: Solutions, xi: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
-        """d rows / d xi (batch, n_rows, d), zero for known parameters, and J^T J + I."""
-        _, slopes = linearise(lambda at: self._rows(*of, at), xi)
-        # Directions that u does not determine live on the prior alone, the I: keep it in float64.
-        jacobian = (slopes * unknown[:, None, :]).double()
-        identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
-        return jacobian, jacobian.mT @ jacobian + identity
 
 
 def _objective(rows: Tensor, xi: Tensor) -> Tensor:
