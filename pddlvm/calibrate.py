@@ -39,6 +39,8 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
     z = z64.to(like.device)
     xi = problem.prior.standardise(z).to(like)
     predicted, corrected = model.forward(z64), model.forward(z64, corrections=1)
+    # Read before the calibration changes what their spread would be.
+    means = predicted.mean, corrected.mean
     start = corrected.mean.double().cpu()
     truth = nearly_exact(model.exact, model.reduction.reference, start, z64)
     exact = model.exact.representation
@@ -61,11 +63,11 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
     uncertainty.is_calibrated.fill_(True)
     uncertainty.factor_u.fill_(1)
     free = torch.from_numpy(problem.free_dofs)
-    for level in (0, 1):
-        # Asked again: the variances of the answers above were others.
-        forward = model.forward(z64, corrections=level)
-        error = (forward.mean.cpu() - truth)[:, free]
-        std = forward.std.cpu()[:, free]
+    for level, mean in enumerate(means):
+        with torch.no_grad():
+            variances = uncertainty.forward_variances(xi, *sizes[level], level)
+            std = model.reduced.representation.std(*variances, mean).cpu()[:, free]
+        error = (mean.cpu() - truth)[:, free]
         scores = error / std.clamp(min=torch.finfo(std.dtype).tiny)
         uncertainty.fit_forward_shape(level, scores)
     xi64 = problem.prior.standardise(z64)

@@ -74,9 +74,7 @@ class Forward:
 
         The root mean square of the error, as the calibration found it.
         """
-        var_c, var_rest = self._both_variances
-        std = (var_c @ self.representation.vectors.square().T + var_rest).sqrt()
-        return self.representation.units.u * std.to(self.c)
+        return self.representation.std(*self._both_variances, self.c)
 
     @cached_property
     def residual_norm(self) -> Tensor:

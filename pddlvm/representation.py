@@ -284,6 +284,16 @@ class Representation(nn.Module):
             "choose other units"
         )
 
+    def std(self, var_c: Tensor, var_rest: Tensor, like: Tensor) -> Tensor:
+        """Standard deviation of u, (batch, n_dofs), from those of c and of the rest, relative to U.
+
+        Args:
+            var_c: (batch, n_modes).
+            var_rest: (batch, n_dofs).
+            like: its dtype and device are those of the result: U may leave the range of others.
+        """
+        return self.units.u * (var_c @ self.vectors.square().T + var_rest).sqrt().to(like)
+
     def test(self, r: Tensor) -> Tensor:
         """V^T r / E of residuals on the free degrees of freedom, (batch, n_free), float64."""
         free = torch.from_numpy(self.problem.free_dofs).to(r.device)
