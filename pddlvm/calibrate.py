@@ -54,22 +54,19 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
 
     with torch.no_grad():
         sizes = [model.log_sizes(f.c.to(like), z, i) for i, f in enumerate((predicted, corrected))]
-    uncertainty.rest.fit(xi, 2 * sizes[0][0], rest, generator)
+    log_rest = uncertainty.rest[0].fit(xi, 2 * sizes[0][0], rest)
+    uncertainty.rest[1].load_state_dict(uncertainty.rest[0].state_dict())
+    free = torch.from_numpy(problem.free_dofs)
     for level, forward in enumerate((predicted, corrected)):
         features, base = uncertainty.forward_features(xi, *sizes[level])
         errors = (c_true.to(forward.c) - forward.c).to(like)
-        uncertainty.c[level].fit(features, base, errors, generator)
-
-    uncertainty.is_calibrated.fill_(True)
-    uncertainty.factor_u.fill_(1)
-    free = torch.from_numpy(problem.free_dofs)
-    for level, mean in enumerate(means):
-        with torch.no_grad():
-            variances = uncertainty.forward_variances(xi, *sizes[level], level)
-            std = model.reduced.representation.std(*variances, mean).cpu()[:, free]
+        log_c = uncertainty.c[level].fit(features, base, errors)
+        mean = means[level]
+        std = model.reduced.representation.std(log_c.exp(), log_rest.exp(), mean).cpu()[:, free]
         error = (mean.cpu() - truth)[:, free]
         scores = error / std.clamp(min=torch.finfo(std.dtype).tiny)
         uncertainty.fit_forward_shape(level, scores)
+    uncertainty.is_calibrated.fill_(True)
     xi64 = problem.prior.standardise(z64)
     _calibrate_inverse(model, truth.to(like.device), xi64, generator)
 
@@ -113,9 +110,7 @@ def _calibrate_inverse(
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
         unknown = (known == 0) & ~astray[level][:, None]
-        variance.fit(features, base, errors, generator, counts=unknown.to(xi))
-        with torch.no_grad():
-            std = (0.5 * variance(features, base)).exp()
+        std = (0.5 * variance.fit(features, base, errors, counts=unknown.to(xi))).exp()
         scores, pattern = errors / std, uncertainty.known_pattern(known)
         for k in range(uncertainty.factor_xi.shape[1]):
             seen = pattern == k

@@ -6,7 +6,8 @@
 
 The first follows the residual of each query. Level 0 is a map as it is, level 1 after corrections,
 where V^T r is round-off and left out. The factors make std the root mean square of the error; the
-distribution of error / std is an `ErrorShape`, fitted with them.
+distribution of error / std is an `ErrorShape`, fitted with them, both to errors whose variance was
+fitted without them.
 """
 
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ class Uncertainty(nn.Module):
     shape_xi: Tensor
     fixed: Tensor
     c: list[VarianceModel]
-    rest: VarianceModel
+    rest: list[VarianceModel]
     xi: list[VarianceModel]
 
     def __init__(
@@ -58,7 +59,7 @@ class Uncertainty(nn.Module):
         super().__init__()
         d = prior.size
         self.c = _pair(VarianceModel(d + 1, n_modes) for _ in range(2))
-        self.rest = VarianceModel(d, n_dofs)
+        self.rest = _pair(VarianceModel(d, n_dofs) for _ in range(2))
         self.xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
         self.register_buffer("is_calibrated", torch.tensor(False))
         self.register_buffer("factor_u", torch.ones(2))
@@ -84,7 +85,7 @@ class Uncertainty(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Variances of c, (batch, n_modes), and of the rest of u, (batch, n_dofs)."""
         var_c = self.c[level](*self.forward_features(xi, log_size, log_residual)).exp()
-        var_rest = self.rest(xi, 2 * log_size).exp().index_fill(1, self.fixed, 0.0)
+        var_rest = self.rest[level](xi, 2 * log_size).exp().index_fill(1, self.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
     def forward_shape(self, level: int) -> ErrorShape:

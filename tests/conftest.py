@@ -16,7 +16,6 @@ def few_draws():
     """Trainings of tests end with a rough calibration; who tests error bars calibrates anew."""
     with (
         patch("pddlvm.calibrate.default_n_samples", return_value=128),
-        patch("pddlvm.calibration._STEPS", 40),
         patch("pddlvm.collocation.calibrate.default_n_samples", return_value=32),
         patch("pddlvm.collocation.model.default_n_samples", return_value=32),
         patch("pddlvm.collocation.calibrate._N_FINE", 8),

@@ -20,13 +20,31 @@ def test_variance_model_recovers_a_known_spread():
     log_variance = base + shift + 2 * torch.tanh(x[:, 1:])
     errors = (0.5 * log_variance).exp() * torch.randn(2000, 3, generator=generator(1))
     model = VarianceModel(2, 3)
-    model.fit(x, base, errors, generator(2))
+    unseen = model.fit(x, base, errors)
     with torch.no_grad():
         difference = model(x, base) - log_variance
-    # A log variance estimated from 1500 samples of 3 has a standard error of 0.02; the network's
-    # shape adds to it. Without the features it would miss by tanh's spread, 1.3.
-    assert float(difference.square().mean().sqrt()) < 0.3
+    # A log variance estimated from 2000 samples of 3 has a standard error of 0.02, and tanh is no
+    # straight line: the best leaves 0.33. Without the features it would miss by its spread, 1.3.
+    assert float(difference.square().mean().sqrt()) < 0.4
     assert difference.mean(0).abs().max() < 0.15
+    # What each sample was left out of is nearly the same, but not the same.
+    with torch.no_grad():
+        apart = (unseen - model(x, base)).abs().max()
+    assert 0 < float(apart) < 0.3
+
+
+def test_hundred_features_do_not_hide_that_nothing_depends_on_them():
+    # A fit that follows its own 400 samples says too little of others.
+    x, errors = torch.randn(800, 100, generator=generator()), torch.randn(800, 1)
+    model = VarianceModel(100, 1)
+    none = torch.zeros(800, 1)
+    unseen = model.fit(x[:400], none[:400], errors[:400])
+    with torch.no_grad():
+        others = errors[400:].square() / model(x[400:], none[400:]).exp()
+    # 400 squares of normal numbers have a mean of 1 within 0.07; of a fit that believes its samples
+    # those of others have one of 3 and more.
+    assert float(others.mean()) == pytest.approx(1, abs=0.4)
+    assert float((errors[:400].square() / unseen.exp()).mean()) == pytest.approx(1, abs=0.4)
 
 
 def test_errors_that_do_not_count_are_ignored():
@@ -34,7 +52,7 @@ def test_errors_that_do_not_count_are_ignored():
     counts = (torch.rand(2000, 2, generator=generator(1)) < 0.5).float()
     spoiled = torch.where(counts > 0, errors, 1e6)
     model, x = VarianceModel(1, 2), torch.zeros(2000, 1)
-    model.fit(x, torch.zeros(2000, 1), spoiled, generator(2), counts=counts)
+    model.fit(x, torch.zeros(2000, 1), spoiled, counts=counts)
     with torch.no_grad():
         # A log variance from 750 samples has a standard error of 0.05.
         assert model(x, torch.zeros(2000, 1))[0].abs().max() < 0.25
@@ -70,7 +88,7 @@ def test_intervals_of_the_forward_map_hold(model, corrections):
     assert float((error / std).square().mean().sqrt()) == pytest.approx(1, abs=0.1)
     # Means over all samples are those of a few far out; the median sees the others.
     per_sample = std.square().mean(1).sqrt() / error.square().mean(1).sqrt()
-    assert float(per_sample.median()) == pytest.approx(1, abs=0.15)
+    assert 0.8 <= float(per_sample.median()) <= 1.25
     logs = torch.stack([error.norm(dim=1), std.norm(dim=1)]).log()
     assert float(torch.corrcoef(logs)[0, 1]) > 0.7
 
@@ -89,11 +107,12 @@ def test_intervals_of_the_inverse_map_hold(model):
 def test_predicted_std_grows_where_the_map_is_wrong(model):
     z = model.problem.prior.sample((100,), seed=13)
     with torch.no_grad():
-        model.forward_map.network.head.bias += 0.05
+        model.forward_map.network.head.bias += 0.2
         worse = model.forward(z).std.norm(dim=1).median()
-        model.forward_map.network.head.bias -= 0.05
+        model.forward_map.network.head.bias -= 0.2
     # The std reads the residual of each query, so a map that got worse says so unasked.
-    assert worse > 2 * model.forward(z).std.norm(dim=1).median()
+    # Thirty times as wrong.
+    assert worse > 4 * model.forward(z).std.norm(dim=1).median()
 
 
 def test_too_few_samples_are_refused(model):

@@ -5,9 +5,10 @@ components relative to the residual of each draw become the error modes E,
 
     u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
 
-whose variances, relative to the size of u, are fitted to them. A corrected mean has a smaller rho;
-what it misses, because the nodes do, is found on finer nodes, and gets a factor and a shape of its
-own. The inverse map is then given fields with such errors, which are what a user will give it.
+whose variances, relative to the size of u, are fitted to them. What a corrected mean misses,
+because the nodes do, is found on finer nodes, and gets variances of its own: rho is then the tail
+of its Chebyshev coefficients, which follows the error over many orders. The inverse map is then
+given fields with such errors, which are what a user will give it.
 """
 
 from dataclasses import dataclass, replace
@@ -103,55 +104,62 @@ def calibrate_forward(
     rho = size.exp().double().cpu()
     modes = torch.linalg.svd(e / rho, full_matrices=False).Vh[: model.error_modes.shape[1]]
     model.error_modes.copy_(modes.T)
-    part = (e @ modes.T).to(like)
-    rest = (e - part.double().cpu() @ modes).to(like)
-    features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    uncertainty.c[0].fit(features, base, part, generator)
-    uncertainty.rest.fit(xi, base, rest, generator)
-    uncertainty.c[1].load_state_dict(uncertainty.c[0].state_dict())
     uncertainty.is_calibrated.fill_(True)
-    uncertainty.factor_u.fill_(1)
-    _fit_shape(model, 0, interpolate(model.problem, e, z64), z, xi, size)
+    on_grid = interpolate(model.problem, e, z64)
+    _fit_level(model, 0, e, on_grid, size, z, xi)
     few = slice(0, _N_FINE)
-    error, size = _corrected(model, c[few], z64[few])
-    _fit_shape(model, 1, error, z[few], xi[few], size)
+    _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
     with torch.no_grad():
-        u = model.basis.on_grid(c, z) + unit * interpolate(model.problem, e, z64).to(z)
+        u = model.basis.on_grid(c, z) + unit * on_grid.to(z)
     model.references = References((n_samples, seed), xi, u)
 
 
-def _corrected(model: "CollocationModel", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Errors on the grid of corrected means, relative to the size of u, and their log residuals."""
-    problem, like = model.problem, model.sigma_residual
+def _corrected(model: "CollocationModel", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors of corrected means at the nodes and on the grid, and log of what is unresolved.
+
+    The errors are relative to the size of u.
+    """
+    problem = model.problem
     nodes = tuple(round(_FINER * n) for n in problem.nodes)
     fine = SpaceTimeNewton(problem, nodes)
     with torch.no_grad():
         start = model.basis.nodal(c)
-        change = model.newton.change(start, z, 1)
-        size = model.log_residual(c, z.to(like.device), change)
-        boxed = (start + change[()]).cpu().reshape(len(c), *problem.nodes)
-        sizes = zip(nodes, problem.nodes, strict=True)
-        matrices = [chebyshev.barycentric(chebyshev.nodes(n), m) for n, m in sizes]
-        found = chebyshev.tensor_product(boxed, matrices).flatten(1)
+        mean = start + model.newton.change(start, z, 1)[()]
+        found = _between(mean.cpu(), problem.nodes, nodes)
         e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
-    return interpolate(problem, e, z, nodes=nodes), size
+        size = model.log_unresolved(mean)
+    return _between(e, nodes, problem.nodes), interpolate(problem, e, z, nodes=nodes), size
 
 
-def _fit_shape(
-    model: "CollocationModel", level: int, error: Tensor, z: Tensor, xi: Tensor, size: Tensor
+def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Tensor:
+    """From nodes to nodes, (batch, n_start) -> (batch, n_end)."""
+    sizes = zip(start, end, strict=True)
+    matrices = [chebyshev.barycentric(chebyshev.nodes(m), n) for n, m in sizes]
+    return chebyshev.tensor_product(values.reshape(len(values), *start), matrices).flatten(1)
+
+
+@torch.no_grad()
+def _fit_level(
+    model: "CollocationModel",
+    level: int,
+    e: Tensor,
+    on_grid: Tensor,
+    size: Tensor,
+    z: Tensor,
+    xi: Tensor,
 ) -> None:
-    """Factor and shape of a level from errors on the grid, (n_samples, n_dofs)."""
-    with torch.no_grad():
-        var_c, var_rest = model.uncertainty.forward_variances(
-            xi, size, torch.zeros_like(size), level
-        )
-        std = (var_c @ model.error_modes.square().T + var_rest).sqrt()
-        std = interpolate(model.problem, std, z, None, chebyshev.hats)
-    tiny = torch.finfo(std.dtype).tiny
-    # The quotient in float64: errors of corrected means leave the range of squares in float32.
-    scores = (error.to(std.device) / std.double().clamp(min=tiny)).to(std)
+    """Variances, factor and shape of a level from errors at the nodes, (n_samples, n_nodes)."""
+    uncertainty, modes = model.uncertainty, model.error_modes
+    e = e.to(modes.device)
+    part = e @ modes.double()
+    rest = e - part @ modes.double().mT
+    features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
+    log_c = uncertainty.c[level].fit(features, base, part)
+    log_rest = uncertainty.rest[level].fit(xi, base, rest)
+    std = model.std_of_field(log_c.exp().to(modes), log_rest.exp().to(modes), z)
+    scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
     free = torch.from_numpy(model.problem.free_dofs)
-    model.uncertainty.fit_forward_shape(level, scores[:, free])
+    uncertainty.fit_forward_shape(level, scores[:, free].to(size))
 
 
 def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
@@ -171,7 +179,7 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
     features, base = inverse_features(mean, log_variance, None, known)
     unknown = known == 0
     variance = model.uncertainty.xi[0]
-    variance.fit(features, base, mean - xi, generator, counts=unknown.to(xi))
+    variance.fit(features, base, mean - xi, counts=unknown.to(xi))
     # The factors come from the corrected solutions, each with every set of known blocks.
     assert model.references is not None
     references = model.references.to(like)

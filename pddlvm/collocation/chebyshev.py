@@ -15,6 +15,7 @@ __all__ = [
     "hats",
     "nodes",
     "quadrature_weights",
+    "tail",
     "tensor_product",
 ]
 
@@ -79,6 +80,27 @@ def tensor_product(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
             matrix = matrix.reshape(len(matrix), *between, *matrix.shape[-2:])
         values = (moved @ matrix.mT).movedim(-1, axis)
     return values
+
+
+def tail(values: Tensor) -> Tensor:
+    """Root mean square of what the highest eighth of the polynomials along each axis contribute.
+
+    A measure of what the nodes do not resolve: coefficients of smooth functions fall evenly.
+
+    Args:
+        values: at the nodes, (batch, n_1, ..., n_k).
+
+    Returns:
+        (batch,).
+    """
+    found = torch.zeros_like(values.flatten(1)[:, 0])
+    for axis, n in enumerate(values.shape[1:], start=1):
+        orders = torch.arange(n, dtype=torch.float64)
+        polynomials = torch.cos(orders * torch.arccos(nodes(n))[:, None])
+        coefficients = torch.linalg.inv(polynomials)[-max(2, n // 8) :].to(values)
+        highest = coefficients @ values.movedim(axis, -2).reshape(len(values), -1, n).mT
+        found = found + highest.square().sum(1).mean(-1)
+    return found.sqrt()
 
 
 def at_points(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -84,6 +84,11 @@ class SpaceTimeNewton:
             jet = self.correct(jet, self.error(jet, z), z)
         return {index: (jet[index] - start[index]).to(n.device) for index in jet}
 
+    def log_tail(self, n: Tensor) -> Tensor:
+        """log of what the nodes hardly resolve of u given there, (batch, n_nodes) -> (batch, 1)."""
+        found = chebyshev.tail(n.double().reshape(len(n), *self.nodes))
+        return found.clamp(min=torch.finfo(found.dtype).tiny).log()[:, None]
+
     def correct(self, jet: Jet, e: Tensor, z: Tensor) -> Jet:
         """The jet of u + e along x."""
         geometry = self.problem.ansatz.place(self.s, z)
@@ -140,7 +145,8 @@ class SpaceTimeNewton:
                 total = total + shrink * e
             if small:
                 x = self.problem.grid_points.unbind(-1)
-                return interpolate(self.problem, total, z) + self.problem.ansatz.lift_jet(z, x)[()]
+                lift = self.problem.ansatz.lift_jet(z, x)[()]
+                return interpolate(self.problem, total, z, nodes=self.nodes) + lift
             if found is None:
                 break
         raise ConvergenceError(
