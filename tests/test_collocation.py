@@ -177,6 +177,29 @@ def test_interpolation_is_exact_for_polynomials_and_at_nodes():
     torch.testing.assert_close(found, s**8, rtol=1e-12, atol=1e-12)
 
 
+def test_tail_holds_the_highest_polynomials_of_each_axis_alone():
+    s, t = torch.meshgrid(chebyshev.nodes(17), chebyshev.nodes(9), indexing="ij")
+
+    def polynomial(order, s):
+        return torch.cos(order * torch.arccos(s))
+
+    # 17 nodes: orders 15 and 16 are the highest; 9 nodes: 7 and 8.
+    values = torch.stack([polynomial(14, s), 3 * polynomial(16, s), 2 * polynomial(8, t), 0 * s])
+    values[0] += polynomial(6, t)
+    wanted = torch.tensor([0.0, 3.0, 2.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(chebyshev.tail(values), wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("ratio", [1.25, 1.5])
+def test_newton_on_other_nodes_solves_on_the_same_grid(ratio):
+    problem = pinn.make_heat()
+    z = problem.prior.sample((1,), seed=3)
+    nodes = tuple(round(ratio * n) // 2 for n in problem.nodes)
+    found = SpaceTimeNewton(problem, nodes).solve(z)
+    wanted = problem.solve(z)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+
+
 def test_hats_are_exact_for_lines_and_never_negative():
     s = torch.cat([torch.linspace(-1, 1, 23, dtype=torch.float64), chebyshev.nodes(9)])
     matrix = chebyshev.hats(s, 9)

@@ -98,7 +98,7 @@ def tail(values: Tensor) -> Tensor:
         orders = torch.arange(n, dtype=torch.float64)
         polynomials = torch.cos(orders * torch.arccos(nodes(n))[:, None])
         coefficients = torch.linalg.inv(polynomials)[-max(2, n // 8) :].to(values)
-        highest = coefficients @ values.movedim(axis, -2).reshape(len(values), -1, n).mT
+        highest = coefficients @ values.movedim(axis, -1).reshape(len(values), -1, n).mT
         found = found + highest.square().sum(1).mean(-1)
     return found.sqrt()
 
