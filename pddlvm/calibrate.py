@@ -55,6 +55,7 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
     with torch.no_grad():
         sizes = [model.log_sizes(f.c.to(like), z, i) for i, f in enumerate((predicted, corrected))]
     log_rest = uncertainty.rest[0].fit(xi, 2 * sizes[0][0], rest)
+    # No correction reaches what lies outside of the basis.
     uncertainty.rest[1].load_state_dict(uncertainty.rest[0].state_dict())
     free = torch.from_numpy(problem.free_dofs)
     for level, forward in enumerate((predicted, corrected)):

@@ -21,8 +21,9 @@ _SWEEPS = 2
 _STEPS = 30
 _FAR = 6.0
 """Standard deviations beyond which features say no more."""
-_MEAN_ROOT = 1.3545
-"""E sqrt(1 + x^2) of a standard normal x."""
+_MEAN_ROOT, _ROOT_SCALE = 1.3545, 2.0
+"""E sqrt(1 + x^2) of a standard normal x, and what brings its spread near
+that of x, so that one penalty serves both."""
 
 
 class VarianceModel(nn.Module):
@@ -71,22 +72,25 @@ class VarianceModel(nn.Module):
         centre, scale = x.mean(0), x.std(0).clamp(min=1e-6)
         phi, ratio = _phi(x, centre, scale), share * e.square() * (-given).exp()
         fold = torch.arange(len(x)) % _FOLDS
-        found = []
-        for ridge in _RIDGES:
-            unseen = torch.empty_like(e)
-            for k in range(_FOLDS):
-                own, rest = fold == k, fold != k
-                weight, shift = _fit(phi[rest], ratio[rest], share[rest], ridge)
+        candidates = {ridge: torch.empty_like(e) for ridge in _RIDGES}
+        for k in range(_FOLDS):
+            own, rest = fold == k, fold != k
+            known = phi[rest], ratio[rest], share[rest]
+            for ridge, unseen in candidates.items():
+                weight, shift = _fit(*known, ridge)
                 unseen[own] = shift + 2 * (phi[own] @ weight)[:, None]
-            loss = ratio * (-unseen).exp() + share * unseen
-            found.append((float(loss.mean()), ridge, unseen))
-        _, ridge, unseen = min(found, key=lambda one: one[0])
+
+        def loss(ridge: float) -> float:
+            unseen = candidates[ridge]
+            return float((ratio * (-unseen).exp() + share * unseen).mean())
+
+        ridge = min(_RIDGES, key=loss)
         weight, shift = _fit(phi, ratio, share, ridge)
         self.centre.copy_(centre)
         self.scale.copy_(scale)
         self.weight.copy_(weight)
         self.shift.copy_(shift)
-        return (given + unseen).to(errors)
+        return (given + candidates[ridge]).to(errors)
 
 
 def _with_mean(features: Tensor, base: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ def _with_mean(features: Tensor, base: Tensor) -> Tensor:
 
 def _phi(x: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
     x = ((x - centre) / scale).clamp(-_FAR, _FAR)
-    return torch.cat([x, 2 * ((1 + x.square()).sqrt() - _MEAN_ROOT)], dim=-1)
+    return torch.cat([x, _ROOT_SCALE * ((1 + x.square()).sqrt() - _MEAN_ROOT)], dim=-1)
 
 
 def _fit(phi: Tensor, ratio: Tensor, share: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

@@ -127,7 +127,7 @@ def _corrected(model: "CollocationModel", c: Tensor, z: Tensor) -> tuple[Tensor,
         mean = start + model.newton.change(start, z, 1)[()]
         found = _between(mean.cpu(), problem.nodes, nodes)
         e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
-        size = model.log_unresolved(mean)
+        size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
     return _between(e, nodes, problem.nodes), interpolate(problem, e, z, nodes=nodes), size
 
 
@@ -156,7 +156,7 @@ def _fit_level(
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
     log_c = uncertainty.c[level].fit(features, base, part)
     log_rest = uncertainty.rest[level].fit(xi, base, rest)
-    std = model.std_of_field(log_c.exp().to(modes), log_rest.exp().to(modes), z)
+    std = model.error_field(z).std(log_c.exp().to(modes), log_rest.exp().to(modes))
     scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
     free = torch.from_numpy(model.problem.free_dofs)
     uncertainty.fit_forward_shape(level, scores[:, free].to(size))

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.checks import check_no_gradient
-from pddlvm.collocation import chebyshev
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.calibrate import (
@@ -25,7 +24,7 @@ from pddlvm.collocation.calibrate import (
     calibrate_misfit,
     default_n_samples,
 )
-from pddlvm.collocation.interpolation import Interpolation, interpolate
+from pddlvm.collocation.error_field import ErrorField
 from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
 from pddlvm.collocation.newton import SpaceTimeNewton
@@ -235,37 +234,29 @@ class CollocationModel(LatentVariableModel):
         with torch.no_grad():
             xi = self.problem.prior.standardise(work).to(like)
             c, log_variance = self.forward_map(xi)
-            nodal = self.basis.nodal(c)
-            e = self.newton.change(nodal, work, corrections) if corrections else {}
+            e = self.newton.change(self.basis.nodal(c), work, corrections) if corrections else {}
+            residual = size = self.log_residual(c, work, e)
             if points is not None and not e:
                 mean = self.basis.at_points(c, work, x)
             else:
-                mean = self.basis.field_of(nodal + e.get((), 0), work, points)
-            residual = self.log_residual(c, work, e)
-            size = self.log_unresolved(nodal + e[()]) if corrections else residual
+                nodal = self.basis.nodal(c) + e.get((), 0)
+                mean = self.basis.field_of(nodal, work, points)
+                size = self.newton.log_tail(nodal, self.basis.unit).to(like) if e else residual
         if not extrapolate:
             self.basis.check(mean, xi, z.dtype)
-
-        def at(values: Tensor, matrix: Interpolation) -> Tensor:
-            return interpolate(self.problem, values, work, points, matrix)
 
         @torch.no_grad()
         def std() -> Tensor:
             variances = same()._variances(xi, size, log_variance, level)
-            return self.std_of_field(*variances, work, points)
+            return self.error_field(work, points).std(*variances)
 
         @torch.no_grad()
         def spread() -> Spread:
-            var_c, var_rest = same()._variances(xi, size, log_variance, level)
-            shapes = [at(m.expand(len(work), -1), chebyshev.barycentric) for m in self.modes.T]
-            modes, rest = torch.stack(shapes, dim=-1), at(var_rest.sqrt(), chebyshev.hats)
-            parts = self.basis.unit * modes.double(), var_c, self.basis.unit * rest.double()
-            return Spread(*(part.to(z.device, torch.float64) for part in parts))
+            variances = same()._variances(xi, size, log_variance, level)
+            return self.error_field(work, points).spread(*variances).to(z.device)
 
-        norm, shape = (
-            unflatten(residual.exp(), batch)[..., 0],
-            self.uncertainty.forward_shape(level),
-        )
+        norm = unflatten(residual.exp(), batch)[..., 0]
+        shape = self.uncertainty.forward_shape(level)
         return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm.to(z), shape, std, spread)
 
     def inverse(
@@ -275,7 +266,22 @@ class CollocationModel(LatentVariableModel):
         *,
         noise_std: float | Tensor | None = None,
     ) -> Inverse:
-        """Infer z from solutions on the grid, (..., n_dofs), as `GalerkinModel.inverse` does."""
+        """Infer parameters from full solutions on the grid, with uncertainty.
+
+        Args:
+            u: solutions, (..., n_dofs).
+            z_known: name of block -> its values, (..., size), for blocks that are known.
+            noise_std: of the errors of u, a number or one per dof, where it is measured; the
+                posterior under that noise is found by the forward map.
+
+        Returns:
+            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`; `.misfit`,
+            `.p_value` (...,) and a `.verdict` in words. Its dtype and device are those of u.
+
+        Raises:
+            InputError: wrong shape, values that are not finite, a u that requires a gradient, or an
+                unknown block name.
+        """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
         if noise_std is not None:
             from pddlvm.inference.whole_field import inverse_of_noisy
@@ -363,20 +369,9 @@ class CollocationModel(LatentVariableModel):
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
         return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log().to(c)
 
-    def log_unresolved(self, nodal: Tensor) -> Tensor:
-        """log of what the nodes hardly resolve of a mean, relative to the size of u, (batch, 1)."""
-        found = self.newton.log_tail(nodal) - float(self.basis.unit.log())
-        return found.to(self.sigma_residual)
-
-    def std_of_field(
-        self, var_c: Tensor, var_rest: Tensor, z: Tensor, points: Tensor | None = None
-    ) -> Tensor:
-        """Standard deviation of u at points or on the grid, (batch, n_points), float64."""
-        relative = (var_c @ self.modes.square().T + var_rest).sqrt()
-        found = self.basis.unit * interpolate(self.problem, relative, z, points, chebyshev.hats)
-        # Exactly zero where u is prescribed, whatever round-off says.
-        x = self.problem.grid_points if points is None else points
-        return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, found.double())
+    def error_field(self, z: Tensor, points: Tensor | None = None) -> ErrorField:
+        """What is uncertain of the means for z (batch, d), at points or on the grid."""
+        return ErrorField(self.problem, self.modes, self.basis.unit, z, points)
 
     def _fit_scales(self) -> None:
         """The size of the residual of the lift, over the prior."""

@@ -84,10 +84,18 @@ class SpaceTimeNewton:
             jet = self.correct(jet, self.error(jet, z), z)
         return {index: (jet[index] - start[index]).to(n.device) for index in jet}
 
-    def log_tail(self, n: Tensor) -> Tensor:
-        """log of what the nodes hardly resolve of u given there, (batch, n_nodes) -> (batch, 1)."""
+    def log_tail(self, n: Tensor, unit: Tensor) -> Tensor:
+        """log of what the nodes hardly resolve of u given there, relative to a size of u.
+
+        Args:
+            n: nodal values, (batch, n_nodes).
+            unit: the size, one number.
+
+        Returns:
+            (batch, 1), float64.
+        """
         found = chebyshev.tail(n.double().reshape(len(n), *self.nodes))
-        return found.clamp(min=torch.finfo(found.dtype).tiny).log()[:, None]
+        return found.clamp(min=torch.finfo(found.dtype).tiny).log()[:, None] - float(unit.log())
 
     def correct(self, jet: Jet, e: Tensor, z: Tensor) -> Jet:
         """The jet of u + e along x."""

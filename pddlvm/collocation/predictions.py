@@ -31,6 +31,12 @@ class Spread:
     var_c: Tensor
     rest: Tensor
 
+    def to(self, device: torch.device) -> "Spread":
+        """The same on a device, in float64."""
+        return Spread(
+            *(part.to(device, torch.float64) for part in (self.modes, self.var_c, self.rest))
+        )
+
 
 @dataclass(frozen=True)
 class FieldForward:
