@@ -42,7 +42,7 @@ def inferred(method):
         y = torch.tensor([0.1, 0.1], dtype=torch.float64)
         model.infer(y, obs, method, n_samples=16, n_chains=2).sample((5,), seed=0)
 
-    return pytest.param(run, id=method)
+    return pytest.param(run, id=method, marks=[pytest.mark.slow] * (method == "exact"))
 
 
 def simulated(model, path):
@@ -51,19 +51,12 @@ def simulated(model, path):
     pddlvm.PointObservation(model.problem, [0.3, 0.7], noise).simulate(u, seed=0)
 
 
-METHODS = ["laplace", "nuts", "amortized", "variational"]
+METHODS = ["laplace", "nuts", "amortized", "variational", "exact"]
 
 
 @pytest.mark.parametrize(
     "use",
-    [
-        trained,
-        saved_and_loaded,
-        amortized_and_loaded,
-        simulated,
-        *map(inferred, METHODS),
-        pytest.param(inferred("exact"), marks=pytest.mark.slow),
-    ],
+    [trained, saved_and_loaded, amortized_and_loaded, simulated, *map(inferred, METHODS)],
 )
 def test_global_streams_are_left_as_they_were(model, use, tmp_path):
     before = streams()
