@@ -4,7 +4,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from linear import linear_problem
 
+import pddlvm
 from problems import poisson
 
 # The problems of the tests are tiny: a second thread costs more than it gives.
@@ -21,6 +23,25 @@ def few_draws():
         patch("pddlvm.collocation.calibrate._N_FINE", 8),
     ):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def narrow_networks(pytestconfig):
+    """Half of a step at the default width of 192 goes to Muon, and tiny problems need no width.
+
+    A run that includes slow tests takes the default.
+    """
+    width = {"width": 64} if pytestconfig.option.markexpr == "not slow" else {}
+    with patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width):
+        yield
+
+
+@pytest.fixture(scope="session")
+def linear_model():
+    """A trained model of the linear-Gaussian problem; nobody changes it, but for its densities."""
+    model = pddlvm.LatentVariableModel(linear_problem())
+    pddlvm.train(model, max_steps=150)
+    return model
 
 
 @pytest.fixture(scope="session")
