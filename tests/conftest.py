@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +12,11 @@ from problems import poisson
 
 # The problems of the tests are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: no use to look for garbage in it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,13 +32,19 @@ def few_draws():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def narrow_networks(pytestconfig):
-    """Half of a step at the default width of 192 goes to Muon, and tiny problems need no width.
+def small_models(pytestconfig):
+    """The fast tests make narrow networks from few draws; a run with slow tests has the defaults.
 
-    A run that includes slow tests takes the default.
+    At the width of 192 half of a step goes to Muon, and tiny problems need no width.
     """
-    width = {"width": 64} if pytestconfig.option.markexpr == "not slow" else {}
-    with patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width):
+    if pytestconfig.option.markexpr != "not slow":
+        yield
+        return
+    with (
+        patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width=64),
+        patch("pddlvm.reduction._N_SNAPSHOTS", 128),
+        patch("pddlvm.collocation.galerkin._N_DRAWS", 1024),
+    ):
         yield
 
 
