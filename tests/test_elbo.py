@@ -10,7 +10,7 @@ from pddlvm.elbo import AntitheticELBO
 from problems import poisson
 
 BATCH = 64
-N_DRAWS, MANY = 30, 320
+N_DRAWS, MANY = 50, 320
 """Draws, and the batch of each."""
 
 
