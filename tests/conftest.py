@@ -1,14 +1,22 @@
 """Fixtures that several test files share."""
 
+import gc
 from unittest.mock import patch
 
 import pytest
 import torch
+from linear import linear_problem
 
+import pddlvm
 from problems import poisson
 
 # The problems of the tests are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: no use to look for garbage in it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +29,31 @@ def few_draws():
         patch("pddlvm.collocation.calibrate._N_FINE", 8),
     ):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_models(pytestconfig):
+    """The fast tests make narrow networks from few draws; a run with slow tests has the defaults.
+
+    At the width of 192 half of a step goes to Muon, and tiny problems need no width.
+    """
+    if pytestconfig.option.markexpr != "not slow":
+        yield
+        return
+    with (
+        patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width=64),
+        patch("pddlvm.reduction._N_SNAPSHOTS", 128),
+        patch("pddlvm.collocation.galerkin._N_DRAWS", 1024),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def linear_model():
+    """A trained model of the linear-Gaussian problem; nobody changes it, but for its densities."""
+    model = pddlvm.LatentVariableModel(linear_problem())
+    pddlvm.train(model, max_steps=150)
+    return model
 
 
 @pytest.fixture(scope="session")

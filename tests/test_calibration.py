@@ -62,7 +62,10 @@ def test_errors_that_do_not_count_are_ignored():
 @pytest.fixture(scope="module")
 def model() -> pddlvm.LatentVariableModel:
     trained = pddlvm.LatentVariableModel(
-        poisson.make(8, n_terms=3), basis=pddlvm.ResidualEnriched(n_modes=8)
+        poisson.make(8, n_terms=3),
+        basis=pddlvm.ResidualEnriched(n_modes=8),
+        # Wide, as by default: an error is to be added that is large beside its own.
+        forward_network=pddlvm.NeuralGaussian(3, 8, width=192, log_variance=-9.0),
     )
     pddlvm.train(trained, max_steps=200, calibrate=False)
     trained.calibrate(1024)

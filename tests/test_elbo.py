@@ -10,7 +10,8 @@ from pddlvm.elbo import AntitheticELBO
 from problems import poisson
 
 BATCH = 64
-N_DRAWS = 150
+N_DRAWS, MANY = 50, 320
+"""Draws, and the batch of each."""
 
 
 def diffusion(u, du, x, kappa):
@@ -65,11 +66,13 @@ def models() -> dict[str, pddlvm.LatentVariableModel]:
     return {name: make(problem()) for name, problem in PROBLEMS.items()}
 
 
-def loss(model, kind=AntitheticELBO, *, draws: int = 0, noise: int = 0) -> torch.Tensor:
+def loss(
+    model, kind=AntitheticELBO, *, draws: int = 0, noise: int = 0, batch: int = BATCH
+) -> torch.Tensor:
     """One estimate, from parameters drawn with one seed and noise of u with another."""
     torch.manual_seed(noise)
     generator = torch.Generator().manual_seed(draws)
-    return kind().differentiable_loss(model.model, model.guide, BATCH, generator)
+    return kind().differentiable_loss(model.model, model.guide, batch, generator)
 
 
 def gradients(module: torch.nn.Module, value: torch.Tensor) -> list[torch.Tensor]:
@@ -81,7 +84,10 @@ def test_expectation_is_that_of_the_plain_estimator(name, models):
     with torch.no_grad():
         pairs = torch.tensor(
             [
-                [float(loss(models[name], kind, draws=i, noise=i)) for i in range(N_DRAWS)]
+                [
+                    float(loss(models[name], kind, draws=i, noise=i, batch=MANY))
+                    for i in range(N_DRAWS)
+                ]
                 for kind in (AntitheticELBO, Trace_ELBO)
             ]
         )
@@ -96,11 +102,11 @@ def test_gradient_has_the_expectation_of_the_plain_one(name, models):
     weight = model.forward_map.network.head.bias
 
     def samples(kind):
-        values = [loss(model, kind, draws=i, noise=i) for i in range(100)]
+        values = [loss(model, kind, draws=i, noise=i, batch=MANY) for i in range(N_DRAWS)]
         return torch.stack([torch.autograd.grad(value, weight)[0] for value in values])
 
     difference = samples(AntitheticELBO) - samples(Trace_ELBO)
-    error = difference.std(0) / 100**0.5
+    error = difference.std(0) / N_DRAWS**0.5
     # 4.5 standard errors: a few outputs are looked at together.
     assert (difference.mean(0).abs() < 4.5 * error + 1e-12).all()
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 CODE = """
 import random
+import sys
 import numpy as np
 import torch
 from torch.distributions import Distribution
@@ -29,10 +30,11 @@ def state():
 before = state()
 import pddlvm
 assert state() == before
+assert 'matplotlib' not in sys.modules
 """
 
 
-def test_an_import_changes_nothing():
+def test_an_import_changes_nothing_and_leaves_matplotlib_alone():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
-from linear import closed_form, linear_problem
+from linear import closed_form
 
 import pddlvm
 from pddlvm import plot
@@ -31,10 +31,8 @@ EYE = torch.eye(2, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
-def linear():
-    model = pddlvm.LatentVariableModel(linear_problem())
-    pddlvm.train(model, max_steps=150)
-    return model
+def linear(linear_model):
+    return linear_model
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +103,11 @@ def test_shapes(posteriors, linear, method):
 
 
 def by_quadrature(problem, obs, y) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std of two parameters from the density on a fine grid."""
+    """Mean and std of two parameters, in which u is linear, from the density on a fine grid."""
     axis = torch.linspace(-5, 5, 201, dtype=torch.float64)
     z = problem.prior.unstandardise(torch.cartesian_prod(axis, axis))
-    log_density = obs.log_prob(y, problem.solve(z)) + problem.prior.log_prob(z)
+    u = z @ problem.solve(EYE)
+    log_density = obs.log_prob(y, u) + problem.prior.log_prob(z)
     weights = log_density.softmax(0)
     mean = weights @ z
     return mean, (weights @ (z - mean).square()).sqrt()
@@ -221,10 +220,10 @@ def test_missing_values_are_left_out(linear, sensors, data):
 def test_what_arviz_reads(posteriors, linear, sensors, data):
     with pytest.raises(pddlvm.InputError, match="batch"):
         posteriors["laplace"].to_arviz()
-    for method in ("laplace", "nuts"):
-        posterior = linear.infer(data[0], sensors, method, n_samples=400)
+    for method, n in (("laplace", 400), ("nuts", 80)):
+        posterior = linear.infer(data[0], sensors, method, n_samples=n)
         assert "a: " in repr(posterior)
-        tree = posterior.to_arviz(400)
+        tree = posterior.to_arviz(n)
         assert set(tree.children) == {
             "posterior", "prior", "posterior_predictive", "prior_predictive", "observed_data",
         }  # fmt: skip
@@ -232,7 +231,7 @@ def test_what_arviz_reads(posteriors, linear, sensors, data):
             np.testing.assert_array_equal(tree[group]["sensor_x"], POINTS)
         assert set(tree["posterior"].data_vars) == {"a", "b"}
         chains, draws = tree["posterior"]["a"].shape
-        assert chains * draws == 400
+        assert chains * draws == n
         assert tree["posterior_predictive"]["y"].shape == (chains, draws, 4)
         assert float(tree["posterior"]["a"].mean()) == pytest.approx(
             float(posterior.mean[0]), abs=3 * float(posterior.std[0]) / 15

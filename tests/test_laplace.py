@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from linear import closed_form, linear_problem
+from linear import closed_form
 
 import pddlvm
 from pddlvm.inference.adjoint import FiniteElementPosterior
@@ -16,15 +16,14 @@ SENSORS = [[0.2, 0.2], [0.5, 0.5], [0.8, 0.3], [0.3, 0.7], [0.6, 0.8]]
 
 
 @pytest.fixture(scope="module")
-def linear():
-    model = pddlvm.LatentVariableModel(linear_problem())
-    pddlvm.train(model, max_steps=150)
-    return model
+def linear(linear_model):
+    return linear_model
 
 
 @pytest.fixture(scope="module")
 def poisson_model():
-    model = pddlvm.LatentVariableModel(poisson.make(12, n_terms=4))
+    basis = pddlvm.ResidualEnriched(n_modes=32)
+    model = pddlvm.LatentVariableModel(poisson.make(12, n_terms=4), basis=basis)
     pddlvm.train(model, max_steps=150)
     return model
 
@@ -201,7 +200,7 @@ def test_heavy_tails_forgive_an_outlier(poisson_model):
 def test_a_uniform_prior_keeps_its_support():
     problem = nonlinear_poisson.make_1d(12)
     model = pddlvm.LatentVariableModel(problem)
-    pddlvm.train(model, max_steps=100)
+    pddlvm.train(model, max_steps=40)
     obs = pddlvm.PointObservation(problem, [-0.5, 0.0, 0.5], 0.3)
     y = obs.simulate(problem.solve(problem.prior.sample(seed=1)), seed=2)
     posterior = model.infer(y, obs, method="laplace")

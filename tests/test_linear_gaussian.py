@@ -81,7 +81,7 @@ def several_unknowns() -> pddlvm.Problem:
 
 def train_more(model: pddlvm.LatentVariableModel) -> None:
     # Six numbers to learn: rates that are high for a network.
-    pddlvm.train(model, max_steps=800, batch_size=256, learning_rates=(0.02, 0.05), calibrate=False)
+    pddlvm.train(model, max_steps=500, batch_size=256, learning_rates=(0.02, 0.05), calibrate=False)
 
 
 def trained_on_one_unknown(objective: str) -> pddlvm.LatentVariableModel:

@@ -1,5 +1,6 @@
 """Meshes: the generators, the files of the repository, and files that are no meshes."""
 
+from functools import cache
 from pathlib import Path
 
 import meshio
@@ -19,6 +20,12 @@ def write(path, points, cells, **sets):
     cells = [(kind, np.array(index)) for kind, index in cells]
     meshio.Mesh(np.array(points, dtype=float), cells, **sets).write(path)
     return path
+
+
+@cache
+def shipped(file):
+    """A mesh of the repository: each reading takes a process."""
+    return fem.read_mesh(MESHES / file)
 
 
 def volume(mesh):
@@ -89,7 +96,7 @@ def test_unit_cube_names_six_sides_that_make_its_boundary(hexahedra):
     [("plate.msh", skfem.MeshTri, 2376, 1268), ("bracket.msh", skfem.MeshTet, 6075, 1758)],
 )
 def test_file_has_the_documented_size(file, kind, n_cells, n_vertices):
-    mesh = fem.read_mesh(MESHES / file)
+    mesh = shipped(file)
     assert isinstance(mesh, kind)
     assert (mesh.nelements, mesh.nvertices) == (n_cells, n_vertices)
 
@@ -102,21 +109,21 @@ def test_file_has_the_documented_size(file, kind, n_cells, n_vertices):
     ],
 )
 def test_file_has_the_documented_names(file, subdomains, boundaries):
-    mesh = fem.read_mesh(MESHES / file)
+    mesh = shipped(file)
     assert set(mesh.subdomains) == subdomains
     assert set(mesh.boundaries) == boundaries
 
 
 @pytest.mark.parametrize("file", ["plate.msh", "bracket.msh"])
 def test_every_cell_of_a_file_has_one_name(file):
-    mesh = fem.read_mesh(MESHES / file)
+    mesh = shipped(file)
     named = np.sort(np.concatenate(list(mesh.subdomains.values())))
     np.testing.assert_array_equal(named, np.arange(mesh.nelements))
 
 
 @pytest.mark.parametrize("file", ["plate.msh", "bracket.msh"])
 def test_every_boundary_facet_of_a_file_has_one_name(file):
-    mesh = fem.read_mesh(MESHES / file)
+    mesh = shipped(file)
     named = np.sort(np.concatenate(list(mesh.boundaries.values())))
     np.testing.assert_array_equal(named, np.sort(mesh.boundary_facets()))
 
@@ -131,7 +138,7 @@ def test_every_boundary_facet_of_a_file_has_one_name(file):
     ],
 )
 def test_named_boundary_of_a_file_lies_where_documented(file, name, axis, value):
-    mesh = fem.read_mesh(MESHES / file)
+    mesh = shipped(file)
     # The file has 16 digits of coordinates of size one.
     np.testing.assert_allclose(facet_centres(mesh, name)[axis], value, atol=1e-14)
 
@@ -140,7 +147,7 @@ def test_plate_has_the_area_of_its_drawing():
     slot = 0.5 * np.pi * 0.09**2 + 2 * 0.09 * (1.0 - 0.78)
     holes = np.pi * (0.08**2 + 0.15**2 + 0.10**2)
     # A polygon of edge h = 0.033 lacks pi h^2 / 6 = 6e-4 of the area of its circle: 3.5 circles.
-    assert volume(fem.read_mesh(MESHES / "plate.msh")) == pytest.approx(2 - slot - holes, abs=2e-3)
+    assert volume(shipped("plate.msh")) == pytest.approx(2 - slot - holes, abs=2e-3)
 
 
 # Other files
@@ -281,14 +288,14 @@ def test_quadratic_cells_are_read_with_their_volume(tmp_path):
 
 @pytest.mark.parametrize("part", [fem.Space.boundary, fem.Space.dofs_on])
 def test_missing_boundary_lists_those_that_exist(part):
-    space = fem.Space(fem.read_mesh(MESHES / "plate.msh"))
+    space = fem.Space(shipped("plate.msh"))
     with pytest.raises(MeshError, match=r"'rim'.*'holes', 'left', 'outer', 'right'"):
         part(space, "rim")
 
 
 @pytest.mark.parametrize("part", [fem.Space.interior, fem.Space.cells])
 def test_missing_subdomain_lists_those_that_exist(part):
-    space = fem.Space(fem.read_mesh(MESHES / "plate.msh"))
+    space = fem.Space(shipped("plate.msh"))
     with pytest.raises(MeshError, match=r"'core'.*'base', 'insert'"):
         part(space, "core")
 

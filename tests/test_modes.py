@@ -1,8 +1,9 @@
 """Posteriors with several modes, against quadrature and a mixture of Gaussians."""
 
+from functools import cache
+
 import pytest
 import torch
-from linear import linear_problem
 from three_roots import by_root, three_roots, true_masses
 
 import pddlvm
@@ -19,11 +20,16 @@ STDS = torch.tensor([0.2, 1.0], dtype=torch.float64)
 METHODS = ("laplace", "variational", "nuts", "exact", "amortized")
 
 
+@cache
+def trained(steps):
+    found = pddlvm.LatentVariableModel(three_roots())
+    pddlvm.train(found, max_steps=steps)
+    return found
+
+
 @pytest.fixture(scope="module")
 def model():
-    found = pddlvm.LatentVariableModel(three_roots())
-    pddlvm.train(found, max_steps=100)
-    return found
+    return trained(100)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +94,8 @@ def test_few_jumps_are_no_evidence_of_masses(model, sensors, data):
 
 
 @pytest.mark.parametrize("method", ["laplace", pytest.param("nuts", marks=pytest.mark.slow)])
-def test_one_mode_is_one(method):
-    model = pddlvm.LatentVariableModel(linear_problem())
-    pddlvm.train(model, max_steps=150)
+def test_one_mode_is_one(linear_model, method):
+    model = linear_model
     obs = pddlvm.PointObservation(model.problem, [0.2, 0.4, 0.6, 0.9], 0.01)
     y = obs.simulate(model.problem.solve(model.problem.prior.sample(seed=3)), seed=4)
     diagnostics = model.infer(y, obs, method, n_samples=1000).diagnostics
@@ -186,9 +191,7 @@ def test_equal_ends_of_searches_are_one_mode():
 @pytest.mark.parametrize("steps", [pytest.param(5, marks=pytest.mark.slow), 100])
 def test_a_search_does_not_leave_the_basin_of_its_start(steps):
     """A map that is hardly trained leads astray: modes are those of the corrected one."""
-    model = pddlvm.LatentVariableModel(three_roots())
-    pddlvm.train(model, max_steps=steps, calibrate=False)
-    model.calibrate(64)
+    model = trained(steps)
     obs = pddlvm.PointObservation(model.problem, [0.25, 0.5, 0.75], 0.003)
     y = obs.simulate(model.problem.solve(torch.tensor([[-0.72], [0.3]]).double()), seed=0)
     posterior = model.infer(y, obs, "laplace")

@@ -1,6 +1,7 @@
 """Refinement reaches the finite element solution, sooner from a better start."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ def advection_diffusion(u, du, x, kappa):
     return 3 * du[0] - 1.0, kappa * du
 
 
+@cache
 def problem_of(kind: str) -> pddlvm.Problem:
     space = fem.Space(fem.unit_square(6))
     cells = space.interior()
@@ -82,7 +84,7 @@ def test_shapes_follow_z():
 def test_the_certificate_is_the_relative_energy_error_at_the_centre_of_the_prior():
     problem = problem_of("linear")
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=8))
-    pddlvm.train(model, max_steps=100, calibrate=False)
+    pddlvm.train(model, max_steps=30, calibrate=False)
     z = torch.zeros(1, 3, dtype=torch.float64)
     forward = model.forward(z)
     free = torch.from_numpy(problem.free_dofs)
@@ -141,6 +143,7 @@ def test_a_correction_far_from_the_prior_says_so():
         model.forward(z, corrections=1)
 
 
+@cache
 def spread() -> tuple[pddlvm.GalerkinModel, torch.Tensor]:
     """Two samples at the centre of the prior, where K0 is exact, and one far from it."""
     model = pddlvm.LatentVariableModel(

@@ -18,7 +18,7 @@ from pddlvm.fem.shell_element import Facets, bending, membrane_basic, membrane_h
 from problems import shell as shell_problems
 
 SHIPPED = {
-    "hare": lambda: fem.hare(1),
+    "hare": lambda: fem.hare(0),
     "roof": lambda: fem.roof(6),
     "cylinder": lambda: fem.cylinder(6),
     "hemisphere": lambda: fem.hemisphere(6),

@@ -267,7 +267,8 @@ def test_problem_without_solution_is_an_error(growth):
 
 
 @pytest.mark.parametrize("sample", [0, 2, 4])
-def test_error_names_the_sample_without_solution(sample):
+def test_error_names_the_sample_without_solution(sample, monkeypatch):
+    monkeypatch.setattr(solver, "_MAX_SECANT_STEPS", 0)
     z = torch.ones(5, 1, dtype=torch.float64)
     z[sample] = 10.0
     with pytest.raises(ConvergenceError, match=rf"sample {sample} \(z = \[10\.0\]\)"):
@@ -275,6 +276,7 @@ def test_error_names_the_sample_without_solution(sample):
 
 
 def test_error_names_the_sample_in_a_later_chunk(monkeypatch):
+    monkeypatch.setattr(solver, "_MAX_SECANT_STEPS", 0)
     monkeypatch.setattr(solver, "_MEMORY", 1)
     with pytest.raises(ConvergenceError, match=r"sample 3 \(z = \[10\.0\]\)"):
         bratu().solve(double([1.0], [2.0], [1.0], [10.0]))

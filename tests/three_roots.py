@@ -1,5 +1,7 @@
 """A problem of which three parameters explain the same data."""
 
+from functools import cache
+
 import torch
 
 import pddlvm
@@ -8,6 +10,7 @@ from pddlvm import fem
 LIMIT = 2.4
 
 
+@cache
 def three_roots() -> pddlvm.Problem:
     """-((3 + g^3/3 - g) u')' = 20, u = 0 at both ends, g ~ U(-2.4, 2.4), on 20 elements."""
     space = fem.Space(fem.interval(20, 0.0, 1.0))
@@ -27,9 +30,15 @@ def three_roots() -> pddlvm.Problem:
 
 def true_masses(obs: pddlvm.Observation, y: torch.Tensor) -> torch.Tensor:
     """Posterior probabilities of g < -1, -1 < g < 1 and g > 1, by quadrature, (3,)."""
+    g, u = solutions(obs.problem)
+    return by_root(g, obs.log_prob(y, u).softmax(0))
+
+
+@cache
+def solutions(problem: pddlvm.Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """g on a fine grid, (n,), and u there."""
     g = torch.linspace(-LIMIT, LIMIT, 4802, dtype=torch.float64)[1:-1, None]
-    weights = obs.log_prob(y, obs.problem.solve(g)).softmax(0)
-    return by_root(g[:, 0], weights)
+    return g[:, 0], problem.solve(g)
 
 
 def by_root(g: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
