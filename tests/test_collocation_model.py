@@ -17,6 +17,7 @@ from pddlvm.collocation.reader import GridGaussian
 
 BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
 HARD = (BOX.start("t"), BOX.start("x"), BOX.end("x"))
+N_DRAWS, N_CALIBRATION = 200, 96
 
 
 def make(residual=None, **changes):
@@ -53,13 +54,24 @@ def problem():
 def trained(problem):
     model = build(problem, seed=0)
     pddlvm.train(model, max_steps=500)
+    model.calibrate(N_CALIBRATION)
     return model
 
 
 @pytest.fixture(scope="module")
 def draws(problem):
-    z = problem.prior.sample((40,), seed=3)
+    z = problem.prior.sample((N_DRAWS,), seed=3)
     return z, problem.solve(z)
+
+
+def check_intervals(interval, true):
+    """Three standard errors of two independent numbers a draw, here and in the calibration."""
+    variance = 0.5 / N_DRAWS + 0.5 / N_CALIBRATION
+    for level in (0.5, 0.8, 0.95, 0.99):
+        lower, upper = interval(level)
+        held = ((lower <= true) & (true <= upper)).double().mean()
+        tolerance = 3 * math.sqrt(level * (1 - level) * variance)
+        assert float(held) == pytest.approx(level, abs=tolerance), level
 
 
 def relative(u, v):
@@ -91,8 +103,7 @@ def test_the_forward_map_is_accurate_and_its_std_honest(trained, draws):
     # Measured: 2e-3 to 4e-3 for three seeds.
     assert relative(forward.mean, u).mean() < 1e-2
     free = torch.from_numpy(trained.problem.free_dofs)
-    inside = ((forward.mean - u).abs() <= 2 * forward.std)[:, free].double().mean()
-    assert 0.88 <= float(inside) <= 0.995
+    check_intervals(lambda level: [end[:, free] for end in forward.interval(level)], u[:, free])
     assert (forward.std[:, torch.from_numpy(trained.problem.fixed_dofs)] == 0).all()
 
 
@@ -100,7 +111,8 @@ def test_the_certificate_follows_the_error(trained, draws):
     z, u = draws
     forward = trained.forward(z)
     logs = torch.stack([relative(forward.mean, u), forward.residual_norm]).log()
-    assert torch.corrcoef(logs)[0, 1] > 0.3
+    # Measured: 0.81; after 900 steps 0.97 to 0.98 for three seeds.
+    assert torch.corrcoef(logs)[0, 1] > 0.7
 
 
 def test_a_correction_removes_the_error(trained, draws):
@@ -153,7 +165,7 @@ def test_samples_have_the_moments_that_are_reported(trained):
 def test_log_prob_prefers_the_solution(trained, draws):
     z, u = draws
     forward = trained.forward(z)
-    assert forward.log_prob(u).shape == (40,)
+    assert forward.log_prob(u).shape == (N_DRAWS,)
     assert (forward.log_prob(u) > forward.log_prob(u.roll(1, 0))).all()
 
 
@@ -182,8 +194,7 @@ def test_the_inverse_map(trained, draws):
     xi = trained.problem.prior.standardise(z)
     # In prior standard deviations.
     assert (inverse.xi_mean - xi).square().mean().sqrt() < 0.15
-    inside = ((inverse.xi_mean - xi).abs() <= 2 * inverse.xi_std).double().mean()
-    assert 0.85 <= float(inside)
+    check_intervals(inverse.interval, z)
 
 
 def test_known_parameters_are_taken_as_given(trained, draws):
