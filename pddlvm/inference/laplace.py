@@ -4,6 +4,9 @@
     (J^T P J + D + mu I) step = J^T P (y - h) + d log p(eta) / deta,   D the curvature of the prior
     eta | y  ~  N(eta_max, (J^T P J + D)^{-1}),      P the precision of noise and surrogate
 
+Searches follow the noise alone; a maximum is then moved to where noise and error of the surrogate,
+held there, have theirs.
+
 Searches from several starts may find several modes: the posterior is then a mixture of Gaussians
 with masses  p(y, eta_max) |J^T P J + D|^{-1/2},  by the evidence of each.
 
@@ -31,7 +34,7 @@ from pddlvm.inference.surrogate import Surrogate
 
 __all__ = ["Laplace", "laplace"]
 
-_MAX_ITERATIONS = 50
+_MAX_ITERATIONS, _MAX_MOVES = 50, 5
 _DECREMENT = 1e-4
 _ROUGH_DECREMENT = 0.1
 """Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
@@ -132,6 +135,7 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     is_mode = distinct(found.eta[index], value, factor[index], partial(_value_at, surrogate, y))
     modes, of = index[is_mode], is_mode.nonzero()[:, 0]
     error = surrogate.covariance(plain.xi_of(found.eta[modes]))
+    found = found.with_rows(modes, _moved(surrogate, y[of], found.of(modes), error))
     factor[modes] = _spread(surrogate, y[of], found.of(modes), error)
     masses = is_mode.to(y)
     if len(modes) > len(y):
@@ -231,6 +235,65 @@ class _Maximum:
         parts = (self.eta[rows], self.data[rows], self.jacobian[rows])
         return _Maximum(*parts, self.iterations, self.converged[rows])
 
+    def with_rows(self, rows: Tensor, new: "_Maximum") -> "_Maximum":
+        """Some of them replaced."""
+        return _Maximum(
+            self.eta.index_copy(0, rows, new.eta),
+            self.data.index_copy(0, rows, new.data),
+            self.jacobian.index_copy(0, rows, new.jacobian),
+            self.iterations,
+            self.converged,
+        )
+
+
+def _moved(surrogate: Surrogate, y: Tensor, found: _Maximum, error: Tensor) -> _Maximum:
+    """The maximum with the error of the surrogate in the precision, both held, by Gauss-Newton.
+
+    Where the error is larger than the noise in some directions only, their sum weighs the data
+    otherwise than the noise does.
+    """
+    plain = Coordinates.plain(surrogate.prior)
+    precision = _with_error(surrogate.observation.noise.precision(y - found.data), error)
+
+    def log_density(eta: Tensor, data: Tensor) -> Tensor:
+        misfit = (y - data).nan_to_num()
+        square = (misfit[:, None, :] @ precision @ misfit[..., None])[:, 0, 0]
+        return plain.log_prior(eta) - 0.5 * square
+
+    eta, data, jacobian = found.eta, found.data, found.jacobian
+    best = log_density(eta, data)
+    for _ in range(_MAX_MOVES):
+        hessian, gradient = _newton_system(plain, eta, y - data, jacobian, precision)
+        step = _solve(hessian, gradient)
+        if not ((gradient * step).sum(-1) >= _DECREMENT).any():
+            break
+        trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
+        trial_data, trial_jacobian = surrogate.linearise(plain.xi_of(trial))
+        trial_jacobian = trial_jacobian * plain.slope(trial)[:, None, :]
+        value = log_density(trial, trial_data)
+        better = (value > best) & torch.isfinite(trial_jacobian).flatten(1).all(-1)
+        if not better.any():
+            break
+        eta = torch.where(better[:, None], trial, eta)
+        best = torch.where(better, value, best)
+        data = torch.where(better[:, None], trial_data, data)
+        jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
+    return _Maximum(eta, data, jacobian, found.iterations, found.converged)
+
+
+def _newton_system(
+    plain: Coordinates, eta: Tensor, misfit: Tensor, jacobian: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor]:
+    """J^T P J + D, (batch, d, d), and the gradient, (batch, d); identity and zero where held."""
+    weighted = jacobian.mT @ precision
+    of_prior, curvature = plain.prior_slope(eta)
+    hessian = weighted @ jacobian + curvature.diag_embed()
+    gradient = (weighted @ misfit.nan_to_num()[..., None])[..., 0] + of_prior
+    # At the edge, and pushed beyond: held there.
+    free = ~((eta.abs() >= FAR) & (gradient * eta > 0))
+    hessian = hessian * free[:, None, :] * free[:, :, None] + (~free).diag_embed()
+    return hessian, gradient * free
+
 
 def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) -> _Maximum:
     """Iterate until the squared Newton decrement of each data set is below the tolerance."""
@@ -258,15 +321,8 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
     iterations = 0
     while iterations < _MAX_ITERATIONS and not (converged | is_stuck).all():
         iterations += 1
-        misfit = y - data
-        weighted = jacobian.mT @ noise.precision(misfit)
-        of_prior, curvature = plain.prior_slope(eta)
-        hessian = weighted @ jacobian + curvature.diag_embed()
-        gradient = (weighted @ misfit.nan_to_num()[..., None])[..., 0] + of_prior
-        # At the edge, and pushed beyond: held there.
-        free = ~((eta.abs() >= FAR) & (gradient * eta > 0))
-        gradient = gradient * free
-        hessian = hessian * free[:, None, :] * free[:, :, None] + (~free).diag_embed()
+        precision = noise.precision(y - data)
+        hessian, gradient = _newton_system(plain, eta, y - data, jacobian, precision)
         decrement = (gradient * _solve(hessian, gradient)).sum(-1)
         close_enough = _STUCK_DECREMENT + _ROUNDED * best.abs()
         converged = converged | (decrement < tolerance)
