@@ -22,7 +22,7 @@ from pddlvm.inversion import (
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
-from pddlvm.plausibility import Plausibility
+from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
 from pddlvm.problem import Problem
 from pddlvm.random import seeded
@@ -254,7 +254,8 @@ class GalerkinModel(LatentVariableModel):
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
-        return self.plausibility.judge(found, misfit.to(u), 1 if corrections else 0, _ADVICE)
+        p_value = self.plausibility.p_value(1 if corrections else 0, misfit.to(u))
+        return judged(found, misfit.to(u), p_value, _ADVICE)
 
     def refine(
         self,

@@ -2,7 +2,8 @@
 
     p = 1 - Phi(s(log misfit)),    s the normal score of log misfit among those of true solutions
 
-between their quantiles linear, and beyond the last one with the slope of the last ones.
+between their quantiles linear, and beyond the last one with the slope of the last ones. Of two
+misfits the smaller p counts, 1 - (1 - min(p, q))^2.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch.special import ndtr
 
 from pddlvm.predictions import Inverse
 
-__all__ = ["Plausibility"]
+__all__ = ["Plausibility", "judged", "smaller_of_two"]
 
 _LAST = 2.0
 """Normal score of the last quantile: beyond it a calibration has a handful of solutions."""
@@ -23,7 +24,7 @@ _STEP = 1e-6
 
 
 class Plausibility(nn.Module):
-    """Quantiles of log misfit, at level 0 (a map as it is) and 1 (after corrections)."""
+    """Quantiles of the logs of two kinds of misfit, numbered 0 and 1."""
 
     quantiles: Tensor
 
@@ -31,16 +32,16 @@ class Plausibility(nn.Module):
         super().__init__()
         self.register_buffer("quantiles", torch.zeros(2, _N_QUANTILES, dtype=torch.float64))
 
-    def fit(self, level: int, misfits: Tensor) -> None:
+    def fit(self, kind: int, misfits: Tensor) -> None:
         """Take the quantiles from misfits of true solutions, (n,)."""
         scores = _scores(self.quantiles)
         found = misfits.to(self.quantiles).clamp(min=_TINY).log().quantile(ndtr(scores))
         # Strictly increasing, also where misfits are equal.
-        self.quantiles[level] = found + _STEP * torch.arange(_N_QUANTILES).to(found)
+        self.quantiles[kind] = found + _STEP * torch.arange(_N_QUANTILES).to(found)
 
-    def p_value(self, level: int, misfit: Tensor) -> Tensor | None:
+    def p_value(self, kind: int, misfit: Tensor) -> Tensor | None:
         """Probability of a larger misfit, of misfits (...,); None until there are quantiles."""
-        values, scores = self.quantiles[level], _scores(self.quantiles)
+        values, scores = self.quantiles[kind], _scores(self.quantiles)
         if not values.any():
             return None
         x = misfit.to(values).clamp(min=_TINY).log()
@@ -52,11 +53,22 @@ class Plausibility(nn.Module):
         beyond = _LAST + slope * (x - values[-1])
         return ndtr(-torch.where(x > values[-1], beyond, inside)).to(misfit)
 
-    def judge(self, found: Inverse, misfit: Tensor, level: int, advice: str) -> Inverse:
-        """The same with its misfit (n_batch,), and what that says."""
-        batch, p_value = found.xi_mean.shape[:-1], self.p_value(level, misfit)
-        p_value = None if p_value is None else p_value.reshape(batch)
-        return replace(found, misfit=misfit.reshape(batch), p_value=p_value, advice=advice)
+    def p_value_of_both(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """Of misfits of kind 0 and 1 together; None until there are quantiles."""
+        p, q = self.p_value(0, first), self.p_value(1, second)
+        return None if p is None or q is None else smaller_of_two(p, q)
+
+
+def judged(found: Inverse, misfit: Tensor, p_value: Tensor | None, advice: str) -> Inverse:
+    """The same with its misfit (n_batch,), and what that says."""
+    batch = found.xi_mean.shape[:-1]
+    p_value = None if p_value is None else p_value.reshape(batch)
+    return replace(found, misfit=misfit.reshape(batch), p_value=p_value, advice=advice)
+
+
+def smaller_of_two(p: Tensor, q: Tensor) -> Tensor:
+    """Probability that the smaller one of two independent p-values is smaller than theirs."""
+    return 1 - (1 - torch.minimum(p, q)).square()
 
 
 def _scores(like: Tensor) -> Tensor:

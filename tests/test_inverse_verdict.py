@@ -143,10 +143,12 @@ def test_problems_in_strong_form_have_verdicts_and_noise_too():
     z = problem.prior.sample((N,), seed=8)
     u = problem.solve(z)
     assert sum(text == "accept" for text in model.inverse(u).verdict) >= N - 5
-    for relative in (1e-3, 1e-2):
+    # The map itself is right to some 6e-4: smaller noise is hidden by it.
+    for relative in (1e-2, 3e-2):
         field, std = noisy(u, relative)
         assert all(text.startswith("reject") for text in model.inverse(field).verdict)
         found = model.inverse(field, noise_std=std)
         score = (found.xi_mean - problem.prior.standardise(z)) / found.xi_std
         # 200 scores: their root mean square has a standard error of 5 %.
         assert 0.8 < float(score.square().mean().sqrt()) < 1.25
+        assert sum(text == "accept" for text in found.verdict) >= 0.9 * N

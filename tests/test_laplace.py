@@ -8,6 +8,7 @@ from linear import closed_form
 
 import pddlvm
 from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.laplace import laplace
 from pddlvm.inference.surrogate import GalerkinSurrogate, Surrogate, surrogate_of
 from problems import nonlinear_poisson, poisson
 
@@ -46,6 +47,44 @@ def test_a_linear_gaussian_problem_has_its_closed_form(linear, noise):
     expected = torch.distributions.MultivariateNormal(mean, covariance)
     z = posterior.sample((200,), seed=0)
     torch.testing.assert_close(posterior.log_prob(z), expected.log_prob(z), rtol=0.05, atol=0.05)
+
+
+class Rough(Surrogate):
+    """y = A xi, with an error that is large along one direction of the data."""
+
+    matrix = torch.tensor([[1.0, 0.2], [-0.3, 0.8], [0.5, 0.5]], dtype=torch.float64)
+    error = 0.01 * torch.outer(*2 * [torch.tensor([1.0, 0.5, -0.2], dtype=torch.float64)])
+
+    def mean(self, xi):
+        return xi @ self.matrix.T
+
+    predict = mean
+
+    def linearise(self, xi):
+        return self.mean(xi), self.matrix.expand(len(xi), 3, 2)
+
+    def covariance(self, xi):
+        return self.error.expand(len(xi), 3, 3)
+
+
+def test_data_are_weighed_by_noise_and_error_of_the_surrogate(linear):
+    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(2, pddlvm.Normal())})
+    sensors = pddlvm.PointObservation(linear.problem, [0.2, 0.4, 0.6], 0.01)
+    y = torch.tensor([[0.4, -0.3, 0.7], [0.1, torch.nan, -0.5]], dtype=torch.float64)
+    found = laplace(Rough(prior, sensors), y)
+    for i, seen in enumerate(~torch.isnan(y)):
+        a = Rough.matrix[seen]
+        weight = torch.linalg.inv(Rough.error[seen][:, seen] + 1e-4 * torch.eye(len(a)).double())
+        covariance = torch.linalg.inv(a.T @ weight @ a + torch.eye(2).double())
+        centre, factor = found.coordinates.centre[i], found.coordinates.factor[i]
+        # A search ends within 1 % of a deviation.
+        miss = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(covariance),
+            (centre - covariance @ a.T @ weight @ y[i, seen])[:, None],
+            upper=False,
+        )
+        assert miss.norm() < 0.01
+        torch.testing.assert_close(factor @ factor.T, covariance, rtol=1e-6, atol=0)
 
 
 def test_missing_sensors_are_left_out(linear):

@@ -196,12 +196,13 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
 
 
 def calibrate_misfit(model: "CollocationModel") -> None:
-    """The misfits of the references, by which those of a query are judged."""
+    """Both misfits of the references, by which those of a query are judged."""
     assert model.references is not None
     references = model.references.to(model.sigma_residual)
     u, none = references.u, torch.zeros_like(references.xi)
     with torch.no_grad():
         model.plausibility.fit(0, model.misfit(u, model.invert(u, none, none)[0]))
+        model.plausibility.fit(1, model.inverse_map.outside(u))
 
 
 def _patterns(model: "CollocationModel", n: int) -> list[Tensor]:

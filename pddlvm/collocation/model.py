@@ -41,7 +41,7 @@ from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
 from pddlvm.owned import owned
-from pddlvm.plausibility import Plausibility
+from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Inverse, known_inverse, unflatten
 from pddlvm.random import seeded
 from pddlvm.uncertainty import Uncertainty
@@ -293,11 +293,12 @@ class CollocationModel(LatentVariableModel):
             flat = u.reshape(-1, self.problem.n_dofs).to(like.device)
             mean, std = self.invert(flat, xi_known.to(like), known.to(like))
             misfit = self.misfit(flat, mean)
+            p_value = self.plausibility.p_value_of_both(misfit, self.inverse_map.outside(flat))
         shape = self.uncertainty.inverse_shape(known.to(like), 0)
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
-        return self.plausibility.judge(found, misfit.to(u), 0, _ADVICE)
+        return judged(found, misfit.to(u), None if p_value is None else p_value.to(u), _ADVICE)
 
     def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
         """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""

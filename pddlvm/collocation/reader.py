@@ -16,6 +16,7 @@ __all__ = ["GridGaussian", "InverseField", "PrincipalGaussian"]
 
 _CHANNELS = (16, 32, 32)
 _FLOOR = 1e-3
+_N_SHAPES = 32
 
 
 class GridGaussian(nn.Module):
@@ -90,10 +91,15 @@ class PrincipalGaussian(nn.Module):
 
 
 class InverseField(nn.Module):
-    """p(xi | u on the grid): a network of u, centred and scaled point by point."""
+    """p(xi | u on the grid): a network of u, centred and scaled point by point.
+
+    Solutions lie close to few shapes. What of a field is outside of them no parameter explains,
+    however little it misleads the network.
+    """
 
     centre: Tensor
     scale: Tensor
+    shapes: Tensor
 
     def __init__(self, network: nn.Module, grid: tuple[int, ...]) -> None:
         super().__init__()
@@ -103,15 +109,26 @@ class InverseField(nn.Module):
         # u has units, and maybe a large mean: float64.
         self.register_buffer("centre", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n, dtype=torch.float64))
+        self.register_buffer("shapes", torch.zeros(n, _N_SHAPES, dtype=torch.float64))
 
     def fit_scaling(self, u: Tensor) -> None:
-        """Centre and scale with some solutions, (n_samples, n_dofs)."""
+        """Centre, scale and shapes from some solutions, (n_samples, n_dofs)."""
         self.centre = u.double().mean(0)
         # One scale for all points: where u hardly varies there is little to read.
         size = (u.double() - self.centre).std(0).square().mean().sqrt()
         self.scale = torch.where(size > 0, size, 1.0).expand_as(self.scale).clone()
+        scaled = (u - self.centre) / self.scale
+        found = torch.linalg.svd(scaled, full_matrices=False).Vh[:_N_SHAPES].T
+        self.shapes = nn.functional.pad(found, (0, _N_SHAPES - found.shape[1]))
         if isinstance(self.network, PrincipalGaussian):
-            self.network.fit((u - self.centre) / self.scale)
+            self.network.fit(scaled)
+
+    def outside(self, u: Tensor) -> Tensor:
+        """How much of fields (batch, n_dofs) is in none of the shapes, relative, (batch,)."""
+        scaled = (u.double() - self.centre) / self.scale
+        outside = scaled - (scaled @ self.shapes) @ self.shapes.T
+        size = (u.double() / self.scale).norm(dim=-1)
+        return outside.norm(dim=-1) / torch.where(size > 0, size, 1.0)
 
     def forward(self, u: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of xi, (batch, d) each, like extra, of u (batch, n_dofs)."""

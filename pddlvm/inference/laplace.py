@@ -242,7 +242,7 @@ class _Maximum:
             self.data.index_copy(0, rows, new.data),
             self.jacobian.index_copy(0, rows, new.jacobian),
             self.iterations,
-            self.converged,
+            self.converged.index_copy(0, rows, new.converged),
         )
 
 
@@ -262,10 +262,11 @@ def _moved(surrogate: Surrogate, y: Tensor, found: _Maximum, error: Tensor) -> _
 
     eta, data, jacobian = found.eta, found.data, found.jacobian
     best = log_density(eta, data)
-    for _ in range(_MAX_MOVES):
+    for k in range(_MAX_MOVES + 1):
         hessian, gradient = _newton_system(plain, eta, y - data, jacobian, precision)
         step = _solve(hessian, gradient)
-        if not ((gradient * step).sum(-1) >= _DECREMENT).any():
+        decrement = (gradient * step).sum(-1)
+        if k == _MAX_MOVES or not (decrement >= _DECREMENT).any():
             break
         trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
         trial_data, trial_jacobian = surrogate.linearise(plain.xi_of(trial))
@@ -278,7 +279,9 @@ def _moved(surrogate: Surrogate, y: Tensor, found: _Maximum, error: Tensor) -> _
         best = torch.where(better, value, best)
         data = torch.where(better[:, None], trial_data, data)
         jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
-    return _Maximum(eta, data, jacobian, found.iterations, found.converged)
+    # Where the error hides what stopped the search, that has arrived.
+    converged = found.converged | (decrement < _STUCK_DECREMENT)
+    return _Maximum(eta, data, jacobian, found.iterations, converged)
 
 
 def _newton_system(

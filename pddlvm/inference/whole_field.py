@@ -18,6 +18,7 @@ from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation
+from pddlvm.plausibility import smaller_of_two
 from pddlvm.predictions import Inverse, unflatten
 
 __all__ = ["inverse_of_noisy"]
@@ -123,8 +124,7 @@ def _answer(surrogate: _WholeField, std: Tensor, field: Tensor, y: Tensor) -> tu
         own = surrogate.relative_variance(mode, std) - error.diagonal(dim1=-2, dim2=-1).sum(-1)
         expected = 1 + own.clamp(min=0) / rest
         p_rest = torch.from_numpy(chi2.sf((outside / expected).numpy(), rest))
-        # The smaller one of two that are independent.
-        p = 1 - (1 - torch.minimum(p, p_rest)).square()
+        p = smaller_of_two(p, p_rest)
         misfit = misfit + outside
     return mean, spread, misfit, torch.where(found.converged, p, 0.0)
 
