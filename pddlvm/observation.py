@@ -40,7 +40,21 @@ __all__ = [
 _LARGEST = 1e15
 """Of data in standard deviations of the noise: in float64 the noise of larger ones is lost."""
 
+_MOST_SENSORS = 20_000
+"""With a covariance of 3 GB."""
+
 Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+
+
+def _check_count(n: int) -> None:
+    if n < 1:
+        raise InputError("an observation needs at least one sensor")
+    if n > _MOST_SENSORS:
+        raise InputError(
+            f"{n} sensors are too many: covariances of the data, with {n} rows and columns, are "
+            f"needed; give at most {_MOST_SENSORS}, by averages of neighbours (LinearObservation), "
+            "or a whole field to inverse(u, noise_std=...)"
+        )
 
 
 class Observation(ABC):
@@ -53,8 +67,7 @@ class Observation(ABC):
     """
 
     def __init__(self, problem: ParametricProblem, n: int, noise: "float | Tensor | Noise") -> None:
-        if n < 1:
-            raise InputError("an observation needs at least one sensor")
+        _check_count(n)
         self.problem = problem
         self.n = n
         self.noise = noise if isinstance(noise, Noise) else Gaussian(noise, n)
@@ -174,6 +187,8 @@ class PointObservation(LinearObservation):
         noise_std: "float | Tensor | Noise",
     ) -> None:
         self.points = problem.as_points(points).copy()
+        # Before the search for their cells.
+        _check_count(len(self.points))
         super().__init__(problem, problem.evaluation(self.points), noise_std)
 
 

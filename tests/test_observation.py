@@ -25,6 +25,11 @@ def quadratic(space, f):
 # --- operators ---------------------------------------------------------------------------------
 
 
+def test_sensors_whose_covariance_fits_nowhere_are_refused(poisson_2d):
+    with pytest.raises(pddlvm.InputError, match="1000000 sensors are too many.*at most 20000"):
+        pddlvm.PointObservation(poisson_2d, np.full((1_000_000, 2), 0.5), 0.1)
+
+
 def test_values_at_points_are_those_of_a_linear_function(poisson_2d):
     space = poisson_2d.space
     u = quadratic(space, lambda x: 1 + 2 * x[:, 0] - 3 * x[:, 1])
