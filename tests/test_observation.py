@@ -26,7 +26,7 @@ def quadratic(space, f):
 
 
 def test_sensors_whose_covariance_fits_nowhere_are_refused(poisson_2d):
-    with pytest.raises(pddlvm.InputError, match="1000000 sensors are too many.*at most 20000"):
+    with pytest.raises(pddlvm.InputError, match=r"1000000 sensors are too many.*at most 20000"):
         pddlvm.PointObservation(poisson_2d, np.full((1_000_000, 2), 0.5), 0.1)
 
 
