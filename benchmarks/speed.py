@@ -18,7 +18,7 @@ from scipy.linalg import solveh_banded
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 import pddlvm
-from pddlvm.factors import factorise
+from pddlvm.linalg.factors import factorise
 from problems import poisson
 
 BRACKET = Path(__file__).parent.parent / "meshes" / "bracket.msh"

@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pddlvm import dependencies as dependencies  # the first of all
 from pddlvm import fem, links, supports
+from pddlvm.basics.errors import (
+    ConvergenceError,
+    InputError,
+    MeshError,
+    NonFiniteError,
+    ProblemError,
+    RunFileError,
+    StaleError,
+    SupportError,
+)
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.domain import Affine, Box, Face, Graded, Sinh, Stretch
@@ -26,16 +36,6 @@ from pddlvm.collocation.sampling import (
 )
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.discretisation import Dirichlet
-from pddlvm.errors import (
-    ConvergenceError,
-    InputError,
-    MeshError,
-    NonFiniteError,
-    ProblemError,
-    RunFileError,
-    StaleError,
-    SupportError,
-)
 from pddlvm.export import Exported, export_maps
 from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.inference.amortized import Amortized

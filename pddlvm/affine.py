@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.fields import Fields
-from pddlvm.operators import DenseOperator, scale_rows
+from pddlvm.linalg.operators import DenseOperator, scale_rows
 from pddlvm.physics import Term, TermEvaluator
 
 __all__ = ["AffineTerm", "Interpolation", "find_interpolation"]

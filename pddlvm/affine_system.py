@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.affine import AffineTerm, find_interpolation
-from pddlvm.banded import BandedFactors, find_band
-from pddlvm.errors import ConvergenceError
-from pddlvm.factors import SparseFactors, factorise
+from pddlvm.basics.errors import ConvergenceError
+from pddlvm.linalg.banded import BandedFactors, find_band
+from pddlvm.linalg.factors import SparseFactors, factorise
 from pddlvm.physics import TermEvaluator
 from pddlvm.solver import Assembler
 

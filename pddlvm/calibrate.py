@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
 from pddlvm.refinement import nearly_exact
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.latent import LatentVariableModel
 
 __all__ = ["Certificates", "certificates"]

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import make_folder, read_content, write_content
+from pddlvm.basics.errors import InputError, RunFileError
+from pddlvm.basics.files import make_folder, read_content, write_content
 
 __all__ = ["Checkpoints", "interruptible"]
 

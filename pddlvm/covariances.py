@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError, ProblemError
+from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from pddlvm.operators import ScaledOperator
+from pddlvm.linalg.operators import ScaledOperator
 from pddlvm.physics import Term, TermEvaluator
 from pddlvm.problem import Problem
 from pddlvm.representation import Representation

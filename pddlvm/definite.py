@@ -15,8 +15,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve_triangular
 from torch import Tensor
 
-from pddlvm.errors import ProblemError
-from pddlvm.factors import SparseFactors, factorise
+from pddlvm.basics.errors import ProblemError
+from pddlvm.linalg.factors import SparseFactors, factorise
 
 if TYPE_CHECKING:
     from pddlvm.problem import Problem

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from pddlvm.errors import ProblemError
+from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.owned import own_fields
 from pddlvm.fem import FunctionSpace, Points
 from pddlvm.fields import Field, Fields
-from pddlvm.operators import SparseOperator
-from pddlvm.owned import own_fields
+from pddlvm.linalg.operators import SparseOperator
 from pddlvm.physics import TermEvaluator
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import replacing
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.errors import InputError
-from pddlvm.files import replacing
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.predictions import Inverse

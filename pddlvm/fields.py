@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import own_fields
 from pddlvm.fem import Points, Space
 from pddlvm.links import identity
-from pddlvm.owned import own_fields
 from pddlvm.priors import Normal, Prior
 
 __all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Fields", "Piecewise"]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pddlvm import covariances
 from pddlvm.affine import Interpolation
+from pddlvm.basics.files import check_tensor
 from pddlvm.covariances import Covariance
 from pddlvm.cubature import CellSelection
-from pddlvm.files import check_tensor
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import rebuild_network, sizes_of
 from pddlvm.problem import Problem

@@ -24,7 +24,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import gammaln, kve
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
 from pddlvm.fields import Field, Link
 from pddlvm.links import exp

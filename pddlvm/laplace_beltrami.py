@@ -14,10 +14,10 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.factors import factorise
+from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
 from pddlvm.fields import Field, Link
+from pddlvm.linalg.factors import factorise
 from pddlvm.links import exp
 from pddlvm.priors import Normal
 

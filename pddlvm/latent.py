@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pddlvm.errors import InputError
+from pddlvm.basics.by_object import ByObject
+from pddlvm.basics.errors import InputError
 from pddlvm.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.predictions import Inverse
 from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.uncertainty import Uncertainty
-from pddlvm.weak import ByObject
 
 if TYPE_CHECKING:
     from pddlvm.basis import Basis

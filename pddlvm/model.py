@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pddlvm.basics.checks import check_no_gradient, check_predictions
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import seeded
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.basis import Basis
-from pddlvm.checks import check_no_gradient, check_predictions
 from pddlvm.covariances import Covariance, Scales, default_covariance
 from pddlvm.elbo import AntitheticELBO
-from pddlvm.errors import InputError
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -25,12 +27,10 @@ from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
 from pddlvm.problem import Problem
-from pddlvm.random import seeded
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, check_converged, correct, refine
 from pddlvm.uncertainty import Uncertainty
-from pddlvm.unchanged import Unchanged
 
 __all__ = ["GalerkinModel"]
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pddlvm.errors import RunFileError
-from pddlvm.random import seeded
+from pddlvm.basics.errors import RunFileError
+from pddlvm.basics.random import seeded
 
 __all__ = ["NeuralGaussian", "evaluating", "rebuild_network", "sizes_of"]
 

@@ -16,8 +16,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.owned import own_fields, owned
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import own_fields, owned
 
 __all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd"]
 

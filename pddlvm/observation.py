@@ -19,11 +19,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.checks import check_vectors
-from pddlvm.errors import InputError
+from pddlvm.basics.checks import check_vectors
+from pddlvm.basics.errors import InputError
 from pddlvm.fem import Space
+from pddlvm.linalg.operators import SparseOperator
 from pddlvm.noise import Gaussian, Noise
-from pddlvm.operators import SparseOperator
 from pddlvm.parametric import ParametricProblem
 from pddlvm.problem import Problem
 

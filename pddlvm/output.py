@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import check_folder_of, make_folder, replacing, write_text
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.output import grid_data, grid_mesh
-from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.files import check_folder_of, make_folder, replacing, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.problem import Problem

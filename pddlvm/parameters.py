@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pddlvm.checks import check_finite, check_vectors
-from pddlvm.errors import InputError, SupportError
+from pddlvm.basics.checks import check_finite, check_vectors
+from pddlvm.basics.errors import InputError, SupportError
 from pddlvm.priors import Prior
 
 __all__ = ["Block", "ParameterSpace"]

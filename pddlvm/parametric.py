@@ -15,12 +15,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.checks import check_finite, check_no_gradient, check_vectors
-from pddlvm.errors import InputError
+from pddlvm.basics.by_object import ByObject
+from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import owned
 from pddlvm.fields import Field, Fields
-from pddlvm.owned import owned
 from pddlvm.parameters import Block, ParameterSpace
-from pddlvm.weak import ByObject
 
 __all__ = ["ParametricProblem"]
 

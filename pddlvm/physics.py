@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
-from pddlvm.errors import ProblemError
+from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.fields import Field, Fields
-from pddlvm.operators import DenseOperator, LinearOperator
+from pddlvm.linalg.operators import DenseOperator, LinearOperator
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 

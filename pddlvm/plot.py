@@ -23,8 +23,8 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.errors import InputError
 from pddlvm.fem import SurfaceMesh
 from pddlvm.inference.plot import (
     AnyFigure,

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 from torch.special import ndtr, ndtri
 
-from pddlvm.checks import check_level
+from pddlvm.basics.checks import check_level
+from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.error_shape import ErrorShape
 from pddlvm.parameters import ParameterSpace
-from pddlvm.random import generator_of, normal_like
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Representation
-from pddlvm.unchanged import Unchanged
 
 __all__ = [
     "Forward",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.owned import own_fields
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import own_fields
 
 _FAR = 12.0
 """Standard deviations; no search goes farther, and no draw comes near."""

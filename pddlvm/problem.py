@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.affine_system import AffineSystem, Factors, affine_system
+from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.summary import summarise
 from pddlvm.discretisation import Dirichlet, Discretisation
-from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import FunctionSpace
 from pddlvm.fields import FieldAtPoints, Fields
 from pddlvm.parametric import ParametricProblem
 from pddlvm.physics import Energy, Term, TermEvaluator
 from pddlvm.priors import Prior
 from pddlvm.solver import ReferenceSolver
-from pddlvm.summary import summarise
 
 __all__ = ["Problem"]
 

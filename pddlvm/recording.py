@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functionalize
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 
 __all__ = ["RECORDED", "Map", "record"]
 

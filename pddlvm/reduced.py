@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.affine import AffineTerm
-from pddlvm.operators import ScaledOperator
+from pddlvm.linalg.operators import ScaledOperator
 from pddlvm.physics import TermEvaluator
 from pddlvm.representation import Representation
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.affine import MAX_RANK, AffineTerm, Interpolation, find_interpolation
+from pddlvm.basics.errors import ProblemError
 from pddlvm.basis import Basis, Galerkin, ResidualEnriched
 from pddlvm.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
 from pddlvm.definite import check_positive_at
-from pddlvm.errors import ProblemError
 from pddlvm.physics import TermEvaluator
 from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel

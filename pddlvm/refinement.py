@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.discretisation import Discretisation
-from pddlvm.errors import ConvergenceError
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Reference
 

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.memory import multiply
 from pddlvm.definite import factorise_positive
-from pddlvm.errors import InputError
-from pddlvm.factors import SparseFactors, factorise
-from pddlvm.memory import multiply
+from pddlvm.linalg.factors import SparseFactors, factorise
 from pddlvm.problem import Problem
 
 __all__ = ["Reference", "Representation", "Units", "orthonormalise"]

@@ -1,8 +1,9 @@
 """Saving and loading a trained model, without ever executing what a file says.
 
-See `pddlvm.files` for the format. The fields of the problem travel with a model (`Field.state`): z
-keeps its meaning on a machine whose eigenvectors differ. A file serves the problem whose mark it
-bears (`pddlvm.identity`), and it has what the maps say of a few draws: they must say it again.
+See `pddlvm.basics.files` for the format. The fields of the problem travel with a model
+(`Field.state`): z keeps its meaning on a machine whose eigenvectors differ. A file serves the
+problem whose mark it bears (`pddlvm.identity`), and it has what the maps say of a few draws: they
+must say it again.
 """
 
 import warnings
@@ -13,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm import galerkin_content
+from pddlvm.basics.errors import RunFileError
+from pddlvm.basics.files import check_tensor, decoding, read_content, write_content
+from pddlvm.basics.random import seeded
+from pddlvm.basics.summary import summarise
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.errors import RunFileError
-from pddlvm.files import check_tensor, decoding, read_content, write_content
 from pddlvm.identity import adopt, mark_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import evaluating
 from pddlvm.problem import Problem
-from pddlvm.random import seeded
-from pddlvm.summary import summarise
 
 __all__ = ["content_of", "differences", "load", "restore_state", "save"]
 

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
-from pddlvm.factors import SparseFactors, factorise
+from pddlvm.basics.errors import ConvergenceError
+from pddlvm.linalg.factors import SparseFactors, factorise
 from pddlvm.physics import Term
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.checks import check_no_gradient
-from pddlvm.errors import ProblemError
+from pddlvm.basics.checks import check_no_gradient
+from pddlvm.basics.errors import ProblemError
 from pddlvm.fields import Field
 from pddlvm.problem import Problem
 

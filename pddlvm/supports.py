@@ -3,8 +3,8 @@
 Components 0, 1, 2 are displacements along x, y, z; 3, 4, 5 rotations about x, y, z.
 """
 
+from pddlvm.basics.errors import InputError
 from pddlvm.discretisation import Dirichlet
-from pddlvm.errors import InputError
 
 __all__ = ["clamped", "diaphragm", "pinned", "symmetry"]
 

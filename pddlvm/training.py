@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pddlvm.basics.checks import check_positive
+from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
+from pddlvm.basics.locks import owned
+from pddlvm.basics.random import Stream, seeded
 from pddlvm.certificates import Certificates, certificates
 from pddlvm.checkpoints import Checkpoints, interruptible
-from pddlvm.checks import check_positive
-from pddlvm.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.latent import LatentVariableModel, Stage
-from pddlvm.locks import owned
 from pddlvm.muon import Muon
-from pddlvm.random import Stream, seeded
 from pddlvm.training_state import (
     RECORD_STEPS,
     Optimizers,

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pddlvm.basics.errors import InputError, RunFileError
+from pddlvm.basics.files import decoding
 from pddlvm.checkpoints import Checkpoints
-from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import decoding
 from pddlvm.latent import LatentVariableModel
 from pddlvm.serialization import content_of, differences, restore_state
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.latent import LatentVariableModel
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pddlvm
-from pddlvm.files import read_content, write_content
+from pddlvm.basics.files import read_content, write_content
 from pddlvm.inference.amortized import Compression
 from pddlvm.inference.families import Diagonal, Flow, Full
 from pddlvm.inference.fitting import Budget, fit

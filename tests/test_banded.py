@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from pddlvm.banded import find_band
+from pddlvm.linalg.banded import find_band
 from problems import bayesian_poisson, poisson
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.files import read_content
+from pddlvm.basics.files import read_content
 from problems import pinn, poisson
 
 STEPS = 24

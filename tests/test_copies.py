@@ -10,7 +10,7 @@ from small import galerkin, strong
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.factors import factorise
+from pddlvm.linalg.factors import factorise
 from problems import bayesian_poisson, nonlinear_poisson, pinn, poisson, shell
 
 WAYS = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}

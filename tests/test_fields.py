@@ -6,7 +6,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, links
-from pddlvm.errors import InputError, MeshError
+from pddlvm.basics.errors import InputError, MeshError
 
 LINE = fem.Space(fem.interval(8, -1.0, 3.0))
 SQUARE = fem.Space(fem.unit_square(4).scaled((2.0, 1.0)))

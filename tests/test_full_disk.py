@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.files import replacing
+from pddlvm.basics.files import replacing
 from pddlvm.runs.plot import plt
 from pddlvm.runs.report import Table, write_report
 from pddlvm.runs.tables import write_table

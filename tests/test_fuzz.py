@@ -24,7 +24,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.files import digest_of
+from pddlvm.basics.files import digest_of
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, read_parameters

@@ -19,6 +19,10 @@ MAY_IMPORT_PYRO = {"latent.py", "program.py", "training.py", "elbo.py"}
 """Beside these, everything in `inference.py` or below `inference/`."""
 
 
+ORDER = ("basics", "fem", "linalg")
+"""Packages from the ground up; each imports from itself and those before it, anywhere in a file."""
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -63,6 +67,43 @@ def test_only_model_training_and_inference_import_pyro(path):
 def test_only_plot_imports_matplotlib(path):
     drawing = packages(path) & {"matplotlib", "mpl_toolkits"}
     assert not drawing or path.name == "plot.py"
+
+
+def own_imports(path: Path) -> set[str]:
+    """Packages and modules below pddlvm that a file imports: the first part of their names."""
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "pddlvm":
+            found |= {f"pddlvm.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name.split(".")[1] for name in found if name.startswith("pddlvm.")}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_packages_import_only_what_is_below_them(package):
+    paths = sorted((ROOT / "pddlvm" / package).rglob("*.py"))
+    assert paths
+    below = set(ORDER[: ORDER.index(package) + 1])
+    up = {name_of(path): own_imports(path) - below for path in paths}
+    assert {name: found for name, found in up.items() if found} == {}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_no_file_of_a_package_is_in_a_circle(package):
+    root = ROOT / "pddlvm" / package
+    paths = {f"pddlvm.{package}.{path.stem}": path for path in root.glob("*.py")}
+    graph = {}
+    for name, path in paths.items():
+        if path.stem != "__init__":
+            nodes = (n for n in ast.walk(parsed(path)) if isinstance(n, ast.ImportFrom))
+            found = {f"{n.module}.{a.name}" for n in nodes for a in n.names}
+            found |= {name.rpartition(".")[0] for name in found}
+            graph[name] = found & set(paths) - {name}
+    # Raises CycleError with the circle.
+    assert set(TopologicalSorter(graph).static_order()) >= set(graph)
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
@@ -172,4 +213,4 @@ def test_no_import_cycles():
 @pytest.mark.parametrize("path", sorted((ROOT / "pddlvm" / "fem").glob("*.py")), ids=name_of)
 def test_fem_is_the_first_link_of_the_chain(path):
     used = {name for name in imports(parsed(path)) if name.startswith("pddlvm")}
-    assert all(name.startswith("pddlvm.fem") or name == "pddlvm.errors" for name in used)
+    assert all(name.startswith("pddlvm.fem") or name == "pddlvm.basics.errors" for name in used)

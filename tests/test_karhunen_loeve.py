@@ -11,7 +11,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, links
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 
 COVARIANCES = {
     "gaussian": pddlvm.gaussian,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pddlvm
-from pddlvm.locks import owned
+from pddlvm.basics.locks import owned
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
 from problems import poisson
@@ -17,7 +17,7 @@ from problems import poisson
 OWNER = """
 import sys, time
 from pathlib import Path
-from pddlvm.locks import owned
+from pddlvm.basics.locks import owned
 with owned(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)

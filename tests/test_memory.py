@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from pddlvm import memory
+from pddlvm.basics import memory
 
 
 @pytest.mark.parametrize("batch", [(3,), (2, 3), ()])

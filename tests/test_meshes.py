@@ -9,7 +9,7 @@ import pytest
 import skfem
 
 from pddlvm import fem
-from pddlvm.errors import MeshError
+from pddlvm.basics.errors import MeshError
 
 MESHES = Path(__file__).parents[1] / "meshes"
 TRIANGLE = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]

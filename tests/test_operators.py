@@ -6,7 +6,7 @@ import torch
 from checks import dot_test
 
 from pddlvm import fem
-from pddlvm.operators import DenseOperator, SparseOperator, to_torch_csr
+from pddlvm.linalg.operators import DenseOperator, SparseOperator, to_torch_csr
 
 N_ROWS, N_COLUMNS = 7, 5
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.errors import InputError, SupportError
+from pddlvm.basics.errors import InputError, SupportError
 from pddlvm.parameters import Block
 
 PRIORS = {"kappa": pddlvm.Normal(1.0, 2.0), "f": pddlvm.Uniform(1.0, 5.0), "e": pddlvm.LogNormal()}

@@ -8,7 +8,7 @@ from skfem.helpers import ddot, dot, grad, sym_grad, trace
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.errors import ProblemError
+from pddlvm.basics.errors import ProblemError
 
 # Pointwise physics
 

@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 
 import pddlvm
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 
 PRIORS = {
     "standard normal": pddlvm.Normal(),

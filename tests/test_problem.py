@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.errors import InputError, MeshError, ProblemError, SupportError
+from pddlvm.basics.errors import InputError, MeshError, ProblemError, SupportError
 from problems import poisson
 
 LINE = fem.Space(fem.interval(4))

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import pddlvm
+from pddlvm.basics.files import check_folder_of, replacing, write_text
+from pddlvm.basics.locks import owned
 from pddlvm.cli.app import main
 from pddlvm.cli.common import printable
-from pddlvm.files import check_folder_of, replacing, write_text
-from pddlvm.locks import owned
 from pddlvm.runs import folder
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
@@ -257,7 +257,7 @@ def test_a_small_file_takes_little_time_and_memory(part: object, tmp_path: Path)
     path = tmp_path / "model.pt"
     torch.save({"format": "pddlvm-model-3", "part": part}, path)
     with pytest.raises(pddlvm.RunFileError, match="not a model saved by pddlvm"):
-        pddlvm.files.read_content(path)
+        pddlvm.basics.files.read_content(path)
 
 
 def test_records_of_one_place_are_refused(tmp_path: Path):
@@ -267,7 +267,7 @@ def test_records_of_one_place_are_refused(tmp_path: Path):
         first = archive.infolist()[0]
         archive.filelist += [first] * 100
     with pytest.raises(pddlvm.RunFileError, match="not a model"):
-        pddlvm.files.read_content(path)
+        pddlvm.basics.files.read_content(path)
 
 
 def test_what_fails_while_a_file_is_written_leaves_none(tmp_path: Path):

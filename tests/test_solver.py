@@ -16,7 +16,7 @@ from torch.func import grad, jacrev, vmap
 
 import pddlvm
 from pddlvm import fem, solver
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
 
 
 def double(*values):

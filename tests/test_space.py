@@ -8,7 +8,7 @@ import skfem
 from skfem.helpers import ddot, dot, grad
 
 from pddlvm import fem
-from pddlvm.errors import MeshError
+from pddlvm.basics.errors import MeshError
 
 SKEW = np.array([[1.0, 0.3, -0.2], [0.1, 0.8, 0.25], [-0.15, 0.2, 1.2]])
 """A linear map, so that no cell is parallel to the axes and every cell stays affine."""

@@ -10,7 +10,7 @@ import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
 import pddlvm
-from pddlvm.random import Stream, seeded
+from pddlvm.basics.random import Stream, seeded
 from problems import poisson
 
 N_THREADS = 8

@@ -18,10 +18,10 @@ import torch
 import typer
 
 import pddlvm
+from pddlvm.basics.errors import ConvergenceError, InputError, NonFiniteError
 from pddlvm.cli.common import INTERRUPTED, MisuseError, printable
 from pddlvm.cli.training import info_command, list_command, train_command, validate_command
 from pddlvm.cli.use import export_command, forward_command, infer_command
-from pddlvm.errors import ConvergenceError, InputError, NonFiniteError
 
 __all__ = ["app", "main"]
 

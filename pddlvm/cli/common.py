@@ -8,8 +8,8 @@ import torch
 import typer
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.files import check_folder_of
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import check_folder_of
 from pddlvm.runs.sources import AnyProblem, installed
 from pddlvm.runs.strict_json import strict_json
 from pddlvm.runs.tables import number, read_parameters

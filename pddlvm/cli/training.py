@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import typer
 
+from pddlvm.basics.locks import owned
 from pddlvm.cli.common import (
     INTERRUPTED,
     AsJson,
@@ -25,7 +26,6 @@ from pddlvm.cli.common import (
     problem_names,
 )
 from pddlvm.latent import LatentVariableModel
-from pddlvm.locks import owned
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
 from pddlvm.runs.report import Table, write_report

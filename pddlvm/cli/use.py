@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from pddlvm.basics.files import make_folder
 from pddlvm.cli.common import (
     AsJson,
     MisuseError,
@@ -17,7 +18,6 @@ from pddlvm.cli.common import (
     parameters,
 )
 from pddlvm.export import Format, export_maps
-from pddlvm.files import make_folder
 from pddlvm.inference.infer import Method
 from pddlvm.inference.posterior import Posterior
 from pddlvm.latent import LatentVariableModel

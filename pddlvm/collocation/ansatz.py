@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import ProblemError
 from pddlvm.collocation.domain import Box, Face, Stretch
 from pddlvm.collocation.jets import Index, Jet, chain, partials, product
 from pddlvm.collocation.pointwise import FieldValues, PointFunction
-from pddlvm.errors import ProblemError
 
 __all__ = ["Ansatz"]
 

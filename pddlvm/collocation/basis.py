@@ -10,7 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pddlvm.checks import check_predictions
+from pddlvm.basics.checks import check_predictions
+from pddlvm.basics.errors import InputError
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.jets import Jet
@@ -18,7 +19,6 @@ from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.sampling import Sobol
 from pddlvm.collocation.trunk import Trunk
-from pddlvm.errors import InputError
 
 __all__ = ["LearntBasis"]
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import seeded
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
-from pddlvm.random import seeded
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from pddlvm.basics.errors import RunFileError
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.problem import CollocationProblem
@@ -17,7 +18,6 @@ from pddlvm.collocation.sampling import (
     Sobol,
     UniformPoints,
 )
-from pddlvm.errors import RunFileError
 from pddlvm.networks import rebuild_network, sizes_of
 
 __all__ = ["content_of", "rebuild"]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.checks import check_vectors
-from pddlvm.errors import InputError
+from pddlvm.basics.checks import check_vectors
+from pddlvm.basics.errors import InputError
 
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ProblemError
+from pddlvm.basics.errors import ProblemError
 
 __all__ = [
     "Index",

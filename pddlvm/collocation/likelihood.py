@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError
 from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.trunk import Trunk
-from pddlvm.errors import InputError
 
 __all__ = ["Causal", "Collocation", "CollocationLikelihood"]
 

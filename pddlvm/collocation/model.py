@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pddlvm.checks import check_no_gradient
+from pddlvm.basics.checks import check_no_gradient
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import owned
+from pddlvm.basics.random import seeded
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.calibrate import (
@@ -35,17 +39,13 @@ from pddlvm.collocation.sampling import PointSampler, Sobol
 from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
-from pddlvm.errors import InputError
 from pddlvm.inversion import inverse_features
 from pddlvm.latent import LatentVariableModel, Stage
 from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
-from pddlvm.owned import owned
 from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Inverse, known_inverse, unflatten
-from pddlvm.random import seeded
 from pddlvm.uncertainty import Uncertainty
-from pddlvm.unchanged import Unchanged
 
 __all__ = ["CollocationModel"]
 

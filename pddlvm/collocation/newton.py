@@ -14,13 +14,13 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.collocation import chebyshev
 from pddlvm.collocation.domain import Face
 from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.jets import Index, Jet, pull_back
 from pddlvm.collocation.pointwise import PointFunction
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.errors import ConvergenceError
 
 __all__ = ["SpaceTimeNewton"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.collocation.domain import Box, Face
 from pddlvm.collocation.jets import Index, Jet, parse_derivative
-from pddlvm.errors import InputError, ProblemError
 from pddlvm.fem import Points
 from pddlvm.fields import Constant, Field
 

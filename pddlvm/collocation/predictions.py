@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
+from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.error_shape import ErrorShape
 from pddlvm.predictions import symmetric_interval
-from pddlvm.random import generator_of, normal_like
 
 __all__ = ["FieldForward", "Spread"]
 

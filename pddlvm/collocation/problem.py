@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
+from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.summary import summarise
 from pddlvm.collocation.ansatz import Ansatz
 from pddlvm.collocation.domain import Affine, Box, Face, Stretch
 from pddlvm.collocation.jets import closure, partials
 from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
-from pddlvm.errors import ProblemError
 from pddlvm.fields import Fields
 from pddlvm.parametric import ParametricProblem
-from pddlvm.summary import summarise
 
 __all__ = ["CollocationProblem"]
 

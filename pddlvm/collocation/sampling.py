@@ -8,7 +8,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 
 __all__ = ["AdaptivePoints", "LatinHypercube", "PointSampler", "Sobol", "UniformPoints"]
 

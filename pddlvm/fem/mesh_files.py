@@ -12,7 +12,7 @@ from pathlib import Path
 
 import meshio
 
-from pddlvm.errors import MeshError
+from pddlvm.basics.errors import MeshError
 from pddlvm.fem.mesh_reader import PROGRAM, READERS, REFUSED, unpacked
 
 __all__ = ["read_raw", "unreadable"]

@@ -12,7 +12,7 @@ import numpy as np
 import skfem
 from skfem.io.meshio import from_meshio
 
-from pddlvm.errors import MeshError
+from pddlvm.basics.errors import MeshError
 from pddlvm.fem.mesh_files import read_raw, unreadable
 
 _CELL_DIMENSION = {"triangle": 2, "quad": 2, "tetra": 3, "hexahedron": 3}

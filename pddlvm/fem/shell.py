@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from pddlvm.errors import InputError, MeshError, ProblemError
+from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.closest import closest
 from pddlvm.fem.regions import Points, Region
 from pddlvm.fem.shell_element import (

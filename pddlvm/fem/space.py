@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
-from pddlvm.errors import InputError, MeshError, ProblemError
+from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.regions import Points, Region
 
 __all__ = ["Space"]

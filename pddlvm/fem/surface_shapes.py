@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pddlvm.errors import MeshError
+from pddlvm.basics.errors import MeshError
 from pddlvm.fem.surfaces import SurfaceMesh, surface
 
 __all__ = ["cylinder", "hare", "hemisphere", "roof", "sphere"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
-from pddlvm.errors import MeshError
+from pddlvm.basics.errors import MeshError
 from pddlvm.fem.mesh_files import read_raw
 
 __all__ = ["SurfaceMesh", "box", "plane", "read_surface", "surface"]

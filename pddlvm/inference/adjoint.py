@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError, ProblemError
+from pddlvm.basics.errors import ConvergenceError, ProblemError
+from pddlvm.basics.owned import owned
 from pddlvm.observation import Observation
-from pddlvm.owned import owned
 from pddlvm.problem import Problem
 
 __all__ = ["FiniteElementPosterior"]

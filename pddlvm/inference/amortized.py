@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
+from pddlvm.basics.random import seeded
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
@@ -33,7 +34,6 @@ from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
 from pddlvm.parameters import ParameterSpace
-from pddlvm.random import seeded
 
 __all__ = ["Amortized", "amortize"]
 

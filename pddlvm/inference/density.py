@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.parameters import ParameterSpace
 
 __all__ = ["Density", "Draws", "log_prob_of_z"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.inference.charts import Charts
 from pddlvm.inference.hmc import StepSize, start_at, transition
 from pddlvm.inference.target import SurrogateTarget, Target

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import arviz_base
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.files import replacing
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import replacing
 from pddlvm.observation import Observation, PointObservation
 
 if TYPE_CHECKING:

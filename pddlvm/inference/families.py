@@ -14,11 +14,11 @@ import torch
 import zuko
 from torch import Tensor, nn
 
+from pddlvm.basics.random import seeded
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.parameters import ParameterSpace
-from pddlvm.random import seeded
 
 __all__ = ["Diagonal", "Family", "Flow", "Full"]
 

@@ -6,7 +6,7 @@ y = h(u(xi)),   du/dxi = -K^{-1} dr/dxi (u held),   dr/dxi by central difference
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.inference.surrogate import Surrogate
 from pddlvm.observation import Observation
 from pddlvm.problem import Problem

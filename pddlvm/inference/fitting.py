@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pddlvm.checks import check_positive
-from pddlvm.errors import NonFiniteError
+from pddlvm.basics.checks import check_positive
+from pddlvm.basics.errors import NonFiniteError
 
 __all__ = ["Budget", "fit"]
 

@@ -14,7 +14,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import owned
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.charts import Charts
 from pddlvm.inference.coordinates import Coordinates
@@ -35,9 +37,7 @@ from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
-from pddlvm.owned import owned
 from pddlvm.parameters import ParameterSpace
-from pddlvm.unchanged import Unchanged
 
 __all__ = ["Method", "infer"]
 

@@ -24,7 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.mixture import Mixture

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density
-from pddlvm.random import generator_of
 
 __all__ = ["Mixture"]
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from scipy.stats import binom
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.validation import InferenceReport
 

@@ -19,7 +19,9 @@ import torch
 import zuko
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import seeded
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import smoothed_weights
@@ -29,8 +31,6 @@ from pddlvm.inference.weights import resample
 from pddlvm.latent import LatentVariableModel
 from pddlvm.noise import Noise
 from pddlvm.observation import Observation
-from pddlvm.random import seeded
-from pddlvm.unchanged import Unchanged
 
 __all__ = ["Generated", "Population", "learn_population"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pddlvm.checks import check_level
-from pddlvm.errors import InputError, ProblemError
+from pddlvm.basics.checks import check_level
+from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
@@ -17,9 +17,9 @@ from pddlvm.inference.evidence import khat
 from pddlvm.model import GalerkinModel
 
 if TYPE_CHECKING:
+    from pddlvm.basics.unchanged import Unchanged
     from pddlvm.latent import LatentVariableModel
     from pddlvm.observation import Observation
-    from pddlvm.unchanged import Unchanged
 
 __all__ = ["Posterior", "PosteriorSolution"]
 

@@ -16,11 +16,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density
 from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.weights import resample
-from pddlvm.random import generator_of
 
 __all__ = ["Resampled"]
 

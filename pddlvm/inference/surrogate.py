@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import ConvergenceError, InputError
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.derivatives import linearise
-from pddlvm.errors import ConvergenceError, InputError
 from pddlvm.identity import is_like
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation, Observation
 from pddlvm.parameters import ParameterSpace
 from pddlvm.refinement import correct
-from pddlvm.unchanged import Unchanged
 
 __all__ = ["Surrogate", "surrogate_of"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.inference.infer import Method
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation

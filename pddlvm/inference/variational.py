@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from pddlvm.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.inference.target import Target
 
 __all__ = ["variational"]

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel

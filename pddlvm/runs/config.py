@@ -15,9 +15,9 @@ from typing import Any, get_args, get_type_hints
 
 import tomli_w
 
-from pddlvm.checks import check_positive
-from pddlvm.errors import InputError
-from pddlvm.files import write_text
+from pddlvm.basics.checks import check_positive
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import write_text
 
 __all__ = ["RunConfig"]
 

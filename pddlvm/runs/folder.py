@@ -22,9 +22,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pddlvm.basics.errors import InputError, RunFileError
+from pddlvm.basics.files import make_folder, write_text
 from pddlvm.checkpoints import Checkpoints
-from pddlvm.errors import InputError, RunFileError
-from pddlvm.files import make_folder, write_text
 from pddlvm.latent import LatentVariableModel
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.sources import AnyProblem, file_of, is_file, make

@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from pddlvm import plot
-from pddlvm.errors import InputError
-from pddlvm.files import make_folder, replacing
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import make_folder, replacing
 from pddlvm.latent import LatentVariableModel
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport

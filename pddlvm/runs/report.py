@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pddlvm.files import write_text
+from pddlvm.basics.files import write_text
 
 __all__ = ["Table", "write_report"]
 

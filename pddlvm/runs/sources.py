@@ -13,8 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.errors import InputError, ProblemError
 from pddlvm.problem import Problem
 
 __all__ = [

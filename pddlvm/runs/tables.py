@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError
-from pddlvm.files import write_text
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.files import write_text
 from pddlvm.observation import PointObservation
 from pddlvm.runs.sources import AnyProblem
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pddlvm.errors import InputError
+from pddlvm.basics.errors import InputError
 from pddlvm.runs.folder import Run
 
 __all__ = ["logged"]

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pddlvm.errors import RunFileError
-from pddlvm.files import make_folder
+from pddlvm.basics.errors import RunFileError
+from pddlvm.basics.files import make_folder
 
 __all__ = ["owned"]
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from pddlvm.errors import InputError, RunFileError
+from pddlvm.basics.errors import InputError, RunFileError
 
 __all__ = [
     "check_folder_of",

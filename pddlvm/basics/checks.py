@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from pddlvm.errors import ConvergenceError, InputError
+from pddlvm.basics.errors import ConvergenceError, InputError
 
 __all__ = [
     "check_finite",

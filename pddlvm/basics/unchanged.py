@@ -4,7 +4,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from pddlvm.errors import StaleError
+from pddlvm.basics.errors import StaleError
 
 __all__ = ["Unchanged"]
 

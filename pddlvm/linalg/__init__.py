@@ -1,0 +1,1 @@
+"""Matrices: sparse operators and factorisations; nothing of a PDE."""
