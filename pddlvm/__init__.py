@@ -37,7 +37,6 @@ from pddlvm.collocation.sampling import (
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.discretisation import Dirichlet
 from pddlvm.export import Exported, export_maps
-from pddlvm.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
@@ -45,8 +44,6 @@ from pddlvm.inference.infer import Method
 from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
-from pddlvm.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
-from pddlvm.laplace_beltrami import SurfaceField
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import NeuralGaussian
@@ -60,9 +57,12 @@ from pddlvm.observation import (
     gradient_matrix,
     mask_matrix,
 )
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
+from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
+from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.space import ParameterSpace
+from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.physics import Energy, Flux, Term
-from pddlvm.priors import LogNormal, Normal, Prior, Uniform
 from pddlvm.problem import Problem
 from pddlvm.reduction import reduce
 from pddlvm.serialization import load

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pddlvm.fields import Fields
 from pddlvm.linalg.operators import DenseOperator, scale_rows
+from pddlvm.parameters.fields import Fields
 from pddlvm.physics import Term, TermEvaluator
 
 __all__ = ["AffineTerm", "Interpolation", "find_interpolation"]

@@ -17,8 +17,8 @@ from torch.func import vmap
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import FunctionSpace, Points
-from pddlvm.fields import Field, Fields
 from pddlvm.linalg.operators import SparseOperator
+from pddlvm.parameters.fields import Field, Fields
 from pddlvm.physics import TermEvaluator
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pddlvm.inference.posterior import Posterior
     from pddlvm.model import GalerkinModel, Objective
     from pddlvm.observation import Observation
-    from pddlvm.parametric import ParametricProblem
+    from pddlvm.parameters.problem import ParametricProblem
     from pddlvm.predictions import Forward
     from pddlvm.problem import Problem
     from pddlvm.reduction import Reduction

@@ -24,7 +24,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.fem import Space
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.noise import Gaussian, Noise
-from pddlvm.parametric import ParametricProblem
+from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.problem import Problem
 
 __all__ = [

@@ -23,8 +23,8 @@ from torch.func import grad, jacrev, vmap
 
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
-from pddlvm.fields import Field, Fields
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
+from pddlvm.parameters.fields import Field, Fields
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 

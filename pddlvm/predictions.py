@@ -19,7 +19,7 @@ from pddlvm.basics.checks import check_level
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.error_shape import ErrorShape
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Representation
 

@@ -22,10 +22,10 @@ from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.summary import summarise
 from pddlvm.discretisation import Dirichlet, Discretisation
 from pddlvm.fem import FunctionSpace
-from pddlvm.fields import FieldAtPoints, Fields
-from pddlvm.parametric import ParametricProblem
+from pddlvm.parameters.fields import FieldAtPoints, Fields
+from pddlvm.parameters.priors import Prior
+from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.physics import Energy, Term, TermEvaluator
-from pddlvm.priors import Prior
 from pddlvm.solver import ReferenceSolver
 
 __all__ = ["Problem"]

@@ -2,8 +2,8 @@
 
 See `pddlvm.basics.files` for the format. The fields of the problem travel with a model
 (`Field.state`): z keeps its meaning on a machine whose eigenvectors differ. A file serves the
-problem whose mark it bears (`pddlvm.identity`), and it has what the maps say of a few draws: they
-must say it again.
+problem whose mark it bears (`pddlvm.parameters.identity`), and it has what the maps say of a few
+draws: they must say it again.
 """
 
 import warnings
@@ -21,10 +21,10 @@ from pddlvm.basics.summary import summarise
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.identity import adopt, mark_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import evaluating
+from pddlvm.parameters.identity import adopt, mark_of
 from pddlvm.problem import Problem
 
 __all__ = ["content_of", "differences", "load", "restore_state", "save"]

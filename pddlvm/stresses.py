@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_no_gradient
 from pddlvm.basics.errors import ProblemError
-from pddlvm.fields import Field
+from pddlvm.parameters.fields import Field
 from pddlvm.problem import Problem
 
 __all__ = ["ShellStresses", "shell_stresses"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pddlvm.calibration import VarianceModel
 from pddlvm.error_shape import ErrorShape
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Uncertainty"]
 

@@ -33,7 +33,7 @@ def test_compression_keeps_the_signal_and_drops_the_noise(generator):
 @pytest.mark.parametrize("family", [Diagonal, Full, Flow])
 def test_draws_have_the_density_of_their_family(family, generator):
     torch.manual_seed(0)
-    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.Block(2, pddlvm.Normal(1.0, 2.0))})
+    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.space.Block(2, pddlvm.Normal(1.0, 2.0))})
     density = family(5, 2).density(torch.randn(1, 5, generator=generator), prior)
     with torch.no_grad():
         z = density.sample((20_000,), seed=0)[:, 0]

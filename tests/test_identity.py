@@ -8,7 +8,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, links
-from pddlvm.identity import adopt, is_like, mark_of
+from pddlvm.parameters.identity import adopt, is_like, mark_of
 from problems import poisson
 
 SQUARE = fem.Space(fem.unit_square(4))

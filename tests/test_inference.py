@@ -353,7 +353,9 @@ class Correlated(Target):
     """A Gaussian with a known mean and covariance."""
 
     def __init__(self, mean, covariance):
-        prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(len(mean), pddlvm.Normal())})
+        prior = pddlvm.ParameterSpace(
+            {"z": pddlvm.parameters.space.Block(len(mean), pddlvm.Normal())}
+        )
         eye = torch.eye(len(mean)).double()
         super().__init__(Coordinates(prior, torch.zeros(len(mean)).double(), eye))
         self.mean, self.precision = mean, torch.linalg.inv(covariance)
@@ -370,7 +372,7 @@ class Funnel(Target):
     """x ~ N(0, 1), y | x ~ N(0, exp(6 x)): a density that narrows (Neal, 2003)."""
 
     def __init__(self):
-        prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(2, pddlvm.Normal())})
+        prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.space.Block(2, pddlvm.Normal())})
         super().__init__(Coordinates.plain(prior))
 
     def value(self, w):
@@ -434,7 +436,7 @@ def test_coordinates_go_forth_and_back(generator):
 
 
 def test_a_pushed_gaussian_integrates_to_one(generator):
-    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.Block(1, pddlvm.Uniform(0.0, 2.0))})
+    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.space.Block(1, pddlvm.Uniform(0.0, 2.0))})
     density = PushedGaussian(
         Coordinates(prior, torch.tensor([0.4]).double(), torch.tensor([[0.8]]).double())
     )

@@ -68,7 +68,7 @@ class Rough(Surrogate):
 
 
 def test_data_are_weighed_by_noise_and_error_of_the_surrogate(linear):
-    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(2, pddlvm.Normal())})
+    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.space.Block(2, pddlvm.Normal())})
     sensors = pddlvm.PointObservation(linear.problem, [0.2, 0.4, 0.6], 0.01)
     y = torch.tensor([[0.4, -0.3, 0.7], [0.1, torch.nan, -0.5]], dtype=torch.float64)
     found = laplace(Rough(prior, sensors), y)

@@ -17,7 +17,7 @@ CENTRES, STDS = (-1.0, 2.0), (0.5, 1.0)
 
 def gaussian(centre: float, std: float) -> PushedGaussian:
     """Of one parameter, in a batch of one."""
-    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.Block(1, pddlvm.Normal())})
+    prior = pddlvm.ParameterSpace({"a": pddlvm.parameters.space.Block(1, pddlvm.Normal())})
     factor = torch.tensor([[[std]]], dtype=torch.float64)
     return PushedGaussian(Coordinates(prior, torch.tensor([[centre]], dtype=torch.float64), factor))
 

@@ -122,7 +122,7 @@ class TwoGaussians(Target):
 
 
 def coordinates(k, scale=1.0):
-    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.Block(2, pddlvm.Normal())})
+    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.space.Block(2, pddlvm.Normal())})
     return Coordinates(prior, CENTRES[k], scale * STDS[k] * torch.eye(2, dtype=torch.float64))
 
 

@@ -5,7 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm.basics.errors import InputError, SupportError
-from pddlvm.parameters import Block
+from pddlvm.parameters.space import Block
 
 PRIORS = {"kappa": pddlvm.Normal(1.0, 2.0), "f": pddlvm.Uniform(1.0, 5.0), "e": pddlvm.LogNormal()}
 SPACE = pddlvm.ParameterSpace(

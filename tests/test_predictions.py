@@ -9,7 +9,7 @@ from torch.distributions import LogNormal, MultivariateNormal, Normal
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.parameters import Block, ParameterSpace
+from pddlvm.parameters.space import Block, ParameterSpace
 from pddlvm.predictions import Inverse
 from problems import poisson
 

@@ -17,7 +17,7 @@ from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.collocation.domain import Box, Face
 from pddlvm.collocation.jets import Index, Jet, parse_derivative
 from pddlvm.fem import Points
-from pddlvm.fields import Constant, Field
+from pddlvm.parameters.fields import Constant, Field
 
 __all__ = ["Condition", "FieldValues", "PointFunction"]
 

@@ -22,8 +22,8 @@ from pddlvm.collocation.ansatz import Ansatz
 from pddlvm.collocation.domain import Affine, Box, Face, Stretch
 from pddlvm.collocation.jets import closure, partials
 from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
-from pddlvm.fields import Fields
-from pddlvm.parametric import ParametricProblem
+from pddlvm.parameters.fields import Fields
+from pddlvm.parameters.problem import ParametricProblem
 
 __all__ = ["CollocationProblem"]
 

@@ -33,7 +33,7 @@ from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Amortized", "amortize"]
 

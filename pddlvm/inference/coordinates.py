@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["FAR", "Coordinates"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Density", "Draws", "log_prob_of_z"]
 

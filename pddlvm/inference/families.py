@@ -18,7 +18,7 @@ from pddlvm.basics.random import seeded
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Diagonal", "Family", "Flow", "Full"]
 

@@ -37,7 +37,7 @@ from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
 from pddlvm.latent import LatentVariableModel
 from pddlvm.observation import Observation
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Method", "infer"]
 

@@ -15,7 +15,7 @@ from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.validation import InferenceReport
 
 if TYPE_CHECKING:
-    from pddlvm.parametric import ParametricProblem
+    from pddlvm.parameters.problem import ParametricProblem
 
 __all__ = [
     "AnyFigure",

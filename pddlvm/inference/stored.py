@@ -16,10 +16,10 @@ from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import check_tensor, decoding, read_content, write_content
 from pddlvm.basics.random import seeded
 from pddlvm.basics.summary import summarise
-from pddlvm.identity import adopt, mark_of
 from pddlvm.inference.amortized import Amortized, Compression, Context
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.parameters.identity import adopt, mark_of
 
 if TYPE_CHECKING:
     from pddlvm.latent import LatentVariableModel

@@ -17,11 +17,11 @@ from pddlvm.basics.errors import ConvergenceError, InputError
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.derivatives import linearise
-from pddlvm.identity import is_like
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.observation import LinearObservation, Observation
-from pddlvm.parameters import ParameterSpace
+from pddlvm.parameters.identity import is_like
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.refinement import correct
 
 __all__ = ["Surrogate", "surrogate_of"]

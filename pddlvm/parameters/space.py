@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_finite, check_vectors
 from pddlvm.basics.errors import InputError, SupportError
-from pddlvm.priors import Prior
+from pddlvm.parameters.priors import Prior
 
 __all__ = ["Block", "ParameterSpace"]
 

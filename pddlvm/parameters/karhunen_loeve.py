@@ -26,9 +26,9 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
-from pddlvm.fields import Field, Link
 from pddlvm.links import exp
-from pddlvm.priors import Normal
+from pddlvm.parameters.fields import Field, Link
+from pddlvm.parameters.priors import Normal
 
 __all__ = ["Covariance", "KarhunenLoeve", "Matern", "exponential", "gaussian"]
 

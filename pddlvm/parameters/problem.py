@@ -19,8 +19,8 @@ from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
-from pddlvm.fields import Field, Fields
-from pddlvm.parameters import Block, ParameterSpace
+from pddlvm.parameters.fields import Field, Fields
+from pddlvm.parameters.space import Block, ParameterSpace
 
 __all__ = ["ParametricProblem"]
 
@@ -61,7 +61,7 @@ class ParametricProblem(ABC):
     def dim(self) -> int:
         """Number of coordinates of a point."""
 
-    # --- its identity, see `pddlvm.identity` ---------------------------------------------------
+    # --- its identity, see `pddlvm.parameters.identity` -------------------------------------------
 
     @property
     @abstractmethod

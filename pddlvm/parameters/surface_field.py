@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
-from pddlvm.fields import Field, Link
 from pddlvm.linalg.factors import factorise
 from pddlvm.links import exp
-from pddlvm.priors import Normal
+from pddlvm.parameters.fields import Field, Link
+from pddlvm.parameters.priors import Normal
 
 __all__ = ["SurfaceField"]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pddlvm.parametric import ParametricProblem
+from pddlvm.parameters.problem import ParametricProblem
 
 __all__ = ["adopt", "is_like", "mark_of"]
 

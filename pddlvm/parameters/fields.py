@@ -19,7 +19,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import Points, Space
 from pddlvm.links import identity
-from pddlvm.priors import Normal, Prior
+from pddlvm.parameters.priors import Normal, Prior
 
 __all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Fields", "Piecewise"]
 

@@ -1,0 +1,1 @@
+"""What z is: priors, fields and their space, and problems that have them."""
