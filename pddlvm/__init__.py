@@ -35,7 +35,6 @@ from pddlvm.collocation.sampling import (
     UniformPoints,
 )
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
-from pddlvm.discretisation import Dirichlet
 from pddlvm.export import Exported, export_maps
 from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.diagnostics import Diagnostics
@@ -62,13 +61,14 @@ from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential,
 from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
-from pddlvm.physics import Energy, Flux, Term
-from pddlvm.problem import Problem
 from pddlvm.reduction import reduce
 from pddlvm.serialization import load
-from pddlvm.stresses import ShellStresses, shell_stresses
 from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
+from pddlvm.weak.boundary import Dirichlet
+from pddlvm.weak.problem import Problem
+from pddlvm.weak.stresses import ShellStresses, shell_stresses
+from pddlvm.weak.terms import Energy, Flux, Term
 
 if TYPE_CHECKING:
     from pddlvm import plot

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic
+from pddlvm.weak.problem import Problem
 
 __all__ = ["Covariance", "EnergyNorm", "Isotropic", "Likelihood", "Scales", "Whitened"]
 

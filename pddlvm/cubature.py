@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from pddlvm.linalg.operators import ScaledOperator
-from pddlvm.physics import Term, TermEvaluator
-from pddlvm.problem import Problem
 from pddlvm.representation import Representation
+from pddlvm.weak.problem import Problem
+from pddlvm.weak.terms import Term, TermEvaluator
 
 __all__ = ["CellSelection", "Draws", "dense_columns", "select_cells", "selected_term"]
 

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm import covariances
-from pddlvm.affine import Interpolation
 from pddlvm.basics.files import check_tensor
 from pddlvm.covariances import Covariance
 from pddlvm.cubature import CellSelection
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import rebuild_network, sizes_of
-from pddlvm.problem import Problem
 from pddlvm.reduction import Reduction, TermReduction
 from pddlvm.representation import Reference, Units
+from pddlvm.weak.affine_term import Interpolation
+from pddlvm.weak.problem import Problem
 
 __all__ = ["content_of", "rebuild"]
 

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from pddlvm.observation import Observation
     from pddlvm.parameters.problem import ParametricProblem
     from pddlvm.predictions import Forward
-    from pddlvm.problem import Problem
     from pddlvm.reduction import Reduction
+    from pddlvm.weak.problem import Problem
 
 __all__ = ["LatentVariableModel", "Stage"]
 

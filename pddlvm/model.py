@@ -26,11 +26,11 @@ from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
-from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel
 from pddlvm.reduction import LogQuadratic, Reduction, reduce
 from pddlvm.refinement import Refined, check_converged, correct, refine
 from pddlvm.uncertainty import Uncertainty
+from pddlvm.weak.problem import Problem
 
 __all__ = ["GalerkinModel"]
 

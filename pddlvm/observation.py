@@ -25,7 +25,7 @@ from pddlvm.fem import Space
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.noise import Gaussian, Noise
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.problem import Problem
+from pddlvm.weak.problem import Problem
 
 __all__ = [
     "FunctionObservation",

@@ -19,8 +19,8 @@ from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.fem import SurfaceMesh
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
-from pddlvm.problem import Problem
-from pddlvm.stresses import shell_stresses
+from pddlvm.weak.problem import Problem
+from pddlvm.weak.stresses import shell_stresses
 
 __all__ = ["write_pvd", "write_vtu"]
 

@@ -37,9 +37,9 @@ from pddlvm.inference.plot import (
     whole,
 )
 from pddlvm.latent import LatentVariableModel
-from pddlvm.problem import Problem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
+from pddlvm.weak.problem import Problem
 
 __all__ = [
     "calibration",

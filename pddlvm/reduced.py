@@ -10,10 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pddlvm.affine import AffineTerm
 from pddlvm.linalg.operators import ScaledOperator
-from pddlvm.physics import TermEvaluator
 from pddlvm.representation import Representation
+from pddlvm.weak.affine_term import AffineTerm
+from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["ReducedModel", "stiffness_of"]
 

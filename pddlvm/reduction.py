@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pddlvm.affine import MAX_RANK, AffineTerm, Interpolation, find_interpolation
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basis import Basis, Galerkin, ResidualEnriched
 from pddlvm.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
-from pddlvm.definite import check_positive_at
-from pddlvm.physics import TermEvaluator
-from pddlvm.problem import Problem
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Reference, Representation, Units
+from pddlvm.weak.affine_term import MAX_RANK, AffineTerm, Interpolation, find_interpolation
+from pddlvm.weak.definite import check_positive_at
+from pddlvm.weak.problem import Problem
+from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["LogQuadratic", "Reduction", "TermReduction", "reduce"]
 

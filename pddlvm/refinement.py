@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.discretisation import Discretisation
 from pddlvm.reduced import ReducedModel
 from pddlvm.representation import Reference
+from pddlvm.weak.discretisation import Discretisation
 
 __all__ = ["Refined", "check_converged", "correct", "nearly_exact", "refine"]
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.memory import multiply
-from pddlvm.definite import factorise_positive
 from pddlvm.linalg.factors import SparseFactors, factorise
-from pddlvm.problem import Problem
+from pddlvm.weak.definite import factorise_positive
+from pddlvm.weak.problem import Problem
 
 __all__ = ["Reference", "Representation", "Units", "orthonormalise"]
 

@@ -25,7 +25,7 @@ from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import evaluating
 from pddlvm.parameters.identity import adopt, mark_of
-from pddlvm.problem import Problem
+from pddlvm.weak.problem import Problem
 
 __all__ = ["content_of", "differences", "load", "restore_state", "save"]
 

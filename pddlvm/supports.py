@@ -4,7 +4,7 @@ Components 0, 1, 2 are displacements along x, y, z; 3, 4, 5 rotations about x, y
 """
 
 from pddlvm.basics.errors import InputError
-from pddlvm.discretisation import Dirichlet
+from pddlvm.weak.boundary import Dirichlet
 
 __all__ = ["clamped", "diaphragm", "pinned", "symmetry"]
 

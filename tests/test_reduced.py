@@ -9,7 +9,6 @@ from torch.func import jacrev, vmap
 
 import pddlvm
 from pddlvm import fem, links
-from pddlvm.affine import AffineTerm, find_interpolation
 from pddlvm.basis import Galerkin
 from pddlvm.cubature import CellSelection
 from pddlvm.reduction import (
@@ -21,6 +20,7 @@ from pddlvm.reduction import (
     solve_reduced,
 )
 from pddlvm.representation import Reference, Units
+from pddlvm.weak.affine_term import AffineTerm, find_interpolation
 from problems import poisson
 
 EXACT = 1e-10

@@ -8,7 +8,7 @@ from checks import shell as build_shell
 
 import pddlvm
 from pddlvm import fem, supports
-from pddlvm.stresses import von_mises
+from pddlvm.weak.stresses import von_mises
 from problems import poisson, shell
 
 E, NU, T = 7.0, 0.25, 0.1

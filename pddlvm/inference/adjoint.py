@@ -17,7 +17,7 @@ from torch import Tensor
 from pddlvm.basics.errors import ConvergenceError, ProblemError
 from pddlvm.basics.owned import owned
 from pddlvm.observation import Observation
-from pddlvm.problem import Problem
+from pddlvm.weak.problem import Problem
 
 __all__ = ["FiniteElementPosterior"]
 

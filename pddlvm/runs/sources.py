@@ -15,7 +15,7 @@ from typing import Any
 
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.problem import Problem
+from pddlvm.weak.problem import Problem
 
 __all__ = [
     "AnyProblem",

@@ -19,7 +19,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.linalg.factors import SparseFactors, factorise
 
 if TYPE_CHECKING:
-    from pddlvm.problem import Problem
+    from pddlvm.weak.problem import Problem
 
 __all__ = ["check_positive_at", "factorise_positive"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pddlvm.basics.checks import check_no_gradient
 from pddlvm.basics.errors import ProblemError
 from pddlvm.parameters.fields import Field
-from pddlvm.problem import Problem
+from pddlvm.weak.problem import Problem
 
 __all__ = ["ShellStresses", "shell_stresses"]
 

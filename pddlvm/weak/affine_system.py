@@ -3,26 +3,25 @@
     (K(z) u + g(z))_free = 0,    K(z) = sum_q theta_q(z) K_q,    g(z) = sum_p phi_p(z) g_p
 
 Conductivities that are constant on parts of the mesh are of this kind, log-normal fields are not.
-theta and phi come from empirical interpolation as in `pddlvm.affine`, with as many K_q as it takes.
+theta and phi come from empirical interpolation as in `pddlvm.weak.affine_term`, with as many K_q
+as it takes.
 """
 
 from functools import reduce
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from pddlvm.affine import AffineTerm, find_interpolation
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.linalg.banded import BandedFactors, find_band
 from pddlvm.linalg.factors import SparseFactors, factorise
-from pddlvm.physics import TermEvaluator
-from pddlvm.solver import Assembler
-
-if TYPE_CHECKING:
-    from pddlvm.problem import Problem
+from pddlvm.weak.affine_term import AffineTerm, find_interpolation
+from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.form import WeakForm
+from pddlvm.weak.newton import Assembler
+from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["AffineSystem", "Factors", "affine_system"]
 
@@ -37,10 +36,11 @@ _TOLERANCE = 1e-10
 
 
 class AffineSystem:
-    """K_q and g_p of a problem, float64 on the CPU; z is (batch, d).
+    """K_q and g_p of a form, float64 on the CPU; z is (batch, d).
 
     Args:
-        problem: linear, see `affine_system`.
+        form: linear, see `affine_system`.
+        operators: its discretisation, float64 on the CPU.
         terms: coefficients theta and phi of each term.
         matrices: K_q of all terms, in one pattern on all degrees of freedom.
         loads: g_p of all terms, (n_loads, n_dofs).
@@ -48,20 +48,21 @@ class AffineSystem:
 
     def __init__(
         self,
-        problem: "Problem",
+        form: WeakForm,
+        operators: Discretisation,
         terms: list[AffineTerm],
         matrices: list[sp.csc_matrix],
         loads: Tensor,
     ) -> None:
-        self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
-        self._symmetric = problem.has_potential
+        self._operators = operators
+        self._symmetric = form.has_potential
         self._terms = terms
         self._loads = loads
         pattern = matrices[0].tocoo()
         self._data = torch.from_numpy(np.stack([m.data for m in matrices]))
         self._rows = torch.from_numpy(pattern.row.astype(np.int64))
         self._columns = torch.from_numpy(pattern.col.astype(np.int64))
-        n, free = problem.n_dofs, problem.free_dofs
+        n, free = form.n_dofs, form.free_dofs
         number = sp.csc_matrix(
             (np.arange(1, len(pattern.data) + 1), matrices[0].indices, matrices[0].indptr),
             shape=(n, n),
@@ -134,22 +135,26 @@ class AffineSystem:
             raise ConvergenceError("a matrix is singular: is a coefficient zero?") from error
 
 
-def affine_system(problem: "Problem") -> AffineSystem | None:
-    """The system of a problem that is of this kind, or None; found by trial on random draws."""
-    operators = problem.discretisation(torch.float64, torch.device("cpu"))
+def affine_system(form: WeakForm, operators: Discretisation) -> AffineSystem | None:
+    """The system of a form that is of this kind, or None; found by trial on random draws.
+
+    Args:
+        form: of the PDE.
+        operators: its discretisation, float64 on the CPU.
+    """
     size = sum(8 * _N_DRAWS * t.weights.numel() * t.s**2 for t in operators.terms)
     if size > _MEMORY:
         return None
     generator = torch.Generator().manual_seed(0)
     # Near the centre of the prior: coefficients over many powers of ten would hide a rank.
-    xi = _SPREAD * problem.prior.sample_standard((_N_DRAWS,), generator=generator)
-    z = problem.prior.unstandardise(xi)
-    assembler = Assembler(problem.terms, np.arange(problem.n_dofs), problem.n_dofs)
-    zero = torch.zeros(_N_DRAWS, problem.n_dofs, dtype=torch.float64)
+    xi = _SPREAD * form.prior.sample_standard((_N_DRAWS,), generator=generator)
+    z = form.prior.unstandardise(xi)
+    assembler = Assembler(form.terms, np.arange(form.n_dofs), form.n_dofs)
+    zero = torch.zeros(_N_DRAWS, form.n_dofs, dtype=torch.float64)
     nothing = [torch.zeros(t.weights.numel(), t.s, t.s).double() for t in operators.terms]
     found, matrices, loads = [], [], []
     for i, term in enumerate(operators.terms):
-        affine = _affine_term(problem, term, zero, z)
+        affine = _affine_term(form, term, zero, z)
         if affine is None:
             return None
         own, tangents, fluxes = affine
@@ -157,15 +162,15 @@ def affine_system(problem: "Problem") -> AffineSystem | None:
         for one in tangents:
             matrices.append(assembler([*nothing[:i], one, *nothing[i + 1 :]]))
         loads.append(term.operator.adjoint(fluxes.flatten(1)))
-    system = AffineSystem(problem, found, matrices, torch.cat(loads))
-    return system if _is_right(problem, system, generator) else None
+    system = AffineSystem(form, operators, found, matrices, torch.cat(loads))
+    return system if _is_right(form, operators, system, generator) else None
 
 
 def _affine_term(
-    problem: "Problem", term: TermEvaluator, zero: Tensor, z: Tensor
+    form: WeakForm, term: TermEvaluator, zero: Tensor, z: Tensor
 ) -> tuple[AffineTerm, Tensor, Tensor] | None:
     """Coefficients, and the weighted tangents and fluxes that they multiply."""
-    blocks, n = problem.prior.split(z), len(z)
+    blocks, n = form.prior.split(z), len(z)
     tangents = term.tangents(zero, blocks) / term.weights[:, None, None]
     fluxes = term.fluxes(zero, blocks) / term.weights[:, None]
     tangent = find_interpolation(tangents.reshape(n, -1).numpy(), _MAX_RANK)
@@ -173,16 +178,17 @@ def _affine_term(
     if tangent is None or flux is None:
         return None
     columns = np.zeros((term.weights.numel(), term.s, 1))
-    own = AffineTerm(term.term, problem.fields, tangent, flux, columns, torch.float64)
+    own = AffineTerm(term.term, form.fields, tangent, flux, columns, torch.float64)
     of_tangents = torch.from_numpy(tangent.cardinal.T.copy()).unflatten(1, (-1, term.s, term.s))
     of_fluxes = torch.from_numpy(flux.cardinal.T.copy()).unflatten(1, (-1, term.s))
     return own, term.weights[:, None, None] * of_tangents, term.weights[:, None] * of_fluxes
 
 
-def _is_right(problem: "Problem", system: AffineSystem, generator: torch.Generator) -> bool:
+def _is_right(
+    form: WeakForm, operators: Discretisation, system: AffineSystem, generator: torch.Generator
+) -> bool:
     """Does the residual of its solutions vanish, on draws of the whole prior?"""
-    z = problem.prior.unstandardise(problem.prior.sample_standard((4,), generator=generator))
+    z = form.prior.unstandardise(form.prior.sample_standard((4,), generator=generator))
     u, _ = system.solve(z)
-    operators = problem.discretisation(torch.float64, torch.device("cpu"))
     start = operators.residual(operators.lift(z), z).norm(dim=1)
     return bool((operators.residual(u, z).norm(dim=1) <= _TOLERANCE * start).all())

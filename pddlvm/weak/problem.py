@@ -17,16 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.affine_system import AffineSystem, Factors, affine_system
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.summary import summarise
-from pddlvm.discretisation import Dirichlet, Discretisation
 from pddlvm.fem import FunctionSpace
 from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.priors import Prior
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.physics import Energy, Term, TermEvaluator
-from pddlvm.solver import ReferenceSolver
+from pddlvm.weak.affine_system import AffineSystem, Factors, affine_system
+from pddlvm.weak.boundary import Dirichlet
+from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.form import WeakForm
+from pddlvm.weak.newton import ReferenceSolver
+from pddlvm.weak.terms import Term, TermEvaluator
 
 __all__ = ["Problem"]
 
@@ -84,6 +86,9 @@ class Problem(ParametricProblem):
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
+        self.form = WeakForm(
+            self.prior, space, self.terms, self.fields, self.dirichlet, self.free_dofs
+        )
         self._check_rigid_modes()
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         self._check_physics()
@@ -162,7 +167,7 @@ class Problem(ParametricProblem):
     @property
     def has_potential(self) -> bool:
         """Is r the gradient of an energy?"""
-        return all(isinstance(term, Energy) for term in self.terms)
+        return self.form.has_potential
 
     @property
     def is_coercive(self) -> bool:
@@ -213,7 +218,7 @@ class Problem(ParametricProblem):
     @cached_property
     def affine(self) -> AffineSystem | None:
         """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
-        return affine_system(self)
+        return affine_system(self.form, self._exact)
 
     def solve_with_factors(self, z: Tensor) -> tuple[Tensor, Sequence[Factors]]:
         """Solutions (n, n_dofs) at z (n, d), float64, and factors of K at each or close to it.
@@ -225,7 +230,7 @@ class Problem(ParametricProblem):
     @cached_property
     def solver(self) -> ReferenceSolver:
         """The reference solver: Newton with a sparse direct factorisation, float64."""
-        return ReferenceSolver(self)
+        return ReferenceSolver(self.form, self._exact)
 
     def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "Problem":  # noqa: D102
         fields = self._fields_with(states)
@@ -235,8 +240,12 @@ class Problem(ParametricProblem):
         """The operators in a dtype on a device; built once for each."""
         key = (dtype, device)
         if key not in self._discretisations:
-            self._discretisations[key] = Discretisation(self, dtype).to(device)
+            self._discretisations[key] = Discretisation(self.form, dtype).to(device)
         return self._discretisations[key]
+
+    @property
+    def _exact(self) -> Discretisation:
+        return self.discretisation(torch.float64, torch.device("cpu"))
 
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z) on the free degrees of freedom, (..., n_free); dtype and device follow u.

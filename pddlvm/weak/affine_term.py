@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pddlvm.linalg.operators import DenseOperator, scale_rows
 from pddlvm.parameters.fields import Fields
-from pddlvm.physics import Term, TermEvaluator
+from pddlvm.weak.terms import Term, TermEvaluator
 
 __all__ = ["AffineTerm", "Interpolation", "find_interpolation"]
 

@@ -15,7 +15,6 @@ differ) reuses its factors.
 """
 
 from functools import reduce
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,10 +24,9 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.linalg.factors import SparseFactors, factorise
-from pddlvm.physics import Term
-
-if TYPE_CHECKING:
-    from pddlvm.problem import Problem
+from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.form import WeakForm
+from pddlvm.weak.terms import Term
 
 __all__ = ["Assembler", "ReferenceSolver"]
 
@@ -97,17 +95,20 @@ class Assembler:
 
 
 class ReferenceSolver:
-    """Newton's method for a problem, batched over parameters.
+    """Newton's method for a form, batched over parameters.
+
+    Args:
+        form: of the PDE.
+        operators: its discretisation, float64 on the CPU.
 
     Attributes:
         chunk: samples whose pointwise tangents fit into memory at once.
     """
 
-    def __init__(self, problem: "Problem") -> None:
-        self._problem = problem
-        self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
-        self.assembler = Assembler(problem.terms, problem.free_dofs, problem.n_dofs)
-        entries = sum(int(np.prod(t.region.shape[:3])) * t.region.shape[2] for t in problem.terms)
+    def __init__(self, form: WeakForm, operators: Discretisation) -> None:
+        self._form, self._operators = form, operators
+        self.assembler = Assembler(form.terms, form.free_dofs, form.n_dofs)
+        entries = sum(int(np.prod(t.region.shape[:3])) * t.region.shape[2] for t in form.terms)
         self.chunk = max(1, _MEMORY // (8 * entries))
         self._factors: tuple[list[Tensor], SparseFactors] | None = None
 
@@ -118,7 +119,7 @@ class ReferenceSolver:
             ConvergenceError: the residual of a sample did not reach round-off.
         """
         parts = [self._solve_chunk(part, i) for i, part in self._chunks(z)]
-        return torch.cat(parts) if parts else z.new_zeros(0, self._problem.n_dofs)
+        return torch.cat(parts) if parts else z.new_zeros(0, self._form.n_dofs)
 
     def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[SparseFactors]]:
         """Solutions, and for each of them factors of K in its last Newton step.
@@ -142,8 +143,8 @@ class ReferenceSolver:
 
     def assemble_unconstrained(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """The matrix on all degrees of freedom, Dirichlet ones included, of one sample."""
-        n = self._problem.n_dofs
-        return Assembler(self._problem.terms, np.arange(n), n)(tangents)
+        n = self._form.n_dofs
+        return Assembler(self._form.terms, np.arange(n), n)(tangents)
 
     def _chunks(self, z: Tensor) -> list[tuple[int, Tensor]]:
         return [(i, z[i : i + self.chunk]) for i in range(0, len(z), self.chunk)]
@@ -211,7 +212,7 @@ class ReferenceSolver:
         previous = self._factors
         if previous is None or not all(map(torch.equal, previous[0], tangents)):
             matrix = self.assembler(tangents)
-            lu = factorise(matrix, symmetric=self._problem.has_potential)
+            lu = factorise(matrix, symmetric=self._form.has_potential)
             self._factors = previous = ([t.clone() for t in tangents], lu)
         return previous[1]
 

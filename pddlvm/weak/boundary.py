@@ -1,0 +1,95 @@
+"""Dirichlet conditions, and their values at the degrees of freedom of a boundary.
+
+u = u_D(x; fields)
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.owned import own_fields
+from pddlvm.fem import FunctionSpace, Points
+from pddlvm.parameters.fields import Field, Fields
+
+__all__ = ["BoundaryValues", "Dirichlet"]
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """u = value on a named boundary (None: on all of it).
+
+    Attributes:
+        boundary: name of the boundary.
+        value: a number, or value(x, **fields) at one point: a number, or (c,) for a vector u.
+        component: the only component of a vector u that is prescribed; None: all of them.
+    """
+
+    boundary: str | None
+    value: float | Callable[..., Any] = 0.0
+    component: int | None = None
+
+    def __post_init__(self) -> None:
+        own_fields(self)
+
+
+class BoundaryValues(nn.Module):
+    """Dirichlet values at the degrees of freedom of one boundary."""
+
+    dofs: Tensor
+    x: Tensor
+    component: Tensor
+
+    def __init__(
+        self, condition: Dirichlet, space: FunctionSpace, fields: Fields, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        dofs = space.dofs_on(condition.boundary, condition.component)
+        x = space.dof_points[dofs]
+        self.value = condition.value
+        self.n_components = space.n_components
+        self.register_buffer("dofs", torch.from_numpy(dofs))
+        self.register_buffer("x", torch.from_numpy(x).to(dtype))
+        self.register_buffer("component", torch.from_numpy(space.dof_components[dofs]))
+        self.numbers = {k: float(v) for k, v in fields.items() if not isinstance(v, Field)}
+        names = _arguments(condition.value)
+        unknown = [n for n in names if n not in fields]
+        if unknown:
+            raise ProblemError(
+                f"a Dirichlet value reads fields {unknown} that the problem does not have; it has "
+                f"{sorted(fields)}"
+            )
+        self.numbers = {n: self.numbers[n] for n in names if n in self.numbers}
+        points = Points(x, space.cells_of_dofs(dofs))
+        random = {n: fields[n] for n in names if isinstance(fields[n], Field)}
+        self.fields = nn.ModuleDict(
+            {n: f.at(points, dtype) for n, f in random.items() if isinstance(f, Field)}
+        )
+
+    def forward(self, z: Mapping[str, Tensor], batch: int) -> Tensor:
+        """Values, (batch, n_boundary_dofs)."""
+        if not callable(self.value):
+            return self.x.new_full((batch, len(self.dofs)), float(self.value))
+        function = self.value
+
+        def at_dof(x: Tensor, component: Tensor, values: dict[str, Tensor]) -> Tensor:
+            value = function(x, **values, **self.numbers)
+            value = torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(-1)
+            return value.expand(self.n_components).gather(0, component[None])[0]
+
+        values = {k: field(z[k]).expand(batch, -1) for k, field in self.fields.items()}
+        if not values:
+            one: Tensor = vmap(lambda x, c: at_dof(x, c, {}))(self.x, self.component)
+            return one.expand(batch, -1)
+        result: Tensor = vmap(vmap(at_dof), in_dims=(None, None, 0))(self.x, self.component, values)
+        return result
+
+
+def _arguments(value: float | Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the fields that a boundary value reads: its arguments after x."""
+    return tuple(inspect.signature(value).parameters)[1:] if callable(value) else ()

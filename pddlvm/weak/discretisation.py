@@ -1,0 +1,100 @@
+"""A problem as torch modules of one dtype: residual, tangents and boundary values, batched.
+
+r(u, z) = sum_regions B^T (w * sum_terms flux(B u, z, x)),   rows of the free dofs
+u_D(z) at the Dirichlet dofs
+"""
+
+from functools import reduce
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.linalg.operators import SparseOperator
+from pddlvm.weak.boundary import BoundaryValues
+from pddlvm.weak.form import WeakForm
+from pddlvm.weak.terms import TermEvaluator
+
+__all__ = ["Discretisation"]
+
+
+class Discretisation(nn.Module):
+    """The terms and boundary values of a form as torch modules of one dtype.
+
+    Below, u is (batch, n_dofs), z is (batch, d), and r is (batch, n_free).
+    """
+
+    free: Tensor
+    terms: list[TermEvaluator]
+    boundary: list[BoundaryValues]
+    # Both are ModuleLists, declared by what they hold.
+
+    def __init__(self, form: WeakForm, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.prior = form.prior
+        self.n_dofs = form.n_dofs
+        self.register_buffer("free", torch.from_numpy(form.free_dofs))
+        # Terms of one region share its operator, and in the residual its strains and its adjoint.
+        operators = {
+            id(term.region): SparseOperator(term.region.matrix, dtype) for term in form.terms
+        }
+        terms = [
+            TermEvaluator(
+                term,
+                operators[id(term.region)],
+                torch.from_numpy(term.region.weights.ravel()).to(dtype),
+                term.region.points,
+                form.fields,
+            )
+            for term in form.terms
+        ]
+        boundary = [BoundaryValues(d, form.space, form.fields, dtype) for d in form.dirichlet]
+        self.terms = cast(list[TermEvaluator], nn.ModuleList(terms))
+        self.boundary = cast(list[BoundaryValues], nn.ModuleList(boundary))
+
+    @property
+    def _groups(self) -> list[list[TermEvaluator]]:
+        """Terms by region."""
+        groups: dict[int, list[TermEvaluator]] = {}
+        for term in self.terms:
+            groups.setdefault(id(term.operator), []).append(term)
+        return list(groups.values())
+
+    def lift(self, z: Tensor) -> Tensor:
+        """Dirichlet values, zero at the free degrees of freedom, (batch, n_dofs)."""
+        u = torch.zeros(len(z), self.n_dofs, dtype=z.dtype, device=z.device)
+        blocks = self.prior.split(z)
+        for boundary in self.boundary:
+            # Later conditions win where two boundaries meet.
+            u = u.index_copy(1, boundary.dofs, boundary(blocks, len(z)))
+        return u
+
+    def energy(self, u: Tensor, z: Tensor) -> Tensor:
+        """Pi(u, z), (batch,)."""
+        blocks = self.prior.split(z)
+        return torch.stack([term.energy(u, blocks) for term in self.terms]).sum(0)
+
+    def residual(self, u: Tensor, z: Tensor) -> Tensor:
+        """r(u, z), (batch, n_free)."""
+        blocks = self.prior.split(z)
+        full = torch.zeros_like(u)
+        for terms in self._groups:
+            e = terms[0].strains(u)
+            fluxes = reduce(torch.add, [term.fluxes_of(e, blocks) for term in terms])
+            full = full + terms[0].operator.adjoint(fluxes.flatten(-2))
+        return full[:, self.free]
+
+    def tangents(self, u: Tensor, z: Tensor) -> list[Tensor]:
+        """Pointwise tangents of each term, (batch, n_points, s, s) each."""
+        blocks = self.prior.split(z)
+        return [term.tangents(u, blocks) for term in self.terms]
+
+    def apply_tangents(self, tangents: list[Tensor], v: Tensor) -> Tensor:
+        """dr/du v for v of the free degrees of freedom, (batch, n_free) -> (batch, n_free)."""
+        u = torch.zeros(len(v), self.n_dofs, dtype=v.dtype, device=v.device)
+        u = u.index_copy(1, self.free, v)
+        total = torch.zeros_like(u)
+        for term, tangent in zip(self.terms, tangents, strict=True):
+            de = torch.einsum("bpst,bpt->bps", tangent, term.strains(u))
+            total = total + term.operator.adjoint(de.flatten(-2))
+        return total[:, self.free]
