@@ -37,7 +37,7 @@ def solutions(model: pddlvm.LatentVariableModel, z: torch.Tensor, ax: Axes) -> N
         ax.plot(x, reference[i], color="k", lw=1, label="reference" if i == 0 else None)
         ax.plot(x, mean, f"C{i}--", label=None if i else "mean")
         ax.fill_between(x, mean - 2 * std, mean + 2 * std, color=f"C{i}", alpha=0.4)
-    ax.set(xlabel="x", ylabel="u", title="Solutions and ±2σ (thinner than the line)")
+    ax.set(xlabel="x", ylabel="u", title="Solutions and ±2σ")
     ax.legend()
 
 

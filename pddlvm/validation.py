@@ -130,9 +130,9 @@ class ValidationReport:
             "coverage of z, +-2 std": f"{self.coverage_z:.3f}",
             **{f"{k}: 50, 80, 95, 99 % hold": _percents(b) for k, b in self.bars.items()},
             **{f"{k}: std / error": f"{b.std_ratio:.2f}" for k, b in self.bars.items()},
-            "... per sample": f"{self.std_ratio:.2f}",
+            "u: std / error, per sample": f"{self.std_ratio:.2f}",
             "correlation, log errors": f"{self.log_correlation:.2f}",
-            **{f"speed-up, {k}": f"{v:,.0f}" for k, v in self.speedup.items()},
+            **{f"speed-up, {k}": f"{v:.3g}" for k, v in self.speedup.items()},
         }
 
     def __str__(self) -> str:
