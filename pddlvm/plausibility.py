@@ -62,7 +62,7 @@ class Plausibility(nn.Module):
 def judged(found: Inverse, misfit: Tensor, p_value: Tensor | None, advice: str) -> Inverse:
     """The same with its misfit (n_batch,), and what that says."""
     batch = found.xi_mean.shape[:-1]
-    p_value = None if p_value is None else p_value.reshape(batch)
+    p_value = None if p_value is None else p_value.to(misfit).reshape(batch)
     return replace(found, misfit=misfit.reshape(batch), p_value=p_value, advice=advice)
 
 

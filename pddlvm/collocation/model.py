@@ -298,7 +298,7 @@ class CollocationModel(LatentVariableModel):
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
-        return judged(found, misfit.to(u), None if p_value is None else p_value.to(u), _ADVICE)
+        return judged(found, misfit.to(u), p_value, _ADVICE)
 
     def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
         """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""

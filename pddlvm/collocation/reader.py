@@ -73,12 +73,11 @@ class PrincipalGaussian(nn.Module):
         self.register_buffer("components", torch.zeros(math.prod(grid), n_components))
         self.network = NeuralGaussian(n_components + n_extra, n_out, width=128, depth=3)
 
-    def fit(self, u: Tensor) -> None:
-        """Take the components from centred fields, (n_samples, n_dofs)."""
+    def fit(self, spread: Tensor, rows: Tensor) -> None:
+        """Take the principal components of fields, (k, n_dofs), and how much each varies, (k,)."""
         n = self.components.shape[1]
-        _, sizes, rows = torch.linalg.svd(u.double(), full_matrices=False)
         # What varies less than the errors of the forward map would only show these.
-        scales = (sizes / len(u) ** 0.5).clamp(min=float(_FLOOR * sizes[0]) / len(u) ** 0.5)
+        scales = spread.clamp(min=float(_FLOOR * spread[0]))
         found = (rows / scales[:, None])[:n].T
         self.components.zero_()
         self.components[:, : found.shape[1]] = found.to(self.components)
@@ -118,10 +117,11 @@ class InverseField(nn.Module):
         size = (u.double() - self.centre).std(0).square().mean().sqrt()
         self.scale = torch.where(size > 0, size, 1.0).expand_as(self.scale).clone()
         scaled = (u - self.centre) / self.scale
-        found = torch.linalg.svd(scaled, full_matrices=False).Vh[:_N_SHAPES].T
+        _, sizes, rows = torch.linalg.svd(scaled, full_matrices=False)
+        found = rows[:_N_SHAPES].T
         self.shapes = nn.functional.pad(found, (0, _N_SHAPES - found.shape[1]))
         if isinstance(self.network, PrincipalGaussian):
-            self.network.fit(scaled)
+            self.network.fit(sizes / len(u) ** 0.5, rows)
 
     def outside(self, u: Tensor) -> Tensor:
         """How much of fields (batch, n_dofs) is in none of the shapes, relative, (batch,)."""

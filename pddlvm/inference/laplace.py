@@ -269,8 +269,7 @@ def _moved(surrogate: Surrogate, y: Tensor, found: _Maximum, error: Tensor) -> _
         if k == _MAX_MOVES or not (decrement >= _DECREMENT).any():
             break
         trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
-        trial_data, trial_jacobian = surrogate.linearise(plain.xi_of(trial))
-        trial_jacobian = trial_jacobian * plain.slope(trial)[:, None, :]
+        trial_data, trial_jacobian = _linearise(surrogate, plain, trial)
         value = log_density(trial, trial_data)
         better = (value > best) & torch.isfinite(trial_jacobian).flatten(1).all(-1)
         if not better.any():
@@ -282,6 +281,12 @@ def _moved(surrogate: Surrogate, y: Tensor, found: _Maximum, error: Tensor) -> _
     # Where the error hides what stopped the search, that has arrived.
     converged = found.converged | (decrement < _STUCK_DECREMENT)
     return _Maximum(eta, data, jacobian, found.iterations, converged)
+
+
+def _linearise(surrogate: Surrogate, plain: Coordinates, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """Data, and their derivatives by eta."""
+    data, slope = surrogate.linearise(plain.xi_of(eta))
+    return data, slope * plain.slope(eta)[:, None, :]
 
 
 def _newton_system(
@@ -306,8 +311,7 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
     identity = torch.eye(prior.size, dtype=y.dtype)
 
     def linearise(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        data, jacobian = surrogate.linearise(plain.xi_of(at))
-        jacobian = jacobian * plain.slope(at)[:, None, :]
+        data, jacobian = _linearise(surrogate, plain, at)
         return data, jacobian, objective(surrogate, y, at, data, jacobian)
 
     data, jacobian, best = linearise(eta)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
+from pddlvm.linalg.eigenvectors import with_signs
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
 from pddlvm.parameters.priors import Normal
@@ -130,9 +131,7 @@ class KarhunenLoeve(Field):
             raise InputError(
                 f"the covariance has fewer than {n_terms} terms above round-off; ask for fewer"
             )
-        # The sign of an eigenvector is arbitrary: make its largest entry positive.
-        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_terms)])
-        modes = root[:, None] * vectors / np.sqrt(values)
+        modes = root[:, None] * with_signs(vectors) / np.sqrt(values)
         return cls(
             prior=Normal(),
             link=link,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
+from pddlvm.linalg.eigenvectors import with_signs
 from pddlvm.linalg.factors import factorise
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
@@ -80,9 +81,7 @@ class SurfaceField(Field):
         start = np.cos(np.arange(n, dtype=np.float64) ** 2)
         values, vectors = eigsh(stiffness, n_terms, M=mass, sigma=shift, OPinv=inverse, v0=start)
         order = np.argsort(values)
-        values, vectors = np.maximum(values[order], 0), vectors[:, order]
-        # The sign of an eigenvector is arbitrary: make its largest entry positive.
-        vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_terms)])
+        values, vectors = np.maximum(values[order], 0), with_signs(vectors[:, order])
         variance = (2 * smoothness / length**2 + values) ** (-(smoothness + 1))
         # The eigenvectors have unit mass: the mean variance is the sum over the area.
         variance *= std**2 * area / variance.sum()

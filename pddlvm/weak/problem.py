@@ -195,7 +195,7 @@ class Problem(ParametricProblem):
         """
         generator = torch.Generator().manual_seed(_PROBE_SEED)
         z = self.prior.sample((_N_PROBES,), generator=generator)
-        operators = self.discretisation(torch.float64, torch.device("cpu"))
+        operators = self._exact
         low, high = (f(self.space.dof_points, axis=0) for f in (np.min, np.max))
         s = (self.space.dof_points - low) / np.where(high > low, high - low, 1.0)
         smooth = torch.from_numpy(np.sin(1.0 + 2.0 * s @ (1.0 + np.arange(s.shape[1]))))
