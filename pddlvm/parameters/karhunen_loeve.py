@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
-from pddlvm.linalg.eigenvectors import with_signs
+from pddlvm.linalg.eigenvectors import canonical_rotation
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
 from pddlvm.parameters.priors import Normal
@@ -126,12 +126,15 @@ class KarhunenLoeve(Field):
         root = np.sqrt(weights)
         kernel = covariance(cdist(inducing, inducing) / length)
         values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
-        values, vectors = values[::-1][:n_terms], vectors[:, ::-1][:, :n_terms]
-        if values[-1] <= 1e-12 * values[0]:
+        kept = values > 1e-12 * values[-1]
+        values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
+        if len(values) < n_terms:
             raise InputError(
                 f"the covariance has fewer than {n_terms} terms above round-off; ask for fewer"
             )
-        modes = root[:, None] * with_signs(vectors) / np.sqrt(values)
+        scaled = root[:, None] * vectors * np.sqrt(values)
+        rotation = canonical_rotation(values, scaled, inducing, n_terms)
+        modes = root[:, None] * vectors / np.sqrt(values) @ rotation
         return cls(
             prior=Normal(),
             link=link,

@@ -16,13 +16,16 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
-from pddlvm.linalg.eigenvectors import with_signs
+from pddlvm.linalg.eigenvectors import canonical_rotation
 from pddlvm.linalg.factors import factorise
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
 from pddlvm.parameters.priors import Normal
 
 __all__ = ["SurfaceField"]
+
+_MOST_EQUAL = 5
+"""Most eigenvalues that a symmetry of a body makes equal: those of an icosahedron."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +82,16 @@ class SurfaceField(Field):
         factors = factorise((stiffness - shift * mass).tocsc(), symmetric=True)
         inverse = LinearOperator((n, n), matvec=factors.solve, dtype=np.float64)
         start = np.cos(np.arange(n, dtype=np.float64) ** 2)
-        values, vectors = eigsh(stiffness, n_terms, M=mass, sigma=shift, OPinv=inverse, v0=start)
+        n_found = min(n_terms + _MOST_EQUAL, n - 1)
+        values, vectors = eigsh(stiffness, n_found, M=mass, sigma=shift, OPinv=inverse, v0=start)
         order = np.argsort(values)
-        values, vectors = np.maximum(values[order], 0), with_signs(vectors[:, order])
+        values, vectors = np.maximum(values[order], 0), vectors[:, order]
         variance = (2 * smoothness / length**2 + values) ** (-(smoothness + 1))
         # The eigenvectors have unit mass: the mean variance is the sum over the area.
-        variance *= std**2 * area / variance.sum()
-        modes = torch.from_numpy(vectors * np.sqrt(variance))
+        variance *= std**2 * area / variance[:n_terms].sum()
+        scaled = vectors * np.sqrt(variance)
+        rotation = canonical_rotation(variance, mass @ scaled, mesh.p.T, n_terms)
+        modes = torch.from_numpy(scaled @ rotation)
         return cls(
             prior=Normal(),
             link=link,
