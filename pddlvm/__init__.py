@@ -18,6 +18,7 @@ from pddlvm.basics.errors import (
     RunFileError,
     StaleError,
     SupportError,
+    UncalibratedWarning,
 )
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints
@@ -147,6 +148,7 @@ __all__ = [
     "SurfaceField",
     "Term",
     "TrainingResult",
+    "UncalibratedWarning",
     "Uniform",
     "UniformPoints",
     "UnknownStd",

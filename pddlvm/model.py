@@ -187,7 +187,7 @@ class GalerkinModel(LatentVariableModel):
 
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
-            calibrated(), reduced()
+            calibrated().warn_if_not_fitted(), reduced()
             var_c, var_rest = self.variances(flat, flat_z, c, log_variance, level)
             return unflatten(var_c, batch), unflatten(var_rest, batch)
 

@@ -10,6 +10,7 @@ distribution of error / std is an `ErrorShape`, fitted with them, both to errors
 fitted without them.
 """
 
+import warnings
 from collections.abc import Iterable
 from typing import cast
 
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pddlvm.basics.errors import UncalibratedWarning
 from pddlvm.calibration import VarianceModel
 from pddlvm.error_shape import ErrorShape
 from pddlvm.parameters.space import ParameterSpace
@@ -74,6 +76,17 @@ class Uncertainty(nn.Module):
         self.starts = [part.start for part in prior.slices.values()]
         self.to(dtype)
 
+    def warn_if_not_fitted(self) -> None:
+        """Say that the error bars of an answer are worth nothing."""
+        if not self.is_calibrated:
+            warnings.warn(
+                "this model was never calibrated: it may be far off, and its error bars do not "
+                "know it; pddlvm.train(model) trains and then calibrates, model.calibrate() fits "
+                "the error bars to the maps as they are",
+                UncalibratedWarning,
+                stacklevel=2,
+            )
+
     def forward_features(
         self, xi: Tensor, log_size: Tensor, log_residual: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -94,6 +107,7 @@ class Uncertainty(nn.Module):
 
     def inverse_shape(self, known: Tensor, level: int) -> ErrorShape:
         """Distribution of error / std of xi, for each sample."""
+        self.warn_if_not_fitted()
         return ErrorShape(self.shape_xi[level][self.known_pattern(known)])
 
     def fit_forward_shape(self, level: int, scores: Tensor) -> None:

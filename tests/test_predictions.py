@@ -1,9 +1,11 @@
 """What the maps return: shapes, dtypes, moments and densities of the two Gaussians."""
 
 import math
+import warnings
 
 import pytest
 import scipy.stats
+import small
 import torch
 from torch.distributions import LogNormal, MultivariateNormal, Normal
 
@@ -258,3 +260,31 @@ def test_no_queries_get_no_answers(model, corrections):
     inverse = model.inverse(u, corrections=corrections)
     assert inverse.mean.shape == inverse.std.shape == (0, 2)
     assert model.refine(z).u.shape == model.problem.solve(z).shape == (0, n)
+
+
+# Models that were never calibrated
+
+ERROR_BARS = {
+    "std": lambda model, z: model.forward(z).std,
+    "interval": lambda model, z: model.forward(z, corrections=1).interval(0.9),
+    "sample": lambda model, z: model.forward(z).sample(),
+    "inverse": lambda model, z: model.inverse(model.forward(z).mean),
+}
+
+
+@pytest.mark.parametrize("answer", ERROR_BARS.values(), ids=ERROR_BARS)
+@pytest.mark.parametrize("make", [small.galerkin, small.strong])
+def test_error_bars_of_a_model_that_was_never_calibrated_are_warned_about(make, answer):
+    model = make()
+    with pytest.warns(pddlvm.UncalibratedWarning, match="never calibrated"):
+        answer(model, model.problem.prior.sample((2,), seed=0))
+
+
+@pytest.mark.parametrize("make", [small.galerkin, small.strong])
+def test_a_training_and_the_answers_after_it_warn_of_nothing(make):
+    model = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pddlvm.train(model, max_steps=4, progress=False)
+        for answer in ERROR_BARS.values():
+            answer(model, model.problem.prior.sample((2,), seed=0))

@@ -31,3 +31,7 @@ class StaleError(RuntimeError):
 
 class NonFiniteError(RuntimeError):
     """Training met a value that is not finite; the model keeps its last good state."""
+
+
+class UncalibratedWarning(UserWarning):
+    """A model answers whose error bars nothing has fitted to errors: it is hardly trained."""

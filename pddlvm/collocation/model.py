@@ -247,11 +247,13 @@ class CollocationModel(LatentVariableModel):
 
         @torch.no_grad()
         def std() -> Tensor:
+            same().uncertainty.warn_if_not_fitted()
             variances = same()._variances(xi, size, log_variance, level)
             return self.error_field(work, points).std(*variances)
 
         @torch.no_grad()
         def spread() -> Spread:
+            same().uncertainty.warn_if_not_fitted()
             variances = same()._variances(xi, size, log_variance, level)
             return self.error_field(work, points).spread(*variances).to(z.device)
 
