@@ -181,13 +181,13 @@ class GalerkinModel(LatentVariableModel):
             b = representation.boundary_coordinates(flat_z)
             augmented = representation.augment(c.to(flat), b)
             representation.check_range(augmented, z.dtype)
-        level = 1 if corrections else 0
-        batch = z.shape[:-1]
+        level, batch = 1 if corrections else 0, z.shape[:-1]
         calibrated, reduced = Unchanged(self.uncertainty), Unchanged(self.reduced)
 
         @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
-            calibrated().warn_if_not_fitted(), reduced()
+            reduced()
+            calibrated().warn_if_not_fitted()
             var_c, var_rest = self.variances(flat, flat_z, c, log_variance, level)
             return unflatten(var_c, batch), unflatten(var_rest, batch)
 

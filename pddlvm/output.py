@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.files import check_folder_of, make_folder, replacing, write_text
+from pddlvm.basics.files import check_folder_of, replacing, replacing_together, write_text
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.fem import SurfaceMesh
@@ -96,14 +96,15 @@ def write_pvd(
     else:
         meshes = ((float(i), _mesh(model, one, n_samples, seed)) for i, one in enumerate(z))
     folder = path.with_suffix("")
-    make_folder(folder)
     root = ElementTree.Element("VTKFile", type="Collection", version="0.1")
     collection = ElementTree.SubElement(root, "Collection")
-    for i, (time, mesh) in enumerate(meshes):
-        name = f"{folder.name}_{i:04d}.vtu"
-        _write(mesh, folder / name)
-        entry = {"timestep": f"{time:.10g}", "part": "0", "file": f"{folder.name}/{name}"}
-        ElementTree.SubElement(collection, "DataSet", entry)
+    # Together: a sweep that is interrupted leaves an older one as it was.
+    with replacing_together(folder) as new:
+        for i, (time, mesh) in enumerate(meshes):
+            name = f"{folder.name}_{i:04d}.vtu"
+            _write(mesh, new / name)
+            entry = {"timestep": f"{time:.10g}", "part": "0", "file": f"{folder.name}/{name}"}
+            ElementTree.SubElement(collection, "DataSet", entry)
     # Last: it names whole files only.
     write_text(ElementTree.tostring(root, encoding="unicode", xml_declaration=True), path)
 

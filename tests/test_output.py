@@ -150,6 +150,25 @@ def test_a_sweep_has_a_file_for_each_parameter_vector(membrane, tmp_path: Path):
         np.testing.assert_array_equal(mesh.point_data["u_mean"][:, :2], expected)
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "no space left on device")])
+def test_a_sweep_that_stops_midway_leaves_an_older_one(membrane, tmp_path, monkeypatch, stop):
+    path, z = tmp_path / "sweep.pvd", torch.tensor([[1.2], [1.8]], dtype=torch.float64)
+    membrane.to_pvd(path, z)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    write, written = meshio.Mesh.write, []
+
+    def stops(self, name):
+        if written:
+            raise stop
+        written.append(name)
+        write(self, name)
+
+    monkeypatch.setattr(meshio.Mesh, "write", stops)
+    with pytest.raises((KeyboardInterrupt, pddlvm.RunFileError)):
+        membrane.to_pvd(path, z + 0.1)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
 def test_a_file_of_several_vectors_numbers_its_names(membrane, tmp_path: Path):
     z = torch.tensor([[1.2], [1.8]], dtype=torch.float64)
     membrane.to_vtu(tmp_path / "u.vtu", z, n_samples=1)

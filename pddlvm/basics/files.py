@@ -30,6 +30,7 @@ __all__ = [
     "make_folder",
     "read_content",
     "replacing",
+    "replacing_together",
     "write_content",
     "write_text",
 ]
@@ -159,6 +160,27 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFileError(f"cannot make the folder {str(path)!r} ({error.strerror})") from error
+
+
+@contextmanager
+def replacing_together(folder: Path) -> Iterator[Path]:
+    """A new folder whose files move to `folder` when all are written, in the place of older ones.
+
+    Raises:
+        RunFileError: see `write_content`.
+    """
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as new:
+            yield Path(new)
+            for path in sorted(Path(new).iterdir()):
+                target = (folder / path.name).resolve()
+                path.chmod(_permissions(target))
+                os.replace(path, target)
+    except OSError as error:
+        raise RunFileError(
+            f"the files of {str(folder)!r} were not written ({error.strerror})"
+        ) from error
 
 
 def read_content(path: Path) -> dict[str, Any]:
