@@ -21,10 +21,12 @@ import meshio
 import numpy as np
 import pytest
 import torch
+from watch import watched
 
 import pddlvm
 from pddlvm import fem
 from pddlvm.basics.files import digest_of
+from pddlvm.fem.mesh_reader import PROGRAM
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, read_parameters
@@ -54,6 +56,19 @@ def _memory() -> Iterator[None]:
     # The largest child may be one of another test, and begins with the size of its parent.
     least = max(of_children, _peak(resource.RUSAGE_SELF))
     assert _peak(resource.RUSAGE_CHILDREN) < max(GB, least + 1)
+
+
+@pytest.fixture(autouse=True)
+def _watch(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No file outside of the test's folder is opened, no program started but the mesh reader.
+
+    A run asks git about the checkout of the package.
+    """
+    folder = tmp_path_factory.mktemp("watch")
+    log = folder / "log"
+    with watched(tmp_path, log, (PROGRAM, str(MESHES.parent)), folder):
+        yield
+    assert not log.read_text()
 
 
 def _peak(whose: int) -> int:
