@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import pddlvm
-from pddlvm.collocation.jets import Index, Jet
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.trunk import Trunk
+from pddlvm.strong.jets import Index, Jet
 from problems import pinn
 
 _SEEDS = (0, 1, 2)

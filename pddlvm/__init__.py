@@ -22,19 +22,9 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints
-from pddlvm.collocation.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.pointwise import Condition
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import GridGaussian
-from pddlvm.collocation.sampling import (
-    AdaptivePoints,
-    LatinHypercube,
-    PointSampler,
-    Sobol,
-    UniformPoints,
-)
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.export import Exported, export_maps
 from pddlvm.inference.amortized import Amortized
@@ -64,6 +54,16 @@ from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.reduction import reduce
 from pddlvm.serialization import load
+from pddlvm.strong.domain import Affine, Box, Face, Graded, Sinh, Stretch
+from pddlvm.strong.points import (
+    AdaptivePoints,
+    LatinHypercube,
+    PointSampler,
+    Sobol,
+    UniformPoints,
+)
+from pddlvm.strong.pointwise import Condition
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from pddlvm.collocation.likelihood import Causal
     from pddlvm.collocation.model import CollocationModel
     from pddlvm.collocation.predictions import FieldForward
-    from pddlvm.collocation.problem import CollocationProblem
-    from pddlvm.collocation.sampling import PointSampler
     from pddlvm.covariances import Covariance
     from pddlvm.inference.amortized import Amortized
     from pddlvm.inference.families import Family
@@ -48,6 +46,8 @@ if TYPE_CHECKING:
     from pddlvm.parameters.problem import ParametricProblem
     from pddlvm.predictions import Forward
     from pddlvm.reduction import Reduction
+    from pddlvm.strong.points import PointSampler
+    from pddlvm.strong.problem import CollocationProblem
     from pddlvm.weak.problem import Problem
 
 __all__ = ["LatentVariableModel", "Stage"]
@@ -139,8 +139,8 @@ class LatentVariableModel(nn.Module):
         if cls is not LatentVariableModel:
             return super().__new__(cls)
         from pddlvm.collocation.model import CollocationModel
-        from pddlvm.collocation.problem import CollocationProblem
         from pddlvm.model import GalerkinModel
+        from pddlvm.strong.problem import CollocationProblem
 
         problem = options.get("problem", arguments[0] if arguments else None)
         in_strong_form = isinstance(problem, CollocationProblem)

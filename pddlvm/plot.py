@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.fem import SurfaceMesh
 from pddlvm.inference.plot import (
     AnyFigure,
@@ -37,6 +36,7 @@ from pddlvm.inference.plot import (
     whole,
 )
 from pddlvm.latent import LatentVariableModel
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
 from pddlvm.weak.problem import Problem

@@ -20,11 +20,11 @@ from pddlvm.basics.random import seeded
 from pddlvm.basics.summary import summarise
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import evaluating
 from pddlvm.parameters.identity import adopt, mark_of
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.weak.problem import Problem
 
 __all__ = ["content_of", "differences", "load", "restore_state", "save"]

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.interpolation import interpolate
-from pddlvm.collocation.newton import SpaceTimeNewton
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.inversion import inverse_features
+from pddlvm.strong import chebyshev
+from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.problem import CollocationProblem
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel
@@ -105,7 +105,7 @@ def calibrate_forward(
     modes = torch.linalg.svd(e / rho, full_matrices=False).Vh[: model.error_modes.shape[1]]
     model.error_modes.copy_(modes.T)
     uncertainty.is_calibrated.fill_(True)
-    on_grid = interpolate(model.problem, e, z64)
+    on_grid = interpolate(model.problem.form, e, z64)
     _fit_level(model, 0, e, on_grid, size, z, xi)
     few = slice(0, _N_FINE)
     _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
@@ -121,14 +121,14 @@ def _corrected(model: "CollocationModel", c: Tensor, z: Tensor) -> tuple[Tensor,
     """
     problem = model.problem
     nodes = tuple(round(_FINER * n) for n in problem.nodes)
-    fine = SpaceTimeNewton(problem, nodes)
+    fine = SpaceTimeNewton(problem.form, nodes)
     with torch.no_grad():
         start = model.basis.nodal(c)
         mean = start + model.newton.change(start, z, 1)[()]
         found = _between(mean.cpu(), problem.nodes, nodes)
         e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
         size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
-    return _between(e, nodes, problem.nodes), interpolate(problem, e, z, nodes=nodes), size
+    return _between(e, nodes, problem.nodes), interpolate(problem.form, e, z, nodes=nodes), size
 
 
 def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Tensor:

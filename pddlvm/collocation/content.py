@@ -9,16 +9,16 @@ from torch import nn
 from pddlvm.basics.errors import RunFileError
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import PrincipalGaussian
-from pddlvm.collocation.sampling import (
+from pddlvm.networks import rebuild_network, sizes_of
+from pddlvm.strong.points import (
     AdaptivePoints,
     LatinHypercube,
     PointSampler,
     Sobol,
     UniformPoints,
 )
-from pddlvm.networks import rebuild_network, sizes_of
+from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["content_of", "rebuild"]
 

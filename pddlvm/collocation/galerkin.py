@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.jets import pull_back
 from pddlvm.collocation.likelihood import Collocation
+from pddlvm.strong import chebyshev
+from pddlvm.strong.jets import pull_back
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel

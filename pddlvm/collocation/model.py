@@ -29,13 +29,9 @@ from pddlvm.collocation.calibrate import (
     default_n_samples,
 )
 from pddlvm.collocation.error_field import ErrorField
-from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
-from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.predictions import FieldForward, Spread
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import InverseField, PrincipalGaussian
-from pddlvm.collocation.sampling import PointSampler, Sobol
 from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
@@ -45,6 +41,10 @@ from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Inverse, known_inverse, unflatten
+from pddlvm.strong.jets import Jet
+from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.points import PointSampler, Sobol
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["CollocationModel"]
@@ -96,7 +96,7 @@ class CollocationModel(LatentVariableModel):
         self.objective = "detached"
         self.tolerance, self.seed = tolerance, seed
         d = problem.n_parameters
-        self.newton = SpaceTimeNewton(problem)
+        self.newton = SpaceTimeNewton(problem.form)
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
