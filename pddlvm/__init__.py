@@ -37,8 +37,14 @@ from pddlvm.inference.validation import InferenceReport, validate_inference
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import NeuralGaussian
-from pddlvm.noise import Gaussian, Noise, StudentT, UnknownStd
-from pddlvm.observation import (
+from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
+from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
+from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.space import ParameterSpace
+from pddlvm.parameters.surface_field import SurfaceField
+from pddlvm.reduction import reduce
+from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
+from pddlvm.sensors.observation import (
     FunctionObservation,
     LinearObservation,
     Observation,
@@ -47,12 +53,6 @@ from pddlvm.observation import (
     gradient_matrix,
     mask_matrix,
 )
-from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
-from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
-from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
-from pddlvm.parameters.space import ParameterSpace
-from pddlvm.parameters.surface_field import SurfaceField
-from pddlvm.reduction import reduce
 from pddlvm.serialization import load
 from pddlvm.strong.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.strong.points import (

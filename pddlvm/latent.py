@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from pddlvm.inference.infer import Method
     from pddlvm.inference.posterior import Posterior
     from pddlvm.model import GalerkinModel, Objective
-    from pddlvm.observation import Observation
     from pddlvm.parameters.problem import ParametricProblem
     from pddlvm.predictions import Forward
     from pddlvm.reduction import Reduction
+    from pddlvm.sensors.observation import Observation
     from pddlvm.strong.points import PointSampler
     from pddlvm.strong.problem import CollocationProblem
     from pddlvm.weak.problem import Problem

@@ -19,7 +19,7 @@ MAY_IMPORT_PYRO = {"latent.py", "program.py", "training.py", "elbo.py"}
 """Beside these, everything in `inference.py` or below `inference/`."""
 
 
-ORDER = ("basics", "fem", "linalg", "parameters", "weak", "strong")
+ORDER = ("basics", "fem", "linalg", "parameters", "weak", "strong", "sensors")
 """Packages from the ground up; each imports from itself and those before it, anywhere in a file."""
 
 

@@ -21,9 +21,9 @@ from pddlvm.export import Format, export_maps
 from pddlvm.inference.infer import Method
 from pddlvm.inference.posterior import Posterior
 from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["export_command", "forward_command", "infer_command"]
 

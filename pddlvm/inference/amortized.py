@@ -32,8 +32,8 @@ from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["Amortized", "amortize"]
 

@@ -36,8 +36,8 @@ from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
 from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["Method", "infer"]
 

@@ -29,8 +29,8 @@ from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.weights import resample
 from pddlvm.latent import LatentVariableModel
-from pddlvm.noise import Noise
-from pddlvm.observation import Observation
+from pddlvm.sensors.noise import Noise
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["Generated", "Population", "learn_population"]
 

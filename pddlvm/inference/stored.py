@@ -23,7 +23,7 @@ from pddlvm.parameters.identity import adopt, mark_of
 
 if TYPE_CHECKING:
     from pddlvm.latent import LatentVariableModel
-    from pddlvm.observation import Observation
+    from pddlvm.sensors.observation import Observation
 
 __all__ = ["load_amortized", "save_amortized"]
 

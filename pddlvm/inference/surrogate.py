@@ -19,10 +19,10 @@ from pddlvm.collocation.model import CollocationModel
 from pddlvm.derivatives import linearise
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
-from pddlvm.observation import LinearObservation, Observation
 from pddlvm.parameters.identity import is_like
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.refinement import correct
+from pddlvm.sensors.observation import LinearObservation, Observation
 
 __all__ = ["Surrogate", "surrogate_of"]
 

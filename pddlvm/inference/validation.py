@@ -18,7 +18,7 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.infer import Method
 from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["InferenceReport", "validate_inference"]
 

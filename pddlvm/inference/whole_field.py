@@ -17,9 +17,9 @@ from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent import LatentVariableModel
 from pddlvm.model import GalerkinModel
-from pddlvm.observation import LinearObservation
 from pddlvm.plausibility import smaller_of_two
 from pddlvm.predictions import Inverse, unflatten
+from pddlvm.sensors.observation import LinearObservation
 
 __all__ = ["inverse_of_noisy"]
 
