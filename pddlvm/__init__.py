@@ -20,7 +20,6 @@ from pddlvm.basics.errors import (
     SupportError,
     UncalibratedWarning,
 )
-from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationModel
@@ -34,7 +33,7 @@ from pddlvm.inference.infer import Method
 from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import NeuralGaussian
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
@@ -42,7 +41,8 @@ from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential,
 from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
-from pddlvm.reduction import reduce
+from pddlvm.reduced.bases import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
+from pddlvm.reduced.reduction import reduce
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,

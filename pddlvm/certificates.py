@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 
 __all__ = ["Certificates", "certificates"]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import replacing
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.predictions import Inverse
 from pddlvm.recording import RECORDED, Map, record

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from pddlvm import covariances
 from pddlvm.basics.files import check_tensor
 from pddlvm.covariances import Covariance
-from pddlvm.cubature import CellSelection
+from pddlvm.linalg.empirical_interpolation import Interpolation
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import rebuild_network, sizes_of
-from pddlvm.reduction import Reduction, TermReduction
-from pddlvm.representation import Reference, Units
-from pddlvm.weak.affine_term import Interpolation
+from pddlvm.reduced.cubature import CellSelection
+from pddlvm.reduced.reduction import Reduction, TermReduction
+from pddlvm.reduced.representation import Reference, Units
 from pddlvm.weak.problem import Problem
 
 __all__ = ["content_of", "rebuild"]

@@ -1,6 +1,6 @@
 """The latent variable model on a reduced finite element basis: u = V c + lift(z).
 
-See `pddlvm.latent` for the probabilistic program.
+See `pddlvm.latent.core` for the probabilistic program.
 """
 
 from typing import Literal
@@ -12,7 +12,6 @@ from pddlvm.basics.checks import check_no_gradient, check_predictions
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.basis import Basis
 from pddlvm.covariances import Covariance, Scales, default_covariance
 from pddlvm.elbo import AntitheticELBO
 from pddlvm.inversion import (
@@ -21,13 +20,15 @@ from pddlvm.inversion import (
     Laplace,
     inverse_features,
 )
-from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentVariableModel, Stage
+from pddlvm.latent.size import LogQuadratic
 from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility, judged
 from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
-from pddlvm.reduced import ReducedModel
-from pddlvm.reduction import LogQuadratic, Reduction, reduce
+from pddlvm.reduced.bases import Basis
+from pddlvm.reduced.reduction import Reduction, reduce
+from pddlvm.reduced.residual import ReducedModel
 from pddlvm.refinement import Refined, check_converged, correct, refine
 from pddlvm.uncertainty import Uncertainty
 from pddlvm.weak.problem import Problem

@@ -17,7 +17,7 @@ from pddlvm.basics.files import check_folder_of, make_folder, replacing, write_t
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.fem import SurfaceMesh
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses

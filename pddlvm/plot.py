@@ -35,7 +35,7 @@ from pddlvm.inference.plot import (
     ranks,
     whole,
 )
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport

@@ -20,8 +20,8 @@ from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.error_shape import ErrorShape
 from pddlvm.parameters.space import ParameterSpace
-from pddlvm.reduced import ReducedModel
-from pddlvm.representation import Representation
+from pddlvm.reduced.representation import Representation
+from pddlvm.reduced.residual import ReducedModel
 
 __all__ = [
     "Forward",

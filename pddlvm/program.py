@@ -10,7 +10,7 @@ from torch import Tensor
 from pddlvm.parameters.space import ParameterSpace
 
 if TYPE_CHECKING:
-    from pddlvm.latent import LatentVariableModel
+    from pddlvm.latent.core import LatentVariableModel
 
 __all__ = ["InferredParameters", "StandardPrior", "ZeroResidual"]
 

@@ -20,7 +20,7 @@ from pddlvm.basics.random import seeded
 from pddlvm.basics.summary import summarise
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.networks import evaluating
 from pddlvm.parameters.identity import adopt, mark_of

@@ -22,7 +22,7 @@ from pddlvm.basics.locks import owned
 from pddlvm.basics.random import Stream, seeded
 from pddlvm.certificates import Certificates, certificates
 from pddlvm.checkpoints import Checkpoints, interruptible
-from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentVariableModel, Stage
 from pddlvm.muon import Muon
 from pddlvm.training_state import (
     RECORD_STEPS,

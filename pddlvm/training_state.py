@@ -10,7 +10,7 @@ from torch import nn
 from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import decoding
 from pddlvm.checkpoints import Checkpoints
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.serialization import content_of, differences, restore_state
 
 __all__ = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 

@@ -42,7 +42,7 @@ def small_models(pytestconfig):
         return
     with (
         patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width=64),
-        patch("pddlvm.reduction._N_SNAPSHOTS", 128),
+        patch("pddlvm.reduced.reduction._N_SNAPSHOTS", 128),
         patch("pddlvm.collocation.galerkin._N_DRAWS", 1024),
     ):
         yield

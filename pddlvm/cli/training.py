@@ -25,7 +25,7 @@ from pddlvm.cli.common import (
     printable,
     problem_names,
 )
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
 from pddlvm.runs.report import Table, write_report

@@ -5,8 +5,8 @@
 
 phi is a network of the reference coordinates (the trunk), the mean of c one of xi (the branch). The
 points of a step are shared by its draws of z, so that the trunk and its derivatives cost next to
-nothing: residuals at 256 points of 64 draws take the time of 256 points. See `pddlvm.latent` for
-the probabilistic program.
+nothing: residuals at 256 points of 64 draws take the time of 256 points. See `pddlvm.latent.core`
+for the probabilistic program.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.inversion import inverse_features
-from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentVariableModel, Stage
 from pddlvm.maps import bounded
 from pddlvm.networks import NeuralGaussian
 from pddlvm.plausibility import Plausibility, judged

@@ -8,7 +8,7 @@ from torch import Tensor
 from pddlvm.collocation.calibrate import calibrate_forward
 from pddlvm.collocation.galerkin import fit_branch
 from pddlvm.elbo import AntitheticELBO
-from pddlvm.latent import Stage
+from pddlvm.latent.core import Stage
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel

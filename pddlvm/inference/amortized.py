@@ -31,7 +31,7 @@ from pddlvm.inference.modes import starts
 from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.resampled import Resampled
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sensors.observation import Observation
 

@@ -35,7 +35,7 @@ from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sensors.observation import Observation
 

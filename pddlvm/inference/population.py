@@ -28,7 +28,7 @@ from pddlvm.inference.evidence import smoothed_weights
 from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.weights import resample
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.sensors.noise import Noise
 from pddlvm.sensors.observation import Observation
 

@@ -18,7 +18,7 @@ from pddlvm.model import GalerkinModel
 
 if TYPE_CHECKING:
     from pddlvm.basics.unchanged import Unchanged
-    from pddlvm.latent import LatentVariableModel
+    from pddlvm.latent.core import LatentVariableModel
     from pddlvm.sensors.observation import Observation
 
 __all__ = ["Posterior", "PosteriorSolution"]

@@ -22,7 +22,7 @@ from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.parameters.identity import adopt, mark_of
 
 if TYPE_CHECKING:
-    from pddlvm.latent import LatentVariableModel
+    from pddlvm.latent.core import LatentVariableModel
     from pddlvm.sensors.observation import Observation
 
 __all__ = ["load_amortized", "save_amortized"]

@@ -17,7 +17,7 @@ from pddlvm.basics.errors import ConvergenceError, InputError
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.derivatives import linearise
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.parameters.identity import is_like
 from pddlvm.parameters.space import ParameterSpace

@@ -15,7 +15,7 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentVariableModel
 from pddlvm.model import GalerkinModel
 from pddlvm.plausibility import smaller_of_two
 from pddlvm.predictions import Inverse, unflatten

@@ -32,7 +32,6 @@ from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
 from pddlvm.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
-    from pddlvm.basis import Basis
     from pddlvm.collocation.likelihood import Causal
     from pddlvm.collocation.model import CollocationModel
     from pddlvm.collocation.predictions import FieldForward
@@ -44,7 +43,8 @@ if TYPE_CHECKING:
     from pddlvm.model import GalerkinModel, Objective
     from pddlvm.parameters.problem import ParametricProblem
     from pddlvm.predictions import Forward
-    from pddlvm.reduction import Reduction
+    from pddlvm.reduced.bases import Basis
+    from pddlvm.reduced.reduction import Reduction
     from pddlvm.sensors.observation import Observation
     from pddlvm.strong.points import PointSampler
     from pddlvm.strong.problem import CollocationProblem
