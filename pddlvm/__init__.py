@@ -34,8 +34,8 @@ from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
 from pddlvm.latent.core import LatentVariableModel
+from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.model import GalerkinModel
-from pddlvm.networks import NeuralGaussian
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
 from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform

@@ -23,8 +23,8 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import replacing
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.latent.core import LatentVariableModel
+from pddlvm.latent.inverse import Inverse
 from pddlvm.model import GalerkinModel
-from pddlvm.predictions import Inverse
 from pddlvm.recording import RECORDED, Map, record
 
 __all__ = ["Exported", "Format", "export_maps"]
@@ -153,7 +153,7 @@ def _tasks(model: LatentVariableModel) -> Iterator[_Task]:
 
 
 def _forward(model: LatentVariableModel) -> Map:
-    """z -> mean and std of u, see `pddlvm.predictions.Forward`."""
+    """z -> mean and std of u, see `pddlvm.forward.Forward`."""
 
     def galerkin(z: Tensor) -> Outputs:
         assert isinstance(model, GalerkinModel)
@@ -176,7 +176,7 @@ def _forward(model: LatentVariableModel) -> Map:
 
 
 def _inverse(model: LatentVariableModel) -> Map:
-    """u -> mean and std of z, see `pddlvm.predictions.Inverse`."""
+    """u -> mean and std of z, see `pddlvm.latent.inverse.Inverse`."""
 
     def inverse(u: Tensor) -> Outputs:
         known = model.sigma_residual.new_zeros(len(u), model.problem.n_parameters)

@@ -13,7 +13,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.covariances import Covariance, Scales, default_covariance
-from pddlvm.elbo import AntitheticELBO
+from pddlvm.forward import Forward
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -21,16 +21,18 @@ from pddlvm.inversion import (
     inverse_features,
 )
 from pddlvm.latent.core import LatentVariableModel, Stage
+from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.inverse import Inverse, known_inverse
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.latent.plausibility import Plausibility, judged
+from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.size import LogQuadratic
+from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.maps import ForwardMap, InverseMap
-from pddlvm.networks import NeuralGaussian
-from pddlvm.plausibility import Plausibility, judged
-from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.refinement import Refined, check_converged, correct, refine
-from pddlvm.uncertainty import Uncertainty
 from pddlvm.weak.problem import Problem
 
 __all__ = ["GalerkinModel"]

@@ -21,8 +21,8 @@ from pddlvm.basics.summary import summarise
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.latent.core import LatentVariableModel
+from pddlvm.latent.networks import evaluating
 from pddlvm.model import GalerkinModel
-from pddlvm.networks import evaluating
 from pddlvm.parameters.identity import adopt, mark_of
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.weak.problem import Problem

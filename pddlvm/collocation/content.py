@@ -10,7 +10,7 @@ from pddlvm.basics.errors import RunFileError
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.reader import PrincipalGaussian
-from pddlvm.networks import rebuild_network, sizes_of
+from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.strong.points import (
     AdaptivePoints,
     LatinHypercube,

@@ -37,15 +37,16 @@ from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.inversion import inverse_features
 from pddlvm.latent.core import LatentVariableModel, Stage
+from pddlvm.latent.inverse import Inverse, known_inverse
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.latent.plausibility import Plausibility, judged
+from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.maps import bounded
-from pddlvm.networks import NeuralGaussian
-from pddlvm.plausibility import Plausibility, judged
-from pddlvm.predictions import Inverse, known_inverse, unflatten
 from pddlvm.strong.jets import Jet
 from pddlvm.strong.newton import SpaceTimeNewton
 from pddlvm.strong.points import PointSampler, Sobol
 from pddlvm.strong.problem import CollocationProblem
-from pddlvm.uncertainty import Uncertainty
 
 __all__ = ["CollocationModel"]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pddlvm.collocation.calibrate import calibrate_forward
 from pddlvm.collocation.galerkin import fit_branch
-from pddlvm.elbo import AntitheticELBO
 from pddlvm.latent.core import Stage
+from pddlvm.latent.elbo import AntitheticELBO
 
 if TYPE_CHECKING:
     from pddlvm.collocation.model import CollocationModel

@@ -16,9 +16,10 @@ from pddlvm.basics.errors import InputError
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.latent.core import LatentVariableModel
+from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.plausibility import smaller_of_two
+from pddlvm.latent.prediction import unflatten
 from pddlvm.model import GalerkinModel
-from pddlvm.plausibility import smaller_of_two
-from pddlvm.predictions import Inverse, unflatten
 from pddlvm.sensors.observation import LinearObservation
 
 __all__ = ["inverse_of_noisy"]

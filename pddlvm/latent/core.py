@@ -27,22 +27,22 @@ from torch.distributions import constraints
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.errors import InputError
 from pddlvm.kept import ANYTHING, KeptDensity, checksum
-from pddlvm.predictions import Inverse
-from pddlvm.program import InferredParameters, StandardPrior, ZeroResidual
-from pddlvm.uncertainty import Uncertainty
+from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.sites import InferredParameters, StandardPrior, ZeroResidual
+from pddlvm.latent.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from pddlvm.collocation.likelihood import Causal
     from pddlvm.collocation.model import CollocationModel
     from pddlvm.collocation.predictions import FieldForward
     from pddlvm.covariances import Covariance
+    from pddlvm.forward import Forward
     from pddlvm.inference.amortized import Amortized
     from pddlvm.inference.families import Family
     from pddlvm.inference.infer import Method
     from pddlvm.inference.posterior import Posterior
     from pddlvm.model import GalerkinModel, Objective
     from pddlvm.parameters.problem import ParametricProblem
-    from pddlvm.predictions import Forward
     from pddlvm.reduced.bases import Basis
     from pddlvm.reduced.reduction import Reduction
     from pddlvm.sensors.observation import Observation
@@ -169,7 +169,7 @@ class LatentVariableModel(nn.Module):
 
     def model(self, batch: int, generator: torch.Generator | None = None) -> None:
         """u ~ improper uniform, z ~ inverse map, residual observed at zero."""
-        like = self.sigma_residual
+        like, prior = self.sigma_residual, self.problem.prior
         with pyro.plate("draws", batch):
             c = pyro.sample(
                 "c",
@@ -179,8 +179,9 @@ class LatentVariableModel(nn.Module):
             )
             read = c if self.objective == "coupled" else c.detach()
             known = self.draw_known(batch, generator) if self.has_known else None
-            xi = pyro.sample("xi", InferredParameters(self, read, known))
-            pyro.sample("residual", ZeroResidual(self, c, xi), obs=like.new_zeros(batch))
+            xi = pyro.sample("xi", InferredParameters(self.read, prior, read, known))
+            residual = ZeroResidual(self.likelihood, prior, c, xi)
+            pyro.sample("residual", residual, obs=like.new_zeros(batch))
 
     def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
         """z ~ prior, u ~ forward map."""
