@@ -22,7 +22,6 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.reader import GridGaussian
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.export import Exported, export_maps
@@ -33,9 +32,8 @@ from pddlvm.inference.infer import Method
 from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
-from pddlvm.latent.core import LatentVariableModel
 from pddlvm.latent.networks import NeuralGaussian
-from pddlvm.model import GalerkinModel
+from pddlvm.models import CollocationModel, GalerkinModel, LatentVariableModel, load
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
 from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
@@ -53,7 +51,6 @@ from pddlvm.sensors.observation import (
     gradient_matrix,
     mask_matrix,
 )
-from pddlvm.serialization import load
 from pddlvm.strong.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.strong.points import (
     AdaptivePoints,

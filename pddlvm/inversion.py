@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.derivatives import linearise
+from pddlvm.linalg.derivatives import linearise
 from pddlvm.reduced.residual import ReducedModel
 
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]

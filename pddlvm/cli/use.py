@@ -20,7 +20,7 @@ from pddlvm.cli.common import (
 from pddlvm.export import Format, export_maps
 from pddlvm.inference.infer import Method
 from pddlvm.inference.posterior import Posterior
-from pddlvm.latent.core import LatentVariableModel
+from pddlvm.models import LatentVariableModel
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
 from pddlvm.sensors.observation import Observation

@@ -36,7 +36,7 @@ from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.inversion import inverse_features
-from pddlvm.latent.core import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
@@ -48,27 +48,14 @@ from pddlvm.strong.newton import SpaceTimeNewton
 from pddlvm.strong.points import PointSampler, Sobol
 from pddlvm.strong.problem import CollocationProblem
 
-__all__ = ["CollocationModel"]
+__all__ = ["CollocationMaps"]
 
 _N_ERROR_MODES = 24
 _ADVICE = "where u is measured give noise_std; where it is a solution train longer"
 
 
-class CollocationModel(LatentVariableModel):
-    """Forward and inverse maps of a problem in strong form, with their uncertainty.
-
-    Args:
-        problem: the parametric PDE.
-        points: where the residual is taken.
-        tolerance: eps, the standard deviation of the residual relative to that of the lift.
-        causal: weights that follow the time; none by default.
-        n_functions: length of c.
-        forward_network: module xi (batch, d) -> mean, log variance (batch, n_functions).
-        inverse_network: module u (batch, *grid), extra -> mean, log variance (batch, d), by
-            default a `PrincipalGaussian`; a `GridGaussian` is convolutional.
-        seed: of the initial weights.
-        dtype: of the maps; float32 by default.
-    """
+class CollocationMaps(LatentModel):
+    """Forward and inverse maps of a problem in strong form; see `CollocationModel`."""
 
     problem: CollocationProblem
     basis: LearntBasis
@@ -287,9 +274,7 @@ class CollocationModel(LatentVariableModel):
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
         if noise_std is not None:
-            from pddlvm.inference.whole_field import inverse_of_noisy
-
-            return inverse_of_noisy(self, u, noise_std, z_known)
+            return self._inverse_of_noisy(u, noise_std, z_known)
         batch, like = u.shape[:-1], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
         with torch.no_grad():

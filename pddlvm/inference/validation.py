@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.infer import Method
-from pddlvm.latent.core import LatentVariableModel
+from pddlvm.models import LatentVariableModel
 from pddlvm.sensors.observation import Observation
 
 __all__ = ["InferenceReport", "validate_inference"]

@@ -7,16 +7,14 @@
 basis, z by its standard coordinates xi. By default u is detached before it enters the inverse map:
 log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
 
-What the basis is depends on the problem: a reduced finite element basis for a `Problem`
-(`GalerkinModel`), learnt functions of space and time for a `CollocationProblem`
-(`CollocationModel`).
+What the basis is depends on the problem: a reduced finite element basis for one in weak form,
+learnt functions of space and time for one in strong form.
 """
 
+from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -24,35 +22,26 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.errors import InputError
-from pddlvm.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.latent.inverse import Inverse
-from pddlvm.latent.sites import InferredParameters, StandardPrior, ZeroResidual
+from pddlvm.latent.prediction import Prediction
+from pddlvm.latent.sites import InferredParameters, Likelihood, StandardPrior, ZeroResidual
+from pddlvm.latent.surrogate import Surrogate
 from pddlvm.latent.uncertainty import Uncertainty
+from pddlvm.parameters.identity import is_like
+from pddlvm.sensors.observation import Observation
 
-if TYPE_CHECKING:
-    from pddlvm.collocation.likelihood import Causal
-    from pddlvm.collocation.model import CollocationModel
-    from pddlvm.collocation.predictions import FieldForward
-    from pddlvm.covariances import Covariance
-    from pddlvm.forward import Forward
-    from pddlvm.inference.amortized import Amortized
-    from pddlvm.inference.families import Family
-    from pddlvm.inference.infer import Method
-    from pddlvm.inference.posterior import Posterior
-    from pddlvm.model import GalerkinModel, Objective
-    from pddlvm.parameters.problem import ParametricProblem
-    from pddlvm.reduced.bases import Basis
-    from pddlvm.reduced.reduction import Reduction
-    from pddlvm.sensors.observation import Observation
-    from pddlvm.strong.points import PointSampler
-    from pddlvm.strong.problem import CollocationProblem
-    from pddlvm.weak.problem import Problem
-
-__all__ = ["LatentVariableModel", "Stage"]
+__all__ = ["LatentModel", "Stage"]
 
 _KNOWN_FRACTION = 0.3
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def supplied(method: Method) -> Method:
+    """An abstract method, but to type checkers: users call a subclass, which makes another one."""
+    method.__isabstractmethod__ = True  # type: ignore[attr-defined]
+    return method
 
 
 @dataclass(frozen=True)
@@ -74,77 +63,27 @@ class Stage:
     prepare: Callable[[], None]
 
 
-class LatentVariableModel(nn.Module):
-    """Forward and inverse maps of a problem, with their uncertainty.
+class LatentModel(nn.Module, ABC):
+    """Forward and inverse maps of a problem, with their uncertainty; see `LatentVariableModel`.
 
-    `LatentVariableModel(problem, ...)` makes the model that fits the problem, see there for the
-    arguments: of a `Problem` a `GalerkinModel` (basis, covariance, objective, reduction), of a
-    `CollocationProblem` a `CollocationModel` (points, tolerance, causal, n_functions); of both
-    forward_network, inverse_network, seed, dtype.
+    Attributes:
+        problem: the parametric PDE.
+        objective: "detached" or "coupled".
+        seed: of the initial weights.
+        uncorrected: arguments of `inverse` that leave it to the neural map.
+        cheap_corrections: of `forward` that cost next to nothing.
     """
 
     problem: Any
     objective: str
     seed: int
+    uncorrected: ClassVar[dict[str, Any]] = {}
+    cheap_corrections = 0
     sigma_residual: Tensor
     forward_map: nn.Module
     inverse_map: nn.Module
     uncertainty: Uncertainty
-    likelihood: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """(c, z, xi) -> log p(r^ = 0 | c, z) up to a constant, (batch,)."""
-
-    @overload
-    def __new__(
-        cls,
-        problem: "Problem",
-        *,
-        basis: "Basis | None" = None,
-        covariance: "Covariance | None" = None,
-        objective: "Objective" = "detached",
-        forward_network: nn.Module | None = None,
-        inverse_network: nn.Module | None = None,
-        reduction: "Reduction | None" = None,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-    ) -> "GalerkinModel": ...
-
-    @overload
-    def __new__(
-        cls,
-        problem: "CollocationProblem",
-        *,
-        points: "PointSampler" = ...,
-        tolerance: float = 1e-2,
-        causal: "Causal | None" = None,
-        n_functions: int = 128,
-        forward_network: nn.Module | None = None,
-        inverse_network: nn.Module | None = None,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-    ) -> "CollocationModel": ...
-
-    @overload
-    def __new__(
-        cls,
-        problem: "ParametricProblem",
-        *,
-        forward_network: nn.Module | None = None,
-        inverse_network: nn.Module | None = None,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-    ) -> "LatentVariableModel": ...
-
-    def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":
-        """The final class that fits the problem, as `pathlib.Path` does for paths."""
-        if cls is not LatentVariableModel:
-            return super().__new__(cls)
-        from pddlvm.collocation.model import CollocationModel
-        from pddlvm.model import GalerkinModel
-        from pddlvm.strong.problem import CollocationProblem
-
-        problem = options.get("problem", arguments[0] if arguments else None)
-        in_strong_form = isinstance(problem, CollocationProblem)
-        return super().__new__(CollocationModel if in_strong_form else GalerkinModel)
+    likelihood: Likelihood
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         moved = fn(self.sigma_residual)
@@ -202,33 +141,43 @@ class LatentVariableModel(nn.Module):
         return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
 
     # --- what the two kinds of model supply ----------------------------------------------------
-    # Not marked as abstract: users call this class, and type checkers would refuse it.
 
     @property
+    @supplied
     def n_modes(self) -> int:
         """Length of c."""
         raise NotImplementedError
 
     @property
+    @supplied
     def calibration_share(self) -> float:
         """Part of the training time that is kept for the calibration at the end."""
         raise NotImplementedError
 
     @property
+    @supplied
     def batch_size(self) -> int:
         """Prior draws per training step, unless told otherwise."""
         raise NotImplementedError
 
+    @supplied
     def read(
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The inverse map: mean and log variance of xi, from the u of coefficients c at z."""
         raise NotImplementedError
 
-    def forward(self, z: Tensor, corrections: int = 0) -> "Forward | FieldForward":
+    @supplied
+    def forward(self, z: Tensor, corrections: int = 0) -> Prediction:
         """Predict solutions, with uncertainty."""
         raise NotImplementedError
 
+    @supplied
+    def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of `forward`, by operations on z that can be traced, z not checked."""
+        raise NotImplementedError
+
+    @supplied
     def inverse(
         self,
         u: Tensor,
@@ -239,15 +188,57 @@ class LatentVariableModel(nn.Module):
         """Infer parameters from full solutions, with uncertainty."""
         raise NotImplementedError
 
+    @supplied
+    def _inverse_of_noisy(
+        self, u: Tensor, noise_std: float | Tensor, z_known: dict[str, Tensor] | None
+    ) -> Inverse:
+        """`inverse` of solutions with noise."""
+        raise NotImplementedError
+
+    @supplied
+    def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of xi by the inverse map alone, (batch, d) each."""
+        raise NotImplementedError
+
+    @supplied
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """The parts of the training, in their order; does a calibration follow?"""
         raise NotImplementedError
 
+    @supplied
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
         """Fit the reported standard deviations to the errors of both maps on fresh draws."""
         raise NotImplementedError
 
+    @supplied
+    def content(self) -> dict[str, Any]:
+        """What the constructor needs to make it again, for a file."""
+        raise NotImplementedError
+
+    @supplied
+    def _surrogate(self, observation: Observation, corrections: int) -> Surrogate:
+        """See `surrogate`."""
+        raise NotImplementedError
+
     # --- using it ------------------------------------------------------------------------------
+
+    def surrogate(self, observation: Observation, *, corrections: int = 0) -> Surrogate:
+        """What it predicts of data.
+
+        Args:
+            observation: sensors and noise.
+            corrections: Newton steps in the basis, where it has them.
+
+        Raises:
+            InputError: the observation belongs to another problem.
+        """
+        if not is_like(self.problem, observation.problem):
+            raise InputError(
+                f"the observation is of problem {observation.problem.name!r}, the model of "
+                f"{self.problem.name!r} or of one with another mesh, other fields or other "
+                "physics; make the observation of model.problem"
+            )
+        return self._surrogate(observation, corrections)
 
     def check_known(
         self, z_known: dict[str, Tensor] | None, batch: torch.Size, like: Tensor
@@ -256,110 +247,6 @@ class LatentVariableModel(nn.Module):
         if z_known and not self.has_known:
             raise InputError("z_known would leave nothing to infer: there is one block only")
         return self.problem.prior.known(z_known or {}, batch, like)
-
-    def infer(
-        self,
-        y: Tensor,
-        observation: "Observation",
-        method: "Method" = "laplace",
-        *,
-        n_samples: int = 1000,
-        n_chains: int = 4,
-        seed: int = 0,
-    ) -> "Posterior":
-        """Posterior of the parameters from noisy, partial data.
-
-        Args:
-            y: data, (..., n); NaN where nothing was measured.
-            observation: sensors and noise, of the problem of this model.
-            method:
-                "laplace": Gauss-Newton on the corrected map, then a Gaussian: milliseconds.
-                "amortized": a network that was trained for these sensors by `amortize`, or is, on
-                    first use; then any data take a millisecond.
-                "variational": the best Gaussian, by the ELBO on the corrected map.
-                "nuts": no-U-turn sampling of the corrected map.
-                "exact": Markov chains on the finite element likelihood.
-            n_samples: draws of "nuts" and "exact", all chains together.
-            n_chains: Markov chains of "nuts" and "exact".
-            seed: of everything random.
-
-        Returns:
-            `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
-            `.check()`, `.to_arviz()`.
-
-        Raises:
-            InputError: data of the wrong length, an observation of another problem, no such method.
-            ConvergenceError: predictions are not finite where the data lead, or nowhere.
-        """
-        from pddlvm.inference.infer import infer
-
-        return infer(
-            self, y, observation, method, n_samples=n_samples, n_chains=n_chains, seed=seed
-        )
-
-    def amortize(
-        self,
-        observation: "Observation",
-        family: "Callable[[int, int], Family] | None" = None,
-        *,
-        max_seconds: float | None = None,
-        max_steps: int | None = None,
-        seed: int = 0,
-    ) -> "Amortized":
-        """Train a density of z given data of these sensors, without solving the PDE.
-
-        The result serves `infer(..., method="amortized")`. Asked again with the same limits and
-        seed, or with those by default, it is returned as it is, unless the model has changed since.
-
-        Args:
-            observation: sensors and noise.
-            family: `Flow` by default; `Full`, `Diagonal` are faster. Given, it is trained anew.
-            max_seconds: wall-clock limit of the training, a minute where no limit is given.
-            max_steps: limit on all optimiser steps, at least one a part; alone it is repeatable.
-            seed: of the weights and draws.
-
-        Raises:
-            InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
-                of nothing; predictions, or the training, are not finite.
-        """
-        from pddlvm.inference.amortized import amortize
-        from pddlvm.inference.fitting import Budget
-
-        budget = Budget.of(max_seconds, max_steps, default=60.0)
-        asked, weights = (max_seconds, max_steps, seed), checksum(self)
-        kept = self.amortized.get(observation)
-        if family is not None or kept is None or not kept.serves(weights, asked):
-            density = amortize(self, observation, family, budget, seed)
-            kept = self.amortized[observation] = KeptDensity(density, weights, asked)
-        return kept.density
-
-    def load_amortized(self, path: str | Path, observation: "Observation") -> "Amortized":
-        """Read what `Amortized.save` wrote; `infer(..., method="amortized")` takes it from then on.
-
-        Args:
-            path: the file.
-            observation: sensors and noise that it was trained for.
-
-        Raises:
-            RunFileError: no such file, damaged, or trained for another model, sensors or noise.
-            InputError: an observation of another problem.
-        """
-        from pddlvm.inference.stored import load_amortized
-
-        kept = KeptDensity(load_amortized(self, path, observation), checksum(self), ANYTHING)
-        self.amortized[observation] = kept
-        return kept.density
-
-    @cached_property
-    def amortized(self) -> "ByObject[Observation, KeptDensity]":
-        """What `amortize` trained, by observation, and what it was made of."""
-        return ByObject()
-
-    def save(self, path: str | Path) -> None:
-        """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
-        from pddlvm.serialization import save
-
-        save(self, path)
 
     def after_loading(self) -> None:
         """Bring up to date what is not in the state."""
@@ -370,18 +257,6 @@ class LatentVariableModel(nn.Module):
 
     def restore_training(self, state: dict[str, Any]) -> None:
         """Take up what `training_state` gave."""
-
-    def to_vtu(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
-        """Write mean, std, draws and parameter fields to a file; see `pddlvm.output.write_vtu`."""
-        from pddlvm.output import write_vtu
-
-        write_vtu(self, path, z, n_samples=n_samples, seed=seed)
-
-    def to_pvd(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
-        """Write a parameter sweep, or the time series of one z; see `pddlvm.output.write_pvd`."""
-        from pddlvm.output import write_pvd
-
-        write_pvd(self, path, z, n_samples=n_samples, seed=seed)
 
     def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:
         """Parts of the objective by name, evaluated at xi: to say which one is not finite."""
