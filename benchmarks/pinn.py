@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 import pddlvm
-from pddlvm.collocation.jets import Index, Jet
-from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.trunk import Trunk
+from pddlvm.strong.jets import Index, Jet
 from problems import pinn
 
 _SEEDS = (0, 1, 2)
@@ -73,9 +72,9 @@ def _compare(problem: pddlvm.CollocationProblem, seed: int, seconds: float) -> d
 
 def train_baseline(
     problem: pddlvm.CollocationProblem, seed: int, seconds: float
-) -> CollocationModel:
+) -> pddlvm.CollocationModel:
     """The same network trained by Adam on the mean square residual."""
-    model = CollocationModel(problem, seed=seed)
+    model = pddlvm.CollocationModel(problem, seed=seed)
     parameters = [*model.basis.trunk.parameters(), *model.forward_map.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=_RATE)
     generator = torch.Generator().manual_seed(seed)

@@ -20,21 +20,9 @@ from pddlvm.basics.errors import (
     SupportError,
     UncalibratedWarning,
 )
-from pddlvm.basis import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.checkpoints import Checkpoints
-from pddlvm.collocation.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.pointwise import Condition
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import GridGaussian
-from pddlvm.collocation.sampling import (
-    AdaptivePoints,
-    LatinHypercube,
-    PointSampler,
-    Sobol,
-    UniformPoints,
-)
 from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.export import Exported, export_maps
 from pddlvm.inference.amortized import Amortized
@@ -44,11 +32,17 @@ from pddlvm.inference.infer import Method
 from pddlvm.inference.population import Generated, Population, learn_population
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.inference.validation import InferenceReport, validate_inference
-from pddlvm.latent import LatentVariableModel
-from pddlvm.model import GalerkinModel
-from pddlvm.networks import NeuralGaussian
-from pddlvm.noise import Gaussian, Noise, StudentT, UnknownStd
-from pddlvm.observation import (
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.models import CollocationModel, GalerkinModel, LatentVariableModel, load
+from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
+from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
+from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.space import ParameterSpace
+from pddlvm.parameters.surface_field import SurfaceField
+from pddlvm.reduced.bases import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
+from pddlvm.reduced.reduction import reduce
+from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
+from pddlvm.sensors.observation import (
     FunctionObservation,
     LinearObservation,
     Observation,
@@ -57,13 +51,16 @@ from pddlvm.observation import (
     gradient_matrix,
     mask_matrix,
 )
-from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
-from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
-from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
-from pddlvm.parameters.space import ParameterSpace
-from pddlvm.parameters.surface_field import SurfaceField
-from pddlvm.reduction import reduce
-from pddlvm.serialization import load
+from pddlvm.strong.domain import Affine, Box, Face, Graded, Sinh, Stretch
+from pddlvm.strong.points import (
+    AdaptivePoints,
+    LatinHypercube,
+    PointSampler,
+    Sobol,
+    UniformPoints,
+)
+from pddlvm.strong.pointwise import Condition
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet

@@ -15,7 +15,7 @@ from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
 from pddlvm.refinement import nearly_exact
 
 if TYPE_CHECKING:
-    from pddlvm.model import GalerkinModel
+    from pddlvm.model import GalerkinMaps
 
 __all__ = ["calibrate", "calibrate_misfit", "default_n_samples"]
 
@@ -30,7 +30,7 @@ def default_n_samples(n_dofs: int) -> int:
     return max(128, min(1024, 550_000 // n_dofs))
 
 
-def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator) -> None:
+def calibrate(model: "GalerkinMaps", n_samples: int, generator: torch.Generator) -> None:
     """Fit all variance models; see the module's docstring."""
     if n_samples < _MIN_SAMPLES:
         raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
@@ -73,7 +73,7 @@ def calibrate(model: "GalerkinModel", n_samples: int, generator: torch.Generator
 
 
 def _calibrate_inverse(
-    model: "GalerkinModel",
+    model: "GalerkinMaps",
     u: torch.Tensor,
     xi64: torch.Tensor,
     generator: torch.Generator,
@@ -120,7 +120,7 @@ def _calibrate_inverse(
             uncertainty.fit_inverse_shape(level, k, scores[rows], unknown[rows])
 
 
-def calibrate_misfit(model: "GalerkinModel", n_samples: int, generator: torch.Generator) -> None:
+def calibrate_misfit(model: "GalerkinMaps", n_samples: int, generator: torch.Generator) -> None:
     """Misfits of true solutions, by which those of a query are judged; on draws of their own."""
     z = model.problem.prior.sample((n_samples,), generator=generator)
     start = model.forward(z, corrections=1).mean.double().cpu()

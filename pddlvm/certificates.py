@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentModel
 
 __all__ = ["Certificates", "certificates"]
 
@@ -64,13 +64,13 @@ class Certificates:
         )
 
 
-def certificates(model: LatentVariableModel) -> Certificates:
+def certificates(model: LatentModel) -> Certificates:
     """Those of a few fresh draws; no PDE is solved."""
     z = model.problem.prior.sample((_N_DRAWS,), seed=_SEED)
     return Certificates(*_summary(model, z, 0), *_summary(model, z[:_N_CORRECTED], 1))
 
 
-def _summary(model: LatentVariableModel, z: Tensor, corrections: int) -> list[float]:
+def _summary(model: LatentModel, z: Tensor, corrections: int) -> list[float]:
     try:
         values = model.forward(z, corrections=corrections).residual_norm
     except ConvergenceError:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.reduced import ReducedModel
-from pddlvm.reduction import LogQuadratic
+from pddlvm.latent.size import LogQuadratic
+from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
 
 __all__ = ["Covariance", "EnergyNorm", "Isotropic", "Likelihood", "Scales", "Whitened"]

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from pddlvm import covariances
 from pddlvm.basics.files import check_tensor
 from pddlvm.covariances import Covariance
-from pddlvm.cubature import CellSelection
-from pddlvm.model import GalerkinModel
-from pddlvm.networks import rebuild_network, sizes_of
-from pddlvm.reduction import Reduction, TermReduction
-from pddlvm.representation import Reference, Units
-from pddlvm.weak.affine_term import Interpolation
+from pddlvm.latent.networks import rebuild_network, sizes_of
+from pddlvm.linalg.empirical_interpolation import Interpolation
+from pddlvm.model import GalerkinMaps
+from pddlvm.reduced.cubature import CellSelection
+from pddlvm.reduced.reduction import Reduction, TermReduction
+from pddlvm.reduced.representation import Reference, Units
 from pddlvm.weak.problem import Problem
 
-__all__ = ["content_of", "rebuild"]
+__all__ = ["arguments", "content_of", "restore_exact"]
 
 _COVARIANCES: dict[str, type[Covariance]] = {
     name: getattr(covariances, name) for name in ("EnergyNorm", "Isotropic", "Whitened")
@@ -29,7 +29,7 @@ _COVARIANCES: dict[str, type[Covariance]] = {
 _ORTHONORMAL = 1e-6
 
 
-def content_of(model: GalerkinModel) -> dict[str, Any]:
+def content_of(model: GalerkinMaps) -> dict[str, Any]:
     """All but the state: what the constructor needs, and the reduced basis."""
     reduction = model.reduction
     return {
@@ -52,13 +52,13 @@ def content_of(model: GalerkinModel) -> dict[str, Any]:
     }
 
 
-def rebuild(
+def arguments(
     content: dict[str, Any],
     problem: Problem,
     forward_network: nn.Module | None,
     inverse_network: nn.Module | None,
-) -> GalerkinModel:
-    """The model of a content; its state is still to be loaded."""
+) -> dict[str, Any]:
+    """Those of the constructor, beside the problem; the state is still to be loaded."""
     (_, m), n = content["v"].shape, len(content["xi"])
     reference = Reference.of(problem)
     v = check_tensor(content["v"], "v", (problem.n_free, m)).numpy()
@@ -80,18 +80,24 @@ def rebuild(
         raise ValueError("impossible units")
     networks = content["networks"]
     n_saved = sum(value.numel() for value in content["state"].values())
-    model = GalerkinModel(
-        problem,
-        covariance=_COVARIANCES[content["covariance"]](content["tolerance"]),
-        objective=content["objective"],
-        forward_network=rebuild_network("forward", networks["forward"], forward_network, n_saved),
-        inverse_network=rebuild_network("inverse", networks["inverse"], inverse_network, n_saved),
-        reduction=reduction,
-        seed=content["seed"],
-        dtype=cast(torch.dtype, getattr(torch, content["dtype"])),
-    )
+    return {
+        "covariance": _COVARIANCES[content["covariance"]](content["tolerance"]),
+        "objective": content["objective"],
+        "forward_network": rebuild_network(
+            "forward", networks["forward"], forward_network, n_saved
+        ),
+        "inverse_network": rebuild_network(
+            "inverse", networks["inverse"], inverse_network, n_saved
+        ),
+        "reduction": reduction,
+        "seed": content["seed"],
+        "dtype": getattr(torch, content["dtype"]),
+    }
+
+
+def restore_exact(model: GalerkinMaps, content: dict[str, Any]) -> None:
+    """The reduced operators in float64."""
     cast(nn.Module, model.exact.terms).load_state_dict(content["exact"])
-    return model
 
 
 def _pack(term: TermReduction) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.derivatives import linearise
-from pddlvm.reduced import ReducedModel
+from pddlvm.linalg.derivatives import linearise
+from pddlvm.reduced.residual import ReducedModel
 
 __all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
 

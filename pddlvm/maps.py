@@ -10,7 +10,7 @@ scaled; then, where z has several blocks, the known parameters and which ones ar
 import torch
 from torch import Tensor, nn
 
-from pddlvm.reduction import LogQuadratic
+from pddlvm.latent.size import LogQuadratic
 
 __all__ = ["ForwardMap", "InverseMap", "bounded"]
 

@@ -1,9 +1,9 @@
 """The latent variable model on a reduced finite element basis: u = V c + lift(z).
 
-See `pddlvm.latent` for the probabilistic program.
+See `pddlvm.latent.core` for the probabilistic program.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,55 +12,44 @@ from pddlvm.basics.checks import check_no_gradient, check_predictions
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.basis import Basis
 from pddlvm.covariances import Covariance, Scales, default_covariance
-from pddlvm.elbo import AntitheticELBO
+from pddlvm.galerkin.forward import Forward
 from pddlvm.inversion import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
     Laplace,
     inverse_features,
 )
-from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.inverse import Inverse, known_inverse
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.latent.plausibility import Plausibility, judged
+from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.size import LogQuadratic
+from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.maps import ForwardMap, InverseMap
-from pddlvm.networks import NeuralGaussian
-from pddlvm.plausibility import Plausibility, judged
-from pddlvm.predictions import Forward, Inverse, known_inverse, unflatten
-from pddlvm.reduced import ReducedModel
-from pddlvm.reduction import LogQuadratic, Reduction, reduce
+from pddlvm.reduced.bases import Basis
+from pddlvm.reduced.reduction import Reduction, reduce
+from pddlvm.reduced.residual import ReducedModel
 from pddlvm.refinement import Refined, check_converged, correct, refine
-from pddlvm.uncertainty import Uncertainty
 from pddlvm.weak.problem import Problem
 
-__all__ = ["GalerkinModel"]
+__all__ = ["GalerkinMaps"]
 
 Objective = Literal["detached", "coupled"]
 
-_MIN_MISFITS = 64
 _ADVICE = (
     "where u is measured, interpolated or rounded give noise_std; where it is a solution of this "
     "mesh train longer, or raise corrections"
 )
 
 
-class GalerkinModel(LatentVariableModel):
-    """Forward and inverse maps of a finite element problem, with their uncertainty.
+class GalerkinMaps(LatentModel):
+    """Forward and inverse maps of a finite element problem; see `GalerkinModel`."""
 
-    Args:
-        problem: the parametric PDE.
-        basis: representation of the solution, default `ResidualEnriched()`.
-        covariance: of the residual; default `EnergyNorm()` if the problem has a potential or a
-            secant, else `Whitened()`.
-        objective: "detached" (default), or "coupled" for the paper's objective, in which the
-            inverse term also trains the forward map.
-        forward_network: module xi (batch, d) -> mean, log variance (batch, n_modes); own modules
-            need a basis whose size is known, e.g. `EnergyModes(n)`.
-        inverse_network: module features -> mean, log variance (batch, d).
-        reduction: a prepared `Reduction` to share between models of the same problem.
-        seed: of the basis and of the initial weights.
-        dtype: of the maps; float32 by default.
-    """
-
+    uncorrected: ClassVar = {"corrections": 0}
+    cheap_corrections = 1
     reduced: ReducedModel
     forward_map: ForwardMap
     inverse_map: InverseMap
@@ -207,6 +196,17 @@ class GalerkinModel(LatentVariableModel):
             _residual_norm=residual_norm,
         )
 
+    def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        work, representation = z.double(), self.reduced.representation
+        xi = self.problem.prior.standardise(work).to(self.sigma_residual)
+        c, log_variance = self.forward_map(xi)
+        a = representation.augment(c, representation.boundary_coordinates(work))
+        var_c, var_rest = self.variances(xi, work, c, log_variance, 0)
+        variance = var_c @ representation.vectors.square().T + var_rest
+        units, offset = representation.units, representation.offset
+        mean = (units.u * (a @ representation.rows).double() + offset).to(z)
+        return mean, units.u * variance.sqrt().to(z)
+
     def inverse(
         self,
         u: Tensor,
@@ -238,9 +238,7 @@ class GalerkinModel(LatentVariableModel):
         if corrections < 0:
             raise InputError(f"corrections must be 0 or more, got {corrections}")
         if noise_std is not None:
-            from pddlvm.inference.whole_field import inverse_of_noisy
-
-            return inverse_of_noisy(self, u, noise_std, z_known)
+            return self._inverse_of_noisy(u, noise_std, z_known)
         batch = u.shape[:-1]
         xi_known, known = self.check_known(z_known, batch, u)
         flat = u.detach().reshape(-1, self.problem.n_dofs)
@@ -303,24 +301,6 @@ class GalerkinModel(LatentVariableModel):
             found.residual_norm.reshape(batch).to(z.device),
             found.converged.reshape(batch).to(z.device),
         )
-
-    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
-        """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
-
-        No PDE is solved: the errors come from reduced corrections and a few iterations with the
-        factors of K0. `train` ends with it.
-
-        Args:
-            n_samples: prior draws; by default 1024, fewer on large meshes.
-            seed: of the draws.
-        """
-        from pddlvm.calibrate import calibrate, calibrate_misfit, default_n_samples
-
-        if n_samples is None:
-            n_samples = default_n_samples(self.problem.n_dofs)
-        generator = torch.Generator().manual_seed(seed)
-        calibrate(self, n_samples, generator)
-        calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
 
     # --- pieces shared with calibration --------------------------------------------------------
 

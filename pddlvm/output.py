@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import check_folder_of, replacing, replacing_together, write_text
-from pddlvm.collocation.model import CollocationModel
+from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.fem import SurfaceMesh
-from pddlvm.latent import LatentVariableModel
-from pddlvm.model import GalerkinModel
+from pddlvm.latent.core import LatentModel
+from pddlvm.model import GalerkinMaps
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses
 
@@ -36,7 +36,7 @@ _HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
 
 
 def write_vtu(
-    model: LatentVariableModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
+    model: LatentModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
 ) -> None:
     """Write mean, std and parameter fields: `u_mean`, `u_std`, and a field per name.
 
@@ -69,7 +69,7 @@ def write_vtu(
 
 
 def write_pvd(
-    model: LatentVariableModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
+    model: LatentModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
 ) -> None:
     """Write a collection: a parameter sweep, or the time series of one z.
 
@@ -91,7 +91,7 @@ def write_pvd(
     path = _checked(path, ".pvd")
     z = model.problem.prior.check(z).reshape(-1, model.problem.n_parameters)
     meshes: Iterable[tuple[float, meshio.Mesh]]
-    if len(z) == 1 and isinstance(model, CollocationModel) and model.problem.box.names[-1] == "t":
+    if len(z) == 1 and isinstance(model, CollocationMaps) and model.problem.box.names[-1] == "t":
         meshes = _over_time(model, z[0], n_samples, seed)
     else:
         meshes = ((float(i), _mesh(model, one, n_samples, seed)) for i, one in enumerate(z))
@@ -136,16 +136,16 @@ def _numbered(mesh: meshio.Mesh, i: int) -> meshio.Mesh:
     )
 
 
-def _mesh(model: LatentVariableModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
-    if isinstance(model, CollocationModel):
+def _mesh(model: LatentModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
+    if isinstance(model, CollocationMaps):
         axes = [axis.double().numpy() for axis in model.problem.axes]
         return grid_mesh(axes, grid_data(model, z, n_samples, seed))
-    assert isinstance(model, GalerkinModel)
+    assert isinstance(model, GalerkinMaps)
     return _element_mesh(model, z, n_samples, seed)
 
 
 def _over_time(
-    model: CollocationModel, z: Tensor, n_samples: int, seed: int
+    model: CollocationMaps, z: Tensor, n_samples: int, seed: int
 ) -> Iterator[tuple[float, meshio.Mesh]]:
     *space, times = (axis.double().numpy() for axis in model.problem.axes)
     data = grid_data(model, z, n_samples, seed)
@@ -153,7 +153,7 @@ def _over_time(
         yield float(time), grid_mesh(space, {name: v[..., i] for name, v in data.items()})
 
 
-def _element_mesh(model: GalerkinModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
+def _element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
     problem, prediction = model.problem, model.forward(z)
     cell_data = {
         name: [problem.parameter_field(z, name).double().cpu().numpy()]

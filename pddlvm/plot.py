@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.fem import SurfaceMesh
 from pddlvm.inference.plot import (
     AnyFigure,
@@ -36,7 +35,8 @@ from pddlvm.inference.plot import (
     ranks,
     whole,
 )
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentModel
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
 from pddlvm.weak.problem import Problem
@@ -189,9 +189,7 @@ def space_time(
     return ax
 
 
-def forward_figure(
-    model: LatentVariableModel, z: Tensor, *, figure: AnyFigure | None = None
-) -> Figure:
+def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = None) -> Figure:
     """One forward problem: reference and mean, and the true error beside the predicted sigma.
 
     Args:
@@ -221,7 +219,7 @@ def forward_figure(
 
 
 def inverse_figure(
-    model: LatentVariableModel,
+    model: LatentModel,
     z: Tensor,
     *,
     known: Sequence[str] = (),

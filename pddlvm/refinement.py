@@ -9,8 +9,6 @@ the reference operator, corrected in the reduced basis. Where K is not symmetric
 the nearest of a few reference operators, and the correction is multiplicative:
 
     P r = w + V (V^T K V)^{-1} V^T (r - K w),    w = K(z_k)^{-1} r
-
-Each sample of a batch iterates until it is done, whatever the others need.
 """
 
 from dataclasses import dataclass, replace
@@ -19,16 +17,14 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.reduced import ReducedModel
-from pddlvm.representation import Reference
+from pddlvm.linalg.krylov import conjugate_gradients, gmres
+from pddlvm.reduced.representation import Reference
+from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.discretisation import Discretisation
 
 __all__ = ["Refined", "check_converged", "correct", "nearly_exact", "refine"]
 
 _MAX_NEWTON = 20
-_MAX_GMRES = 60
-_FEW = 0.7
-"""Part of a batch that still iterates, with which the rest is left behind."""
 _N_NAMED = 5
 _NEGLIGIBLE = 0.01
 """Part of a residual that is left where errors are measured."""
@@ -151,7 +147,7 @@ def _refine(
     free = operators.free
     units = reduced.representation.units
     v = reduced.representation.vectors[free] * (units.u / units.energy**0.5)
-    krylov = _conjugate_gradients if problem.has_potential else _gmres
+    krylov = conjugate_gradients if problem.has_potential else gmres
     u, active = u.clone(), torch.arange(len(u))
     iterations = torch.zeros(len(u), dtype=torch.int64)
     norm = torch.zeros(len(u), dtype=torch.float64)
@@ -207,6 +203,10 @@ class _System:
     def apply(self, p: Tensor) -> Tensor:
         return self.operators.apply_tangents(self.tangents, p)
 
+    def riesz(self, r: Tensor) -> Tensor:
+        """K0^{-1} r."""
+        return self.reference.solve(r)
+
     def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """P r for symmetric K, and |r| in the norm of K0^{-1}, (batch,)."""
         coarse, w = r @ self.v, self.reference.solve(r)
@@ -220,70 +220,3 @@ class _System:
 
     def _coarse_solve(self, b: Tensor) -> Tensor:
         return torch.linalg.lu_solve(*self.coarse, b[..., None])[..., 0]
-
-
-def _conjugate_gradients(
-    system: _System, b: Tensor, target: Tensor, budget: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Preconditioned conjugate gradients; stops a sample when |r| in K0^{-1} <= target."""
-    x, used = torch.zeros_like(b), torch.zeros(len(b), dtype=torch.int64)
-    rows, r = torch.arange(len(b)), b
-    p, size = system.precondition(r)
-    rho = (r * p).sum(-1)
-    while (active := (size > target[rows]) & (used[rows] < budget[rows])).any():
-        if active.double().mean() < _FEW:
-            # Some samples need many times the iterations of most.
-            system, rows, r, p = system.of(active), rows[active], r[active], p[active]
-            rho, active = rho[active], active[active]
-        q = system.apply(p)
-        alpha = torch.where(active, rho / (p * q).sum(-1).clamp(min=1e-300), 0.0)[:, None]
-        x, r = x.index_add(0, rows, alpha * p), r - alpha * q
-        w, size = system.precondition(r)
-        rho_new = (r * w).sum(-1)
-        p = w + torch.where(active, rho_new / rho.clamp(min=1e-300), 0.0)[:, None] * p
-        rho = torch.where(active, rho_new, rho)
-        used = used.index_add(0, rows, active.long())
-    return x, used
-
-
-def _gmres(system: _System, b: Tensor, target: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
-    """GMRES with the preconditioner on the right; stops when |b - K x| in K0^{-1} <= target.
-
-    The norm of the residual that GMRES minimises is the Euclidean one of R^{-1} r, K0 = R^T R, so
-    it is measured by inner products with K0^{-1}.
-    """
-    reference = system.reference
-    whitened = reference.solve(b)
-    beta = (b * whitened).sum(-1).clamp(min=1e-300).sqrt()
-    q, dual = [b / beta[:, None]], [whitened / beta[:, None]]
-    directions: list[Tensor] = []
-    n_max = min(int(budget.max()), _MAX_GMRES, b.shape[1])
-    hessenberg = b.new_zeros(len(b), n_max + 1, n_max)
-    first = torch.zeros(len(b), n_max + 1, dtype=b.dtype)
-    first[:, 0] = beta
-    used = torch.zeros(len(b), dtype=torch.int64)
-    y = b.new_zeros(len(b), 0)
-    active = beta > target
-    for k in range(n_max):
-        if not active.any():
-            break
-        directions.append(system.precondition_skew(q[k]))
-        w = system.apply(directions[k])
-        for i in range(k + 1):
-            h = (w * dual[i]).sum(-1)
-            hessenberg[:, i, k] = h
-            w = w - h[:, None] * q[i]
-        whitened = reference.solve(w)
-        size = (w * whitened).sum(-1).clamp(min=0).sqrt()
-        hessenberg[:, k + 1, k] = size
-        safe = size.clamp(min=1e-300)[:, None]
-        q.append(w / safe)
-        dual.append(whitened / safe)
-        used = used + active
-        part, rhs = hessenberg[:, : k + 2, : k + 1], first[:, : k + 2, None]
-        y = torch.linalg.lstsq(part, rhs, driver="gelsd").solution[..., 0]
-        misfit = (part @ y[..., None] - rhs)[..., 0].norm(dim=-1)
-        active = (misfit > target) & (used < budget)
-    if not directions:
-        return torch.zeros_like(b), used
-    return torch.einsum("bk,kbn->bn", y, torch.stack(directions)), used

@@ -8,28 +8,22 @@ draws: they must say it again.
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pddlvm import galerkin_content
 from pddlvm.basics.errors import RunFileError
-from pddlvm.basics.files import check_tensor, decoding, read_content, write_content
-from pddlvm.basics.random import seeded
+from pddlvm.basics.files import check_tensor, write_content
 from pddlvm.basics.summary import summarise
-from pddlvm.collocation import content as collocation_content
-from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.latent import LatentVariableModel
-from pddlvm.model import GalerkinModel
-from pddlvm.networks import evaluating
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.networks import evaluating
 from pddlvm.parameters.identity import adopt, mark_of
-from pddlvm.weak.problem import Problem
+from pddlvm.parameters.problem import ParametricProblem
 
-__all__ = ["content_of", "differences", "load", "restore_state", "save"]
+__all__ = ["content_of", "differences", "restore_state", "save", "with_saved_fields"]
 
-AnyProblem = Problem | CollocationProblem
+P = TypeVar("P", bound=ParametricProblem)
 
 _N_DRAWS, _SEED = 2, 20226
 _CLOSE = 1e-3
@@ -38,7 +32,7 @@ _SAME = 1e-6
 _LEARNT = ("state", "answers")
 
 
-def save(model: LatentVariableModel, path: str | Path) -> None:
+def save(model: LatentModel, path: str | Path) -> None:
     """Write a model to a file; an existing file is replaced in one step or left as it is.
 
     Raises:
@@ -47,25 +41,43 @@ def save(model: LatentVariableModel, path: str | Path) -> None:
     write_content(content_of(model), path)
 
 
-def content_of(model: LatentVariableModel) -> dict[str, Any]:
+def content_of(model: LatentModel) -> dict[str, Any]:
     """What a file says of a model."""
-    if isinstance(model, CollocationModel):
-        parts = collocation_content.content_of(model)
-    else:
-        assert isinstance(model, GalerkinModel)
-        parts = galerkin_content.content_of(model)
     return {
         **mark_of(model.problem),
         "problem": model.problem.name,
         "seed": model.seed,
         "dtype": str(model.sigma_residual.dtype).removeprefix("torch."),
         "state": {k: v.cpu() for k, v in model.state_dict().items()},
-        **parts,
+        **model.content(),
         "answers": _answers(model),
     }
 
 
-def differences(content: dict[str, Any], model: LatentVariableModel) -> list[str]:
+def with_saved_fields(problem: P, content: dict[str, Any], path: str | Path) -> P:
+    """The problem, with the fields that a content has.
+
+    Raises:
+        RunFileError: the content is of another problem.
+    """
+    own = adopt(problem, content)
+    if own is None:
+        raise RunFileError(
+            f"{str(path)!r} was saved from another problem ({content['problem']!r}); it needs "
+            "the same mesh, physics, boundary conditions, fields and parameters. Make the "
+            "problem with the arguments that it had"
+        )
+    if not _same(mark_of(problem)["fields"], content["fields"]):
+        warnings.warn(
+            "the parameter fields computed here differ from the saved ones (eigenvectors of "
+            "equal eigenvalues may): use the `problem` of the loaded model; its z has the "
+            "saved meaning",
+            stacklevel=3,
+        )
+    return own
+
+
+def differences(content: dict[str, Any], model: LatentModel) -> list[str]:
     """Names of what a model was made of, in which it differs from that of a content."""
     mark = mark_of(model.problem)
     is_same = adopt(model.problem, content) and _same(mark["fields"], content["fields"])
@@ -74,7 +86,7 @@ def differences(content: dict[str, Any], model: LatentVariableModel) -> list[str
     return found if is_same else ["the problem", *found]
 
 
-def restore_state(model: LatentVariableModel, content: dict[str, Any]) -> None:
+def restore_state(model: LatentModel, content: dict[str, Any]) -> None:
     """What training has learnt; a ValueError where it cannot be that of this model."""
     for name, value in model.state_dict().items():
         check_tensor(content["state"][name], name, tuple(value.shape), value.dtype)
@@ -85,61 +97,15 @@ def restore_state(model: LatentVariableModel, content: dict[str, Any]) -> None:
         raise ValueError("the maps do not say what they said when they were saved")
 
 
-def load(
-    path: str | Path,
-    problem: AnyProblem,
-    *,
-    forward_network: nn.Module | None = None,
-    inverse_network: nn.Module | None = None,
-) -> LatentVariableModel:
-    """Read a model that was saved for this problem; predictions are bit-equal to those saved.
-
-    Args:
-        path: the file.
-        problem: the same problem, made anew. The returned model's own `.problem` has the saved
-            parameter fields: use that one where z comes from the model.
-        forward_network: own module, if the model was made with one.
-        inverse_network: the same for the inverse map.
-
-    Raises:
-        RunFileError: no such file, not a saved model, or saved from another problem.
-    """
-    content = read_content(Path(path))
-    # Networks are made with random weights before theirs are read.
-    with decoding(f"{str(path)!r} is damaged or incomplete"), seeded(0):
-        own = adopt(problem, content)
-        if own is None:
-            raise RunFileError(
-                f"{str(path)!r} was saved from another problem ({content['problem']!r}); it needs "
-                "the same mesh, physics, boundary conditions, fields and parameters. Make the "
-                "problem with the arguments that it had"
-            )
-        if not _same(mark_of(problem)["fields"], content["fields"]):
-            warnings.warn(
-                "the parameter fields computed here differ from the saved ones (eigenvectors of "
-                "equal eigenvalues may): use the `problem` of the loaded model; its z has the "
-                "saved meaning",
-                stacklevel=2,
-            )
-        model: CollocationModel | GalerkinModel
-        if isinstance(own, CollocationProblem):
-            model = collocation_content.rebuild(content, own, forward_network, inverse_network)
-        else:
-            model = galerkin_content.rebuild(content, own, forward_network, inverse_network)
-        restore_state(model, content)
-        return model
-
-
-def _answers(model: LatentVariableModel) -> Tensor:
+def _answers(model: LatentModel) -> Tensor:
     """What both maps say of a few draws, (n_rows, 4)."""
     z = model.problem.prior.sample((_N_DRAWS,), seed=_SEED)
     # Corrections would hide the inverse map.
-    options: dict[str, Any] = {"corrections": 0} if isinstance(model, GalerkinModel) else {}
     with evaluating(model):
         forward = model.forward(z)
         found = [forward.mean, forward.std]
         if torch.isfinite(forward.mean).all():
-            inverse = model.inverse(forward.mean, **options)
+            inverse = model.inverse(forward.mean, **model.uncorrected)
             found += [inverse.mean, inverse.std]
     return torch.cat([summarise(part) for part in found])
 

@@ -22,7 +22,7 @@ from pddlvm.basics.locks import owned
 from pddlvm.basics.random import Stream, seeded
 from pddlvm.certificates import Certificates, certificates
 from pddlvm.checkpoints import Checkpoints, interruptible
-from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.muon import Muon
 from pddlvm.training_state import (
     RECORD_STEPS,
@@ -74,7 +74,7 @@ class TrainingResult:
 
 
 def train(
-    model: LatentVariableModel,
+    model: LatentModel,
     *,
     max_seconds: float | None = None,
     max_steps: int | None = None,
@@ -215,7 +215,7 @@ class _Training:
         checkpoints: where they go, if anywhere.
     """
 
-    model: LatentVariableModel
+    model: LatentModel
     at: Progress
     clock: _Clock
     random: Stream
@@ -347,7 +347,7 @@ def _finite_gradients(parameters: list[nn.Parameter]) -> bool:
     return all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
 
 
-def _diagnose(model: LatentVariableModel, loss: float, step: int) -> str:
+def _diagnose(model: LatentModel, loss: float, step: int) -> str:
     """Which term is not finite, evaluated where the training stopped."""
     with torch.no_grad():
         xi = model.problem.prior.sample_standard((64,)).to(model.sigma_residual)

@@ -10,7 +10,7 @@ from torch import nn
 from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import decoding
 from pddlvm.checkpoints import Checkpoints
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentModel
 from pddlvm.serialization import content_of, differences, restore_state
 
 __all__ = [
@@ -97,7 +97,7 @@ class Progress:
 
 
 def capture(
-    model: LatentVariableModel,
+    model: LatentModel,
     at: Progress,
     optimizers: Optimizers | None,
     generator: torch.Generator,
@@ -121,7 +121,7 @@ def capture(
 def restore(
     checkpoints: Checkpoints,
     resume: bool,
-    model: LatentVariableModel,
+    model: LatentModel,
     generator: torch.Generator,
     options: dict[str, Any],
 ) -> Progress:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.latent import LatentVariableModel
+from pddlvm.latent.core import LatentModel
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 
@@ -144,7 +144,7 @@ def _percents(bars: ErrorBars) -> str:
 
 
 def validate(
-    model: LatentVariableModel,
+    model: LatentModel,
     n_samples: int = 200,
     *,
     known: Sequence[str] = (),
@@ -207,12 +207,12 @@ def _bars_of_u(forward: Any, u: Tensor, free: Tensor) -> ErrorBars:
     return ErrorBars.of(error, std, interval, u[:, free], torch.ones_like(error, dtype=torch.bool))
 
 
-def _mnse_z(model: LatentVariableModel, z: Tensor, found: Tensor) -> float:
+def _mnse_z(model: LatentModel, z: Tensor, found: Tensor) -> float:
     true, mean = model.problem.inferred(z), model.problem.inferred(found)
     return float(((true - mean).norm(dim=1) / true.norm(dim=1)).square().mean())
 
 
-def _timings(model: LatentVariableModel, z: Tensor) -> dict[str, float]:
+def _timings(model: LatentModel, z: Tensor) -> dict[str, float]:
     """Seconds per sample: reference solver, forward map at batch 1 and at a large batch."""
     problem = model.problem
     few = z[:_N_REFERENCE]
@@ -228,7 +228,7 @@ def _timings(model: LatentVariableModel, z: Tensor) -> dict[str, float]:
     }
 
 
-def _mean_and_std(model: LatentVariableModel, z: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_std(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
     forward = model.forward(z)
     return forward.mean, forward.std
 

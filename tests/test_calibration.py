@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.calibration import VarianceModel
+from pddlvm.latent.variance_model import VarianceModel
 from problems import poisson
 
 

@@ -12,7 +12,6 @@ from pyro import poutine
 
 import pddlvm
 from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikelihood
-from pddlvm.collocation.model import CollocationModel
 from pddlvm.collocation.reader import GridGaussian
 
 BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
@@ -79,7 +78,7 @@ def relative(u, v):
 
 
 def test_the_model_fits_the_problem(problem):
-    assert isinstance(build(problem), CollocationModel)
+    assert isinstance(build(problem), pddlvm.CollocationModel)
 
 
 def test_the_sites_of_the_program(problem):
@@ -231,7 +230,7 @@ def test_a_saved_model_predicts_the_same(trained, tmp_path, draws):
     z, u = draws
     trained.save(tmp_path / "fed.pt")
     loaded = pddlvm.load(tmp_path / "fed.pt", make())
-    assert isinstance(loaded, CollocationModel)
+    assert isinstance(loaded, pddlvm.CollocationModel)
     for corrections in (0, 1):
         before, after = trained.forward(z, corrections), loaded.forward(z, corrections)
         assert torch.equal(before.mean, after.mean)

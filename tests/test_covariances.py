@@ -9,8 +9,9 @@ from torch.distributions import MultivariateNormal
 import pddlvm
 from pddlvm import fem
 from pddlvm.covariances import Scales, default_covariance
-from pddlvm.reduction import LogQuadratic, reduce
-from pddlvm.representation import Units
+from pddlvm.latent.size import LogQuadratic
+from pddlvm.reduced.reduction import reduce
+from pddlvm.reduced.representation import Units
 from problems import nonlinear_poisson, poisson
 
 TOLERANCE = 0.3

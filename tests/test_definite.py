@@ -7,7 +7,8 @@ import pytest
 import skfem
 
 import pddlvm
-from pddlvm import fem, reduction
+from pddlvm import fem
+from pddlvm.reduced import reduction
 
 HALF = pddlvm.Uniform(0.9, 1.1)
 

@@ -6,7 +6,7 @@ from pyro.infer import Trace_ELBO
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.elbo import AntitheticELBO
+from pddlvm.latent.elbo import AntitheticELBO
 from problems import poisson
 
 BATCH = 64

@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
-from pddlvm.error_shape import ErrorShape
+from pddlvm.latent.error_shape import ErrorShape
 
 LEVELS = (0.5, 0.8, 0.95, 0.99)
 

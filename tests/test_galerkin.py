@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.collocation import chebyshev
 from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.galerkin import GalerkinProjection, fit_branch
+from pddlvm.strong import chebyshev
 
 BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
 HARD = (BOX.start("t"), BOX.start("x"), BOX.end("x"))

@@ -7,9 +7,10 @@ import torch
 from linear import closed_form
 
 import pddlvm
+from pddlvm.galerkin.surrogate import GalerkinSurrogate
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.laplace import laplace
-from pddlvm.inference.surrogate import GalerkinSurrogate, Surrogate, surrogate_of
+from pddlvm.latent.surrogate import Surrogate
 from problems import nonlinear_poisson, poisson
 
 MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
@@ -110,7 +111,7 @@ def test_derivatives_of_the_surrogate_are_those_of_differences(poisson_model):
     xi = problem.prior.sample_standard((3,), generator=torch.Generator().manual_seed(0))
     for observation in (obs, nonlinear):
         # One correction is not quite the solution of the reduced problem; three are.
-        surrogate = surrogate_of(poisson_model, observation, corrections=3)
+        surrogate = poisson_model.surrogate(observation, corrections=3)
         data, jacobian = surrogate.linearise(xi)
         torch.testing.assert_close(data, surrogate.mean(xi))
         for j in range(xi.shape[1]):

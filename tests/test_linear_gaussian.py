@@ -18,7 +18,7 @@ from torch import nn
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.elbo import AntitheticELBO
+from pddlvm.latent.elbo import AntitheticELBO
 
 EPS, K, F = 0.1, 2.0, 1.0
 VARIANCE = EPS**2 / K

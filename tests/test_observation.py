@@ -10,7 +10,7 @@ from scipy import integrate, stats
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.noise import Gaussian, StudentT, UnknownStd
+from pddlvm.sensors.noise import Gaussian, StudentT, UnknownStd
 from problems import nonlinear_poisson, pinn, poisson, shell
 
 ROOT = Path(__file__).parent.parent

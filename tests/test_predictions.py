@@ -11,8 +11,8 @@ from torch.distributions import LogNormal, MultivariateNormal, Normal
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.latent.inverse import Inverse
 from pddlvm.parameters.space import Block, ParameterSpace
-from pddlvm.predictions import Inverse
 from problems import poisson
 
 

@@ -10,9 +10,9 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.basis import Galerkin
-from pddlvm.reduction import reduce
-from pddlvm.representation import Reference, Representation, orthonormalise
+from pddlvm.reduced.bases import Galerkin
+from pddlvm.reduced.reduction import reduce
+from pddlvm.reduced.representation import Reference, Representation, orthonormalise
 from problems import nonlinear_poisson, poisson
 
 BASES = [

@@ -12,7 +12,6 @@ from pddlvm.inference.laplace import laplace
 from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.inference.resampled import Resampled
-from pddlvm.inference.surrogate import surrogate_of
 from pddlvm.inference.target import SurrogateTarget, _plausible
 from problems import poisson
 
@@ -74,7 +73,7 @@ def cloud(problem, centre, std):
 def test_a_wild_network_is_put_right(trained, sensors, data):
     # Its draws have conductivities that vanish in float64: solutions of 1e30, or none.
     network = cloud(trained.problem, -0.4, 300.0)
-    surrogate = surrogate_of(trained, sensors, corrections=1)
+    surrogate = trained.surrogate(sensors, corrections=1)
     found = laplace(surrogate, data[None])
     gaussian = found.density
     proposals = Proposals(surrogate, data, network, False, lambda: found)
@@ -85,7 +84,7 @@ def test_a_wild_network_is_put_right(trained, sensors, data):
 
 def test_a_network_out_of_all_numbers_still_gives_numbers(trained, sensors, data):
     network = cloud(trained.problem, 0.0, 1e30)
-    surrogate = surrogate_of(trained, sensors, corrections=1)
+    surrogate = trained.surrogate(sensors, corrections=1)
     proposals = Proposals(surrogate, data, network, False, lambda: None)
     assert torch.isfinite(Resampled(network, [proposals]).sample((20,), seed=0)).all()
     with torch.no_grad():
@@ -95,13 +94,13 @@ def test_a_network_out_of_all_numbers_still_gives_numbers(trained, sensors, data
 @pytest.mark.parametrize("size", [-1e3, 1e6, 1e13])
 def test_a_search_ends_at_the_edge(trained, sensors, size):
     y = size * torch.tensor([[1.0, -0.4, 0.7]], dtype=torch.float64)
-    found = laplace(surrogate_of(trained, sensors, corrections=1), y)
+    found = laplace(trained.surrogate(sensors, corrections=1), y)
     assert found.coordinates.centre.abs().max() <= FAR
     assert found.converged.all() and torch.isfinite(found.coordinates.factor).all()
 
 
 def test_beyond_the_edge_the_prior_decides(trained, sensors, data):
-    surrogate = surrogate_of(trained, sensors, corrections=1)
+    surrogate = trained.surrogate(sensors, corrections=1)
     coordinates = cloud(trained.problem, 0.3, 0.02).coordinates.of(0)
     target = SurrogateTarget(surrogate, data, coordinates, torch.Generator().manual_seed(0))
     # On the other side u is so large that rounding of the misfit may hide the prior.
@@ -114,7 +113,7 @@ def test_beyond_the_edge_the_prior_decides(trained, sensors, data):
 def test_corrections_that_fail_are_left_out(trained, sensors, data, std):
     coordinates = cloud(trained.problem, 0.0, std).coordinates.of(0)
     generator = torch.Generator().manual_seed(0)
-    surrogate = surrogate_of(trained, sensors, corrections=1)
+    surrogate = trained.surrogate(sensors, corrections=1)
     target = SurrogateTarget(surrogate, data, coordinates, generator)
     value, slope = target.value_and_gradient(torch.tensor([[0.3], [1.0]]).double() / std)
     assert torch.isfinite(value).all() and torch.isfinite(slope).all()

@@ -18,6 +18,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.weak import newton
+from pddlvm.weak.assembly import Assembler
 
 
 def double(*values):
@@ -419,7 +420,7 @@ def test_assembled_matrix_equals_the_product_of_dense_ones(n_components):
     d = torch.randn(region.weights.size, s, s, generator=generator, dtype=torch.float64)
     free = np.setdiff1d(np.arange(space.n_dofs), space.dofs_on("left"))
     term = pddlvm.Energy(region, lambda u, du, x: u)
-    matrix = newton.Assembler((term,), free, space.n_dofs)([d])
+    matrix = Assembler((term,), free, space.n_dofs)([d])
     b = region.matrix.toarray()[:, free].reshape(-1, s, len(free))
     expected = np.einsum("psi,pst,ptj->ij", b, d.numpy(), b, optimize=True)
     # Sums of a few dozen products of size 10 to 100: round-off.

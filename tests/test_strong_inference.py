@@ -7,8 +7,8 @@ from scipy.stats import kstest
 
 import pddlvm
 from pddlvm.inference.laplace import laplace
-from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.validation import validate_inference
+from pddlvm.latent.surrogate import Surrogate
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def rough():
 
 
 def test_derivatives_are_those_of_the_prediction(rough):
-    surrogate = surrogate_of(rough, tracer.sensors(rough.problem))
+    surrogate = rough.surrogate(tracer.sensors(rough.problem))
     xi = rough.problem.prior.sample_standard((3,), generator=torch.Generator().manual_seed(1))
     data, slope = surrogate.linearise(xi)
     torch.testing.assert_close(data, surrogate.mean(xi), rtol=0, atol=0)
@@ -38,7 +38,7 @@ def test_derivatives_are_those_of_the_prediction(rough):
 
 def test_the_error_at_sensors_is_that_of_draws(rough):
     rough.forward_map.is_fitted.fill_(False)
-    surrogate = surrogate_of(rough, tracer.sensors(rough.problem))
+    surrogate = rough.surrogate(tracer.sensors(rough.problem))
     xi = torch.zeros(1, 4, dtype=torch.float64)
     draws = rough.forward(rough.problem.prior.unstandardise(xi)).sample((20000,), seed=0)
     expected = torch.cov(surrogate.observation.apply(draws)[:, 0].T)

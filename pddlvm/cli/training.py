@@ -25,7 +25,7 @@ from pddlvm.cli.common import (
     printable,
     problem_names,
 )
-from pddlvm.latent import LatentVariableModel
+from pddlvm.models import LatentVariableModel, load
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
 from pddlvm.runs.report import Table, write_report
@@ -38,7 +38,6 @@ from pddlvm.runs.sources import (
     parse_settings,
     settings_of,
 )
-from pddlvm.serialization import load
 from pddlvm.training import TrainingResult, train, usable_device
 from pddlvm.validation import ValidationReport, validate
 

@@ -20,10 +20,10 @@ from pddlvm.cli.common import (
 from pddlvm.export import Format, export_maps
 from pddlvm.inference.infer import Method
 from pddlvm.inference.posterior import Posterior
-from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
+from pddlvm.models import LatentVariableModel
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["export_command", "forward_command", "infer_command"]
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from pddlvm.basics.checks import check_predictions
 from pddlvm.basics.errors import InputError
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.interpolation import interpolate
-from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Collocation
-from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.collocation.sampling import Sobol
 from pddlvm.collocation.trunk import Trunk
+from pddlvm.strong import chebyshev
+from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.jets import Jet
+from pddlvm.strong.points import Sobol
+from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["LearntBasis"]
 
@@ -94,7 +94,7 @@ class LearntBasis(nn.Module):
         z = z.double()
         x = (self.problem.grid_points if points is None else points).to(z).unbind(-1)
         lift = self.problem.ansatz.lift(z, x)
-        return interpolate(self.problem, n, z, points) + lift
+        return interpolate(self.problem.form, n, z, points) + lift
 
     def at_points(self, c: Tensor, z: Tensor, points: Tensor) -> Tensor:
         """u at points (n_points, k), from the functions themselves, (batch, n_points)."""

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.interpolation import interpolate
-from pddlvm.collocation.newton import SpaceTimeNewton
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.inversion import inverse_features
+from pddlvm.strong import chebyshev
+from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.problem import CollocationProblem
 
 if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationModel
+    from pddlvm.collocation.model import CollocationMaps
 
 __all__ = [
     "References",
@@ -84,7 +84,7 @@ def default_n_samples() -> int:
 
 
 def calibrate_forward(
-    model: "CollocationModel", n_samples: int | None = None, seed: int = _SEED
+    model: "CollocationMaps", n_samples: int | None = None, seed: int = _SEED
 ) -> None:
     """Fit the error modes and their variances; see the module's docstring."""
     n_samples = default_n_samples() if n_samples is None else n_samples
@@ -105,7 +105,7 @@ def calibrate_forward(
     modes = torch.linalg.svd(e / rho, full_matrices=False).Vh[: model.error_modes.shape[1]]
     model.error_modes.copy_(modes.T)
     uncertainty.is_calibrated.fill_(True)
-    on_grid = interpolate(model.problem, e, z64)
+    on_grid = interpolate(model.problem.form, e, z64)
     _fit_level(model, 0, e, on_grid, size, z, xi)
     few = slice(0, _N_FINE)
     _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
@@ -114,21 +114,21 @@ def calibrate_forward(
     model.references = References((n_samples, seed), xi, u)
 
 
-def _corrected(model: "CollocationModel", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _corrected(model: "CollocationMaps", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Errors of corrected means at the nodes and on the grid, and log of what is unresolved.
 
     The errors are relative to the size of u.
     """
     problem = model.problem
     nodes = tuple(round(_FINER * n) for n in problem.nodes)
-    fine = SpaceTimeNewton(problem, nodes)
+    fine = SpaceTimeNewton(problem.form, nodes)
     with torch.no_grad():
         start = model.basis.nodal(c)
         mean = start + model.newton.change(start, z, 1)[()]
         found = _between(mean.cpu(), problem.nodes, nodes)
         e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
         size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
-    return _between(e, nodes, problem.nodes), interpolate(problem, e, z, nodes=nodes), size
+    return _between(e, nodes, problem.nodes), interpolate(problem.form, e, z, nodes=nodes), size
 
 
 def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Tensor:
@@ -140,7 +140,7 @@ def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Te
 
 @torch.no_grad()
 def _fit_level(
-    model: "CollocationModel",
+    model: "CollocationMaps",
     level: int,
     e: Tensor,
     on_grid: Tensor,
@@ -162,7 +162,7 @@ def _fit_level(
     uncertainty.fit_forward_shape(level, scores[:, free].to(size))
 
 
-def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
+def calibrate_inverse(model: "CollocationMaps", seed: int) -> None:
     """Fit the variances of the inverse map on fields that differ from the mean by its errors."""
     generator = torch.Generator().manual_seed(seed)
     like, prior = model.sigma_residual, model.problem.prior
@@ -195,7 +195,7 @@ def calibrate_inverse(model: "CollocationModel", seed: int) -> None:
             model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
 
 
-def calibrate_misfit(model: "CollocationModel") -> None:
+def calibrate_misfit(model: "CollocationMaps") -> None:
     """Both misfits of the references, by which those of a query are judged."""
     assert model.references is not None
     references = model.references.to(model.sigma_residual)
@@ -205,7 +205,7 @@ def calibrate_misfit(model: "CollocationModel") -> None:
         model.plausibility.fit(1, model.inverse_map.outside(u))
 
 
-def _patterns(model: "CollocationModel", n: int) -> list[Tensor]:
+def _patterns(model: "CollocationMaps", n: int) -> list[Tensor]:
     """Masks (n, d) of all sets of known blocks, in the order of `Uncertainty.known_pattern`."""
     sizes = [block.size for block in model.problem.prior.blocks.values()]
     n_patterns = model.uncertainty.factor_xi.shape[1]

@@ -1,33 +1,32 @@
 """What a saved `CollocationModel` consists of, and how it is put together again."""
 
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from pddlvm.basics.errors import RunFileError
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.collocation.model import CollocationModel
-from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.reader import PrincipalGaussian
-from pddlvm.collocation.sampling import (
+from pddlvm.latent.networks import rebuild_network, sizes_of
+from pddlvm.strong.points import (
     AdaptivePoints,
     LatinHypercube,
     PointSampler,
     Sobol,
     UniformPoints,
 )
-from pddlvm.networks import rebuild_network, sizes_of
 
-__all__ = ["content_of", "rebuild"]
+__all__ = ["arguments", "content_of"]
 
 _SAMPLERS: dict[str, type[PointSampler]] = {
     kind.__name__: kind for kind in (AdaptivePoints, LatinHypercube, Sobol, UniformPoints)
 }
 
 
-def content_of(model: CollocationModel) -> dict[str, Any]:
+def content_of(model: CollocationMaps) -> dict[str, Any]:
     """All but the state: what the constructor needs."""
     # In the middle of a training the functions are known at the nodes as they were before it.
     model.after_loading()
@@ -42,30 +41,26 @@ def content_of(model: CollocationModel) -> dict[str, Any]:
     }
 
 
-def rebuild(
-    content: dict[str, Any],
-    problem: CollocationProblem,
-    forward_network: nn.Module | None,
-    inverse_network: nn.Module | None,
-) -> CollocationModel:
-    """The model of a content; its state is still to be loaded."""
+def arguments(
+    content: dict[str, Any], forward_network: nn.Module | None, inverse_network: nn.Module | None
+) -> dict[str, Any]:
+    """Those of the constructor, beside the problem; the state is still to be loaded."""
     if content["has_own_inverse"] and inverse_network is None:
         raise RunFileError("the model had an inverse network of its own: pass inverse_network")
     causal = content["causal"]
     n_saved = sum(value.numel() for value in content["state"].values())
     if not 0 < content["n_functions"] <= n_saved:
         raise ValueError("impossible number of functions")
-    return CollocationModel(
-        problem,
-        points=_sampler(content["points"]),
-        tolerance=content["tolerance"],
-        causal=None if causal is None else Causal(**causal),
-        n_functions=content["n_functions"],
-        forward_network=rebuild_network("forward", content["forward"], forward_network, n_saved),
-        inverse_network=inverse_network,
-        seed=content["seed"],
-        dtype=cast(torch.dtype, getattr(torch, content["dtype"])),
-    )
+    return {
+        "points": _sampler(content["points"]),
+        "tolerance": content["tolerance"],
+        "causal": None if causal is None else Causal(**causal),
+        "n_functions": content["n_functions"],
+        "forward_network": rebuild_network("forward", content["forward"], forward_network, n_saved),
+        "inverse_network": inverse_network,
+        "seed": content["seed"],
+        "dtype": getattr(torch, content["dtype"]),
+    }
 
 
 def _describe(points: PointSampler) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.interpolation import interpolate
 from pddlvm.collocation.predictions import Spread
-from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.strong import chebyshev
+from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["ErrorField"]
 
@@ -53,11 +53,11 @@ class ErrorField:
         """The parts of the covariance of u, of the same variances."""
         batch = len(self.z)
         shapes = [
-            interpolate(self.problem, mode.expand(batch, -1), self.z, self.points)
+            interpolate(self.problem.form, mode.expand(batch, -1), self.z, self.points)
             for mode in self.modes.T
         ]
         modes, rest = torch.stack(shapes, dim=-1), self._hats(var_rest.sqrt())
         return Spread(self.unit * modes.double(), var_c, self.unit * rest.double())
 
     def _hats(self, values: Tensor) -> Tensor:
-        return interpolate(self.problem, values, self.z, self.points, chebyshev.hats)
+        return interpolate(self.problem.form, values, self.z, self.points, chebyshev.hats)

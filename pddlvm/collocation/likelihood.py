@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.collocation.jets import Jet
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.trunk import Trunk
+from pddlvm.strong.jets import Jet
+from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["Causal", "Collocation", "CollocationLikelihood"]
 

@@ -5,8 +5,8 @@
 
 phi is a network of the reference coordinates (the trunk), the mean of c one of xi (the branch). The
 points of a step are shared by its draws of z, so that the trunk and its derivatives cost next to
-nothing: residuals at 256 points of 64 draws take the time of 256 points. See `pddlvm.latent` for
-the probabilistic program.
+nothing: residuals at 256 points of 64 draws take the time of 256 points. See `pddlvm.latent.core`
+for the probabilistic program.
 """
 
 from typing import Any
@@ -29,45 +29,33 @@ from pddlvm.collocation.calibrate import (
     default_n_samples,
 )
 from pddlvm.collocation.error_field import ErrorField
-from pddlvm.collocation.jets import Jet
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
-from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.predictions import FieldForward, Spread
-from pddlvm.collocation.problem import CollocationProblem
 from pddlvm.collocation.reader import InverseField, PrincipalGaussian
-from pddlvm.collocation.sampling import PointSampler, Sobol
 from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.inversion import inverse_features
-from pddlvm.latent import LatentVariableModel, Stage
+from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.latent.inverse import Inverse, known_inverse
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.latent.plausibility import Plausibility, judged
+from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.maps import bounded
-from pddlvm.networks import NeuralGaussian
-from pddlvm.plausibility import Plausibility, judged
-from pddlvm.predictions import Inverse, known_inverse, unflatten
-from pddlvm.uncertainty import Uncertainty
+from pddlvm.strong.jets import Jet
+from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.points import PointSampler, Sobol
+from pddlvm.strong.problem import CollocationProblem
 
-__all__ = ["CollocationModel"]
+__all__ = ["CollocationMaps"]
 
 _N_ERROR_MODES = 24
 _ADVICE = "where u is measured give noise_std; where it is a solution train longer"
 
 
-class CollocationModel(LatentVariableModel):
-    """Forward and inverse maps of a problem in strong form, with their uncertainty.
-
-    Args:
-        problem: the parametric PDE.
-        points: where the residual is taken.
-        tolerance: eps, the standard deviation of the residual relative to that of the lift.
-        causal: weights that follow the time; none by default.
-        n_functions: length of c.
-        forward_network: module xi (batch, d) -> mean, log variance (batch, n_functions).
-        inverse_network: module u (batch, *grid), extra -> mean, log variance (batch, d), by
-            default a `PrincipalGaussian`; a `GridGaussian` is convolutional.
-        seed: of the initial weights.
-        dtype: of the maps; float32 by default.
-    """
+class CollocationMaps(LatentModel):
+    """Forward and inverse maps of a problem in strong form; see `CollocationModel`."""
 
     problem: CollocationProblem
     basis: LearntBasis
@@ -96,7 +84,7 @@ class CollocationModel(LatentVariableModel):
         self.objective = "detached"
         self.tolerance, self.seed = tolerance, seed
         d = problem.n_parameters
-        self.newton = SpaceTimeNewton(problem)
+        self.newton = SpaceTimeNewton(problem.form)
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
@@ -286,9 +274,7 @@ class CollocationModel(LatentVariableModel):
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
         if noise_std is not None:
-            from pddlvm.inference.whole_field import inverse_of_noisy
-
-            return inverse_of_noisy(self, u, noise_std, z_known)
+            return self._inverse_of_noisy(u, noise_std, z_known)
         batch, like = u.shape[:-1], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
         with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 
 if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationModel
+    from pddlvm.collocation.model import CollocationMaps
 
 __all__ = ["grid_data", "grid_mesh"]
 
@@ -25,7 +25,7 @@ _CORNERS: dict[int, list[tuple[int, ...]]] = {
 
 
 def grid_data(
-    model: "CollocationModel", z: Tensor, n_samples: int, seed: int
+    model: "CollocationMaps", z: Tensor, n_samples: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
     """Mean, std, samples and fields at one z (d,), by name, each in the shape of the grid."""
     problem = model.problem

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from pddlvm.basics.random import generator_of, normal_like
-from pddlvm.error_shape import ErrorShape
-from pddlvm.predictions import symmetric_interval
+from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.prediction import symmetric_interval
 
 __all__ = ["FieldForward", "Spread"]
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pddlvm.networks import NeuralGaussian
+from pddlvm.latent.networks import NeuralGaussian
 
 __all__ = ["GridGaussian", "InverseField", "PrincipalGaussian"]
 

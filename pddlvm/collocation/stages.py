@@ -7,11 +7,11 @@ from torch import Tensor
 
 from pddlvm.collocation.calibrate import calibrate_forward
 from pddlvm.collocation.galerkin import fit_branch
-from pddlvm.elbo import AntitheticELBO
-from pddlvm.latent import Stage
+from pddlvm.latent.core import Stage
+from pddlvm.latent.elbo import AntitheticELBO
 
 if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationModel
+    from pddlvm.collocation.model import CollocationMaps
 
 __all__ = ["stages"]
 
@@ -19,7 +19,7 @@ _INVERSE_SHARE = 0.25
 _N_SCALING = 256
 
 
-def stages(model: "CollocationModel", calibrate: bool) -> tuple[Stage, ...]:
+def stages(model: "CollocationMaps", calibrate: bool) -> tuple[Stage, ...]:
     """The forward map by its part of the ELBO, then the inverse map by the other.
 
     With u detached the two parts share no parameter; the inverse map learns from the final

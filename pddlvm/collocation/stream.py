@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pddlvm.collocation.problem import CollocationProblem
-from pddlvm.collocation.sampling import AdaptivePoints, PointSampler
+from pddlvm.strong.points import AdaptivePoints, PointSampler
+from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["PointStream"]
 

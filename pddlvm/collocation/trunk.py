@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pddlvm.collocation.jets import Index, Jet
+from pddlvm.strong.jets import Index, Jet
 
 __all__ = ["Trunk"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError, ProblemError
 from pddlvm.basics.owned import owned
-from pddlvm.observation import Observation
+from pddlvm.sensors.observation import Observation
 from pddlvm.weak.problem import Problem
 
 __all__ = ["FiniteElementPosterior"]

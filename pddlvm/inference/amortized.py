@@ -30,10 +30,10 @@ from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.modes import starts
 from pddlvm.inference.proposals import Proposals
 from pddlvm.inference.resampled import Resampled
-from pddlvm.inference.surrogate import Surrogate, surrogate_of
-from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["Amortized", "amortize"]
 
@@ -218,7 +218,7 @@ class _Searches:
 
 
 def amortize(
-    model: LatentVariableModel,
+    model: LatentModel,
     observation: Observation,
     family: Callable[[int, int], Family] | None,
     budget: Budget,
@@ -226,7 +226,7 @@ def amortize(
 ) -> Amortized:
     """See `LatentVariableModel.amortize`."""
     start = time.perf_counter()
-    surrogate = surrogate_of(model, observation, corrections=1)
+    surrogate = model.surrogate(observation, corrections=1)
     generator = torch.Generator().manual_seed(seed)
     simulator = _Simulator.of(surrogate, generator, budget)
     n, d = observation.n, surrogate.prior.size

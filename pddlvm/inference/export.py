@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import replacing
-from pddlvm.observation import Observation, PointObservation
+from pddlvm.sensors.observation import Observation, PointObservation
 
 if TYPE_CHECKING:
     from pddlvm.inference.posterior import Posterior

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.inference.surrogate import Surrogate
-from pddlvm.observation import Observation
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sensors.observation import Observation
 from pddlvm.weak.problem import Problem
 
 __all__ = ["FiniteElements"]

@@ -18,6 +18,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.charts import Charts
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, Draws
@@ -32,18 +33,19 @@ from pddlvm.inference.modes import starts
 from pddlvm.inference.nuts import nuts
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.variational import variational
-from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["Method", "infer"]
 
 Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
 """A method of `infer`, by its name."""
 LogDensity = Callable[[Tensor], Tensor]
+Amortize = Callable[[Observation], Amortized]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Query:
     Attributes:
         model: trained.
         observation: sensors and noise.
+        amortize: gives the density that was, or is, trained for them.
         surrogate: predicts the data.
         y: data sets, (n_data, n), float64.
         n_samples: draws of each posterior, all chains together.
@@ -60,8 +63,9 @@ class Query:
         seed: of everything random.
     """
 
-    model: LatentVariableModel
+    model: LatentModel
     observation: Observation
+    amortize: Amortize
     surrogate: Surrogate
     y: Tensor
     n_samples: int
@@ -131,7 +135,7 @@ def _amortized(query: Query) -> Found:
             "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
             "'laplace', 'variational', 'nuts' and 'exact' leave missing values out"
         )
-    density = query.model.amortize(query.observation).resampled(query.y)
+    density = query.amortize(query.observation).resampled(query.y)
     return Found(density, _of_density(query, density))
 
 
@@ -231,10 +235,11 @@ _METHODS: dict[Method, Callable[[Query], Found]] = {
 
 
 def infer(
-    model: LatentVariableModel,
+    model: LatentModel,
     y: Tensor,
     observation: Observation,
     method: Method,
+    amortize: Amortize,
     *,
     n_samples: int,
     n_chains: int,
@@ -251,8 +256,8 @@ def infer(
     y = owned(observation.check(y))
     batch = y.shape[:-1]
     flat = y.reshape(-1, observation.n).double().cpu()
-    surrogate = surrogate_of(model, observation, corrections=1)
-    query = Query(model, observation, surrogate, flat, n_samples, n_chains, seed)
+    surrogate = model.surrogate(observation, corrections=1)
+    query = Query(model, observation, amortize, surrogate, flat, n_samples, n_chains, seed)
     found = _METHODS[method](query)
     evidence: dict[str, Any] = {
         name: None if value is None else value.reshape((*batch, *value.shape[1:]))

@@ -30,7 +30,7 @@ from pddlvm.inference.density import Density
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import distinct, objective
 from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.surrogate import Surrogate
+from pddlvm.latent.surrogate import Surrogate
 
 __all__ = ["Laplace", "laplace"]
 

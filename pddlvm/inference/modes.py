@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.surrogate import Surrogate
+from pddlvm.latent.surrogate import Surrogate
 
 __all__ = ["distinct", "objective", "starts"]
 

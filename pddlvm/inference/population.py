@@ -26,11 +26,11 @@ from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import smoothed_weights
 from pddlvm.inference.fitting import Budget, fit
-from pddlvm.inference.surrogate import Surrogate, surrogate_of
 from pddlvm.inference.weights import resample
-from pddlvm.latent import LatentVariableModel
-from pddlvm.noise import Noise
-from pddlvm.observation import Observation
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sensors.noise import Noise
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["Generated", "Population", "learn_population"]
 
@@ -75,7 +75,7 @@ class Population:
 
     history: list[dict[str, float]] = field(repr=False)
     seconds: float
-    _model: Unchanged[LatentVariableModel] = field(repr=False)
+    _model: Unchanged[LatentModel] = field(repr=False)
     _parts: "_Parts" = field(repr=False)
 
     def sample(self, n: int, *, seed: int = 0) -> Generated:
@@ -154,7 +154,7 @@ class _Parts:
 
 
 def learn_population(
-    model: LatentVariableModel,
+    model: LatentModel,
     observation: Observation,
     y: Tensor,
     *,
@@ -186,7 +186,7 @@ def learn_population(
             f"y must be at least {_LEAST_DATA} data sets of shape (n_data, {observation.n}), got "
             f"{tuple(y.shape)}"
         )
-    surrogate = surrogate_of(model, observation, corrections=1)
+    surrogate = model.surrogate(observation, corrections=1)
     encoder = amortize(model, observation, None, budget.share(_ENCODER_SHARE), seed)
     generator = torch.Generator().manual_seed(seed)
     typical = model.problem.prior.sample_standard((64,), generator=generator)

@@ -14,12 +14,12 @@ from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.evidence import khat
-from pddlvm.model import GalerkinModel
+from pddlvm.weak.problem import Problem
 
 if TYPE_CHECKING:
     from pddlvm.basics.unchanged import Unchanged
-    from pddlvm.latent import LatentVariableModel
-    from pddlvm.observation import Observation
+    from pddlvm.latent.core import LatentModel
+    from pddlvm.sensors.observation import Observation
 
 __all__ = ["Posterior", "PosteriorSolution"]
 
@@ -56,13 +56,13 @@ class Posterior:
     diagnostics: Diagnostics
     observation: "Observation" = field(repr=False)
     y: Tensor = field(repr=False)
-    _kept: "Unchanged[LatentVariableModel]" = field(repr=False)
+    _kept: "Unchanged[LatentModel]" = field(repr=False)
     _density: Density = field(repr=False)
     _log_density: Callable[[Tensor], Tensor] | None = field(repr=False)
     _xi: Tensor | None = field(repr=False)
 
     @property
-    def _model(self) -> "LatentVariableModel":
+    def _model(self) -> "LatentModel":
         return self._kept.module
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ class Posterior:
         Raises:
             ProblemError: the problem is not one of finite elements.
         """
-        if not isinstance(self._model, GalerkinModel):
+        if not isinstance(self._model.problem, Problem):
             raise ProblemError(
                 "k-hat compares with a finite element likelihood, and a problem in strong form has "
                 "none; compare with infer(..., method='nuts')"
@@ -214,8 +214,8 @@ class Posterior:
         if self.diagnostics.is_exact:
             return self._model.problem.solve(z).to(z)
         # A correction where it is cheap: the draws of u are those of the methods that used it.
-        corrections = 1 if isinstance(self._model, GalerkinModel) else 0
-        return self._kept().forward(z, corrections=corrections).sample(seed=seed)
+        model = self._kept()
+        return model.forward(z, corrections=model.cheap_corrections).sample(seed=seed)
 
     def _unflatten(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:-2], *self.batch, x.shape[-1]).to(self.y)

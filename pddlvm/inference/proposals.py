@@ -21,9 +21,9 @@ from pddlvm.inference.density import Density
 from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.surrogate import Surrogate
 from pddlvm.inference.target import SurrogateTarget
 from pddlvm.inference.weights import resample
+from pddlvm.latent.surrogate import Surrogate
 
 __all__ = ["Proposals"]
 

@@ -18,12 +18,12 @@ from pddlvm.basics.random import seeded
 from pddlvm.basics.summary import summarise
 from pddlvm.inference.amortized import Amortized, Compression, Context
 from pddlvm.inference.families import Diagonal, Family, Flow, Full
-from pddlvm.inference.surrogate import Surrogate, surrogate_of
+from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.identity import adopt, mark_of
 
 if TYPE_CHECKING:
-    from pddlvm.latent import LatentVariableModel
-    from pddlvm.observation import Observation
+    from pddlvm.latent.core import LatentModel
+    from pddlvm.sensors.observation import Observation
 
 __all__ = ["load_amortized", "save_amortized"]
 
@@ -60,11 +60,9 @@ def save_amortized(amortized: Amortized, path: str | Path) -> None:
     write_content(content, path)
 
 
-def load_amortized(
-    model: "LatentVariableModel", path: str | Path, observation: "Observation"
-) -> Amortized:
+def load_amortized(model: "LatentModel", path: str | Path, observation: "Observation") -> Amortized:
     """See `LatentVariableModel.load_amortized`."""
-    surrogate = surrogate_of(model, observation, corrections=1)
+    surrogate = model.surrogate(observation, corrections=1)
     content = read_content(Path(path))
     with decoding(f"{str(path)!r} is no amortised posterior, or damaged"):
         same = adopt(model.problem, content["mark"]) is model.problem

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.coordinates import FAR, Coordinates
-from pddlvm.inference.surrogate import Surrogate
-from pddlvm.noise import Noise
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sensors.noise import Noise
 
 __all__ = ["FiniteElementTarget", "SurrogateTarget", "Target"]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.infer import Method
-from pddlvm.latent import LatentVariableModel
-from pddlvm.observation import Observation
+from pddlvm.models import LatentVariableModel
+from pddlvm.sensors.observation import Observation
 
 __all__ = ["InferenceReport", "validate_inference"]
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.laplace import Laplace, laplace
-from pddlvm.inference.surrogate import Surrogate, surrogate_of
-from pddlvm.latent import LatentVariableModel
-from pddlvm.model import GalerkinModel
-from pddlvm.observation import LinearObservation
-from pddlvm.plausibility import smaller_of_two
-from pddlvm.predictions import Inverse, unflatten
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.plausibility import smaller_of_two
+from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.model import GalerkinMaps
+from pddlvm.sensors.observation import LinearObservation
 
 __all__ = ["inverse_of_noisy"]
 
@@ -30,7 +31,7 @@ _N_SHAPES, _SMALL_SHAPE = 256, 1e-5
 
 
 def inverse_of_noisy(
-    model: LatentVariableModel,
+    model: LatentModel,
     u: Tensor,
     noise_std: float | Tensor,
     z_known: dict[str, Tensor] | None = None,
@@ -56,7 +57,7 @@ def inverse_of_noisy(
     q = _shapes(model, std)
     rows = (q.T / std).contiguous()
     sensors = LinearObservation(problem, sp.csr_matrix(rows.numpy()), 1.0)
-    surrogate = _WholeField(model, surrogate_of(model, sensors, corrections=1), rows)
+    surrogate = _WholeField(model, model.surrogate(sensors, corrections=1), rows)
     pieces = [scaled[i : i + _CHUNK] for i in range(0, len(scaled), _CHUNK)]
     parts = [_answer(surrogate, std, piece, piece @ q) for piece in pieces]
     batch = u.shape[:-1]
@@ -78,7 +79,7 @@ def inverse_of_noisy(
 class _WholeField(Surrogate):
     """A surrogate whose error is that of the model in closed form: there are many sensors."""
 
-    def __init__(self, model: LatentVariableModel, inner: Surrogate, rows: Tensor) -> None:
+    def __init__(self, model: LatentModel, inner: Surrogate, rows: Tensor) -> None:
         super().__init__(inner.prior, inner.observation)
         self.model, self.inner, self.rows = model, inner, rows
         self.corrections = inner.corrections
@@ -141,9 +142,9 @@ def _moments(found: Laplace) -> tuple[Tensor, Tensor]:
     return mean, torch.where(bounded, xi.std(0), factor.norm(dim=-1))
 
 
-def _shapes(model: LatentVariableModel, std: Tensor) -> Tensor:
+def _shapes(model: LatentModel, std: Tensor) -> Tensor:
     """Q, (n_dofs, n)."""
-    if isinstance(model, GalerkinModel):
+    if isinstance(model, GalerkinMaps):
         basis = model.exact.representation.basis.double().cpu()
         return torch.linalg.qr(basis / std.expand(len(basis))[:, None]).Q
     u = model.forward(model.problem.prior.sample((_N_SHAPES,), seed=0)).mean / std

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from pddlvm import plot
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import make_folder, replacing
-from pddlvm.latent import LatentVariableModel
+from pddlvm.models import LatentVariableModel
 from pddlvm.training import TrainingResult
 from pddlvm.validation import ValidationReport
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.weak.problem import Problem
 
 __all__ = [

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_text
-from pddlvm.observation import PointObservation
 from pddlvm.runs.sources import AnyProblem
+from pddlvm.sensors.observation import PointObservation
 
 __all__ = ["Measurements", "number", "read_measurements", "read_parameters", "write_table"]
 

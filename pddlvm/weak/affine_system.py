@@ -16,11 +16,12 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.linalg.banded import BandedFactors, find_band
+from pddlvm.linalg.empirical_interpolation import find_interpolation
 from pddlvm.linalg.factors import SparseFactors, factorise
-from pddlvm.weak.affine_term import AffineTerm, find_interpolation
+from pddlvm.weak.affine_term import AffineTerm
+from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
-from pddlvm.weak.newton import Assembler
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["AffineSystem", "Factors", "affine_system"]

@@ -1,12 +1,11 @@
 """From a problem to what training needs: a basis, its reduced residual, and their scales.
 
-1. K0 is factorised and a basis V is built (`basis`).
+1. K0 is factorised and a basis V is built (`bases`).
 2. Every term is reduced in V: affine if it can be, by empirical cubature if not.
 3. A compressible basis is rotated to the principal components of reduced Galerkin solutions of
    fresh draws, the same terms are written in it, and it is cut.
 4. The sizes of u and of its energy over the prior become units (`Representation`): what training
-   sees has size one. What follows xi in the size of c and of the energy is fitted by log-quadratic
-   functions of xi.
+   sees has size one.
 """
 
 from dataclasses import dataclass
@@ -14,25 +13,27 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
-from pddlvm.basis import Basis, Galerkin, ResidualEnriched
-from pddlvm.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
-from pddlvm.reduced import ReducedModel
-from pddlvm.representation import Reference, Representation, Units
-from pddlvm.weak.affine_term import MAX_RANK, AffineTerm, Interpolation, find_interpolation
+from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
+from pddlvm.reduced.bases import Basis, Galerkin, ResidualEnriched
+from pddlvm.reduced.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
+from pddlvm.reduced.representation import Reference, Representation, Units
+from pddlvm.reduced.residual import ReducedModel
+from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.definite import check_positive_at
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.terms import TermEvaluator
 
-__all__ = ["LogQuadratic", "Reduction", "TermReduction", "reduce"]
+__all__ = ["Reduction", "TermReduction", "reduce"]
 
 Array = NDArray[np.float64]
 TermReduction = tuple[Interpolation, Interpolation] | CellSelection
 
 _N_CUBATURE_DRAWS = 48
 _N_AFFINE_DRAWS = 48
+_MAX_RANK = 32
 _N_PROBE_CELLS = 500
 _LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
@@ -40,32 +41,6 @@ _N_CHECKS = 8
 _N_SIZES = 32
 _MAX_NEWTON = 30
 _SOLVED = 1e-6
-
-
-class LogQuadratic(nn.Module):
-    """exp of a quadratic function of xi without mixed terms: the size of something positive."""
-
-    coefficients: Tensor
-
-    def __init__(self, n_parameters: int) -> None:
-        super().__init__()
-        self.register_buffer("coefficients", torch.zeros(1 + 2 * n_parameters))
-
-    def fit(self, xi: Tensor, values: Tensor) -> None:
-        """Least squares on log values, with a little ridge so that few draws suffice."""
-        features = self._features(xi.double())
-        gram = features.T @ features + 1e-3 * torch.eye(features.shape[1], dtype=torch.float64)
-        values = values.double()
-        logs = values.clamp(min=_LEAST_SIZE * float(values.max())).log()
-        self.coefficients = torch.linalg.solve(gram, features.T @ logs).to(self.coefficients)
-
-    def forward(self, xi: Tensor) -> Tensor:
-        """Positive size, (batch, d) -> (batch,)."""
-        return (self._features(xi) @ self.coefficients).exp()
-
-    @staticmethod
-    def _features(xi: Tensor) -> Tensor:
-        return torch.cat([torch.ones_like(xi[:, :1]), xi, xi**2], dim=1)
 
 
 @dataclass(frozen=True)
@@ -261,7 +236,7 @@ def _affine(
         return None
     loads = size * probe.fluxes_of(torch.zeros_like(strains), z)
     if any(
-        find_interpolation(values.reshape(n, -1).numpy(), MAX_RANK) is None
+        find_interpolation(values.reshape(n, -1).numpy(), _MAX_RANK) is None
         for values in (at_zero, loads)
     ):
         return None
@@ -270,7 +245,7 @@ def _affine(
     tangents = evaluator.tangents(zero, z) / evaluator.weights[:, None, None]
     loads = evaluator.fluxes(zero, z) / evaluator.weights[:, None]
     tangent = find_interpolation(
-        tangents.reshape(n, -1).numpy(), MAX_RANK, squares.flatten().numpy()
+        tangents.reshape(n, -1).numpy(), _MAX_RANK, squares.flatten().numpy()
     )
-    load = find_interpolation(loads.reshape(n, -1).numpy(), MAX_RANK, size.numpy())
+    load = find_interpolation(loads.reshape(n, -1).numpy(), _MAX_RANK, size.numpy())
     return None if tangent is None or load is None else (tangent, load)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from pddlvm.linalg.operators import ScaledOperator
-from pddlvm.representation import Representation
+from pddlvm.reduced.representation import Representation
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.terms import Term, TermEvaluator
 

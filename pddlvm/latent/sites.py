@@ -1,6 +1,7 @@
 """Pyro distributions of the latent variable model's sites."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from pddlvm.parameters.space import ParameterSpace
 
-if TYPE_CHECKING:
-    from pddlvm.latent import LatentVariableModel
+__all__ = ["InferredParameters", "Likelihood", "Read", "StandardPrior", "ZeroResidual"]
 
-__all__ = ["InferredParameters", "StandardPrior", "ZeroResidual"]
+Likelihood = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(c, z, xi) -> log p(r^ = 0 | c, z) up to a constant, (batch,)."""
+Read = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+"""(c, z, known xi, which are known) -> mean and log variance of xi, (batch, d) each."""
 
 
 class StandardPrior(TorchDistribution):
@@ -40,13 +43,15 @@ class ZeroResidual(TorchDistribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, maps: "LatentVariableModel", c: Tensor, xi: Tensor) -> None:
+    def __init__(
+        self, likelihood: Likelihood, prior: ParameterSpace, c: Tensor, xi: Tensor
+    ) -> None:
         super().__init__(c.shape[:1], torch.Size(), validate_args=False)
-        self._maps, self._c, self._xi = maps, c, xi
+        self._likelihood, self._prior, self._c, self._xi = likelihood, prior, c, xi
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
-        z = self._maps.problem.prior.unstandardise(self._xi.double())
-        return self._maps.likelihood(self._c, z, self._xi)
+        z = self._prior.unstandardise(self._xi.double())
+        return self._likelihood(self._c, z, self._xi)
 
 
 class InferredParameters(TorchDistribution):
@@ -57,15 +62,15 @@ class InferredParameters(TorchDistribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, maps: "LatentVariableModel", c: Tensor, known: Tensor | None) -> None:
-        super().__init__(c.shape[:1], torch.Size([maps.problem.n_parameters]), validate_args=False)
-        self._maps, self._c, self._known = maps, c, known
+    def __init__(self, read: Read, prior: ParameterSpace, c: Tensor, known: Tensor | None) -> None:
+        super().__init__(c.shape[:1], torch.Size([prior.size]), validate_args=False)
+        self._read, self._prior, self._c, self._known = read, prior, c, known
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
-        z = self._maps.problem.prior.unstandardise(value.double())
+        z = self._prior.unstandardise(value.double())
         known = self._known
         xi_known = None if known is None else value * known
-        mean, log_variance = self._maps.read(self._c, z, xi_known, known)
+        mean, log_variance = self._read(self._c, z, xi_known, known)
         density = dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).log_prob(value)
         result: Tensor = (density if known is None else density * (1 - known)).sum(-1)
         return result

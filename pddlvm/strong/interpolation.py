@@ -1,12 +1,12 @@
-"""From the Chebyshev nodes of a problem to its grid, or to any points of its box."""
+"""From the Chebyshev nodes of a form to its grid, or to any points of its box."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.strong import chebyshev
+from pddlvm.strong.form import StrongForm
 
 __all__ = ["Interpolation", "interpolate"]
 
@@ -15,7 +15,7 @@ Interpolation = Callable[[Tensor, int], Tensor]
 
 
 def interpolate(
-    problem: CollocationProblem,
+    form: StrongForm,
     values: Tensor,
     z: Tensor,
     points: Tensor | None = None,
@@ -25,17 +25,17 @@ def interpolate(
     """From nodes to points or, by default, the grid: (batch, n_nodes) -> (batch, n_points).
 
     Args:
-        problem: for its box and, by default, its grid and nodes.
+        form: for its box and, by default, its grid and nodes.
         values: (batch, n_nodes).
         z: (batch, d).
         points: (n_points, k).
         matrix: kind of interpolation.
         nodes: numbers of them along each coordinate.
     """
-    nodes = problem.nodes if nodes is None else nodes
-    axes = problem.axes if points is None else points.unbind(-1)
+    nodes = form.nodes if nodes is None else nodes
+    axes = form.axes if points is None else points.unbind(-1)
     # Coordinates may be narrow and far from zero: located in float64.
-    s = problem.ansatz.locate([a.to(values.device, torch.float64) for a in axes], z.double())
+    s = form.ansatz.locate([a.to(values.device, torch.float64) for a in axes], z.double())
     matrices = [matrix(at, n).to(values) for at, n in zip(s, nodes, strict=True)]
     boxed = values.reshape(len(values), *nodes)
     if points is None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
-from pddlvm.collocation.domain import Box, Face, Stretch
-from pddlvm.collocation.jets import Index, Jet, chain, partials, product
-from pddlvm.collocation.pointwise import FieldValues, PointFunction
+from pddlvm.strong.domain import Box, Face, Stretch
+from pddlvm.strong.jets import Index, Jet, chain, partials, product
+from pddlvm.strong.pointwise import FieldValues, PointFunction
 
 __all__ = ["Ansatz"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.linalg.operators import ScaledOperator
-from pddlvm.representation import Representation
+from pddlvm.reduced.representation import Representation
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.terms import TermEvaluator
 

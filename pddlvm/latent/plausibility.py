@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.special import ndtr
 
-from pddlvm.predictions import Inverse
+from pddlvm.latent.inverse import Inverse
 
 __all__ = ["Plausibility", "judged", "smaller_of_two"]
 

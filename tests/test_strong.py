@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.domain import Affine, Graded, Sinh
-from pddlvm.collocation.jets import chain, closure, parse_derivative, partials, product, pull_back
-from pddlvm.collocation.newton import SpaceTimeNewton
 from pddlvm.collocation.trunk import Trunk, _TanhJet
+from pddlvm.strong import chebyshev
+from pddlvm.strong.domain import Affine, Graded, Sinh
+from pddlvm.strong.jets import chain, closure, parse_derivative, partials, product, pull_back
+from pddlvm.strong.newton import SpaceTimeNewton
 from problems import pinn
 
 ALL = ((), (0,), (1,), (0, 0), (0, 1))
@@ -195,7 +195,7 @@ def test_newton_on_other_nodes_solves_on_the_same_grid(ratio):
     problem = pinn.make_heat()
     z = problem.prior.sample((1,), seed=3)
     nodes = tuple(round(ratio * n) // 2 for n in problem.nodes)
-    found = SpaceTimeNewton(problem, nodes).solve(z)
+    found = SpaceTimeNewton(problem.form, nodes).solve(z)
     wanted = problem.solve(z)
     assert float((found - wanted).norm() / wanted.norm()) < 0.02
 
@@ -330,7 +330,7 @@ def test_newton_converges_cubically_on_a_nonlinear_problem():
         return u_t - rate * ((1 + u) * u_xx + u_x**2)
 
     problem = make(nonlinear, nodes=(16, 12))
-    newton = SpaceTimeNewton(problem)
+    newton = SpaceTimeNewton(problem.form)
     z = torch.tensor([[0.5]], dtype=torch.float64)
     x = problem.ansatz.place(newton.s, z)[0]
     jet = {i: u.expand(1, -1) for i, u in problem.ansatz.lift_jet(z, x).items()}
@@ -366,7 +366,7 @@ def test_a_field_that_varies_is_evaluated_along_its_coordinate(generator):
 def test_newton_and_the_method_of_lines_agree(build, tolerance):
     problem = build()
     z = problem.prior.sample((2,), seed=0)
-    u, v = problem.solve(z), SpaceTimeNewton(problem).solve(z, tolerance=1e-7)
+    u, v = problem.solve(z), SpaceTimeNewton(problem.form).solve(z, tolerance=1e-7)
     assert ((u - v).norm(dim=1) / u.norm(dim=1)).max() < tolerance
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.collocation.domain import Box, Face
-from pddlvm.collocation.jets import Index, Jet, parse_derivative
 from pddlvm.fem import Points
 from pddlvm.parameters.fields import Constant, Field
+from pddlvm.strong.domain import Box, Face
+from pddlvm.strong.jets import Index, Jet, parse_derivative
 
 __all__ = ["Condition", "FieldValues", "PointFunction"]
 

@@ -1,141 +1,29 @@
-"""What the maps return: distributions of solutions and of parameters.
+"""What the inverse maps return: distributions of parameters.
 
-Intervals have the shape that errors were found to have (`ErrorShape`). Everything beyond the mean
-coefficients is computed when it is asked for, and kept.
+Intervals have the shape that errors were found to have (`ErrorShape`).
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import LowRankMultivariateNormal
 from torch.special import ndtr, ndtri
 
 from pddlvm.basics.checks import check_level
-from pddlvm.basics.random import generator_of, normal_like
-from pddlvm.basics.unchanged import Unchanged
-from pddlvm.error_shape import ErrorShape
+from pddlvm.basics.random import generator_of
+from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.prediction import unflatten
 from pddlvm.parameters.space import ParameterSpace
-from pddlvm.reduced import ReducedModel
-from pddlvm.representation import Representation
 
-__all__ = [
-    "Forward",
-    "Inverse",
-    "known_inverse",
-    "symmetric_interval",
-    "unflatten",
-]
+__all__ = ["Inverse", "known_inverse"]
 
-_RELATIVE_FLOOR = 1e-7
 _FARTHEST = 9.0
 """Standard deviations beyond which a normal number has no weight in float64."""
 _N_NODES = 6
 _SURPRISING = 1e-3
 _UNKNOWN = "reject: nothing is known of the errors of this map; train it, or call model.calibrate()"
-
-
-@dataclass(frozen=True)
-class Forward:
-    """q(u | z) = N(V mean_c + L a(z), V diag(var_c) V^T + diag(var_rest)).
-
-    Draws and densities are those of this Gaussian. Errors of single values need not be Gaussian:
-    `interval` has their distribution, std T(g) with g ~ N(0, 1), as the calibration found it.
-
-    Attributes:
-        c: mean coefficients, (..., n_modes); all results have its dtype and device.
-        shape: T, for all degrees of freedom.
-    """
-
-    c: Tensor
-    shape: ErrorShape
-    _reduced: Unchanged[ReducedModel]
-    _augmented: Tensor
-    _variances: Callable[[], tuple[Tensor, Tensor]]
-    _residual_norm: Callable[[], Tensor]
-
-    @property
-    def representation(self) -> Representation:
-        """V and L."""
-        return self._reduced().representation
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """Mean solution, (..., n_dofs)."""
-        return self.representation.solution(self._augmented, self.c.dtype).to(self.c.device)
-
-    @cached_property
-    def std(self) -> Tensor:
-        """Standard deviation, (..., n_dofs); zero on the Dirichlet boundary.
-
-        The root mean square of the error, as the calibration found it.
-        """
-        return self.representation.std(*self._both_variances, self.c)
-
-    @cached_property
-    def residual_norm(self) -> Tensor:
-        """Certificate |r| / |u| of the mean, in the norms of K0^{-1} and K0, (...,).
-
-        Where K(z) is close to K0 this is the relative error of the mean in the energy norm.
-        """
-        return self._residual_norm()
-
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the central interval of each value, (..., n_dofs) each.
-
-        Args:
-            level: probability with which it holds the solution, between 0 and 1.
-        """
-        return symmetric_interval(self.mean, self.std, self.shape, level)
-
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
-        """Solutions, (*shape, ..., n_dofs)."""
-        var_c, var_rest = self._both_variances
-        generator = None if seed is None else generator_of(seed)
-        units = self.representation.units
-        weights = var_c.sqrt() * normal_like(var_c, shape, generator)
-        error = weights @ self.representation.vectors.T
-        error = error + var_rest.sqrt() * normal_like(var_rest, shape, generator)
-        return self.mean + units.u * error.to(self.c)
-
-    def log_prob(self, u: Tensor) -> Tensor:
-        """Log density of the free degrees of freedom of u, (...,)."""
-        var_c, var_rest = (v.double() for v in self._both_variances)
-        free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
-        units = self.representation.units
-        # Relative to U, as the variances are.
-        mean = self._augmented.double() @ self.representation.rows.double()
-        mean, offset = mean[..., free], self.representation.offset[free]
-        floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
-        factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
-        density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
-        relative = (u.to(mean)[..., free] - offset) / units.u
-        log_prob = density.log_prob(relative) - len(free) * math.log(units.u)
-        return log_prob.to(self.c)
-
-    def covariance(self, rows: Tensor) -> Tensor:
-        """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
-        rows = self.representation.units.u * rows
-        var_c, var_rest = (v.to(rows) for v in self._both_variances)
-        shapes = rows @ self.representation.vectors.to(rows)
-        smooth = (shapes * var_c[..., None, :]) @ shapes.T
-        return smooth + (rows * var_rest[..., None, :]) @ rows.T
-
-    @cached_property
-    def _both_variances(self) -> tuple[Tensor, Tensor]:
-        return self._variances()
-
-
-def symmetric_interval(
-    mean: Tensor, std: Tensor, shape: ErrorShape, level: float
-) -> tuple[Tensor, Tensor]:
-    """The central interval of mean + std s, s of this shape."""
-    half = std * shape.half_width(check_level(level)).to(std)
-    return mean - half, mean + half
 
 
 @dataclass(frozen=True)
@@ -286,11 +174,6 @@ class Inverse:
             (centre + torch.where(certain, 0.0, mean)).to(self.xi_mean),
             torch.where(certain, 0.0, variance.sqrt()).to(self.xi_mean),
         )
-
-
-def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
-    """(n_batch, n) -> (*batch, n), also for an empty batch."""
-    return x.reshape(*batch, x.shape[-1])
 
 
 def known_inverse(

@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.representation import Reference, orthonormalise
+from pddlvm.reduced.representation import Reference, orthonormalise
 from pddlvm.weak.problem import Problem
 
 __all__ = ["Basis", "ChebyshevBasis", "EnergyModes", "Galerkin", "Nodal", "ResidualEnriched"]

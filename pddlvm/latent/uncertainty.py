@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import UncalibratedWarning
-from pddlvm.calibration import VarianceModel
-from pddlvm.error_shape import ErrorShape
+from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.variance_model import VarianceModel
 from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Uncertainty"]

@@ -23,8 +23,8 @@ from pddlvm.basics.checks import check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Space
 from pddlvm.linalg.operators import SparseOperator
-from pddlvm.noise import Gaussian, Noise
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.sensors.noise import Gaussian, Noise
 from pddlvm.weak.problem import Problem
 
 __all__ = [

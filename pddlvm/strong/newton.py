@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.collocation import chebyshev
-from pddlvm.collocation.domain import Face
-from pddlvm.collocation.interpolation import interpolate
-from pddlvm.collocation.jets import Index, Jet, pull_back
-from pddlvm.collocation.pointwise import PointFunction
-from pddlvm.collocation.problem import CollocationProblem
+from pddlvm.strong import chebyshev
+from pddlvm.strong.domain import Face
+from pddlvm.strong.form import StrongForm
+from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.jets import Index, Jet, pull_back
+from pddlvm.strong.pointwise import PointFunction
 
 __all__ = ["SpaceTimeNewton"]
 
@@ -30,22 +30,22 @@ _SHRINK = (1.0, 0.5, 0.25, 0.1, 0.03)
 
 
 class SpaceTimeNewton:
-    """Linearised solves on the nodes of a problem, float64 on the CPU.
+    """Linearised solves on the nodes of a form, float64 on the CPU.
 
     Args:
-        problem: the parametric PDE.
-        nodes: numbers of nodes; by default those of the problem.
+        form: of the PDE.
+        nodes: numbers of nodes; by default those of the form.
     """
 
-    def __init__(self, problem: CollocationProblem, nodes: tuple[int, ...] | None = None) -> None:
-        self.problem = problem
-        self.nodes = problem.nodes if nodes is None else nodes
+    def __init__(self, form: StrongForm, nodes: tuple[int, ...] | None = None) -> None:
+        self.form = form
+        self.nodes = form.nodes if nodes is None else nodes
         axes = [chebyshev.nodes(n) for n in self.nodes]
         self.s = tuple(a.flatten() for a in torch.meshgrid(*axes, indexing="ij"))
         self.n_nodes = len(self.s[0])
-        hard = [self._on(face) for face in problem.ansatz.hard]
+        hard = [self._on(face) for face in form.ansatz.hard]
         self.free = ~reduce(torch.logical_or, hard, torch.zeros(self.n_nodes, dtype=torch.bool))
-        self.on_condition = [self._on(c.face) & self.free for c in problem.conditions]
+        self.on_condition = [self._on(c.face) & self.free for c in form.conditions]
 
     def error(self, jet: Jet, z: Tensor) -> Tensor:
         """e of a Newton step from u and of another with the same matrix, (n_samples, n_nodes).
@@ -66,7 +66,7 @@ class SpaceTimeNewton:
 
     def jet(self, n: Tensor, z: Tensor) -> Jet:
         """Jet along x of lift + n, n given at the nodes (n_samples, n_nodes), z float64."""
-        lift = self.problem.ansatz.lift_jet(z, self.problem.ansatz.place(self.s, z)[0])
+        lift = self.form.ansatz.lift_jet(z, self.form.ansatz.place(self.s, z)[0])
         start = {k: u.double().expand(len(z), self.n_nodes) for k, u in lift.items()}
         return self.correct(start, n.double(), z)
 
@@ -99,7 +99,7 @@ class SpaceTimeNewton:
 
     def correct(self, jet: Jet, e: Tensor, z: Tensor) -> Jet:
         """The jet of u + e along x."""
-        geometry = self.problem.ansatz.place(self.s, z)
+        geometry = self.form.ansatz.place(self.s, z)
         return {k: u + self._along_x(k, e, geometry) for k, u in jet.items()}
 
     def size(self, z: Tensor) -> float:
@@ -152,21 +152,21 @@ class SpaceTimeNewton:
                 shrink, jet, size = found
                 total = total + shrink * e
             if small:
-                x = self.problem.grid_points.unbind(-1)
-                lift = self.problem.ansatz.lift_jet(z, x)[()]
-                return interpolate(self.problem, total, z, nodes=self.nodes) + lift
+                x = self.form.grid_points.unbind(-1)
+                lift = self.form.ansatz.lift_jet(z, x)[()]
+                return interpolate(self.form, total, z, nodes=self.nodes) + lift
             if found is None:
                 break
         raise ConvergenceError(
-            f"Newton's method on the nodes {self.problem.nodes} of problem {self.problem.name!r} "
+            f"Newton's method on the nodes {self.form.nodes} of problem {self.form.name!r} "
             f"failed for sample {sample}, z = {z[0].tolist()}: residual {float(size):.2e}. Try "
             "more nodes or a stretch that resolves the layers"
         )
 
     def _factorise(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
         """The linearised problem at one u: residual of the free rows -> e, (1, n_nodes)."""
-        geometry = self.problem.ansatz.place(self.s, z)
-        values = self.problem.ansatz.values(z, geometry[0])
+        geometry = self.form.ansatz.place(self.s, z)
+        values = self.form.ansatz.values(z, geometry[0])
         matrix = torch.empty(self.n_nodes, self.n_nodes, dtype=torch.float64)
         for function, at in self._rows_of:
             _, slopes = function.linearise(jet, values)
@@ -182,7 +182,7 @@ class SpaceTimeNewton:
 
     def _rows(self, jet: Jet, z: Tensor) -> Tensor:
         """The residual of the free rows alone."""
-        values = self.problem.ansatz.values(z, self.problem.ansatz.place(self.s, z)[0])
+        values = self.form.ansatz.values(z, self.form.ansatz.place(self.s, z)[0])
         rows = torch.empty(1, self.n_nodes, dtype=torch.float64)
         for function, at in self._rows_of:
             rows[:, at] = function(jet, values).expand(1, self.n_nodes)[:, at]
@@ -191,12 +191,12 @@ class SpaceTimeNewton:
     @property
     def _rows_of(self) -> list[tuple[PointFunction, Tensor]]:
         """Each function with the nodes whose row it gives; where two do, the later one."""
-        inside = (self.problem.residual_function, torch.ones_like(self.free))
-        return [inside, *zip(self.problem.condition_functions, self.on_condition, strict=True)]
+        inside = (self.form.residual_function, torch.ones_like(self.free))
+        return [inside, *zip(self.form.condition_functions, self.on_condition, strict=True)]
 
     def _on(self, face: Face) -> Tensor:
         """Which nodes lie on a face, (n_nodes,)."""
-        s = self.s[self.problem.box.names.index(face.coordinate)]
+        s = self.s[self.form.ansatz.box.names.index(face.coordinate)]
         return s > 1 - 1e-12 if face.is_end else s < -1 + 1e-12
 
     def _matrix(self, slopes: Jet, geometry: tuple[list[Tensor], ...]) -> Tensor:
@@ -224,7 +224,7 @@ class SpaceTimeNewton:
         """D_a on the nodes of the box, (n_nodes, n_nodes) each."""
         first = [chebyshev.derivative(n) for n in self.nodes]
         found = {}
-        for index in self.problem.indices:
+        for index in self.form.ansatz.indices:
             factors = []
             for i, d in enumerate(first):
                 power = index.count(i)

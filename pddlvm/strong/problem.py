@@ -1,6 +1,6 @@
 """A parametric PDE in strong form: r(u, u_x, u_t, u_xx, ..., x, t; z) = 0 in a box, with p(z).
 
-On hard faces u has its values by construction (see `pddlvm.collocation.ansatz`); on the others
+On hard faces u has its values by construction (see `pddlvm.strong.ansatz`); on the others
 conditions are rows of the residual.
 """
 
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.summary import summarise
-from pddlvm.collocation.ansatz import Ansatz
-from pddlvm.collocation.domain import Affine, Box, Face, Stretch
-from pddlvm.collocation.jets import closure, partials
-from pddlvm.collocation.pointwise import Condition, FieldValues, PointFunction
 from pddlvm.parameters.fields import Fields
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.strong.ansatz import Ansatz
+from pddlvm.strong.domain import Affine, Box, Face, Stretch
+from pddlvm.strong.form import StrongForm
+from pddlvm.strong.jets import closure, partials
+from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.pointwise import Condition, FieldValues, PointFunction
 
 __all__ = ["CollocationProblem"]
 
@@ -101,6 +103,15 @@ class CollocationProblem(ParametricProblem):
             stretch={c: Affine() for c in box.names} | dict(stretch or {}),
             indices=self.indices,
         )
+        self.form = StrongForm(
+            name,
+            self.ansatz,
+            self.residual_function,
+            self.conditions,
+            self.condition_functions,
+            self.grid,
+            self.nodes,
+        )
         self._check_shapes()
         self._check_conditions()
         self._check_physics()
@@ -127,18 +138,15 @@ class CollocationProblem(ParametricProblem):
     def coordinates(self) -> tuple[str, ...]:  # noqa: D102
         return self.box.names
 
-    @cached_property
+    @property
     def axes(self) -> tuple[Tensor, ...]:
         """The grid along each coordinate, float64."""
-        return tuple(
-            torch.linspace(*interval, n, dtype=torch.float64)
-            for interval, n in zip(self.box.intervals.values(), self.grid, strict=True)
-        )
+        return self.form.axes
 
-    @cached_property
+    @property
     def grid_points(self) -> Tensor:
         """The grid, (n_dofs, k), float64; the last coordinate runs fastest."""
-        return torch.stack([a.flatten() for a in torch.meshgrid(*self.axes, indexing="ij")], -1)
+        return self.form.grid_points
 
     @cached_property
     def fixed_dofs(self) -> NDArray[np.int64]:
@@ -259,9 +267,7 @@ class CollocationProblem(ParametricProblem):
     def _solve(self, z: Tensor) -> Tensor:
         if self._reference is not None:
             return self._reference(z)
-        from pddlvm.collocation.newton import SpaceTimeNewton
-
-        return SpaceTimeNewton(self).solve(z)
+        return SpaceTimeNewton(self.form).solve(z)
 
     # --- checks --------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""The latent variable model on a reduced finite element basis."""

@@ -1,0 +1,116 @@
+"""What the forward map of a finite element problem returns: distributions of solutions.
+
+Intervals have the shape that errors were found to have (`ErrorShape`). Everything beyond the mean
+coefficients is computed when it is asked for, and kept.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal
+
+from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.basics.unchanged import Unchanged
+from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.reduced.representation import Representation
+from pddlvm.reduced.residual import ReducedModel
+
+__all__ = ["Forward"]
+
+_RELATIVE_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Forward:
+    """q(u | z) = N(V mean_c + L a(z), V diag(var_c) V^T + diag(var_rest)).
+
+    Draws and densities are those of this Gaussian. Errors of single values need not be Gaussian:
+    `interval` has their distribution, std T(g) with g ~ N(0, 1), as the calibration found it.
+
+    Attributes:
+        c: mean coefficients, (..., n_modes); all results have its dtype and device.
+        shape: T, for all degrees of freedom.
+    """
+
+    c: Tensor
+    shape: ErrorShape
+    _reduced: Unchanged[ReducedModel]
+    _augmented: Tensor
+    _variances: Callable[[], tuple[Tensor, Tensor]]
+    _residual_norm: Callable[[], Tensor]
+
+    @property
+    def representation(self) -> Representation:
+        """V and L."""
+        return self._reduced().representation
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean solution, (..., n_dofs)."""
+        return self.representation.solution(self._augmented, self.c.dtype).to(self.c.device)
+
+    @cached_property
+    def std(self) -> Tensor:
+        """Standard deviation, (..., n_dofs); zero on the Dirichlet boundary.
+
+        The root mean square of the error, as the calibration found it.
+        """
+        return self.representation.std(*self._both_variances, self.c)
+
+    @cached_property
+    def residual_norm(self) -> Tensor:
+        """Certificate |r| / |u| of the mean, in the norms of K0^{-1} and K0, (...,).
+
+        Where K(z) is close to K0 this is the relative error of the mean in the energy norm.
+        """
+        return self._residual_norm()
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n_dofs) each.
+
+        Args:
+            level: probability with which it holds the solution, between 0 and 1.
+        """
+        return symmetric_interval(self.mean, self.std, self.shape, level)
+
+    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Solutions, (*shape, ..., n_dofs)."""
+        var_c, var_rest = self._both_variances
+        generator = None if seed is None else generator_of(seed)
+        units = self.representation.units
+        weights = var_c.sqrt() * normal_like(var_c, shape, generator)
+        error = weights @ self.representation.vectors.T
+        error = error + var_rest.sqrt() * normal_like(var_rest, shape, generator)
+        return self.mean + units.u * error.to(self.c)
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density of the free degrees of freedom of u, (...,)."""
+        var_c, var_rest = (v.double() for v in self._both_variances)
+        free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
+        units = self.representation.units
+        # Relative to U, as the variances are.
+        mean = self._augmented.double() @ self.representation.rows.double()
+        mean, offset = mean[..., free], self.representation.offset[free]
+        floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
+        factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
+        density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
+        relative = (u.to(mean)[..., free] - offset) / units.u
+        log_prob = density.log_prob(relative) - len(free) * math.log(units.u)
+        return log_prob.to(self.c)
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
+        rows = self.representation.units.u * rows
+        var_c, var_rest = (v.to(rows) for v in self._both_variances)
+        shapes = rows @ self.representation.vectors.to(rows)
+        smooth = (shapes * var_c[..., None, :]) @ shapes.T
+        return smooth + (rows * var_rest[..., None, :]) @ rows.T
+
+    @cached_property
+    def _both_variances(self) -> tuple[Tensor, Tensor]:
+        return self._variances()

@@ -1,0 +1,1 @@
+"""The latent variable model, whatever u is made of."""

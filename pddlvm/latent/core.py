@@ -1,0 +1,268 @@
+"""The deep latent variable model: forward map, inverse map, and the likelihood that binds them.
+
+    model:  u ~ improper uniform,   z ~ p(z | u) (inverse map),   residual r^ observed as 0
+    guide:  z ~ p(z) (prior),       u ~ q(u | z) (forward map)
+
+(Vadeboncoeur et al., arXiv 2208.04856, section 3.) u is represented by its coefficients c in a
+basis, z by its standard coordinates xi. By default u is detached before it enters the inverse map:
+log p(z | u) rewards a forward map without spread, and would destroy its uncertainty.
+
+What the basis is depends on the problem: a reduced finite element basis for one in weak form,
+learnt functions of space and time for one in strong form.
+"""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pddlvm.basics.errors import InputError
+from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.prediction import Prediction
+from pddlvm.latent.sites import InferredParameters, Likelihood, StandardPrior, ZeroResidual
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.latent.uncertainty import Uncertainty
+from pddlvm.parameters.identity import is_like
+from pddlvm.sensors.observation import Observation
+
+__all__ = ["LatentModel", "Stage"]
+
+_KNOWN_FRACTION = 0.3
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def supplied(method: Method) -> Method:
+    """An abstract method, but to type checkers: users call a subclass, which makes another one."""
+    method.__isabstractmethod__ = True  # type: ignore[attr-defined]
+    return method
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        name: what it trains, for figures.
+        share: of the training time.
+        networks: what it trains.
+        loss: batch size, generator -> the negative ELBO per draw, or a part of it.
+        prepare: called once before its first step.
+    """
+
+    name: str
+    share: float
+    networks: tuple[nn.Module, ...]
+    loss: Callable[[int, torch.Generator], Tensor]
+    prepare: Callable[[], None]
+
+
+class LatentModel(nn.Module, ABC):
+    """Forward and inverse maps of a problem, with their uncertainty; see `LatentVariableModel`.
+
+    Attributes:
+        problem: the parametric PDE.
+        objective: "detached" or "coupled".
+        seed: of the initial weights.
+        uncorrected: arguments of `inverse` that leave it to the neural map.
+        cheap_corrections: of `forward` that cost next to nothing.
+    """
+
+    problem: Any
+    objective: str
+    seed: int
+    uncorrected: ClassVar[dict[str, Any]] = {}
+    cheap_corrections = 0
+    sigma_residual: Tensor
+    forward_map: nn.Module
+    inverse_map: nn.Module
+    uncertainty: Uncertainty
+    likelihood: Likelihood
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        moved = fn(self.sigma_residual)
+        if moved.dtype not in (torch.float32, torch.float64) or moved.is_meta:
+            raise InputError(
+                "a model works in float32 or float64, on a device that holds values, not in "
+                f"{moved.dtype} on {moved.device.type!r}; use .float(), .double() or .to('cuda')"
+            )
+        return super()._apply(fn, recurse)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Are the reported standard deviations fitted to errors?"""
+        return bool(self.uncertainty.is_calibrated)
+
+    @property
+    def has_known(self) -> bool:
+        """Can some blocks of z be known to the inverse map, and others not?"""
+        return len(self.problem.prior.blocks) > 1
+
+    # --- the probabilistic program -------------------------------------------------------------
+
+    def model(self, batch: int, generator: torch.Generator | None = None) -> None:
+        """u ~ improper uniform, z ~ inverse map, residual observed at zero."""
+        like, prior = self.sigma_residual, self.problem.prior
+        with pyro.plate("draws", batch):
+            c = pyro.sample(
+                "c",
+                dist.ImproperUniform(
+                    constraints.real_vector, torch.Size([batch]), torch.Size([self.n_modes])
+                ),
+            )
+            read = c if self.objective == "coupled" else c.detach()
+            known = self.draw_known(batch, generator) if self.has_known else None
+            xi = pyro.sample("xi", InferredParameters(self.read, prior, read, known))
+            residual = ZeroResidual(self.likelihood, prior, c, xi)
+            pyro.sample("residual", residual, obs=like.new_zeros(batch))
+
+    def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
+        """z ~ prior, u ~ forward map."""
+        prior = StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
+        with pyro.plate("draws", batch):
+            xi = pyro.sample("xi", prior)
+            mean, log_variance = self.forward_map(xi)
+            pyro.sample(
+                "c", dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
+            )
+
+    def draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""
+        blocks = self.problem.prior.blocks
+        fraction = _KNOWN_FRACTION if self.has_known else 0.0
+        draws = torch.rand(batch, len(blocks), generator=generator) < fraction
+        sizes = torch.tensor([block.size for block in blocks.values()])
+        return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
+
+    # --- what the two kinds of model supply ----------------------------------------------------
+
+    @property
+    @supplied
+    def n_modes(self) -> int:
+        """Length of c."""
+        raise NotImplementedError
+
+    @property
+    @supplied
+    def calibration_share(self) -> float:
+        """Part of the training time that is kept for the calibration at the end."""
+        raise NotImplementedError
+
+    @property
+    @supplied
+    def batch_size(self) -> int:
+        """Prior draws per training step, unless told otherwise."""
+        raise NotImplementedError
+
+    @supplied
+    def read(
+        self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The inverse map: mean and log variance of xi, from the u of coefficients c at z."""
+        raise NotImplementedError
+
+    @supplied
+    def forward(self, z: Tensor, corrections: int = 0) -> Prediction:
+        """Predict solutions, with uncertainty."""
+        raise NotImplementedError
+
+    @supplied
+    def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of `forward`, by operations on z that can be traced, z not checked."""
+        raise NotImplementedError
+
+    @supplied
+    def inverse(
+        self,
+        u: Tensor,
+        z_known: dict[str, Tensor] | None = None,
+        *,
+        noise_std: float | Tensor | None = None,
+    ) -> Inverse:
+        """Infer parameters from full solutions, with uncertainty."""
+        raise NotImplementedError
+
+    @supplied
+    def _inverse_of_noisy(
+        self, u: Tensor, noise_std: float | Tensor, z_known: dict[str, Tensor] | None
+    ) -> Inverse:
+        """`inverse` of solutions with noise."""
+        raise NotImplementedError
+
+    @supplied
+    def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of xi by the inverse map alone, (batch, d) each."""
+        raise NotImplementedError
+
+    @supplied
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:
+        """The parts of the training, in their order; does a calibration follow?"""
+        raise NotImplementedError
+
+    @supplied
+    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
+        """Fit the reported standard deviations to the errors of both maps on fresh draws."""
+        raise NotImplementedError
+
+    @supplied
+    def content(self) -> dict[str, Any]:
+        """What the constructor needs to make it again, for a file."""
+        raise NotImplementedError
+
+    @supplied
+    def _surrogate(self, observation: Observation, corrections: int) -> Surrogate:
+        """See `surrogate`."""
+        raise NotImplementedError
+
+    # --- using it ------------------------------------------------------------------------------
+
+    def surrogate(self, observation: Observation, *, corrections: int = 0) -> Surrogate:
+        """What it predicts of data.
+
+        Args:
+            observation: sensors and noise.
+            corrections: Newton steps in the basis, where it has them.
+
+        Raises:
+            InputError: the observation belongs to another problem.
+        """
+        if not is_like(self.problem, observation.problem):
+            raise InputError(
+                f"the observation is of problem {observation.problem.name!r}, the model of "
+                f"{self.problem.name!r} or of one with another mesh, other fields or other "
+                "physics; make the observation of model.problem"
+            )
+        return self._surrogate(observation, corrections)
+
+    def check_known(
+        self, z_known: dict[str, Tensor] | None, batch: torch.Size, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Standard coordinates of known blocks and their mask, (n_batch, d) each."""
+        if z_known and not self.has_known:
+            raise InputError("z_known would leave nothing to infer: there is one block only")
+        return self.problem.prior.known(z_known or {}, batch, like)
+
+    def after_loading(self) -> None:
+        """Bring up to date what is not in the state."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What the rest of a stage of the training depends on, beside the state of the module."""
+        return {}
+
+    def restore_training(self, state: dict[str, Any]) -> None:
+        """Take up what `training_state` gave."""
+
+    def finite_parts(self, xi: Tensor) -> dict[str, Tensor]:
+        """Parts of the objective by name, evaluated at xi: to say which one is not finite."""
+        mean, log_variance = self.forward_map(xi)
+        z = self.problem.prior.unstandardise(xi.double())
+        return {
+            "the forward map": mean + log_variance,
+            "the residual likelihood": self.likelihood(mean, z, xi),
+        }

@@ -1,0 +1,52 @@
+"""What the forward maps return, whatever u is made of: distributions of solutions."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.checks import check_level
+from pddlvm.latent.error_shape import ErrorShape
+
+__all__ = ["Prediction", "symmetric_interval", "unflatten"]
+
+
+class Prediction(Protocol):
+    """q(u | z); what is beyond the mean is computed when it is asked for."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of u, (..., n)."""
+
+    @property
+    def std(self) -> Tensor:
+        """Root mean square of its error, (..., n)."""
+
+    @property
+    def residual_norm(self) -> Tensor:
+        """Certificate of the mean, (...,)."""
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n) each."""
+
+    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Draws of u, (*shape, ..., n)."""
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density of u, (...,)."""
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Covariance of linear functionals, rows (k, n) -> (..., k, k)."""
+
+
+def symmetric_interval(
+    mean: Tensor, std: Tensor, shape: ErrorShape, level: float
+) -> tuple[Tensor, Tensor]:
+    """The central interval of mean + std s, s of this shape."""
+    half = std * shape.half_width(check_level(level)).to(std)
+    return mean - half, mean + half
+
+
+def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
+    """(n_batch, n) -> (*batch, n), also for an empty batch."""
+    return x.reshape(*batch, x.shape[-1])

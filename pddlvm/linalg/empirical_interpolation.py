@@ -1,0 +1,67 @@
+"""Few functions whose combinations are a whole family, by values at few entries.
+
+    f(x; z) = sum_q f(x_q; z) cardinal_q(x)
+
+Discrete empirical interpolation (Chaturantabut and Sorensen, SIAM J. Sci. Comput. 32, 2010).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Interpolation", "find_interpolation"]
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Empirical interpolation f(x; z) = sum_q f(x_q; z) cardinal_q(x).
+
+    Attributes:
+        index: flat indices of the magic entries, (rank,).
+        cardinal: cardinal functions at all entries, (n_entries, rank).
+    """
+
+    index: NDArray[np.int64]
+    cardinal: NDArray[np.float64]
+
+
+def find_interpolation(
+    snapshots: NDArray[np.float64], max_rank: int, sizes: NDArray[np.float64] | None = None
+) -> Interpolation | None:
+    """Interpolate the rows of (n_snapshots, n_entries); None if it takes more than max_rank.
+
+    The rank is the number of singular values above 1e-9 of the largest. All-zero snapshots give
+    rank 0.
+
+    Args:
+        snapshots: values of the family.
+        max_rank: largest rank.
+        sizes: positive factors that make entries of other units comparable, repeated along them.
+    """
+    if sizes is not None:
+        weights = np.tile(sizes, snapshots.shape[1] // len(sizes))
+        found = find_interpolation(snapshots * weights, max_rank)
+        if found is None:
+            return None
+        cardinal = found.cardinal * (weights[found.index] / weights[:, None])
+        return Interpolation(found.index, cardinal)
+    size = np.abs(snapshots).max()
+    snapshots = snapshots / size if size > 0 else snapshots
+    gram = snapshots @ snapshots.T
+    values, vectors = np.linalg.eigh(gram)
+    # Singular values by way of the Gram matrix resolve only half of the digits.
+    rank = int((values > _TOLERANCE**1.5 * values[-1]).sum())
+    if rank > max_rank or rank == len(snapshots):
+        return None
+    leading = vectors[:, ::-1][:, :rank]
+    modes = snapshots.T @ leading / np.sqrt(values[::-1][:rank])
+    index = np.empty(rank, dtype=np.int64)
+    for q in range(rank):
+        known = index[:q]
+        residual = modes[:, q] - modes[:, :q] @ np.linalg.solve(modes[known, :q], modes[known, q])
+        index[q] = np.argmax(np.abs(residual))
+    cardinal = np.linalg.solve(modes[index].T, modes.T).T if rank else modes
+    return Interpolation(index, cardinal)

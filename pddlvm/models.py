@@ -1,0 +1,325 @@
+"""Models as users have them: the class that fits a problem, with inference and files.
+
+`LatentVariableModel(problem, ...)` makes a `GalerkinModel` of a problem in weak form, and a
+`CollocationModel` of one in strong form.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm import galerkin_content
+from pddlvm.basics.by_object import ByObject
+from pddlvm.basics.files import decoding, read_content
+from pddlvm.basics.random import seeded
+from pddlvm.calibrate import calibrate, calibrate_misfit, default_n_samples
+from pddlvm.collocation import content as collocation_content
+from pddlvm.collocation.likelihood import Causal
+from pddlvm.collocation.model import CollocationMaps
+from pddlvm.collocation.surrogate import CollocationSurrogate
+from pddlvm.covariances import Covariance
+from pddlvm.galerkin.surrogate import GalerkinSurrogate
+from pddlvm.inference.amortized import Amortized, amortize
+from pddlvm.inference.families import Family
+from pddlvm.inference.fitting import Budget
+from pddlvm.inference.infer import Method, infer
+from pddlvm.inference.posterior import Posterior
+from pddlvm.inference.stored import load_amortized
+from pddlvm.inference.whole_field import inverse_of_noisy
+from pddlvm.kept import ANYTHING, KeptDensity, checksum
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.inverse import Inverse
+from pddlvm.model import GalerkinMaps, Objective
+from pddlvm.output import write_pvd, write_vtu
+from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.reduced.bases import Basis
+from pddlvm.reduced.reduction import Reduction
+from pddlvm.sensors.observation import Observation
+from pddlvm.serialization import restore_state, save, with_saved_fields
+from pddlvm.strong.points import PointSampler
+from pddlvm.strong.problem import CollocationProblem
+from pddlvm.weak.problem import Problem
+
+__all__ = ["CollocationModel", "GalerkinModel", "LatentVariableModel", "load"]
+
+_MIN_MISFITS = 64
+
+
+class LatentVariableModel(LatentModel):
+    """Forward and inverse maps of a problem, with their uncertainty.
+
+    `LatentVariableModel(problem, ...)` makes the model that fits the problem, see there for the
+    arguments: of a `Problem` a `GalerkinModel` (basis, covariance, objective, reduction), of a
+    `CollocationProblem` a `CollocationModel` (points, tolerance, causal, n_functions); of both
+    forward_network, inverse_network, seed, dtype.
+    """
+
+    @overload
+    def __new__(
+        cls,
+        problem: Problem,
+        *,
+        basis: Basis | None = None,
+        covariance: Covariance | None = None,
+        objective: Objective = "detached",
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        reduction: Reduction | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "GalerkinModel": ...
+
+    @overload
+    def __new__(
+        cls,
+        problem: CollocationProblem,
+        *,
+        points: PointSampler = ...,
+        tolerance: float = 1e-2,
+        causal: Causal | None = None,
+        n_functions: int = 128,
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "CollocationModel": ...
+
+    @overload
+    def __new__(
+        cls,
+        problem: ParametricProblem,
+        *,
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "LatentVariableModel": ...
+
+    def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":
+        """The final class that fits the problem, as `pathlib.Path` does for paths."""
+        if cls is not LatentVariableModel:
+            return super().__new__(cls)
+        problem = options.get("problem", arguments[0] if arguments else None)
+        in_strong_form = isinstance(problem, CollocationProblem)
+        return super().__new__(CollocationModel if in_strong_form else GalerkinModel)
+
+    def infer(
+        self,
+        y: Tensor,
+        observation: Observation,
+        method: Method = "laplace",
+        *,
+        n_samples: int = 1000,
+        n_chains: int = 4,
+        seed: int = 0,
+    ) -> Posterior:
+        """Posterior of the parameters from noisy, partial data.
+
+        Args:
+            y: data, (..., n); NaN where nothing was measured.
+            observation: sensors and noise, of the problem of this model.
+            method:
+                "laplace": Gauss-Newton on the corrected map, then a Gaussian: milliseconds.
+                "amortized": a network that was trained for these sensors by `amortize`, or is, on
+                    first use; then any data take a millisecond.
+                "variational": the best Gaussian, by the ELBO on the corrected map.
+                "nuts": no-U-turn sampling of the corrected map.
+                "exact": Markov chains on the finite element likelihood.
+            n_samples: draws of "nuts" and "exact", all chains together.
+            n_chains: Markov chains of "nuts" and "exact".
+            seed: of everything random.
+
+        Returns:
+            `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
+            `.check()`, `.to_arviz()`.
+
+        Raises:
+            InputError: data of the wrong length, an observation of another problem, no such method.
+            ConvergenceError: predictions are not finite where the data lead, or nowhere.
+        """
+        return infer(
+            self,
+            y,
+            observation,
+            method,
+            self.amortize,
+            n_samples=n_samples,
+            n_chains=n_chains,
+            seed=seed,
+        )
+
+    def amortize(
+        self,
+        observation: Observation,
+        family: Callable[[int, int], Family] | None = None,
+        *,
+        max_seconds: float | None = None,
+        max_steps: int | None = None,
+        seed: int = 0,
+    ) -> Amortized:
+        """Train a density of z given data of these sensors, without solving the PDE.
+
+        The result serves `infer(..., method="amortized")`. Asked again with the same limits and
+        seed, or with those by default, it is returned as it is, unless the model has changed since.
+
+        Args:
+            observation: sensors and noise.
+            family: `Flow` by default; `Full`, `Diagonal` are faster. Given, it is trained anew.
+            max_seconds: wall-clock limit of the training, a minute where no limit is given.
+            max_steps: limit on all optimiser steps, at least one a part; alone it is repeatable.
+            seed: of the weights and draws.
+
+        Raises:
+            InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
+                of nothing; predictions, or the training, are not finite.
+        """
+        budget = Budget.of(max_seconds, max_steps, default=60.0)
+        asked, weights = (max_seconds, max_steps, seed), checksum(self)
+        kept = self.amortized.get(observation)
+        if family is not None or kept is None or not kept.serves(weights, asked):
+            density = amortize(self, observation, family, budget, seed)
+            kept = self.amortized[observation] = KeptDensity(density, weights, asked)
+        return kept.density
+
+    def load_amortized(self, path: str | Path, observation: Observation) -> Amortized:
+        """Read what `Amortized.save` wrote; `infer(..., method="amortized")` takes it from then on.
+
+        Args:
+            path: the file.
+            observation: sensors and noise that it was trained for.
+
+        Raises:
+            RunFileError: no such file, damaged, or trained for another model, sensors or noise.
+            InputError: an observation of another problem.
+        """
+        kept = KeptDensity(load_amortized(self, path, observation), checksum(self), ANYTHING)
+        self.amortized[observation] = kept
+        return kept.density
+
+    @cached_property
+    def amortized(self) -> ByObject[Observation, KeptDensity]:
+        """What `amortize` trained, by observation, and what it was made of."""
+        return ByObject()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
+        save(self, path)
+
+    def to_vtu(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+        """Write mean, std, draws and parameter fields to a file; see `pddlvm.output.write_vtu`."""
+        write_vtu(self, path, z, n_samples=n_samples, seed=seed)
+
+    def to_pvd(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+        """Write a parameter sweep, or the time series of one z; see `pddlvm.output.write_pvd`."""
+        write_pvd(self, path, z, n_samples=n_samples, seed=seed)
+
+    def _inverse_of_noisy(
+        self, u: Tensor, noise_std: float | Tensor, z_known: dict[str, Tensor] | None
+    ) -> Inverse:
+        return inverse_of_noisy(self, u, noise_std, z_known)
+
+
+class GalerkinModel(GalerkinMaps, LatentVariableModel):
+    """Forward and inverse maps of a finite element problem, with their uncertainty.
+
+    Args:
+        problem: the parametric PDE.
+        basis: representation of the solution, default `ResidualEnriched()`.
+        covariance: of the residual; default `EnergyNorm()` if the problem has a potential or a
+            secant, else `Whitened()`.
+        objective: "detached" (default), or "coupled" for the paper's objective, in which the
+            inverse term also trains the forward map.
+        forward_network: module xi (batch, d) -> mean, log variance (batch, n_modes); own modules
+            need a basis whose size is known, e.g. `EnergyModes(n)`.
+        inverse_network: module features -> mean, log variance (batch, d).
+        reduction: a prepared `Reduction` to share between models of the same problem.
+        seed: of the basis and of the initial weights.
+        dtype: of the maps; float32 by default.
+    """
+
+    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
+        """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
+
+        No PDE is solved: the errors come from reduced corrections and a few iterations with the
+        factors of K0. `train` ends with it.
+
+        Args:
+            n_samples: prior draws; by default 1024, fewer on large meshes.
+            seed: of the draws.
+        """
+        if n_samples is None:
+            n_samples = default_n_samples(self.problem.n_dofs)
+        generator = torch.Generator().manual_seed(seed)
+        calibrate(self, n_samples, generator)
+        calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
+
+    def content(self) -> dict[str, Any]:  # noqa: D102
+        return galerkin_content.content_of(self)
+
+    def _surrogate(self, observation: Observation, corrections: int) -> GalerkinSurrogate:
+        return GalerkinSurrogate(self, observation, corrections)
+
+
+class CollocationModel(CollocationMaps, LatentVariableModel):
+    """Forward and inverse maps of a problem in strong form, with their uncertainty.
+
+    Args:
+        problem: the parametric PDE.
+        points: where the residual is taken.
+        tolerance: eps, the standard deviation of the residual relative to that of the lift.
+        causal: weights that follow the time; none by default.
+        n_functions: length of c.
+        forward_network: module xi (batch, d) -> mean, log variance (batch, n_functions).
+        inverse_network: module u (batch, *grid), extra -> mean, log variance (batch, d), by
+            default a `PrincipalGaussian`; a `GridGaussian` is convolutional.
+        seed: of the initial weights.
+        dtype: of the maps; float32 by default.
+    """
+
+    def content(self) -> dict[str, Any]:  # noqa: D102
+        return collocation_content.content_of(self)
+
+    def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        found = self.forward(z, extrapolate=True)
+        return found.mean, found.std
+
+    def _surrogate(self, observation: Observation, corrections: int) -> CollocationSurrogate:
+        return CollocationSurrogate(self, observation)
+
+
+def load(
+    path: str | Path,
+    problem: Problem | CollocationProblem,
+    *,
+    forward_network: nn.Module | None = None,
+    inverse_network: nn.Module | None = None,
+) -> LatentVariableModel:
+    """Read a model that was saved for this problem; predictions are bit-equal to those saved.
+
+    Args:
+        path: the file.
+        problem: the same problem, made anew. The returned model's own `.problem` has the saved
+            parameter fields: use that one where z comes from the model.
+        forward_network: own module, if the model was made with one.
+        inverse_network: the same for the inverse map.
+
+    Raises:
+        RunFileError: no such file, not a saved model, or saved from another problem.
+    """
+    content = read_content(Path(path))
+    # Networks are made with random weights before theirs are read.
+    with decoding(f"{str(path)!r} is damaged or incomplete"), seeded(0):
+        own = with_saved_fields(problem, content, path)
+        networks = (forward_network, inverse_network)
+        model: LatentVariableModel
+        if isinstance(own, CollocationProblem):
+            model = CollocationModel(own, **collocation_content.arguments(content, *networks))
+        else:
+            model = GalerkinModel(own, **galerkin_content.arguments(content, own, *networks))
+            galerkin_content.restore_exact(model, content)
+        restore_state(model, content)
+        return model

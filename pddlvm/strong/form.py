@@ -1,0 +1,48 @@
+"""A PDE in strong form, as data: what interpolation and Newton's method are made of."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pddlvm.strong.ansatz import Ansatz
+from pddlvm.strong.pointwise import Condition, PointFunction
+
+__all__ = ["StrongForm"]
+
+
+@dataclass(frozen=True)
+class StrongForm:
+    """r(u, u_x, ..., x; z) = 0 in a box; see `CollocationProblem`, whose form it is.
+
+    Attributes:
+        name: of the problem, for messages.
+        ansatz: geometry, and how u is written.
+        residual_function: r.
+        conditions: that hold up to a tolerance.
+        condition_functions: their residuals.
+        grid: numbers of points along each coordinate.
+        nodes: numbers of Chebyshev nodes along each coordinate.
+    """
+
+    name: str
+    ansatz: Ansatz
+    residual_function: PointFunction
+    conditions: tuple[Condition, ...]
+    condition_functions: tuple[PointFunction, ...]
+    grid: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, ...]:
+        """The grid along each coordinate, float64."""
+        return tuple(
+            torch.linspace(*interval, n, dtype=torch.float64)
+            for interval, n in zip(self.ansatz.box.intervals.values(), self.grid, strict=True)
+        )
+
+    @cached_property
+    def grid_points(self) -> Tensor:
+        """The grid, (n_dofs, k), float64; the last coordinate runs fastest."""
+        return torch.stack([a.flatten() for a in torch.meshgrid(*self.axes, indexing="ij")], -1)

@@ -1,0 +1,68 @@
+"""Sparse matrices of a weak form, from its pointwise tangents.
+
+K = sum_terms B^T (w D) B,    on the free degrees of freedom
+"""
+
+from functools import reduce
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.weak.terms import Term
+
+__all__ = ["Assembler"]
+
+
+class Assembler:
+    """Sparse tangent matrices on the free degrees of freedom, in one fixed pattern.
+
+    Args:
+        terms: the terms, whose regions give the evaluation matrices of every element.
+        free_dofs: sorted free degrees of freedom.
+        n_dofs: number of all degrees of freedom.
+    """
+
+    def __init__(self, terms: tuple[Term, ...], free_dofs: NDArray[np.int64], n_dofs: int) -> None:
+        self._regions = [term.region for term in terms]
+        n = len(free_dofs)
+        number = np.full(n_dofs, -1, dtype=np.int64)
+        number[free_dofs] = np.arange(n)
+        # Terms on the same degrees of freedom are added up per element first.
+        self._groups: dict[int, list[int]] = {}
+        for i, region in enumerate(self._regions):
+            self._groups.setdefault(id(region.dofs), []).append(i)
+        keys = []
+        for first, *_ in self._groups.values():
+            dofs = number[self._regions[first].dofs]
+            rows = np.broadcast_to(dofs[:, :, None], (*dofs.shape, dofs.shape[1]))
+            columns = np.broadcast_to(dofs[:, None, :], rows.shape)
+            keys.append(np.where((rows < 0) | (columns < 0), -1, columns * n + rows).ravel())
+        unique, position = np.unique(np.concatenate(keys), return_inverse=True)
+        self._drop = bool(unique[0] < 0)
+        entries = unique[1:] if self._drop else unique
+        self._position = np.split(position, np.cumsum([len(k) for k in keys])[:-1])
+        self._size = len(unique)
+        self._indices = (entries % n).astype(np.int32)
+        pointers = np.searchsorted(entries, np.arange(n + 1) * n)
+        self._indptr = pointers.astype(np.int32)
+        self._shape = (n, n)
+
+    def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
+        """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
+        data = np.zeros(self._size)
+        for terms, position in zip(self._groups.values(), self._position, strict=True):
+            parts = [self._element(i, tangents[i]) for i in terms if tangents[i].any()]
+            if parts:
+                values = reduce(torch.add, parts).numpy().ravel()
+                data += np.bincount(position, weights=values, minlength=self._size)
+        data = data[1:] if self._drop else data
+        return sp.csc_matrix((data, self._indices, self._indptr), shape=self._shape)
+
+    def _element(self, term: int, tangent: Tensor) -> Tensor:
+        """Element matrices of one term, (n_cells, n_local, n_local)."""
+        local = torch.from_numpy(self._regions[term].local)
+        d = tangent.reshape(*local.shape[:3], local.shape[2])
+        return local.flatten(1, 2).mT @ (d @ local).flatten(1, 2)
