@@ -9,6 +9,7 @@ import pddlvm
 from pddlvm.inference.laplace import laplace
 from pddlvm.inference.validation import validate_inference
 from pddlvm.latent.surrogate import Surrogate
+from problems import pinn
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,17 @@ def test_a_tracer_is_inferred_with_the_right_confidence():
     # 1 % of right data have p < 0.01: more than 6 of 200 with a probability of 0.4 %.
     assert int((found.p_value < 0.01).sum()) <= 6
     assert kstest(found.p_value.numpy(), "uniform").pvalue > 1e-3
+
+
+# A stretch that reads a parameter moves the nodes.
+@pytest.mark.parametrize("make", [pinn.make_heat, pinn.make_burgers])
+def test_linear_sensors_read_the_learnt_functions_as_any_sensors_do(make):
+    problem = make((12, 9))
+    model = pddlvm.LatentVariableModel(problem, n_functions=8)
+    linear = pddlvm.PointObservation(problem, problem.grid_points[5::17] * 0.99, 0.01)
+    h = torch.from_numpy(linear.matrix.toarray())
+    general = pddlvm.FunctionObservation(problem, lambda u: u @ h.T, linear.n, 0.01)
+    xi = problem.prior.sample_standard((3,), generator=torch.Generator().manual_seed(0)).double()
+    one, other = (model.surrogate(o).predict(xi) for o in (linear, general))
+    # Rounding of sums of a few hundred numbers of size one.
+    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
