@@ -4,8 +4,8 @@
     Burgers            u_t + u u_x = nu u_xx                                (-1, 1) x (0, 1)
     reaction-diffusion u_t = D u_xx + rate u^2 + f(x; z)                    (0, 1) x (0, 1)
 
-The first is the case of Vadeboncoeur et al., arXiv 2208.04856, section 4. References come from
-`problems.method_of_lines` and are used for validation only.
+The first is the case of Vadeboncoeur et al., arXiv 2208.04856, section 4. References are exact
+for Burgers (`problems.cole_hopf`), by `problems.method_of_lines` else, and for validation only.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import pddlvm
 from pddlvm import fem
-from problems import method_of_lines
+from problems import cole_hopf, method_of_lines
 
 __all__ = ["make_burgers", "make_heat", "make_reaction_diffusion"]
 
@@ -52,7 +52,7 @@ def make_heat(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProblem:
         hard=[box.start("t"), box.start("x"), box.end("x")],
         stretch={"t": pddlvm.Graded()},
         grid=grid,
-        reference=partial(_by_lines, method_of_lines.heat, box, grid),
+        reference=partial(_on_grid, method_of_lines.heat, box, grid),
     )
 
 
@@ -99,7 +99,7 @@ def make_burgers(grid: tuple[int, int] = (100, 200)) -> pddlvm.CollocationProble
         residual_scale=steepness,
         grid=grid,
         nodes=(48, 32),
-        reference=partial(_by_lines, method_of_lines.burgers, box, grid),
+        reference=partial(_on_grid, cole_hopf.burgers, box, grid),
     )
 
 
@@ -134,7 +134,7 @@ def make_reaction_diffusion(
         stretch={"t": pddlvm.Graded()},
         grid=grid,
         reference=partial(
-            _by_lines,
+            _on_grid,
             partial(method_of_lines.reaction_diffusion, f, diffusion, rate),
             box,
             grid,
@@ -142,13 +142,13 @@ def make_reaction_diffusion(
     )
 
 
-def _by_lines(
+def _on_grid(
     solve: Callable[[Tensor, Tensor, Tensor], Tensor],
     box: pddlvm.Box,
     grid: tuple[int, int],
     z: Tensor,
 ) -> Tensor:
-    """References on the grid, by the method of lines."""
+    """A reference on the grid."""
     x, t = (
         torch.linspace(*interval, n, dtype=torch.float64)
         for interval, n in zip(box.intervals.values(), grid, strict=True)

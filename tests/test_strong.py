@@ -350,20 +350,22 @@ def test_a_field_that_varies_is_evaluated_along_its_coordinate(generator):
     f = problem.fields["f"]
     x = problem.axes[0]
     points = pddlvm.fem.Points(x[:, None].numpy(), np.zeros(11, dtype=np.int64))
-    # Linear interpolation in a table of 2049 points.
-    torch.testing.assert_close(problem.parameter_field(z), f.at(points)(z), rtol=0, atol=1e-5)
+    # Cubic interpolation in a table of 2049 points: the fourth power of a step of 0.0025 lengths.
+    torch.testing.assert_close(problem.parameter_field(z), f.at(points)(z), rtol=0, atol=1e-9)
     assert problem.inferred(z).shape == (3, 11)
 
 
 @pytest.mark.parametrize(
     ("build", "tolerance"),
     [
-        (pinn.make_heat, 2e-4),  # the start and the ends do not fit together at the corners
-        (pinn.make_burgers, 1e-5),
-        (pinn.make_reaction_diffusion, 5e-5),
+        # In these the start and the ends do not fit together at the corners.
+        (pinn.make_heat, 1e-4),
+        (pinn.make_reaction_diffusion, 2e-6),
+        # Smooth, and the reference is exact: the nodes resolve it.
+        (pinn.make_burgers, 1e-9),
     ],
 )
-def test_newton_and_the_method_of_lines_agree(build, tolerance):
+def test_newton_and_the_reference_agree(build, tolerance):
     problem = build()
     z = problem.prior.sample((2,), seed=0)
     u, v = problem.solve(z), SpaceTimeNewton(problem.form).solve(z, tolerance=1e-7)
