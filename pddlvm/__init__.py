@@ -23,8 +23,8 @@ from pddlvm.basics.errors import (
 from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.reader import GridGaussian
-from pddlvm.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.export import Exported, export_maps
+from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.families import Diagonal, Family, Flow, Full

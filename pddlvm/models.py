@@ -12,16 +12,17 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from pddlvm import galerkin_content
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.random import seeded
-from pddlvm.calibrate import calibrate, calibrate_misfit, default_n_samples
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.surrogate import CollocationSurrogate
-from pddlvm.covariances import Covariance
+from pddlvm.galerkin import content as galerkin_content
+from pddlvm.galerkin.calibration import calibrate, calibrate_misfit, default_n_samples
+from pddlvm.galerkin.covariances import Covariance
+from pddlvm.galerkin.model import GalerkinMaps, Objective
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
 from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.families import Family
@@ -33,7 +34,6 @@ from pddlvm.inference.whole_field import inverse_of_noisy
 from pddlvm.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
-from pddlvm.model import GalerkinMaps, Objective
 from pddlvm.output import write_pvd, write_vtu
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.reduced.bases import Basis

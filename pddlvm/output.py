@@ -17,8 +17,8 @@ from pddlvm.basics.files import check_folder_of, replacing, replacing_together, 
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.fem import SurfaceMesh
+from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.latent.core import LatentModel
-from pddlvm.model import GalerkinMaps
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses
 

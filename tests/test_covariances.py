@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.covariances import Scales, default_covariance
+from pddlvm.galerkin.covariances import Scales, default_covariance
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.reduced.reduction import reduce
 from pddlvm.reduced.representation import Units

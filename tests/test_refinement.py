@@ -8,7 +8,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, links
-from pddlvm.refinement import check_converged, nearly_exact, refine
+from pddlvm.galerkin.refinement import check_converged, nearly_exact, refine
 from problems import nonlinear_poisson, poisson
 from problems.poisson import diffusion, load
 

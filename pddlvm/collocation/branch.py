@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pddlvm.maps import bounded
+from pddlvm.galerkin.maps import bounded
 
 __all__ = ["Branch"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
-from pddlvm.inversion import inverse_features
+from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.newton import SpaceTimeNewton

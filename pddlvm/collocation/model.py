@@ -35,14 +35,14 @@ from pddlvm.collocation.reader import InverseField, PrincipalGaussian
 from pddlvm.collocation.stages import stages
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
-from pddlvm.inversion import inverse_features
+from pddlvm.galerkin.gauss_newton import inverse_features
+from pddlvm.galerkin.maps import bounded
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.uncertainty import Uncertainty
-from pddlvm.maps import bounded
 from pddlvm.strong.jets import Jet
 from pddlvm.strong.newton import SpaceTimeNewton
 from pddlvm.strong.points import PointSampler, Sobol

@@ -9,10 +9,10 @@ derivative is that of an implicit function: dc/dxi = -(V^T K V)^{-1} d(V^T r)/dx
 import torch
 from torch import Tensor
 
+from pddlvm.galerkin.model import GalerkinMaps
+from pddlvm.galerkin.refinement import correct
 from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.linalg.derivatives import linearise
-from pddlvm.model import GalerkinMaps
-from pddlvm.refinement import correct
 from pddlvm.sensors.observation import LinearObservation, Observation
 
 __all__ = ["GalerkinSurrogate"]

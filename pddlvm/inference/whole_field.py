@@ -13,13 +13,13 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
+from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.plausibility import smaller_of_two
 from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.surrogate import Surrogate
-from pddlvm.model import GalerkinMaps
 from pddlvm.sensors.observation import LinearObservation
 
 __all__ = ["inverse_of_noisy"]

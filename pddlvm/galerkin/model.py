@@ -12,14 +12,16 @@ from pddlvm.basics.checks import check_no_gradient, check_predictions
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.covariances import Covariance, Scales, default_covariance
+from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
-from pddlvm.inversion import (
+from pddlvm.galerkin.gauss_newton import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
     Laplace,
     inverse_features,
 )
+from pddlvm.galerkin.maps import ForwardMap, InverseMap
+from pddlvm.galerkin.refinement import Refined, check_converged, correct, refine
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.elbo import AntitheticELBO
 from pddlvm.latent.inverse import Inverse, known_inverse
@@ -28,11 +30,9 @@ from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
-from pddlvm.maps import ForwardMap, InverseMap
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
-from pddlvm.refinement import Refined, check_converged, correct, refine
 from pddlvm.weak.problem import Problem
 
 __all__ = ["GalerkinMaps"]

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pddlvm import covariances
 from pddlvm.basics.files import check_tensor
-from pddlvm.covariances import Covariance
+from pddlvm.galerkin import covariances
+from pddlvm.galerkin.covariances import Covariance
+from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.linalg.empirical_interpolation import Interpolation
-from pddlvm.model import GalerkinMaps
 from pddlvm.reduced.cubature import CellSelection
 from pddlvm.reduced.reduction import Reduction, TermReduction
 from pddlvm.reduced.representation import Reference, Units

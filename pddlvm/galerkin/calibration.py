@@ -6,16 +6,12 @@ part in the basis and the rest are fitted apart. The inverse map is then given t
 solutions, because those are what a user will give it.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from pddlvm.basics.errors import InputError
-from pddlvm.inversion import N_INVERSE_CORRECTIONS, inverse_features
-from pddlvm.refinement import nearly_exact
-
-if TYPE_CHECKING:
-    from pddlvm.model import GalerkinMaps
+from pddlvm.galerkin.gauss_newton import N_INVERSE_CORRECTIONS, inverse_features
+from pddlvm.galerkin.model import GalerkinMaps
+from pddlvm.galerkin.refinement import nearly_exact
 
 __all__ = ["calibrate", "calibrate_misfit", "default_n_samples"]
 
@@ -30,7 +26,7 @@ def default_n_samples(n_dofs: int) -> int:
     return max(128, min(1024, 550_000 // n_dofs))
 
 
-def calibrate(model: "GalerkinMaps", n_samples: int, generator: torch.Generator) -> None:
+def calibrate(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
     """Fit all variance models; see the module's docstring."""
     if n_samples < _MIN_SAMPLES:
         raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
@@ -73,7 +69,7 @@ def calibrate(model: "GalerkinMaps", n_samples: int, generator: torch.Generator)
 
 
 def _calibrate_inverse(
-    model: "GalerkinMaps",
+    model: GalerkinMaps,
     u: torch.Tensor,
     xi64: torch.Tensor,
     generator: torch.Generator,
@@ -120,7 +116,7 @@ def _calibrate_inverse(
             uncertainty.fit_inverse_shape(level, k, scores[rows], unknown[rows])
 
 
-def calibrate_misfit(model: "GalerkinMaps", n_samples: int, generator: torch.Generator) -> None:
+def calibrate_misfit(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
     """Misfits of true solutions, by which those of a query are judged; on draws of their own."""
     z = model.problem.prior.sample((n_samples,), generator=generator)
     start = model.forward(z, corrections=1).mean.double().cpu()
