@@ -255,6 +255,10 @@ class GalerkinMaps(LatentModel):
         p_value = self.plausibility.p_value(1 if corrections else 0, misfit.to(u))
         return judged(found, misfit.to(u), p_value, _ADVICE)
 
+    def shapes(self, std: Tensor) -> Tensor:  # noqa: D102
+        basis = self.exact.representation.basis
+        return torch.linalg.qr(basis / std.expand(len(basis))[:, None]).Q
+
     def refine(
         self,
         z: Tensor,

@@ -13,7 +13,6 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
@@ -27,7 +26,6 @@ __all__ = ["inverse_of_noisy"]
 _ADVICE = "check units, boundary values and noise_std: is it that of every value?"
 _CHUNK = 32
 _N_MOMENTS = 512
-_N_SHAPES, _SMALL_SHAPE = 256, 1e-5
 
 
 def inverse_of_noisy(
@@ -54,7 +52,7 @@ def inverse_of_noisy(
     if not (torch.isfinite(std) & (std > 0)).all():
         raise InputError(f"noise_std must be positive and finite, got {float(std.min())}")
     scaled = (u.detach().double().cpu() / std).reshape(-1, problem.n_dofs)
-    q = _shapes(model, std)
+    q = model.shapes(std)
     rows = (q.T / std).contiguous()
     sensors = LinearObservation(problem, sp.csr_matrix(rows.numpy()), 1.0)
     surrogate = _WholeField(model, model.surrogate(sensors, corrections=1), rows)
@@ -140,13 +138,3 @@ def _moments(found: Laplace) -> tuple[Tensor, Tensor]:
     bounded = torch.isfinite(low)
     mean = torch.where(bounded, xi.mean(0), centre)
     return mean, torch.where(bounded, xi.std(0), factor.norm(dim=-1))
-
-
-def _shapes(model: LatentModel, std: Tensor) -> Tensor:
-    """Q, (n_dofs, n)."""
-    if isinstance(model, GalerkinMaps):
-        basis = model.exact.representation.basis.double().cpu()
-        return torch.linalg.qr(basis / std.expand(len(basis))[:, None]).Q
-    u = model.forward(model.problem.prior.sample((_N_SHAPES,), seed=0)).mean / std
-    _, sizes, shapes = torch.linalg.svd(u.double().cpu(), full_matrices=False)
-    return shapes[sizes > _SMALL_SHAPE * sizes[0]].T

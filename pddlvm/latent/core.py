@@ -34,6 +34,7 @@ from pddlvm.sensors.observation import Observation
 __all__ = ["LatentModel", "Stage"]
 
 _KNOWN_FRACTION = 0.3
+_N_SHAPES, _SMALL_SHAPE = 256, 1e-5
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -247,6 +248,12 @@ class LatentModel(nn.Module, ABC):
         if z_known and not self.has_known:
             raise InputError("z_known would leave nothing to infer: there is one block only")
         return self.problem.prior.known(z_known or {}, batch, like)
+
+    def shapes(self, std: Tensor) -> Tensor:
+        """Orthonormal shapes of solutions divided by std, (n_dofs, n), float64 on the CPU."""
+        u = self.forward(self.problem.prior.sample((_N_SHAPES,), seed=0)).mean / std
+        _, sizes, shapes = torch.linalg.svd(u.double().cpu(), full_matrices=False)
+        return shapes[sizes > _SMALL_SHAPE * sizes[0]].T
 
     def after_loading(self) -> None:
         """Bring up to date what is not in the state."""
