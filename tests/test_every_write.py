@@ -131,7 +131,8 @@ def content(path: Path) -> Any:
         with h5py.File(path) as file:
             return {name: values[:].tolist() for name, values in file["posterior"].items()}
     if path.suffix == ".pvd":
-        files = sorted(path.with_suffix("").iterdir())
+        # A program that was killed leaves hidden files.
+        files = sorted(path.with_suffix("").glob("[!.]*"))
         return path.read_bytes(), [file.read_bytes() for file in files]
     return path.read_bytes()
 

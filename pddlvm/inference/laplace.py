@@ -347,6 +347,9 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
         # A step that no damping makes better has reached the accuracy of the surrogate.
         is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
         converged = converged | (is_stuck & (decrement < close_enough))
+    # Slow at the end, along a curved valley, but there.
+    if iterations == _MAX_ITERATIONS:
+        converged = converged | (decrement < close_enough)
     return _Maximum(eta, data, jacobian, iterations, converged)
 
 
