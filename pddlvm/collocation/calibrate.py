@@ -6,9 +6,9 @@ components relative to the residual of each draw become the error modes E,
     u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
 
 whose variances, relative to the size of u, are fitted to them. What a corrected mean misses,
-because the nodes do, is found on finer nodes, and gets variances of its own: rho is then the tail
-of its Chebyshev coefficients, which follows the error over many orders. The inverse map is then
-given fields with such errors, which are what a user will give it.
+because the nodes do, is found on finer nodes, and gets modes and variances of its own: rho is then
+the tail of its Chebyshev coefficients, which follows the error over many orders. The inverse map is
+then given fields with such errors, which are what a user will give it.
 """
 
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
+from pddlvm.collocation.error_field import ERROR_MODES, finer_nodes
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
@@ -39,9 +40,8 @@ __all__ = [
 _SEED = 1
 
 _MIN_SAMPLES = 32
-_N_FINE, _FINER = 24, 1.25
-"""Draws solved on finer nodes, which cost twice to three times as much, and how many more they are
-along each coordinate."""
+_N_FINE = 24
+"""Draws solved on finer nodes, which cost twice to three times as much."""
 _N_INVERSE = 1024
 _CHUNK = 128
 
@@ -101,12 +101,10 @@ def calibrate_forward(
         jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
         e = model.newton.error(jet, z64) / unit
         size = model.log_residual(c, z)
-    rho = size.exp().double().cpu()
-    modes = torch.linalg.svd(e / rho, full_matrices=False).Vh[: model.error_modes.shape[1]]
-    model.error_modes.copy_(modes.T)
     uncertainty.is_calibrated.fill_(True)
     on_grid = interpolate(model.problem.form, e, z64)
-    _fit_level(model, 0, e, on_grid, size, z, xi)
+    at_nodes = _between(e, model.problem.nodes, finer_nodes(model.problem))
+    _fit_level(model, 0, at_nodes, on_grid, size, z, xi)
     few = slice(0, _N_FINE)
     _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
     with torch.no_grad():
@@ -115,12 +113,11 @@ def calibrate_forward(
 
 
 def _corrected(model: "CollocationMaps", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Errors of corrected means at the nodes and on the grid, and log of what is unresolved.
+    """Errors of corrected means at finer nodes and on the grid, and log of what is unresolved.
 
     The errors are relative to the size of u.
     """
-    problem = model.problem
-    nodes = tuple(round(_FINER * n) for n in problem.nodes)
+    problem, nodes = model.problem, finer_nodes(model.problem)
     fine = SpaceTimeNewton(problem.form, nodes)
     with torch.no_grad():
         start = model.basis.nodal(c)
@@ -128,7 +125,7 @@ def _corrected(model: "CollocationMaps", c: Tensor, z: Tensor) -> tuple[Tensor, 
         found = _between(mean.cpu(), problem.nodes, nodes)
         e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
         size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
-    return _between(e, nodes, problem.nodes), interpolate(problem.form, e, z, nodes=nodes), size
+    return e, interpolate(problem.form, e, z, nodes=nodes), size
 
 
 def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Tensor:
@@ -148,15 +145,21 @@ def _fit_level(
     z: Tensor,
     xi: Tensor,
 ) -> None:
-    """Variances, factor and shape of a level from errors at the nodes, (n_samples, n_nodes)."""
-    uncertainty, modes = model.uncertainty, model.error_modes
-    e = e.to(modes.device)
-    part = e @ modes.double()
-    rest = e - part @ modes.double().mT
+    """Modes, variances, factor and shape of a level from errors, (n_samples, n_nodes)."""
+    uncertainty, modes, own = model.uncertainty, model.error_modes, ERROR_MODES[level]
+    rho = size.exp().to(e)
+    found = torch.linalg.svd(e / rho, full_matrices=False).Vh[: own.stop - own.start].T
+    modes[:, own] = found.to(modes)
+    e, is_own = e.to(modes.device), torch.zeros_like(modes[:1])
+    is_own[:, own] = 1
+    of_level = is_own * modes.double()
+    part = e @ of_level
+    rest = e - part @ of_level.mT
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    log_c = uncertainty.c[level].fit(features, base, part)
+    log_c = uncertainty.c[level].fit(features, base, part, counts=is_own.expand(part.shape))
     log_rest = uncertainty.rest[level].fit(xi, base, rest)
-    std = model.error_field(z).std(log_c.exp().to(modes), log_rest.exp().to(modes))
+    field = model.error_field(z, level=level)
+    std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
     scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
     free = torch.from_numpy(model.problem.free_dofs)
     uncertainty.fit_forward_shape(level, scores[:, free].to(size))

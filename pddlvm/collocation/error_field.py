@@ -1,8 +1,11 @@
-"""The uncertain part of a field in strong form: error modes and the rest, given at the nodes.
+"""The uncertain part of a field in strong form: error modes and the rest, given at finer nodes.
 
     u - mean  =  U (E c + r),     c ~ N(0, diag(var_c)),     r ~ N(0, diag(var_rest))
 
-Modes are interpolated as polynomials; standard deviations by hats, which keep them positive.
+Modes are interpolated as polynomials; standard deviations by hats, which keep them positive. The
+map and its corrections have modes of their own. What a correction leaves is what the nodes of the
+problem miss: it swings between them, and is often near a corner alone, where it is no sum of the
+errors of the map.
 """
 
 from dataclasses import dataclass
@@ -15,7 +18,16 @@ from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.problem import CollocationProblem
 
-__all__ = ["ErrorField"]
+__all__ = ["ERROR_MODES", "ErrorField", "finer_nodes"]
+
+ERROR_MODES = slice(0, 22), slice(22, 24)
+"""Columns of the error modes: those of the map, and of corrected means, found from few draws."""
+_FINER = 1.25
+
+
+def finer_nodes(problem: CollocationProblem) -> tuple[int, ...]:
+    """Numbers of nodes that see what those of a problem miss."""
+    return tuple(round(_FINER * n) for n in problem.nodes)
 
 
 @dataclass(frozen=True)
@@ -23,18 +35,23 @@ class ErrorField:
     """Errors at points, or on the grid, of means for a batch of z.
 
     Attributes:
-        problem: for its box, grid and nodes.
+        problem: for its box and grid.
+        nodes: numbers of them along each coordinate.
         modes: E, (n_nodes, n_modes).
         unit: U, the size of u.
         z: (batch, d).
         points: (n_points, k); None for the grid.
+        swings: whether the modes swing between the nodes, so that they have to be interpolated one
+            by one for a standard deviation.
     """
 
     problem: CollocationProblem
+    nodes: tuple[int, ...]
     modes: Tensor
     unit: Tensor
     z: Tensor
     points: Tensor | None = None
+    swings: bool = False
 
     def std(self, var_c: Tensor, var_rest: Tensor) -> Tensor:
         """Standard deviation of u, (batch, n_points), float64.
@@ -43,21 +60,31 @@ class ErrorField:
             var_c: (batch, n_modes).
             var_rest: (batch, n_nodes).
         """
-        relative = (var_c @ self.modes.square().T + var_rest).sqrt()
-        found = self.unit * self._hats(relative).double()
+        if self.swings:
+            variance = self._hats(var_rest.sqrt()).double().square()
+            for k in range(self.modes.shape[1]):
+                variance = variance + var_c[:, k, None] * self._mode(k).square()
+            found = variance.sqrt()
+        else:
+            found = self._hats((var_c @ self.modes.square().T + var_rest).sqrt()).double()
         # Exactly zero where u is prescribed, whatever round-off says.
         x = self.problem.grid_points if self.points is None else self.points
-        return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, found)
+        return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, self.unit * found)
 
     def spread(self, var_c: Tensor, var_rest: Tensor) -> Spread:
         """The parts of the covariance of u, of the same variances."""
-        batch = len(self.z)
-        shapes = [
-            interpolate(self.problem.form, mode.expand(batch, -1), self.z, self.points)
-            for mode in self.modes.T
-        ]
+        shapes = [self._mode(k) for k in range(self.modes.shape[1])]
         modes, rest = torch.stack(shapes, dim=-1), self._hats(var_rest.sqrt())
-        return Spread(self.unit * modes.double(), var_c, self.unit * rest.double())
+        return Spread(self.unit * modes, var_c, self.unit * rest.double())
+
+    def of_nodes(self, values: Tensor) -> Tensor:
+        """A field given at the nodes, (batch, n_nodes) -> (batch, n_points)."""
+        return interpolate(self.problem.form, values, self.z, self.points, nodes=self.nodes)
+
+    def _mode(self, k: int) -> Tensor:
+        return self.of_nodes(self.modes[:, k].double().expand(len(self.z), -1))
 
     def _hats(self, values: Tensor) -> Tensor:
-        return interpolate(self.problem.form, values, self.z, self.points, chebyshev.hats)
+        return interpolate(
+            self.problem.form, values, self.z, self.points, chebyshev.hats, nodes=self.nodes
+        )

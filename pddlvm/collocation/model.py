@@ -28,7 +28,7 @@ from pddlvm.collocation.calibrate import (
     calibrate_misfit,
     default_n_samples,
 )
-from pddlvm.collocation.error_field import ErrorField
+from pddlvm.collocation.error_field import ERROR_MODES, ErrorField, finer_nodes
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
 from pddlvm.collocation.predictions import FieldForward, Spread
 from pddlvm.collocation.reader import InverseField, PrincipalGaussian
@@ -50,7 +50,6 @@ from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["CollocationMaps"]
 
-_N_ERROR_MODES = 24
 _ADVICE = "where u is measured give noise_std; where it is a solution train longer"
 
 
@@ -97,12 +96,14 @@ class CollocationMaps(LatentModel):
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
             inverse_network = inverse_network or PrincipalGaussian(problem.grid, n_extra, d)
             self.inverse_map = InverseField(inverse_network.to(dtype), problem.grid)
-            n_nodes, hard = self.newton.n_nodes, (~self.newton.free).nonzero()[:, 0].numpy()
-            self.uncertainty = Uncertainty(problem.prior, _N_ERROR_MODES, n_nodes, hard, dtype)
+            finer = SpaceTimeNewton(problem.form, finer_nodes(problem))
+            n_nodes, hard = finer.n_nodes, (~finer.free).nonzero()[:, 0].numpy()
+            n_errors = ERROR_MODES[-1].stop
+            self.uncertainty = Uncertainty(problem.prior, n_errors, n_nodes, hard, dtype)
         self.plausibility = Plausibility()
         self.register_buffer("sigma_residual", torch.full((1,), tolerance, dtype=dtype))
         self.register_buffer("residual_unit", torch.ones((), dtype=torch.float64))
-        self.register_buffer("error_modes", torch.zeros(n_nodes, _N_ERROR_MODES, dtype=dtype))
+        self.register_buffer("error_modes", torch.zeros(n_nodes, n_errors, dtype=dtype))
         self.references: References | None = None
         self.stream = PointStream(problem, points, self._residual_at)
         self._fit_scales()
@@ -115,11 +116,6 @@ class CollocationMaps(LatentModel):
     @property
     def n_modes(self) -> int:  # noqa: D102
         return self.basis.at_nodes.shape[1]
-
-    @property
-    def modes(self) -> Tensor:
-        """Shapes of the uncertain part of u at the nodes: error modes, until calibrated phi."""
-        return self.error_modes if self.is_calibrated else self.basis.at_nodes
 
     @property
     def calibration_share(self) -> float:  # noqa: D102
@@ -146,8 +142,9 @@ class CollocationMaps(LatentModel):
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
         var_c, _ = self._variances(xi, size, log_variance)
-        error = (var_c.sqrt() * torch.randn_like(var_c)) @ self.modes.T
-        return self.basis.field_of(self.basis.nodal(c) + self.basis.unit * error.double(), z)
+        field = self.error_field(z)
+        error = (var_c.sqrt() * torch.randn_like(var_c)) @ field.modes.T
+        return self.basis.on_grid(c, z) + field.of_nodes(self.basis.unit * error.double())
 
     def draw_points(self, generator: torch.Generator) -> None:
         """New collocation points, and the functions there."""
@@ -233,17 +230,19 @@ class CollocationMaps(LatentModel):
         if not extrapolate:
             self.basis.check(mean, xi, z.dtype)
 
+        field = self.error_field(work, points, level)
+
+        def variances() -> tuple[Tensor, Tensor]:
+            same().uncertainty.warn_if_not_fitted()
+            return same()._variances(xi, size, log_variance, level)
+
         @torch.no_grad()
         def std() -> Tensor:
-            same().uncertainty.warn_if_not_fitted()
-            variances = same()._variances(xi, size, log_variance, level)
-            return self.error_field(work, points).std(*variances)
+            return field.std(*variances())
 
         @torch.no_grad()
         def spread() -> Spread:
-            same().uncertainty.warn_if_not_fitted()
-            variances = same()._variances(xi, size, log_variance, level)
-            return self.error_field(work, points).spread(*variances).to(z.device)
+            return field.spread(*variances()).to(z.device)
 
         norm = unflatten(residual.exp(), batch)[..., 0]
         shape = self.uncertainty.forward_shape(level)
@@ -358,9 +357,12 @@ class CollocationMaps(LatentModel):
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
         return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log().to(c)
 
-    def error_field(self, z: Tensor, points: Tensor | None = None) -> ErrorField:
+    def error_field(self, z: Tensor, points: Tensor | None = None, level: int = 0) -> ErrorField:
         """What is uncertain of the means for z (batch, d), at points or on the grid."""
-        return ErrorField(self.problem, self.modes, self.basis.unit, z, points)
+        nodes, modes = self.problem.nodes, self.basis.at_nodes
+        if self.is_calibrated:
+            nodes, modes = finer_nodes(self.problem), self.error_modes[:, ERROR_MODES[level]]
+        return ErrorField(self.problem, nodes, modes, self.basis.unit, z, points, level > 0)
 
     def _fit_scales(self) -> None:
         """The size of the residual of the lift, over the prior."""
@@ -383,4 +385,5 @@ class CollocationMaps(LatentModel):
         """Variances of the error modes (until calibrated, of c), and of the rest at the nodes."""
         if size is None or not self.is_calibrated:
             return log_variance.exp(), xi.new_zeros(len(xi), self.newton.n_nodes)
-        return self.uncertainty.forward_variances(xi, size, torch.zeros_like(size), level)
+        var_c, var_rest = self.uncertainty.forward_variances(xi, size, 0 * size, level)
+        return var_c[:, ERROR_MODES[level]], var_rest
