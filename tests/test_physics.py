@@ -61,13 +61,18 @@ QUADRATIC = fem.Space(fem.unit_square(2), 2)
 PLANE = fem.Space(fem.unit_square(3), n_components=2)
 
 
+def zero(x, kappa, f):
+    """A boundary value that reads all fields, since a problem has none that nothing reads."""
+    return 0.0 * (kappa + f)
+
+
 def problem(space, *terms, dirichlet=("left",)):
     return pddlvm.Problem(
         "test",
         space,
         terms,
         fields={"kappa": KAPPA, "f": pddlvm.Constant(pddlvm.Normal())},
-        dirichlet=[pddlvm.Dirichlet(name) for name in dirichlet],
+        dirichlet=[pddlvm.Dirichlet(name, zero) for name in dirichlet],
     )
 
 
@@ -394,7 +399,7 @@ def test_known_numbers_reach_the_point_function():
         space,
         [pddlvm.Energy(space.interior(), load)],
         fields={"kappa": KAPPA, "f": 3.0},
-        dirichlet=[pddlvm.Dirichlet("left")],
+        dirichlet=[pddlvm.Dirichlet("left", zero)],
     )
     u = torch.ones(case.n_dofs, dtype=torch.float64)
     # An interval of length one with a constant integrand: round-off.

@@ -306,7 +306,7 @@ def test_parameter_field_is_the_field_at_the_centroids(poisson_2d, generator):
 
 def test_parameter_field_by_name_is_not_the_first_one():
     field = pddlvm.Chebyshev(prior=pddlvm.Normal(), n_terms=2, low=0.0, high=1.0)
-    problem = make(pddlvm.Dirichlet(None), g=field)
+    problem = make(pddlvm.Dirichlet(None, lambda x, g: g), g=field)
     x = torch.from_numpy(LINE.centroids.x[:, 0])
     values = problem.parameter_field(double(1.5, 0.2, 3.0), "g")
     # 0.2 T_0 + 3 T_1 on [0, 1]: round-off.
@@ -419,7 +419,9 @@ def test_parameters_outside_their_support_are_refused(value, method):
 
 
 def test_negative_log_normal_parameter_is_refused():
-    problem = make(pddlvm.Dirichlet(None), g=pddlvm.Constant(pddlvm.LogNormal()))
+    problem = make(
+        pddlvm.Dirichlet(None, lambda x, g: g), g=pddlvm.Constant(pddlvm.LogNormal())
+    )
     with pytest.raises(SupportError, match=r"'g': -1 .*LogNormal"):
         problem.solve(double(1.5, -1.0))
 

@@ -1,12 +1,16 @@
 """Checks of what users hand over, and of what is handed back."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from pddlvm.basics.errors import ConvergenceError, InputError
+from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
 
 __all__ = [
+    "check_all",
     "check_finite",
     "check_level",
     "check_no_gradient",
@@ -14,6 +18,8 @@ __all__ = [
     "check_predictions",
     "check_vectors",
 ]
+
+T = TypeVar("T")
 
 
 def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -34,6 +40,17 @@ def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "
     if values.ndim == 0 or values.shape[-1] != size:
         raise InputError(f"{name} must {what}, got shape {tuple(values.shape)}")
     return values
+
+
+def check_all(values: Any, kind: type[T], name: str, example: str) -> tuple[T, ...]:
+    """Return values, all of a kind, or raise a ProblemError that names the argument."""
+    is_list = isinstance(values, Iterable) and not isinstance(values, str | Mapping)
+    found = tuple(values) if is_list else (values,)
+    wrong = [value for value in found if not isinstance(value, kind)]
+    if wrong or not is_list:
+        got = f"{type(wrong[0]).__name__}" if wrong else "one alone: add brackets"
+        raise ProblemError(f"{name} must be a list of {kind.__name__}, as {example}, got {got}")
+    return found
 
 
 def check_finite(values: Tensor, name: str) -> Tensor:

@@ -5,7 +5,7 @@ z ~ p(z)  ->  fields  ->  u(z), n_dofs numbers
 
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors
-from pddlvm.basics.errors import InputError
-from pddlvm.basics.owned import owned
+from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.parameters.fields import Field, Fields
+from pddlvm.parameters.given import given_fields
 from pddlvm.parameters.space import Block, ParameterSpace
 
 __all__ = ["ParametricProblem"]
@@ -31,12 +31,13 @@ class ParametricProblem(ABC):
     Args:
         name: for messages, plots and saved runs.
         fields: name -> field (with parameters and prior) or number (known).
+        taken: names that no field can have, and what they mean.
     """
 
-    def __init__(self, name: str, fields: Fields) -> None:
+    def __init__(self, name: str, fields: Fields, taken: Mapping[str, str]) -> None:
         self.name = name
-        self.fields = {k: owned(f) for k, f in fields.items()}
-        self.random_fields = {k: f for k, f in fields.items() if isinstance(f, Field)}
+        self.fields = given_fields(fields, taken)
+        self.random_fields = {k: f for k, f in self.fields.items() if isinstance(f, Field)}
         self.prior = ParameterSpace(
             {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
         )
@@ -207,6 +208,14 @@ class ParametricProblem(ABC):
             k: f.with_state(states.get(k, {})) if isinstance(f, Field) else f
             for k, f in self.fields.items()
         }
+
+    def _check_read(self, read: Collection[str]) -> None:
+        unread = sorted(set(self.fields) - set(read))
+        if unread:
+            raise ProblemError(
+                f"problem {self.name!r} has fields that no function reads: {unread}; name them "
+                "as arguments of a function of the problem, or leave them out"
+            )
 
     def _check_field(self, name: str) -> None:
         if name not in self.random_fields:

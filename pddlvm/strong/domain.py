@@ -9,9 +9,10 @@ coordinate that follows it makes all solutions look alike, and few functions of 
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,15 @@ class Box:
     def __init__(self, **intervals: tuple[float, float]) -> None:
         if not intervals:
             raise InputError("a box needs at least one coordinate: Box(x=(0.0, 1.0))")
-        for name, (low, high) in intervals.items():
+        for name, ends in intervals.items():
+            if not name.isidentifier() or name == "u" or name.startswith("u_"):
+                raise InputError(
+                    f"a coordinate cannot be named {name!r}: functions read it as an argument, and "
+                    "u and u_... are the solution and its derivatives"
+                )
+            if not isinstance(ends, Sequence | np.ndarray | Tensor) or len(ends) != 2:
+                raise InputError(f"{name} needs an interval, {name}=(0.0, 1.0), got {ends!r}")
+            low, high = ends
             if not -math.inf < low < high < math.inf:
                 raise InputError(f"{name} needs finite low < high, got ({low}, {high})")
         self.intervals = {k: (float(low), float(high)) for k, (low, high) in intervals.items()}

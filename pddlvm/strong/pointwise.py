@@ -56,6 +56,11 @@ class PointFunction:
     """
 
     def __init__(self, function: Callable[..., Tensor], box: Box, fields: Iterable[str]) -> None:
+        if not callable(function):
+            raise ProblemError(
+                f"a problem in strong form is made of functions, got {type(function).__name__}: "
+                f"write lambda {box.names[0]}: ..."
+            )
         self.function = function
         self.name = getattr(function, "__name__", "the function")
         self.derivatives: dict[str, Index] = {}

@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
-from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.summary import summarise
-from pddlvm.parameters.fields import Fields
+from pddlvm.parameters.fields import Constant, Fields
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.strong.ansatz import Ansatz
+from pddlvm.strong.checks import (
+    check_arguments,
+    check_conditions,
+    check_functions,
+    check_shapes,
+    first_bad,
+)
 from pddlvm.strong.domain import Affine, Box, Face, Stretch
 from pddlvm.strong.form import StrongForm
 from pddlvm.strong.jets import closure, partials
@@ -31,8 +37,7 @@ __all__ = ["CollocationProblem"]
 
 Reference = Callable[[Tensor], Tensor]
 
-_N_CHECKED = 64
-_N_PROBES, _PROBE_SEED = 2, 20225
+_N_PROBES, _N_PROBED, _PROBE_SEED = 2, 64, 20225
 _DEFAULT_NODES = {1: (64,), 2: (64, 20), 3: (14, 14, 8)}
 
 
@@ -81,15 +86,16 @@ class CollocationProblem(ParametricProblem):
         nodes: tuple[int, ...] | None = None,
         reference: Reference | None = None,
     ) -> None:
-        super().__init__(name, fields)
+        hard, conditions = check_arguments(box, hard, conditions, stretch or {})
+        super().__init__(name, fields, _names_in(box))
         self.box = box
         k = len(box.names)
         self.residual_function = PointFunction(residual, box, fields)
         self.scale_function = PointFunction(residual_scale or _one, box, fields)
-        self.conditions = tuple(conditions)
+        self.conditions = conditions
         self.condition_functions = tuple(PointFunction(c.function, box, fields) for c in conditions)
-        self.grid = tuple(grid or (64,) * k)
-        self.nodes = tuple(nodes or _DEFAULT_NODES.get(k, (6,) * k))
+        self.grid = tuple(np.atleast_1d(grid or (64,) * k).tolist())
+        self.nodes = tuple(np.atleast_1d(nodes or _DEFAULT_NODES.get(k, (6,) * k)).tolist())
         self.along, self._reference = dict(along or {}), reference
         functions = (self.residual_function, self.scale_function, *self.condition_functions)
         self.functions = functions
@@ -98,7 +104,7 @@ class CollocationProblem(ParametricProblem):
             box,
             FieldValues(self.fields, self.along, box),
             PointFunction(lift or _zero, box, fields),
-            hard=tuple(dict.fromkeys(hard)),
+            hard=hard,
             odd=tuple(odd),
             stretch={c: Affine() for c in box.names} | dict(stretch or {}),
             indices=self.indices,
@@ -112,10 +118,12 @@ class CollocationProblem(ParametricProblem):
             self.grid,
             self.nodes,
         )
-        self._check_shapes()
-        self._check_conditions()
-        self._check_physics()
-        self._check_fields()
+        varying = [n for n, f in self.random_fields.items() if not isinstance(f, Constant)]
+        check_shapes(self.form, self.along, varying)
+        check_conditions(self.form)
+        check_functions(self.form, self.scale_function, self.prior)
+        read = {n for f in (*self.functions, self.ansatz.lift_function) for n in f.others}
+        self._check_read(read | {n for s in self.ansatz.stretch.values() for n in s.reads})
 
     # --- what users ask for --------------------------------------------------------------------
 
@@ -217,9 +225,9 @@ class CollocationProblem(ParametricProblem):
         """
         generator = torch.Generator().manual_seed(_PROBE_SEED)
         z = self.prior.sample((_N_PROBES,), generator=generator)
-        shape = (_N_PROBES, _N_CHECKED)
+        shape = (_N_PROBES, _N_PROBED)
         k = len(self.box.names)
-        s = (2 * torch.rand(k, _N_CHECKED, generator=generator, dtype=torch.float64) - 1).unbind()
+        s = (2 * torch.rand(k, _N_PROBED, generator=generator, dtype=torch.float64) - 1).unbind()
         rows = [z]
         for size in (0.0, 1.0):
             wave = {
@@ -269,78 +277,9 @@ class CollocationProblem(ParametricProblem):
             return self._reference(z)
         return SpaceTimeNewton(self.form).solve(z)
 
-    # --- checks --------------------------------------------------------------------------------
-
     def _coordinates(self, name: str, like: Tensor) -> dict[str, Tensor]:
         c = self.along[name]
         return {c: self.axes[self.box.names.index(c)].to(like)}
-
-    def _check_shapes(self) -> None:
-        k = len(self.box.names)
-        for what, sizes, least in (("grid", self.grid, 2), ("nodes", self.nodes, 4)):
-            if len(sizes) != k or min(sizes) < least:
-                raise ProblemError(
-                    f"{what} must give at least {least} points along each of "
-                    f"{', '.join(self.box.names)}, got {sizes}"
-                )
-        unknown = {*self.ansatz.odd, *self.ansatz.stretch} - set(self.box.names)
-        if unknown:
-            raise ProblemError(f"no coordinates {sorted(unknown)}; there are {self.box.names}")
-
-    def _check_fields(self) -> None:
-        read = {name for f in (*self.functions, self.ansatz.lift_function) for name in f.others}
-        read |= {name for stretch in self.ansatz.stretch.values() for name in stretch.reads}
-        unread = sorted(set(self.random_fields) - read)
-        if unread:
-            raise ProblemError(
-                f"problem {self.name!r} has parameters that no function reads: {unread}; name them "
-                "as arguments of the residual, or leave them out"
-            )
-
-    def _check_conditions(self) -> None:
-        held = {*self.ansatz.hard, *(c.face for c in self.conditions)}
-        for i, c in enumerate(self.box.names):
-            order = max(
-                (j.count(i) for j in self.residual_function.derivatives.values()), default=0
-            )
-            start, end = self.box.start(c), self.box.end(c)
-            missing = [f for f in (start, end) if f not in held]
-            if order == 1 and len(missing) == 2:
-                raise ProblemError(
-                    f"problem {self.name!r} has a first derivative along {c} and no condition at "
-                    f"its start or end: an initial condition is missing. Add box.start({c!r}) to "
-                    "`hard`, or a Condition there"
-                )
-            if order == 2 and missing:
-                raise ProblemError(
-                    f"problem {self.name!r} has second derivatives along {c} and no condition at "
-                    f"the {' and the '.join(map(str, missing))}: add the face to `hard`, or a "
-                    "Condition there"
-                )
-
-    def _check_physics(self) -> None:
-        """Evaluate everything at a few points, so that a mistake is named at once."""
-        generator = torch.Generator().manual_seed(0)
-        k = len(self.box.names)
-        s = (2 * torch.rand(_N_CHECKED, k, generator=generator, dtype=torch.float64) - 1).unbind(-1)
-        z = self.prior.sample((4,), generator=generator)
-        name = self.residual_function.name
-        try:
-            zero = {i: torch.zeros(4, _N_CHECKED, dtype=torch.float64) for i in self.indices}
-            jet, values = self.ansatz.assemble(zero, s, z)
-            r, *_ = (f(jet, values) for f in self.functions)
-        except Exception as error:
-            raise ProblemError(
-                f"problem {self.name!r} cannot be evaluated ({type(error).__name__}: {error}). "
-                "Its functions must be elementwise torch functions of their arguments"
-            ) from error
-        allowed = {(m, n) for m in (1, 4) for n in (1, _N_CHECKED)} | {(), (1,), (_N_CHECKED,)}
-        if tuple(r.shape) not in allowed:
-            raise ProblemError(f"{name!r} returns shape {tuple(r.shape)}; it must be elementwise")
-        where = self.first_bad(r, values, z)
-        if where is not None:
-            raise ProblemError(f"{name!r} of problem {self.name!r} is not finite at {where}")
-        self.ansatz.check_odd(s, z, self.name)
 
     def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
         """Cubic between the points of the grid."""
@@ -357,13 +296,7 @@ class CollocationProblem(ParametricProblem):
 
     def first_bad(self, r: Tensor, values: Mapping[str, Tensor], z: Tensor) -> str | None:
         """Where r (n_samples, n_points) is not finite, in words; None if it is everywhere."""
-        bad = ~torch.isfinite(r).expand(len(z), -1)
-        if not bad.any():
-            return None
-        i, j = (int(v) for v in bad.nonzero()[0])
-        at = {c: values[c].expand(bad.shape)[i, j].item() for c in self.box.names}
-        point = ", ".join(f"{c} = {v:g}" for c, v in at.items())
-        return f"{point} for z = {[round(v, 4) for v in z[i].tolist()]}"
+        return first_bad(self.form, r, values, z)
 
 
 def _zero() -> Tensor:
@@ -372,3 +305,13 @@ def _zero() -> Tensor:
 
 def _one() -> Tensor:
     return torch.ones(())
+
+
+def _names_in(box: Box) -> dict[str, str]:
+    """What functions read beside fields: u, its derivatives, and the coordinates."""
+    derivatives = [a + b for a in box.names for b in ("", *box.names)]
+    return {
+        "u": "the solution",
+        **{f"u_{d}": "a derivative of the solution" for d in derivatives},
+        **dict.fromkeys(box.names, "a coordinate of the box"),
+    }

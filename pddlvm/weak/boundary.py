@@ -37,6 +37,11 @@ class Dirichlet:
     def __post_init__(self) -> None:
         own_fields(self)
 
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the fields that the value reads: its arguments after x."""
+        return tuple(inspect.signature(self.value).parameters)[1:] if callable(self.value) else ()
+
 
 class BoundaryValues(nn.Module):
     """Dirichlet values at the degrees of freedom of one boundary."""
@@ -57,7 +62,7 @@ class BoundaryValues(nn.Module):
         self.register_buffer("x", torch.from_numpy(x).to(dtype))
         self.register_buffer("component", torch.from_numpy(space.dof_components[dofs]))
         self.numbers = {k: float(v) for k, v in fields.items() if not isinstance(v, Field)}
-        names = _arguments(condition.value)
+        names = condition.field_names
         unknown = [n for n in names if n not in fields]
         if unknown:
             raise ProblemError(
@@ -88,8 +93,3 @@ class BoundaryValues(nn.Module):
             return one.expand(batch, -1)
         result: Tensor = vmap(vmap(at_dof), in_dims=(None, None, 0))(self.x, self.component, values)
         return result
-
-
-def _arguments(value: float | Callable[..., Any]) -> tuple[str, ...]:
-    """Names of the fields that a boundary value reads: its arguments after x."""
-    return tuple(inspect.signature(value).parameters)[1:] if callable(value) else ()

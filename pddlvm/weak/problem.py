@@ -15,24 +15,30 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace
 from pddlvm.parameters.fields import FieldAtPoints, Fields
-from pddlvm.parameters.priors import Prior
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.weak.affine_system import AffineSystem, Factors, affine_system
 from pddlvm.weak.boundary import Dirichlet
+from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.newton import ReferenceSolver
-from pddlvm.weak.terms import Term, TermEvaluator
+from pddlvm.weak.terms import Term
 
 __all__ = ["Problem"]
 
 _N_PROBES, _PROBE_SEED = 2, 20225
+_TAKEN = {
+    **dict.fromkeys(dir(nn.ModuleDict()), "a part of torch's modules, which hold the fields"),
+    "u": "the solution",
+    "du": "the gradient of the solution",
+    "x": "the point",
+}
 
 
 class Problem(ParametricProblem):
@@ -47,7 +53,8 @@ class Problem(ParametricProblem):
         dirichlet: prescribed values. At least one boundary: without it the operator is singular.
 
     Raises:
-        ProblemError: no Dirichlet boundary, or a function asks for an unknown field.
+        ProblemError: no Dirichlet boundary, a field that no function reads or that is unknown, or a
+            function that cannot be evaluated.
     """
 
     def __init__(
@@ -56,32 +63,18 @@ class Problem(ParametricProblem):
         space: FunctionSpace,
         terms: Sequence[Term],
         fields: Fields,
-        dirichlet: Sequence[Dirichlet],
+        dirichlet: Sequence[Dirichlet] = (),
     ) -> None:
-        if not dirichlet:
-            modes = ", ".join(space.rigid_modes)
-            free = f" (it can move as a rigid body: {modes})" if modes else ""
+        if not hasattr(space, "dofs_on"):
             raise ProblemError(
-                f"problem {name!r} has no Dirichlet boundary, so its operator is singular{free}: "
-                "add Dirichlet(boundary, value) on at least one boundary, for a shell "
-                "pddlvm.supports.clamped(name)"
+                f"space must be a function space, got {type(space).__name__}; pddlvm.fem.Space(mesh) "
+                "makes one of a mesh"
             )
-        if isinstance(terms, Term):
-            raise ProblemError(
-                "terms must be a list of Energy and Flux, got one alone: add brackets"
-            )
-        for key, field in fields.items():
-            if isinstance(field, Prior):
-                raise ProblemError(
-                    f"field {key!r} is a prior alone; make it a field, Constant({field!r}) for one"
-                )
-        if not terms:
-            raise ProblemError(f"problem {name!r} has no terms; give at least one Energy or Flux")
-        super().__init__(name, fields)
+        super().__init__(name, fields, _TAKEN)
         self.space = space
-        self.terms = tuple(terms)
-        self.dirichlet = tuple(dirichlet)
-        fixed = [space.dofs_on(d.boundary, d.component) for d in dirichlet]
+        self.terms = check_terms(name, space, terms)
+        self.dirichlet = check_dirichlet(name, space, dirichlet)
+        fixed = [space.dofs_on(d.boundary, d.component) for d in self.dirichlet]
         self.fixed_dofs = np.unique(np.concatenate(fixed))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
@@ -89,59 +82,11 @@ class Problem(ParametricProblem):
         self.form = WeakForm(
             self.prior, space, self.terms, self.fields, self.dirichlet, self.free_dofs
         )
-        self._check_rigid_modes()
+        check_rigid_modes(name, space, self.fixed_dofs)
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
-        self._check_physics()
+        check_physics(name, self.form)
+        self._check_read({k for part in (*self.terms, *self.dirichlet) for k in part.field_names})
         self.discretisation(torch.float64, torch.device("cpu"))
-
-    def _check_physics(self) -> None:
-        """Evaluate each term at one point, so that a mistake in a function is named at once."""
-        z = self.prior.unstandardise(torch.zeros(self.n_parameters, dtype=torch.float64))
-        blocks = self.prior.split(z)
-        for term in self.terms:
-            s = term.region.shape[2]
-            evaluator = TermEvaluator.at_one_point(term, self.fields)
-            name = getattr(term.function, "__name__", "the function")
-            try:
-                flux = evaluator.fluxes_of(
-                    torch.linspace(0.1, 0.2, s, dtype=torch.float64)[None, None],
-                    {k: v[None] for k, v in blocks.items()},
-                )
-            except Exception as error:
-                kind = type(term).__name__
-                wanted = "a number" if kind == "Energy" else "(f0, f1), f1 of the shape of du"
-                raise ProblemError(
-                    f"{name!r} of problem {self.name!r} cannot be evaluated at a point "
-                    f"({type(error).__name__}: {error}). It must return {wanted}, made by torch "
-                    f"functions of u {term.region.u_shape}, du {term.region.du_shape}, x and fields"
-                ) from error
-            if flux.shape[-1] != s:
-                raise ProblemError(
-                    f"{name!r} of problem {self.name!r} returns {flux.shape[-1]} flux entries, "
-                    f"and {s} are expected: f0 {term.region.u_shape} and f1 {term.region.du_shape}"
-                )
-
-    def _check_rigid_modes(self) -> None:
-        modes = self.space.rigid_modes
-        if not modes:
-            return
-        # Displacements and rotations have other units: compare with what is fixed of them.
-        components = self.space.dof_components
-        same = np.isin(components, components[self.fixed_dofs])
-        sizes = [np.abs(v[same]).max() or 1.0 for v in modes.values()]
-        at_supports = np.column_stack(
-            [v[self.fixed_dofs] / size for v, size in zip(modes.values(), sizes, strict=True)]
-        )
-        values, vectors = np.linalg.eigh(at_supports.T @ at_supports)
-        loose = vectors[:, values <= 1e-12 * len(self.fixed_dofs)]
-        if loose.size:
-            names = [
-                k for k, size in zip(modes, np.abs(loose).max(axis=1), strict=True) if size > 0.3
-            ]
-            raise ProblemError(
-                f"problem {self.name!r} can still move as a rigid body ({', '.join(names)}): "
-                "fix more degrees of freedom with Dirichlet conditions"
-            )
 
     def __repr__(self) -> str:
         return (

@@ -38,6 +38,14 @@ class Term(ABC):
     region: Region
     function: PointFunction
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.region, Region) or not callable(self.function):
+            kind = type(self).__name__
+            raise ProblemError(
+                f"{kind} takes a region and a function, {kind}(space.interior(), function), got "
+                f"{type(self.region).__name__} and {type(self.function).__name__}"
+            )
+
     @property
     @abstractmethod
     def is_coercive(self) -> bool:

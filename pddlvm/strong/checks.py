@@ -1,0 +1,213 @@
+"""What a problem in strong form is asked before it is used: mistakes are named at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.checks import check_all
+from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.explained import explained
+from pddlvm.parameters.space import ParameterSpace
+from pddlvm.strong.ansatz import Ansatz
+from pddlvm.strong.domain import Box, Face, Stretch
+from pddlvm.strong.form import StrongForm
+from pddlvm.strong.jets import Jet
+from pddlvm.strong.pointwise import Condition, PointFunction
+
+__all__ = ["check_arguments", "check_conditions", "check_functions", "check_shapes", "first_bad"]
+
+_N_SAMPLES, _N_POINTS = 4, 64
+_PLACES = ((0, 5), (1, 23), (3, 41))
+"""Sample and point at which functions are evaluated alone."""
+
+
+def check_arguments(
+    box: Any, hard: Any, conditions: Any, stretch: Mapping[str, Any]
+) -> tuple[tuple[Face, ...], tuple[Condition, ...]]:
+    """Return faces and conditions, or raise a ProblemError: an argument is of another kind."""
+    if not isinstance(box, Box):
+        raise ProblemError(f"box must be a Box, as Box(x=(0.0, 1.0)), got {type(box).__name__}")
+    faces = check_all(hard, Face, "hard", f"[box.start({box.names[0]!r})]")
+    soft = check_all(conditions, Condition, "conditions", "[Condition(face, function)]")
+    known = {face for c in box.names for face in (box.start(c), box.end(c))}
+    for face in (*faces, *(c.face for c in soft)):
+        if face not in known:
+            raise ProblemError(
+                f"{face!r} is no face of {box!r}; take box.start(name) or box.end(name)"
+            )
+    for c, stretched in stretch.items():
+        if not isinstance(stretched, Stretch):
+            raise ProblemError(
+                f"the stretch of {c!r} must be Affine(), Graded(a), Sinh(centre, width) or another "
+                f"Stretch, got {type(stretched).__name__}"
+            )
+    return tuple(dict.fromkeys(faces)), soft
+
+
+def check_shapes(form: StrongForm, along: Mapping[str, str], varying: Sequence[str]) -> None:
+    """Raise a ProblemError if sizes or names do not fit the box."""
+    ansatz = form.ansatz
+    names = ansatz.box.names
+    for what, sizes, least in (("grid", form.grid, 2), ("nodes", form.nodes, 4)):
+        is_whole = all(isinstance(n, int) for n in sizes)
+        if len(sizes) != len(names) or not is_whole or min(sizes) < least:
+            raise ProblemError(
+                f"{what} must give at least {least} points along each of {', '.join(names)}, "
+                f"got {sizes}"
+            )
+    unknown = {*ansatz.odd, *ansatz.stretch} - set(names)
+    if unknown:
+        raise ProblemError(f"no coordinates {sorted(unknown)}; there are {names}")
+    idle = sorted(set(along) - set(varying))
+    if idle:
+        raise ProblemError(
+            f"along names {idle}, which are no fields that vary in space: these are {varying}"
+        )
+
+
+def check_conditions(form: StrongForm) -> None:
+    """Raise a ProblemError where a condition is missing, or has no effect."""
+    ansatz, name = form.ansatz, form.name
+    box = ansatz.box
+    for condition in form.conditions:
+        if condition.face in ansatz.hard:
+            raise ProblemError(
+                f"problem {name!r} has a Condition at the {condition.face}, which is in `hard`: u "
+                "equals the lift there, and the condition has no effect. Leave out one of them; "
+                "the values of a hard face are those of the lift"
+            )
+    held = {*ansatz.hard, *(c.face for c in form.conditions)}
+    for i, c in enumerate(box.names):
+        order = max((j.count(i) for j in form.residual_function.derivatives.values()), default=0)
+        missing = [f for f in (box.start(c), box.end(c)) if f not in held]
+        if order == 1 and len(missing) == 2:
+            raise ProblemError(
+                f"problem {name!r} has a first derivative along {c} and no condition at "
+                f"its start or end: an initial condition is missing. Add box.start({c!r}) to "
+                "`hard`, or a Condition there"
+            )
+        if order == 2 and missing:
+            raise ProblemError(
+                f"problem {name!r} has second derivatives along {c} and no condition at "
+                f"the {' and the '.join(map(str, missing))}: add the face to `hard`, or a "
+                "Condition there"
+            )
+
+
+def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpace) -> None:
+    """Evaluate all functions at a few points, together and alone.
+
+    Raises:
+        ProblemError: a function cannot be evaluated, is not finite where u is the lift, or depends
+            on other points; the scale is not positive.
+    """
+    ansatz, name = form.ansatz, form.name
+    generator = torch.Generator().manual_seed(0)
+    k = len(ansatz.box.names)
+    s = (2 * torch.rand(_N_POINTS, k, generator=generator, dtype=torch.float64) - 1).unbind(-1)
+    z = prior.sample((_N_SAMPLES,), generator=generator)
+    shape = (_N_SAMPLES, _N_POINTS)
+    wave = {
+        i: torch.randn(shape, generator=generator, dtype=torch.float64) for i in ansatz.indices
+    }
+    if ansatz.lift_function.derivatives:
+        raise ProblemError(
+            f"the lift of problem {name!r} reads {list(ansatz.lift_function.derivatives)}; it must "
+            "be a function of coordinates and fields"
+        )
+    constant = ansatz.fields(z, {})
+    unknown = {n for stretch in ansatz.stretch.values() for n in stretch.reads} - set(constant)
+    if unknown:
+        raise ProblemError(
+            f"a stretch of problem {name!r} reads {sorted(unknown)}; it must be a function of "
+            f"fields that do not vary in space, {list(constant)}"
+        )
+    try:
+        _check_places(ansatz, s, z)
+        jet, values = ansatz.assemble({i: torch.zeros_like(v) for i, v in wave.items()}, s, z)
+        rough, _ = ansatz.assemble(wave, s, z)
+    except ProblemError:
+        raise
+    except Exception as error:
+        raise _cannot(f"the lift or a stretch of problem {name!r}", error) from error
+    _check_alone(ansatz.lift_function, name, {}, values, shape)
+    for function in (form.residual_function, scale, *form.condition_functions):
+        found = _check_alone(function, name, rough, values, shape)
+        if function is scale and (found <= 0).any():
+            raise ProblemError(
+                f"the residual_scale of problem {name!r} must be positive, got {found.min():g}"
+            )
+    where = first_bad(form, form.residual_function(jet, values), values, z)
+    if where is not None:
+        who = form.residual_function.name
+        raise ProblemError(f"{who!r} of problem {name!r} is not finite at {where}")
+    ansatz.check_odd(s, z, name)
+
+
+def first_bad(
+    form: StrongForm, r: Tensor, values: Mapping[str, Tensor], z: Tensor
+) -> str | None:
+    """Where r (n_samples, n_points) is not finite, in words; None if it is everywhere."""
+    bad = ~torch.isfinite(r).expand(len(z), -1)
+    if not bad.any():
+        return None
+    i, j = (int(v) for v in bad.nonzero()[0])
+    at = {c: values[c].expand(bad.shape)[i, j].item() for c in form.ansatz.box.names}
+    point = ", ".join(f"{c} = {v:g}" for c, v in at.items())
+    return f"{point} for z = {[round(v, 4) for v in z[i].tolist()]}"
+
+
+def _check_alone(
+    f: PointFunction,
+    name: str,
+    jet: Jet,
+    values: Mapping[str, Tensor],
+    shape: tuple[int, int],
+) -> Tensor:
+    """The function at all points, after it was evaluated at some of them one by one."""
+    who = f"{f.name!r} of problem {name!r}"
+    # As where it is differentiated: NumPy takes no such tensors.
+    jet = {n: v.detach().requires_grad_() for n, v in jet.items()}
+    try:
+        with torch.enable_grad():
+            whole = f(jet, values)
+    except Exception as error:
+        raise _cannot(who, error) from error
+    if not isinstance(whole, Tensor):
+        raise ProblemError(f"{who} must return one tensor, got {type(whole).__name__}")
+    try:
+        whole = whole.detach().expand(shape)
+    except RuntimeError as error:
+        raise ProblemError(
+            f"{who} returns shape {tuple(whole.shape)}; it must be elementwise"
+        ) from error
+    for i, j in _PLACES:
+
+        def at(value: Tensor, i: int = i, j: int = j) -> Tensor:
+            return value.expand(shape)[i : i + 1, j : j + 1]
+
+        there = f({n: at(v) for n, v in jet.items()}, {n: at(v) for n, v in values.items()})
+        if not torch.allclose(there.expand(1, 1), at(whole), rtol=1e-8, equal_nan=True):
+            raise ProblemError(
+                f"{who} has another value where it is evaluated at one point alone: it depends on "
+                "other points or samples, by a sum, a mean or a shift. It must be elementwise; "
+                "global terms, as integrals, are not supported"
+            )
+    return whole
+
+
+def _check_places(ansatz: Ansatz, s: Sequence[Tensor], z: Tensor) -> None:
+    whole, alone = ansatz.place(s, z)[0], ansatz.place(s, z[:1])[0]
+    for c, x, one in zip(ansatz.box.names, whole, alone, strict=True):
+        first = x if x.ndim == 1 else x[:1]
+        if not torch.allclose(first, one, rtol=1e-8):
+            raise ProblemError(f"the stretch of {c} depends on other samples; make it elementwise")
+
+
+def _cannot(who: str, error: Exception) -> ProblemError:
+    return ProblemError(
+        f"{who} cannot be evaluated ({explained(error)}). It must be an elementwise torch function "
+        "of its arguments"
+    )
