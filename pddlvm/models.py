@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.files import decoding, read_content
+from pddlvm.basics.grad_mode import out_of_inference, with_gradients
 from pddlvm.basics.random import seeded
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
@@ -107,6 +108,7 @@ class LatentVariableModel(LatentModel):
         in_strong_form = isinstance(problem, CollocationProblem)
         return super().__new__(CollocationModel if in_strong_form else GalerkinModel)
 
+    @with_gradients
     def infer(
         self,
         y: Tensor,
@@ -152,6 +154,7 @@ class LatentVariableModel(LatentModel):
             seed=seed,
         )
 
+    @with_gradients
     def amortize(
         self,
         observation: Observation,
@@ -241,6 +244,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         dtype: of the maps; float32 by default.
     """
 
+    @with_gradients
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
         """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
 
@@ -291,6 +295,7 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
         return CollocationSurrogate(self, observation)
 
 
+@out_of_inference
 def load(
     path: str | Path,
     problem: Problem | CollocationProblem,

@@ -197,7 +197,8 @@ def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = 
         z: parameters of the example, (d,).
         figure: where to draw; by default a new one.
     """
-    problem, z = model.problem, z.detach().cpu()
+    problem = model.problem
+    z = problem.prior.check(z).detach().cpu()
     u = problem.solve(z)
     prediction = model.forward(z)
     if isinstance(problem, CollocationProblem):
@@ -237,7 +238,8 @@ def inverse_figure(
         n_samples: samples behind sigma.
         figure: where to draw; by default a new one.
     """
-    problem, z = model.problem, z.detach().cpu()
+    problem = model.problem
+    z = problem.prior.check(z).detach().cpu()
     blocks = problem.prior.split(z)
     posterior = model.inverse(problem.solve(z), z_known={k: blocks[k] for k in known})
     name = next(iter(problem.random_fields))

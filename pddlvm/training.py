@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pddlvm.basics.checks import check_positive
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
+from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
 from pddlvm.basics.random import Stream, seeded
 from pddlvm.certificates import Certificates, certificates
@@ -73,6 +74,7 @@ class TrainingResult:
         return self.certificates.verdict
 
 
+@with_gradients
 def train(
     model: LatentModel,
     *,

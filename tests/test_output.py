@@ -113,7 +113,7 @@ def test_bad_parameters_leave_nothing_behind(membrane, value, tmp_path: Path):
 
 def test_parameters_must_be_a_tensor(membrane, tmp_path: Path):
     with pytest.raises(pddlvm.InputError, match="tensor"):
-        membrane.to_vtu(tmp_path / "u.vtu", [1.5])
+        membrane.to_vtu(tmp_path / "u.vtu", 1.5)
 
 
 def test_a_failing_write_leaves_the_old_file(membrane, monkeypatch, tmp_path: Path):

@@ -162,7 +162,7 @@ def test_inverse_densities_have_closed_forms():
         (torch.zeros(3), "2 parameters"),
         (torch.tensor([0.0, torch.nan]), "not finite"),
         (torch.zeros(2, dtype=torch.int64), "floating-point"),
-        ([0.0, 0.0], "floating-point"),
+        ("0, 0", "floating-point"),
     ],
 )
 def test_bad_parameters_are_refused(model, z, message):

@@ -419,9 +419,7 @@ def test_parameters_outside_their_support_are_refused(value, method):
 
 
 def test_negative_log_normal_parameter_is_refused():
-    problem = make(
-        pddlvm.Dirichlet(None, lambda x, g: g), g=pddlvm.Constant(pddlvm.LogNormal())
-    )
+    problem = make(pddlvm.Dirichlet(None, lambda x, g: g), g=pddlvm.Constant(pddlvm.LogNormal()))
     with pytest.raises(SupportError, match=r"'g': -1 .*LogNormal"):
         problem.solve(double(1.5, -1.0))
 

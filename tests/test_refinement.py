@@ -32,7 +32,8 @@ def problem_of(kind: str) -> pddlvm.Problem:
         "nonsymmetric": [pddlvm.Flux(cells, advection_diffusion)],
     }[kind]
     kappa = pddlvm.KarhunenLoeve.on(space, 3, length=0.4)
-    return pddlvm.Problem(kind, space, terms, {"kappa": kappa, "f": 4.0}, [pddlvm.Dirichlet(None)])
+    known = {"f": 4.0} if kind != "nonsymmetric" else {}
+    return pddlvm.Problem(kind, space, terms, {"kappa": kappa} | known, [pddlvm.Dirichlet(None)])
 
 
 def blocks(contrast: float) -> pddlvm.Problem:

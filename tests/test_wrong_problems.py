@@ -138,7 +138,9 @@ def test_a_branch_in_a_boundary_value_is_explained():
 
 def test_numpy_in_a_function_is_explained():
     refuses(r"torch\.sin for np\.sin", weak, lambda u, du, x, k: k * np.sin(u))
-    refuses(r"torch\.sin for np\.sin", strong, lambda u, u_t, u_xx, k: heat(u_t, u_xx, k) + np.sin(u))
+    refuses(
+        r"torch\.sin for np\.sin", strong, lambda u, u_t, u_xx, k: heat(u_t, u_xx, k) + np.sin(u)
+    )
 
 
 @pytest.mark.parametrize("value", [None, "a", [0.0, 1.0], lambda x: x, lambda x: None, math.nan])

@@ -1,8 +1,10 @@
 """Checks of what users hand over, and of what is handed back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
@@ -11,35 +13,59 @@ from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
 
 __all__ = [
     "check_all",
+    "check_count",
     "check_finite",
     "check_level",
     "check_no_gradient",
     "check_positive",
     "check_predictions",
+    "check_shape",
     "check_vectors",
 ]
 
 T = TypeVar("T")
 
 
-def check_vectors(values: Tensor, name: str, size: int, what: str, hint: str = "") -> Tensor:
+def check_vectors(values: Any, name: str, size: int, what: str, hint: str = "") -> Tensor:
     """Return values (..., size), or raise an InputError that says what is wrong with them.
 
     Args:
-        values: what was given.
+        values: what was given: a tensor, a NumPy array of numbers, or lists of numbers, which
+            become float64 where they have no floating-point type.
         name: of the argument.
         size: length of the last axis.
         what: what they must have, for the message.
         hint: what to try if they are no floating-point tensor.
     """
+    values = _tensor_of(values, name)
     if not isinstance(values, Tensor) or not values.is_floating_point():
         kind = (
             f"a tensor of {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
         )
         raise InputError(f"{name} must be a floating-point torch tensor, got {kind}{hint}")
+    if values.layout is not torch.strided or values.is_meta:
+        kind = "has no values, on the device 'meta'" if values.is_meta else "is a sparse tensor"
+        raise InputError(f"{name} {kind}; give a dense one with values, as {name}.to_dense()")
     if values.ndim == 0 or values.shape[-1] != size:
         raise InputError(f"{name} must {what}, got shape {tuple(values.shape)}")
-    return values
+    # Of a tensor of torch.inference_mode no derivative can be taken, but of a copy.
+    return values.clone() if values.is_inference() else values
+
+
+def _tensor_of(values: Any, name: str) -> Any:
+    """The tensor that an array, or lists of numbers, mean; anything else as it is."""
+    if not isinstance(values, np.ndarray | list | tuple):
+        return values
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers ({error})") from error
+    if array.dtype.kind not in "iuf":
+        raise InputError(
+            f"{name} must be numbers, got an array of {array.dtype}; missing values are NaN"
+        )
+    kept = array.dtype if array.dtype in (np.float16, np.float32) else np.float64
+    return torch.tensor(array.astype(kept))
 
 
 def check_all(values: Any, kind: type[T], name: str, example: str) -> tuple[T, ...]:
@@ -83,6 +109,23 @@ def check_predictions(values: Tensor, xi: Tensor) -> None:
             f"number {failed[0]}, {far:.0f} standard deviations from the centre of the prior: "
             "far from where the map was trained; try problem.solve(z)"
         )
+
+
+def check_count(least: int, **counts: Any) -> None:
+    """Raise an InputError that names the first of some numbers that is no integer >= least."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < least:
+            raise InputError(f"{name} must be an integer, {least} or more, got {count!r}")
+
+
+def check_shape(shape: Any) -> tuple[int, ...]:
+    """Return the shape of a sample, (n,) for a number n, or raise an InputError."""
+    sizes = (shape,) if isinstance(shape, Integral) else shape
+    if not isinstance(sizes, Sequence) or not all(isinstance(n, Integral) for n in sizes):
+        raise InputError(f"the shape of a sample must be integers, as (1000,), got {shape!r}")
+    if any(n < 0 for n in sizes):
+        raise InputError(f"the shape of a sample must not be negative, got {shape!r}")
+    return tuple(int(n) for n in sizes)
 
 
 def check_positive(**limits: float | None) -> None:

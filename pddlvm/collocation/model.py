@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_no_gradient
+from pddlvm.basics.checks import check_count, check_no_gradient
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.grad_mode import out_of_inference, with_gradients
 from pddlvm.basics.owned import owned
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
@@ -63,6 +64,7 @@ class CollocationMaps(LatentModel):
     error_modes: Tensor
     residual_unit: Tensor
 
+    @out_of_inference
     def __init__(
         self,
         problem: CollocationProblem,
@@ -179,6 +181,7 @@ class CollocationMaps(LatentModel):
 
     # --- using the maps ------------------------------------------------------------------------
 
+    @out_of_inference
     def forward(
         self,
         z: Tensor,
@@ -207,9 +210,9 @@ class CollocationMaps(LatentModel):
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         z = check_no_gradient(z, "z")
-        z = z if extrapolate else self.problem.prior.check(z)
-        if corrections < 0:
-            raise InputError(f"corrections must be 0 or more, got {corrections}")
+        prior = self.problem.prior
+        z = prior.vectors(z) if extrapolate else prior.check(z)
+        check_count(0, corrections=corrections)
         points = owned(points)
         x = self.problem.grid_points if points is None else self.problem.box.check(points)
         level = 1 if corrections else 0
@@ -248,6 +251,7 @@ class CollocationMaps(LatentModel):
         shape = self.uncertainty.forward_shape(level)
         return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm.to(z), shape, std, spread)
 
+    @out_of_inference
     def inverse(
         self,
         u: Tensor,
@@ -307,6 +311,7 @@ class CollocationMaps(LatentModel):
         mean = self.problem.prior.clamp_standard(mean)
         return mean * (1 - known) + xi_known, log_variance
 
+    @with_gradients
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
         """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
 

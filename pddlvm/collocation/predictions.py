@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
+from pddlvm.basics.checks import check_shape, check_vectors
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
@@ -72,11 +73,11 @@ class FieldForward:
         """
         return symmetric_interval(self.mean, self.std, self.shape, level)
 
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Fields, (*shape, ..., n_points)."""
         spread = self.spread
         flat = self.mean.reshape(-1, self.mean.shape[-1])
-        generator = None if seed is None else generator_of(seed)
+        shape, generator = check_shape(shape), None if seed is None else generator_of(seed)
         weights = spread.var_c.sqrt() * normal_like(spread.var_c, shape, generator)
         smooth = torch.einsum("bpk,...bk->...bp", spread.modes, weights)
         u = flat + smooth + spread.rest * normal_like(spread.rest, shape, generator)
@@ -87,8 +88,10 @@ class FieldForward:
 
         With a nugget of a twentieth of std, for what the error modes do not span.
         """
+        n = self.mean.shape[-1]
+        u = check_vectors(u, "u", n, f"have the values at {n} points on its last axis")
         spread = self.spread
-        flat = self.mean.reshape(-1, self.mean.shape[-1]).double()
+        flat = self.mean.reshape(-1, n).double()
         std = self.std.reshape(flat.shape).double()
         free = (std > 0).all(0)
         factor = (spread.modes.double() * spread.var_c.double().sqrt()[:, None, :])[:, free]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
+from pddlvm.basics.checks import check_shape
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.latent.error_shape import ErrorShape
@@ -78,10 +79,10 @@ class Forward:
         """
         return symmetric_interval(self.mean, self.std, self.shape, level)
 
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Solutions, (*shape, ..., n_dofs)."""
         var_c, var_rest = self._both_variances
-        generator = None if seed is None else generator_of(seed)
+        shape, generator = check_shape(shape), None if seed is None else generator_of(seed)
         units = self.representation.units
         weights = var_c.sqrt() * normal_like(var_c, shape, generator)
         error = weights @ self.representation.vectors.T
@@ -90,6 +91,7 @@ class Forward:
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
+        u = self.representation.problem.check_solution(u)
         var_c, var_rest = (v.double() for v in self._both_variances)
         free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
         units = self.representation.units

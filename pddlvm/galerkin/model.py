@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_no_gradient, check_predictions
+from pddlvm.basics.checks import check_count, check_no_gradient, check_predictions
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
@@ -54,6 +55,7 @@ class GalerkinMaps(LatentModel):
     forward_map: ForwardMap
     inverse_map: InverseMap
 
+    @out_of_inference
     def __init__(
         self,
         problem: Problem,
@@ -136,6 +138,7 @@ class GalerkinMaps(LatentModel):
 
     # --- using the maps ------------------------------------------------------------------------
 
+    @out_of_inference
     def forward(self, z: Tensor, corrections: int = 0) -> Forward:
         """Predict solutions, with uncertainty.
 
@@ -154,8 +157,7 @@ class GalerkinMaps(LatentModel):
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
-        if corrections < 0:
-            raise InputError(f"corrections must be 0 or more, got {corrections}")
+        check_count(0, corrections=corrections)
         representation = self.reduced.representation
         with torch.no_grad():
             like = self.sigma_residual
@@ -207,6 +209,7 @@ class GalerkinMaps(LatentModel):
         mean = (units.u * (a @ representation.rows).double() + offset).to(z)
         return mean, units.u * variance.sqrt().to(z)
 
+    @out_of_inference
     def inverse(
         self,
         u: Tensor,
@@ -235,8 +238,7 @@ class GalerkinMaps(LatentModel):
                 Dirichlet boundary, a u that requires a gradient, or an unknown block name.
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
-        if corrections < 0:
-            raise InputError(f"corrections must be 0 or more, got {corrections}")
+        check_count(0, corrections=corrections)
         if noise_std is not None:
             return self._inverse_of_noisy(u, noise_std, z_known)
         batch = u.shape[:-1]
@@ -259,6 +261,7 @@ class GalerkinMaps(LatentModel):
         basis = self.exact.representation.basis
         return torch.linalg.qr(basis / std.expand(len(basis))[:, None]).Q
 
+    @out_of_inference
     def refine(
         self,
         z: Tensor,

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
 from pddlvm.basics.unchanged import Unchanged
@@ -249,12 +250,15 @@ def infer(
     start = time.perf_counter()
     if method not in _METHODS:
         raise InputError(f"method must be one of {get_args(Method)}, got {method!r}")
-    if n_chains < 1 or n_samples < 4 * n_chains:
+    check_count(1, n_chains=n_chains, n_samples=n_samples)
+    if n_samples < 4 * n_chains:
         raise InputError(
             f"n_samples must be at least 4 for each of {n_chains} chains, got {n_samples}"
         )
     y = owned(observation.check(y))
     batch = y.shape[:-1]
+    if not batch.numel():
+        raise InputError(f"y has no data set, its shape is {tuple(y.shape)}; give at least one")
     flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = model.surrogate(observation, corrections=1)
     query = Query(model, observation, amortize, surrogate, flat, n_samples, n_chains, seed)

@@ -19,7 +19,9 @@ import torch
 import zuko
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.amortized import Amortized, amortize
@@ -80,6 +82,7 @@ class Population:
 
     def sample(self, n: int, *, seed: int = 0) -> Generated:
         """New members, n of each, float64 on the CPU."""
+        check_count(0, n=n)
         parts = self._parts
         with torch.no_grad(), seeded(seed):
             eta = parts.prior().sample((n,)).double()
@@ -91,7 +94,8 @@ class Population:
 
     def log_likelihood(self, y: Tensor, *, n_samples: int = 256, seed: int = 0) -> Tensor:
         """Lower bound of log p(y) of new data, (...,), tighter with more samples."""
-        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double().cpu()
+        y = self._parts.surrogate.observation.check(y, allow_missing=False)
+        flat = y.double().cpu()
         with torch.no_grad():
             drawn = self._parts.weighed(flat.reshape(-1, flat.shape[-1]), n_samples, seed)
             bound = self._parts.bound(*drawn)
@@ -103,7 +107,10 @@ class Population:
         The population is their prior: p(z | y) ~ p(y | u(z)) p(z; theta). Data that no training saw
         are warned about: `model.infer` has a verdict on them.
         """
-        flat = self._parts.surrogate.observation.check(y, allow_missing=False).double().cpu()
+        y = self._parts.surrogate.observation.check(y, allow_missing=False)
+        flat = y.double().cpu()
+        if not flat.numel():
+            raise InputError(f"y has no data set, its shape is {tuple(y.shape)}; give at least one")
         batch, flat = flat.shape[:-1], flat.reshape(-1, flat.shape[-1])
         foreign = self._parts.encoder.is_foreign(flat).nonzero()[:, 0].tolist()
         if foreign:
@@ -153,6 +160,7 @@ class _Parts:
         return torch.logsumexp(weights + log_prior, dim=0) - math.log(len(eta))
 
 
+@with_gradients
 def learn_population(
     model: LatentModel,
     observation: Observation,
@@ -184,7 +192,7 @@ def learn_population(
     if data.ndim != 2 or len(data) < _LEAST_DATA:
         raise InputError(
             f"y must be at least {_LEAST_DATA} data sets of shape (n_data, {observation.n}), got "
-            f"{tuple(y.shape)}"
+            f"{tuple(data.shape)}"
         )
     surrogate = model.surrogate(observation, corrections=1)
     encoder = amortize(model, observation, None, budget.share(_ENCODER_SHARE), seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pddlvm.basics.checks import check_level
+from pddlvm.basics.checks import check_count, check_level, check_shape
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.density import Density
@@ -89,9 +89,9 @@ class Posterior:
         """Standard deviation of z, (..., d)."""
         return self._unflatten(self._density.std)
 
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Draws of z, (*shape, ..., d), all in the support of the prior."""
-        return self._unflatten(self._density.sample(shape, seed=seed))
+        return self._unflatten(self._density.sample(check_shape(shape), seed=seed))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z (..., d), (...,).
@@ -102,6 +102,7 @@ class Posterior:
         Raises:
             InputError: the method gives draws only.
         """
+        z = self._model.problem.prior.vectors(z)
         shape = z.shape[: z.ndim - 1 - len(self.batch)]
         flat = z.reshape(*shape, self.batch.numel(), z.shape[-1])
         found = self._density.log_prob(flat.to("cpu", torch.float64))
@@ -134,8 +135,7 @@ class Posterior:
             n_samples: at least 2; solves of `exact`.
             seed: of the draws.
         """
-        if n_samples < 2:
-            raise InputError(f"a posterior of u needs at least 2 samples, got {n_samples}")
+        check_count(2, n_samples=n_samples)
         u = self._solutions(self.sample((n_samples,), seed=seed), seed + 1)
         return PosteriorSolution(u.mean(0), u.std(0), u)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.special import ndtr, ndtri
 
-from pddlvm.basics.checks import check_level
+from pddlvm.basics.checks import check_level, check_shape
 from pddlvm.basics.random import generator_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import unflatten
@@ -90,17 +90,17 @@ class Inverse:
         tail = torch.full_like(self.xi_mean, 0.5 - 0.5 * check_level(level))
         return self._quantile(tail), self._quantile(1 - tail)
 
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Parameters, (*shape, ..., d), all in the support of the prior."""
         generator = None if seed is None else generator_of(seed)
-        size = (*shape, *self.xi_mean.shape)
+        size = (*check_shape(shape), *self.xi_mean.shape)
         # On every device the same: drawn on the CPU.
         level = torch.rand(size, generator=generator, dtype=torch.float64)
         return self._quantile(level.to(self.xi_mean.device))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,): -inf outside the support; known parameters are left out."""
-        z = z.to(self.xi_mean.device)
+        z = self.prior.vectors(z).to(self.xi_mean.device)
         inside = self.prior.contains(z)
         # Something harmless where z is outside, so that no NaN arises.
         z = torch.where(inside, z, self.median.to(z))

@@ -29,7 +29,7 @@ class Prediction(Protocol):
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n) each."""
 
-    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Draws of u, (*shape, ..., n)."""
 
     def log_prob(self, u: Tensor) -> Tensor:

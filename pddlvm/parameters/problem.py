@@ -18,6 +18,7 @@ from torch import Tensor
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors
 from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.parameters.fields import Field, Fields
 from pddlvm.parameters.given import given_fields
 from pddlvm.parameters.space import Block, ParameterSpace
@@ -123,6 +124,7 @@ class ParametricProblem(ABC):
 
     # --- what users ask for --------------------------------------------------------------------
 
+    @out_of_inference
     def solve(self, z: Tensor) -> Tensor:
         """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
 
@@ -134,12 +136,13 @@ class ParametricProblem(ABC):
         u = self._solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))
         return u.reshape(*z.shape[:-1], self.n_dofs)
 
+    @out_of_inference
     def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
         """A parameter field, (..., n); by default the first one. See `field_values` for where."""
         return self.field_values(self.prior.check(z), name or next(iter(self.random_fields)))
 
-    def check_solution(self, u: Tensor, name: str = "u") -> Tensor:
-        """Return u, or raise an InputError that says what is wrong with it."""
+    def check_solution(self, u: "Tensor | ArrayLike", name: str = "u") -> Tensor:
+        """Return u as a tensor, or raise an InputError that says what is wrong with it."""
         return check_finite(check_vectors(u, name, self.n_dofs, self._solution_has), name)
 
     @abstractmethod

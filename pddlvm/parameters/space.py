@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_finite, check_vectors
+from pddlvm.basics.checks import check_finite, check_shape, check_vectors
 from pddlvm.basics.errors import InputError, SupportError
 from pddlvm.parameters.priors import Prior
 
@@ -60,7 +61,7 @@ class ParameterSpace:
 
     def sample(
         self,
-        shape: tuple[int, ...] = (),
+        shape: int | tuple[int, ...] = (),
         *,
         generator: torch.Generator | None = None,
         seed: int | None = None,
@@ -68,7 +69,7 @@ class ParameterSpace:
         """Independent draws, (*shape, d), float64; pass a generator or a seed to repeat them."""
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
-        return self.unstandardise(self.sample_standard(shape, generator=generator))
+        return self.unstandardise(self.sample_standard(check_shape(shape), generator=generator))
 
     def sample_standard(
         self, shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None
@@ -176,16 +177,20 @@ class ParameterSpace:
             mask[:, self.slices[name]] = 1
         return xi, mask
 
-    def check(self, z: Tensor, name: str = "z") -> Tensor:
-        """Return z, or say what is wrong with it.
+    def vectors(self, z: "Tensor | ArrayLike", name: str = "z") -> Tensor:
+        """Return z as a tensor (..., d), or raise an InputError; its values are not looked at."""
+        what = f"have {self.size} parameters on its last axis ({', '.join(self.blocks)})"
+        hint = f"; try torch.as_tensor({name}, dtype=torch.float64)"
+        return check_vectors(z, name, self.size, what, hint)
+
+    def check(self, z: "Tensor | ArrayLike", name: str = "z") -> Tensor:
+        """Return z as a tensor, or say what is wrong with it.
 
         Raises:
             InputError: wrong length of the last axis, not floating point, or not finite.
             SupportError: outside the support of the prior.
         """
-        what = f"have {self.size} parameters on its last axis ({', '.join(self.blocks)})"
-        hint = f"; try torch.as_tensor({name}, dtype=torch.float64)"
-        check_finite(check_vectors(z, name, self.size, what, hint), name)
+        z = check_finite(self.vectors(z, name), name)
         for block, part in self.split(z).items():
             inside = self.blocks[block].prior.contains(part)
             if not inside.all():

@@ -110,9 +110,9 @@ class Observation(ABC):
         y, u = self.check(y), self.problem.check_solution(u)
         return self.noise.log_prob(y.to(u) - self.apply(u))
 
-    def check(self, y: Tensor, *, allow_missing: bool = True) -> Tensor:
-        """Return data, or raise an InputError that says what is wrong with them."""
-        check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
+    def check(self, y: "Tensor | ArrayLike", *, allow_missing: bool = True) -> Tensor:
+        """Return data as a tensor, or raise an InputError that says what is wrong with them."""
+        y = check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
         if torch.isinf(y).any():
             raise InputError("y has infinite values; mark values that were not measured by NaN")
         std = self.noise.covariance().diagonal().sqrt()

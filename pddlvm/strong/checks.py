@@ -109,9 +109,7 @@ def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpac
     s = (2 * torch.rand(_N_POINTS, k, generator=generator, dtype=torch.float64) - 1).unbind(-1)
     z = prior.sample((_N_SAMPLES,), generator=generator)
     shape = (_N_SAMPLES, _N_POINTS)
-    wave = {
-        i: torch.randn(shape, generator=generator, dtype=torch.float64) for i in ansatz.indices
-    }
+    wave = {i: torch.randn(shape, generator=generator, dtype=torch.float64) for i in ansatz.indices}
     if ansatz.lift_function.derivatives:
         raise ProblemError(
             f"the lift of problem {name!r} reads {list(ansatz.lift_function.derivatives)}; it must "
@@ -146,9 +144,7 @@ def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpac
     ansatz.check_odd(s, z, name)
 
 
-def first_bad(
-    form: StrongForm, r: Tensor, values: Mapping[str, Tensor], z: Tensor
-) -> str | None:
+def first_bad(form: StrongForm, r: Tensor, values: Mapping[str, Tensor], z: Tensor) -> str | None:
     """Where r (n_samples, n_points) is not finite, in words; None if it is everywhere."""
     bad = ~torch.isfinite(r).expand(len(z), -1)
     if not bad.any():

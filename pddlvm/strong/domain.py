@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pddlvm.basics.checks import check_vectors
@@ -76,11 +77,11 @@ class Box:
             raise InputError(f"no coordinate {name!r}; there are {list(self.intervals)}")
         return Face(name, is_end)
 
-    def check(self, points: Tensor) -> Tensor:
-        """Return points (n_points, k), or raise an InputError that names what lies outside."""
+    def check(self, points: "Tensor | ArrayLike") -> Tensor:
+        """Return points as a tensor (n_points, k), or an InputError that names one outside."""
         k = len(self.intervals)
         what = f"end in the {k} coordinates {', '.join(self.names)}"
-        check_vectors(points, "points", k, what, "; try torch.tensor(points)")
+        points = check_vectors(points, "points", k, what, "; try torch.tensor(points)")
         if points.ndim != 2:
             raise InputError(f"points must have shape (n_points, {k}), got {tuple(points.shape)}")
         for i, (name, (low, high)) in enumerate(self.intervals.items()):

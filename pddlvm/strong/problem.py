@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
+from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.parameters.fields import Constant, Fields
 from pddlvm.parameters.problem import ParametricProblem
@@ -68,6 +69,7 @@ class CollocationProblem(ParametricProblem):
         ProblemError: a missing condition, an unknown argument, a residual that cannot be evaluated.
     """
 
+    @out_of_inference
     def __init__(
         self,
         name: str,
@@ -177,6 +179,7 @@ class CollocationProblem(ParametricProblem):
             **self._options,
         )
 
+    @out_of_inference
     def residual(self, u: Callable[..., Tensor], z: Tensor, points: Tensor) -> Tensor:
         """r of any smooth function u(x, t, ...), by automatic differentiation.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace
 from pddlvm.parameters.fields import FieldAtPoints, Fields
@@ -57,6 +58,7 @@ class Problem(ParametricProblem):
             function that cannot be evaluated.
     """
 
+    @out_of_inference
     def __init__(
         self,
         name: str,
@@ -67,8 +69,8 @@ class Problem(ParametricProblem):
     ) -> None:
         if not hasattr(space, "dofs_on"):
             raise ProblemError(
-                f"space must be a function space, got {type(space).__name__}; pddlvm.fem.Space(mesh) "
-                "makes one of a mesh"
+                f"space must be a function space, got {type(space).__name__}; "
+                "pddlvm.fem.Space(mesh) makes one of a mesh"
             )
         super().__init__(name, fields, _TAKEN)
         self.space = space
@@ -192,6 +194,7 @@ class Problem(ParametricProblem):
     def _exact(self) -> Discretisation:
         return self.discretisation(torch.float64, torch.device("cpu"))
 
+    @out_of_inference
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z) on the free degrees of freedom, (..., n_free); dtype and device follow u.
 
@@ -205,11 +208,13 @@ class Problem(ParametricProblem):
         r = self.discretisation(u.dtype, u.device).residual(u, z)
         return r.reshape(*batch, self.n_free)
 
+    @out_of_inference
     def energy(self, u: Tensor, z: Tensor) -> Tensor:
         """Potential energy Pi(u, z), (...,); only where `has_potential`."""
         if not self.has_potential:
             raise ProblemError(f"problem {self.name!r} has flux terms and hence no energy")
-        u, z = self.check_solution(u), self.prior.check(z).to(u)
+        u = self.check_solution(u)
+        z = self.prior.check(z).to(u)
         batch = _broadcast(u, z)
         u = u.expand(*batch, -1).reshape(-1, self.n_dofs)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
