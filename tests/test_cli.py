@@ -21,11 +21,19 @@ from pddlvm.runs.folder import Run
 from problems import poisson
 
 OWN = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import pddlvm
 from problems import poisson
 
+@dataclass
+class Mesh:
+    n: int
+
 def make(n: int = 8):
-    return poisson.make_1d(n)
+    return poisson.make_1d(Mesh(n).n)
 
 def fails():
     raise RuntimeError("out of luck")
@@ -200,6 +208,19 @@ def test_a_problem_in_a_file_is_executed_only_when_it_is_named(own, call: Call, 
     refused = call("forward", out, "--draws", 1)
     assert refused.code == 1 and "--problem" in refused.err
     assert call("forward", out, "--draws", 1, "--problem", f"{own}:make").code == 0
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_run(call: Call, tmp_path: Path, monkeypatch):
+    def fails(*arguments: object, **options: object):
+        raise RuntimeError("latex could not be found")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
+    out = tmp_path / "run"
+    done = call("train", "poisson-1d", "--set", "n=6", "--max-steps", 3, "--out", out)
+    assert done.code == 0 and "verdict" in done.out
+    assert "'Training: " in done.err and "latex could not be found" in done.err
+    page = (out / "report.html").read_text()
+    assert "latex could not be found" in page and "data:image/png" not in page
 
 
 def test_a_toml_file_says_the_same_as_flags(call: Call, tmp_path: Path):

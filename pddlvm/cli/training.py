@@ -53,6 +53,7 @@ _NOTE = (
 _CERTIFICATE_NOTE = (
     "Of the forward map, by the relative residuals of its predictions on fresh draws of the prior."
 )
+_FAILED_NOTE = "By matplotlib, as its settings (matplotlibrc) say. The run itself is complete."
 
 
 def list_command(as_json: AsJson = False) -> None:
@@ -275,7 +276,11 @@ def _report(
         Table("Versions", info["versions"]),
         Table("Machine", machine),
     ]
-    write_report(run.report_file, f"{model.problem.name}: training report", tables, figures)
+    if figures.failed:
+        tables.append(Table("Figures that could not be drawn", figures.failed, _FAILED_NOTE))
+    write_report(run.report_file, f"{model.problem.name}: training report", tables, figures.drawn)
+    for caption, reason in figures.failed.items():
+        typer.echo(printable(f"no figure of {caption!r} was drawn: {reason}"), err=True)
 
 
 def _summary(report: ValidationReport) -> dict[str, Any]:

@@ -127,14 +127,17 @@ def _in_file(name: str) -> Make:
         raise ProblemError(f"there is no file {str(path)!r}")
     if not sign or not function.isidentifier():
         raise ProblemError(f"name a function of the file, as in {file}:make")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Dataclasses and pickle look for a module by its name; the file may be named as another one.
+    name = f"problem_in_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     # As for a script, its neighbours can be imported.
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise ProblemError(
             f"{str(path)!r} cannot be run: {type(error).__name__}: {error}"
         ) from error
