@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pddlvm.basics.checks import check_positive
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
+from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import Stream, seeded
 from pddlvm.certificates import Certificates, certificates
 from pddlvm.checkpoints import Checkpoints, interruptible
@@ -44,7 +44,6 @@ Record = Callable[[dict[str, float]], None]
 _SNAPSHOT_STEPS = 200
 _N_WATCHED = 64
 _WATCHED_SEED = 20221
-_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ def train(
         learning_rates: initial rates of Muon and of Adam.
         device: "auto" takes a CUDA device where there is one; or any torch device.
         seed: of the draws; by default the model's.
-        progress: show a progress bar with the loss, elapsed and remaining time.
+        progress: show a progress bar with the loss, elapsed and remaining time; where there is no
+            terminal, a line for each percent.
         calibrate: end with `model.calibrate()`.
         checkpoints: where to keep the state of the training while it runs. Ctrl-C or SIGTERM then
             end it after the step, with a checkpoint, by a KeyboardInterrupt.
@@ -152,7 +152,7 @@ def train(
         if at.stage > len(stages):
             raise RunFileError(f"a checkpoint says stage {at.stage}, of {len(stages)} stages")
         with (
-            tqdm(total=100, unit="%", disable=not progress, bar_format=_BAR) as bar,
+            ProgressBar(progress) as bar,
             interruptible() if checkpoints is not None else nullcontext(_never) as interrupted,
         ):
             show = _Display(bar, record)
@@ -192,12 +192,11 @@ class _Clock:
 class _Display:
     """Who is told how far a training is."""
 
-    bar: "tqdm[NoReturn]"
+    bar: ProgressBar
     record: Record | None
 
     def show(self, row: dict[str, float], fraction: float) -> None:
-        self.bar.n = round(100 * min(1.0, fraction))
-        self.bar.set_postfix(step=row["step"], elbo=f"{row['elbo']:.6g}")
+        self.bar.show(fraction, step=row["step"], elbo=f"{row['elbo']:.6g}")
         if self.record is not None:
             self.record(row)
 
@@ -231,7 +230,7 @@ class _Training:
         at, stage = self.at, stages[self.at.stage]
         networks = stage.networks
         if at.begin is None:
-            self.display.bar.set_postfix_str(f"preparing: {stage.name}")
+            self.display.bar.say(f"preparing: {stage.name}")
             with self.random.turn():
                 stage.prepare()
             at.first, at.begin = at.step, self.clock.fraction(at.step)

@@ -347,7 +347,6 @@ def test_metrics_on_a_full_disk_say_so(tmp_path: Path):
         ("x,value\n", "at least one row"),
         ("x,x\n1,2\n", "twice"),
         ("0.1,0.1\n0.2,0.2\n", "first line must name the columns"),
-        ("x;value\n0.1;0.1\n", "semicolons"),
     ],
 )
 def test_bad_tables_are_refused(run_folder, text, message, call: Call, tmp_path: Path):

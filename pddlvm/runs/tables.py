@@ -3,14 +3,17 @@
     parameters     one column per parameter, one row per z
     measurements   coordinates (x, y, ...), then value, and perhaps std; one row per sensor
 
-Of a vector-valued u there are columns value_0, value_1, ... instead of value. An empty value was
-not measured.
+Of a vector-valued u there are columns value_0, value_1, ... instead of value. A value that is
+empty, NaN, NA, null, none or - was not measured. Columns may be parted by commas, semicolons, tabs
+or white space; numbers may have decimal commas where columns are parted otherwise. Lines that begin
+with # or % are comments; names may be in capitals, and the index that pandas writes is left out.
 """
 
 import csv
 import io
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +27,8 @@ from pddlvm.sensors.observation import PointObservation
 __all__ = ["Measurements", "number", "read_measurements", "read_parameters", "write_table"]
 
 _MAX_BYTES = 256 * 2**20
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_MISSING = ("", "nan", "na", "n/a", "null", "none", "-")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def read_parameters(path: Path, problem: AnyProblem) -> Tensor:
         InputError: no such table, other columns than the parameters, values that are no numbers.
     """
     names = problem.parameter_names
-    table = _read(path)
+    table = _read(path).named(names)
     unknown = sorted(set(table.header) - set(names))
     if unknown:
         raise InputError(f"{str(path)!r} has the columns {unknown}, which are no parameters")
@@ -66,10 +71,11 @@ def read_measurements(path: Path, problem: AnyProblem, noise_std: float | None) 
             the domain, no noise or two.
     """
     names = problem.coordinates
-    table = _read(path)
+    table = _read(path).named((*names, "value", "std"))
     points = table.numbers(names)
     n = problem.evaluation(points[:1].numpy()).shape[0]
     values = ("value",) if n == 1 else tuple(f"value_{i}" for i in range(n))
+    table = table.named(values)
     data = table.numbers(values, may_miss=True).flatten()
     unknown = sorted(set(table.header) - {*names, *values, "std"})
     if unknown:
@@ -101,6 +107,16 @@ class _Table:
     path: Path
     header: list[str]
     rows: list[list[str]]
+    has_decimal_commas: bool
+
+    def named(self, names: tuple[str, ...]) -> "_Table":
+        """With these names instead of the same in capitals, where it is clear what is meant."""
+        plain = [name.lower() for name in self.header]
+        meant = {
+            n.lower(): n for n in names if n not in self.header and plain.count(n.lower()) == 1
+        }
+        header = [h if h in names else meant.get(h.lower(), h) for h in self.header]
+        return replace(self, header=header)
 
     def numbers(self, names: tuple[str, ...], may_miss: bool = False) -> Tensor:
         """The columns of these names, (n_rows, n_names)."""
@@ -117,9 +133,9 @@ class _Table:
         return torch.tensor(values, dtype=torch.float64)
 
     def _number(self, text: str, row: int, may_miss: bool) -> float:
-        if may_miss and text.strip().lower() in ("", "nan"):
+        if may_miss and text.strip().lower() in _MISSING:
             return math.nan
-        value = number(text)
+        value = number(text.replace(",", ".", 1) if self.has_decimal_commas else text)
         if value is None or not math.isfinite(value):
             raise InputError(
                 f"row {row + 1} of {str(self.path)!r} has {text[:40]!r}, which is no number"
@@ -133,26 +149,70 @@ def _read(path: Path) -> _Table:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{str(path)!r} is larger than {_MAX_BYTES >> 20} MiB")
         text = path.read_text(encoding="utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+        lines = [line for line in io.StringIO(text) if line.strip() and line[0] not in "#%"]
+        mark = _mark_between(lines[0] if lines else "", path)
+        split = map(str.split, lines) if mark is None else _split(lines, mark)
+        rows = [[part.strip() for part in row] for row in split]
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r} ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{str(path)!r} is not a CSV table: {error}") from error
     if len(rows) < 2:
         raise InputError(f"{str(path)!r} must have a header and at least one row")
-    header = [name.strip() for name in rows[0]]
+    header = rows.pop(0)
     if any(number(name) is not None for name in header):
-        raise InputError(f"{str(path)!r} begins with numbers; its first line must name the columns")
-    if len(header) == 1 and ";" in header[0]:
-        raise InputError(f"{str(path)!r} has columns between semicolons; put commas between them")
+        raise InputError(
+            f"{str(path)!r} begins with numbers; its first line must name the columns, and not "
+            "begin with # or %, which makes it a comment"
+        )
     if len(set(header)) < len(header):
         raise InputError(f"{str(path)!r} has a column twice: {', '.join(header)}")
-    for k, row in enumerate(rows[1:]):
+    for k, row in enumerate(rows):
         if len(row) != len(header):
             raise InputError(
                 f"row {k + 1} of {str(path)!r} has {len(row)} values, the header {len(header)}"
             )
-    return _Table(path, header, rows[1:])
+    if header[0] in ("", "Unnamed: 0") and [row[0] for row in rows] == [
+        *map(str, range(len(rows)))
+    ]:
+        # The index of a table of pandas.
+        header, rows = header[1:], [row[1:] for row in rows]
+    if "" in header:
+        raise InputError(f"{str(path)!r} has a column without a name: {', '.join(header)}")
+    return _Table(path, header, rows, mark != "," and _has_decimal_commas(rows, path))
+
+
+def _mark_between(header: str, path: Path) -> str | None:
+    """What parts the columns of a header; None for white space."""
+    found = [mark for mark in (";", ",", "\t") if mark in header]
+    if len(found) > 1:
+        raise InputError(
+            f"the first line of {str(path)!r} has {' and '.join(map(repr, found))}; part the names "
+            "of its columns by one of them"
+        )
+    if found:
+        return found[0]
+    # The one column of a table is one with commas: 0,5 would be two values.
+    return None if len(header.split()) > 1 else ","
+
+
+def _split(lines: list[str], mark: str) -> list[list[str]]:
+    return [row for row in csv.reader(lines, delimiter=mark, strict=True) if row]
+
+
+def _has_decimal_commas(rows: list[list[str]], path: Path) -> bool:
+    """Is 0,5 a half? Not where it may be that commas part thousands."""
+    with_commas = [text for row in rows for text in row if "," in text]
+    if not with_commas:
+        return False
+    if any("." in text for row in rows for text in row):
+        raise InputError(f"{str(path)!r} has numbers with commas and with points; write 0.5 or 0,5")
+    if all(_THOUSANDS.fullmatch(text) for text in with_commas):
+        raise InputError(
+            f"{str(path)!r} has {with_commas[0]!r}, which may be a number with a decimal comma or "
+            "thousands; write decimal points"
+        )
+    return True
 
 
 def number(text: str) -> float | None:

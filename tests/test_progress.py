@@ -1,0 +1,46 @@
+"""A progress bar overwrites itself on a terminal; a file has one line for each percent."""
+
+import sys
+from io import StringIO
+
+import small
+
+import pddlvm
+from pddlvm.basics.progress import ProgressBar
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def said(monkeypatch, stream: StringIO, is_shown: bool = True) -> str:
+    """What is shown of a hundred records in each of two percents."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    with ProgressBar(is_shown) as bar:
+        for k in range(200):
+            bar.show(0.01 * (1 + k // 100), step=k)
+    return stream.getvalue()
+
+
+def test_a_file_has_one_line_for_each_percent(monkeypatch):
+    lines = said(monkeypatch, StringIO()).splitlines()
+    assert [line.split("%")[0].strip() for line in lines] == ["0", "1", "2"]
+    assert "step=0" in lines[1] and "step=100" in lines[2]
+
+
+def test_a_terminal_sees_each_record(monkeypatch):
+    text = said(monkeypatch, Terminal())
+    assert "step=199" in text and text.count("\n") == 1
+
+
+def test_nothing_is_shown_unasked(monkeypatch):
+    assert said(monkeypatch, StringIO(), False) == said(monkeypatch, Terminal(), False) == ""
+
+
+def test_a_training_logs_a_line_for_each_percent(monkeypatch):
+    model = small.galerkin()
+    monkeypatch.setattr(sys, "stderr", log := StringIO())
+    pddlvm.train(model, max_steps=5, calibrate=False, progress=True)
+    percents = [line.split("%")[0].strip() for line in log.getvalue().splitlines()]
+    assert percents[-1] == "100" and "elbo=" in log.getvalue()

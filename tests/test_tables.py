@@ -1,0 +1,86 @@
+"""Tables as people and programs write them: what is clear is read, the rest is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import pddlvm
+from pddlvm.runs.tables import read_measurements, read_parameters
+from problems import poisson
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return poisson.make_1d(8)
+
+
+@pytest.fixture
+def measured(problem, tmp_path: Path):
+    def read(text: str):
+        (tmp_path / "data.csv").write_bytes(text.encode())
+        return read_measurements(tmp_path / "data.csv", problem, 0.1)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,value\n0.25,-0.5\n0.5,1e-3\n",
+        "x, value\r\n0.25, -0.5\r\n0.5, 1e-3\r\n",
+        "\ufeffx;value\n0.25;-0.5\n0.5;1e-3\n",
+        "x;value\n0,25;-0,5\n0,5;1e-3\n",
+        "x\tvalue\n0.25\t-0.5\n0.5\t1e-3\n",
+        "x\tvalue\n0,25\t-0,5\n0,5\t1e-3\n",
+        "  x   value\n  0.25  -0.5\n\n  0.5  1e-3 \n",
+        "# sensors\n# of May\nx,value\n0.25,-0.5\n0.5,1e-3\n",
+        "% sensors; of May\nx,value\n0.25,-0.5\n# broken afterwards\n0.5,1e-3\n",
+        "X,VALUE\n0.25,-0.5\n0.5,1e-3\n",
+        ",x,value\n0,0.25,-0.5\n1,0.5,1e-3\n",
+        "Unnamed: 0,x,Value\n0,0.25,-0.5\n1,0.5,1e-3\n",
+        '"x","value"\n"0.25","-0.5"\n0.5,1e-3\n',
+    ],
+)
+def test_tables_of_one_content_are_read_alike(measured, text):
+    found = measured(text)
+    assert found.observation.points.tolist() == [[0.25], [0.5]]
+    assert found.y.tolist() == [-0.5, 1e-3]
+
+
+@pytest.mark.parametrize("missing", ["", "NaN", "NA", "n/a", "null", "None", "-"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_value_may_be_missing(measured, mark, missing):
+    y = measured(f"x{mark}value\n0.25{mark}{missing}\n0.5{mark}1\n").y
+    torch.testing.assert_close(y, torch.tensor([NAN, 1.0]).double(), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,value\n0.25,1_0\n", "'1_0', which is no number"),
+        ("x;value\n0,25;1.5\n", "with commas and with points"),
+        ("x;value\n1;1,234\n", "may be a number with a decimal comma or thousands"),
+        ("x,value\n0,25,1\n", "row 1 .* has 3 values, the header 2"),
+        ("x;value,std\n1;1,1\n", "';' and ','"),
+        ("# x value\n0.25 1\n0.5 1\n", "begins with numbers"),
+        ("x,value,\n0.25,1,\n", "a column without a name"),
+        (",x,value\n3,0.25,1\n7,0.5,1\n", "a column without a name"),
+        ("x,X,value\n0.25,1,1\n", r"the columns \['X'\]"),
+        ("x,value\nNA,1\n", "'NA', which is no number"),
+        ("", "a header and at least one row"),
+        ("# nothing\n", "a header and at least one row"),
+    ],
+)
+def test_what_is_not_clear_is_named(measured, text, message):
+    with pytest.raises(pddlvm.InputError, match=message):
+        measured(text)
+
+
+def test_parameters_are_read_alike(problem, tmp_path: Path):
+    expected = [[0.5], [1.0]]
+    for text in ("kappa\n0.5\n1\n", "Kappa\n0.5\n1\n", ";kappa\n0;0,5\n1;1\n"):
+        (tmp_path / "z.csv").write_text(text)
+        assert read_parameters(tmp_path / "z.csv", problem).tolist() == expected
