@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ __all__ = [
     "check_shape",
     "check_vectors",
 ]
-
-T = TypeVar("T")
 
 
 def check_vectors(values: Any, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -68,7 +66,7 @@ def _tensor_of(values: Any, name: str) -> Any:
     return torch.tensor(array.astype(kept))
 
 
-def check_all(values: Any, kind: type[T], name: str, example: str) -> tuple[T, ...]:
+def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ...]:
     """Return values, all of a kind, or raise a ProblemError that names the argument."""
     is_list = isinstance(values, Iterable) and not isinstance(values, str | Mapping)
     found = tuple(values) if is_list else (values,)

@@ -87,7 +87,8 @@ class Problem(ParametricProblem):
         check_rigid_modes(name, space, self.fixed_dofs)
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         check_physics(name, self.form)
-        self._check_read({k for part in (*self.terms, *self.dirichlet) for k in part.field_names})
+        read = {k for term in self.terms for k in term.field_names}
+        self._check_read(read | {k for d in self.dirichlet for k in d.field_names})
         self.discretisation(torch.float64, torch.device("cpu"))
 
     def __repr__(self) -> str:
