@@ -373,7 +373,7 @@ WRONG_PARAMETERS = {
     "too many": (torch.zeros(2, 5), r"4 parameters.*\(2, 5\)"),
     "a number": (torch.tensor(0.0), r"4 parameters.*\(\)"),
     "integers": (torch.zeros(4, dtype=torch.int64), r"torch.int64"),
-    "a list": ([0.0, 0.0, 0.0, 0.0], "list"),
+    "a text": ("0, 0, 0, 0", "str"),
     "NaN": (torch.tensor([0, 0, torch.nan, 0]), "not finite"),
     "infinity": (torch.tensor([0, 0, torch.inf, 0]), "not finite"),
 }
@@ -391,7 +391,7 @@ WRONG_SOLUTIONS = {
     "free ones only": (torch.zeros(49), r"81 degrees of freedom.*\(49,\)"),
     "a number": (torch.tensor(0.0), r"81 degrees of freedom.*\(\)"),
     "integers": (torch.zeros(81, dtype=torch.int64), "floating-point"),
-    "a list": ([0.0] * 81, "floating-point"),
+    "a text": ("0", "floating-point"),
     "NaN": (torch.full((81,), torch.nan), "not finite"),
     "infinity": (torch.full((2, 81), torch.inf), "not finite"),
 }
