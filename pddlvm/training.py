@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_positive
+from pddlvm.basics.checks import check_count, check_positive
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
@@ -122,8 +122,7 @@ def train(
         raise InputError("give max_seconds, max_steps or both")
     check_positive(max_seconds=max_seconds, max_steps=max_steps)
     batch_size = model.batch_size if batch_size is None else batch_size
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_count(1, batch_size=batch_size)
     where = usable_device(device)
     model.to(where)
     seed = model.seed if seed is None else seed

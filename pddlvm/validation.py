@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count
 from pddlvm.basics.errors import InputError
 from pddlvm.latent.core import LatentModel
 
@@ -158,8 +159,7 @@ def validate(
         known: names of the blocks of z that the inverse map is told.
         seed: of the draws.
     """
-    if n_samples < 2:
-        raise InputError(f"validation needs at least 2 samples, got {n_samples}")
+    check_count(2, n_samples=n_samples)
     problem = model.problem
     unknown_names = sorted(set(known) - set(problem.prior.blocks))
     if unknown_names:

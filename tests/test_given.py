@@ -106,6 +106,17 @@ def test_corrections_are_a_count(model, z, corrections):
         model.forward(z, corrections=corrections)
 
 
+@pytest.mark.parametrize("wrong", ["3", -1, 1j])
+def test_limits_of_a_training_are_numbers(model, wrong):
+    for name in ("max_steps", "max_seconds"):
+        with pytest.raises(pddlvm.InputError, match=f"{name} must be positive"):
+            pddlvm.train(model, **{name: wrong})
+    with pytest.raises(pddlvm.InputError, match="batch_size must be an integer"):
+        pddlvm.train(model, max_steps=1, batch_size=wrong)
+    with pytest.raises(pddlvm.InputError, match="n_samples must be an integer"):
+        pddlvm.validate(model, wrong)
+
+
 @pytest.mark.parametrize("shape", [-1, (-1,), 2.5, (2.0,), "2", None])
 def test_the_shape_of_a_sample_is_checked(model, z, u, observation, shape):
     posterior = model.infer(observation.apply(u), observation, method="laplace")

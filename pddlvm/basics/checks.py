@@ -1,7 +1,7 @@
 """Checks of what users hand over, and of what is handed back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def check_count(least: int, **counts: Any) -> None:
     """Raise an InputError that names the first of some numbers that is no integer >= least."""
     for name, count in counts.items():
         if not isinstance(count, Integral) or count < least:
-            raise InputError(f"{name} must be an integer, {least} or more, got {count!r}")
+            raise InputError(f"{name} must be an integer, at least {least}, got {count!r}")
 
 
 def check_shape(shape: Any) -> tuple[int, ...]:
@@ -129,8 +129,8 @@ def check_shape(shape: Any) -> tuple[int, ...]:
 def check_positive(**limits: float | None) -> None:
     """Raise an InputError that names the first of some numbers that is given and not positive."""
     for name, limit in limits.items():
-        if limit is not None and not limit > 0:
-            raise InputError(f"{name} must be positive, got {limit}")
+        if limit is not None and not (isinstance(limit, Real) and limit > 0):
+            raise InputError(f"{name} must be positive, got {limit!r}")
 
 
 def check_level(level: float) -> float:
