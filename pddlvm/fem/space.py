@@ -21,6 +21,7 @@ from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
+from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region
 
 __all__ = ["Space"]
@@ -41,10 +42,6 @@ _ELEMENTS: dict[tuple[type, int], type] = {
     (skfem.MeshHex1, 2): skfem.ElementHex2,
 }
 _TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
-
-
-_OUTSIDE = 1e-8
-"""Tolerance in coordinates of the reference cell."""
 
 
 class _Vector(skfem.ElementVector):  # type: ignore[misc]
@@ -204,6 +201,11 @@ class Space:
     def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
         """Matrix from u to its values at points, row after row all components of a point.
 
+        A point that is outside by rounding stands for the closest point of the mesh: by less than
+        5e-4 of the diagonal of the mesh (a table with four digits), or on a boundary that may be
+        a curve, one that turns by less than 50 degrees from facet to facet, by less than the
+        distance between the curve and its chords.
+
         Args:
             points: (n_points, dim), in the mesh.
             gradient: grad u instead, du_i/dx_j with j running fastest.
@@ -214,10 +216,8 @@ class Space:
         Raises:
             InputError: a point is outside of the mesh.
         """
-        x = np.ascontiguousarray(points.T)
-        cells = self._cells_at(points)
-        mapping = self._basis.mapping
-        local = mapping.invF(x[:, :, None], tind=cells)
+        cells, x = self._located(points)
+        mapping, local = self._basis.mapping, x.T[:, :, None]
         size, n = self.n_components * (self.dim if gradient else 1), len(points)
         dofs = self._basis.element_dofs[:, cells]
         rows = np.arange(n * size).reshape(n, size)
@@ -230,33 +230,27 @@ class Space:
         index = (np.broadcast_to(rows, data.shape).ravel(), columns.ravel())
         return sp.csr_matrix((data.ravel(), index), shape=(n * size, self.n_dofs))
 
-    def _cells_at(self, points: Array) -> Index:
-        """The cell of each point."""
-        finder = self.mesh.element_finder(mapping=self._basis.mapping)
-        reference = self.mesh.refdom.p
-
-        def find(some: Array) -> Index:
-            cells = np.asarray(finder(*some.T))
-            local = self._basis.mapping.invF(some.T[:, :, None], tind=cells)[:, :, 0]
-            simplex = reference.shape[1] == self.dim + 1
-            outside = (local < -_OUTSIDE).any(axis=0) | (local > 1 + _OUTSIDE).any(axis=0)
-            if simplex:
-                outside |= local.sum(axis=0) > 1 + _OUTSIDE
-            if outside.any():
-                raise ValueError
-            return cells
-
-        try:
-            return find(points)
-        except (ValueError, IndexError):
-            for i in range(len(points)):
-                try:
-                    find(points[i : i + 1])
-                except (ValueError, IndexError) as error:
-                    raise InputError(
-                        f"point {i}, {points[i].tolist()}, is outside of the mesh"
-                    ) from error
-            raise
+    def _located(self, points: Array) -> tuple[Index, Array]:
+        """Cell of each point and coordinates in it, (n, dim)."""
+        number, cell, x = Finder(self.mesh).containing(points)
+        number, first = np.unique(number, return_index=True)
+        cells, local = np.full(len(points), -1), np.zeros_like(points)
+        cells[number], local[number] = cell[first], x[first]
+        beside = np.flatnonzero(cells < 0)
+        if len(beside):
+            facets = self.mesh.boundary_facets()
+            outer, which = np.unique(self.mesh.f2t[0, facets], return_inverse=True)
+            slack = np.zeros(len(outer))
+            np.maximum.at(slack, which, rounding(self.mesh, facets))
+            finder = Finder(self.mesh, outer)
+            cells[beside], local[beside], _ = finder.closest(points[beside], slack)
+            if (cells < 0).any():
+                i = int(np.argmax(cells < 0))
+                raise InputError(
+                    f"point {i}, {points[i].tolist()}, is outside of the mesh, "
+                    f"{finder.distance(points[i]):.2g} away from it"
+                )
+        return cells, local
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""

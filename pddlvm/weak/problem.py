@@ -28,6 +28,7 @@ from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.newton import ReferenceSolver
+from pddlvm.weak.parts import loose_parts
 from pddlvm.weak.terms import Term, TermEvaluator
 
 __all__ = ["Problem"]
@@ -47,7 +48,8 @@ class Problem(ParametricProblem):
         dirichlet: prescribed values. At least one boundary: without it the operator is singular.
 
     Raises:
-        ProblemError: no Dirichlet boundary, or a function asks for an unknown field.
+        ProblemError: no Dirichlet boundary, a part of the mesh that nothing holds, or a function
+            asks for an unknown field.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Problem(ParametricProblem):
         self._check_rigid_modes()
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         self._check_physics()
-        self.discretisation(torch.float64, torch.device("cpu"))
+        self._check_parts()
 
     def _check_physics(self) -> None:
         """Evaluate each term at one point, so that a mistake in a function is named at once."""
@@ -120,6 +122,16 @@ class Problem(ParametricProblem):
                     f"{name!r} of problem {self.name!r} returns {flux.shape[-1]} flux entries, "
                     f"and {s} are expected: f0 {term.region.u_shape} and f1 {term.region.du_shape}"
                 )
+
+    def _check_parts(self) -> None:
+        loose = loose_parts(self.form, self._exact)
+        if loose:
+            low, high = (f(self.space.dof_points[loose[0]], axis=0) for f in (np.min, np.max))
+            raise ProblemError(
+                f"problem {self.name!r} has {len(loose)} parts of its mesh that nothing holds, the "
+                f"first between {low.tolist()} and {high.tolist()}: connect it with the rest "
+                "(parts that touch need common nodes), or give it a term and a Dirichlet condition"
+            )
 
     def _check_rigid_modes(self) -> None:
         modes = self.space.rigid_modes
