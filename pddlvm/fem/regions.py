@@ -122,6 +122,9 @@ class FunctionSpace(Protocol):
     def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
         """Degrees of freedom of a named part of the boundary."""
 
+    def at_nodes(self, u: Array) -> Array:
+        """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
+
     def cells(self, subdomain: str) -> Index:
         """Cells of a named subdomain."""
 

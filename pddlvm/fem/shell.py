@@ -87,6 +87,10 @@ class ShellSpace:
         """Degrees of freedom of each vertex, (n_vertices, 6)."""
         return np.arange(self.n_dofs).reshape(-1, 6)
 
+    def at_nodes(self, u: Array) -> Array:
+        """Unknowns u (n_dofs,) of the vertices, (n_vertices, 6)."""
+        return np.asarray(u[self.vertex_dofs])
+
     @property
     def centroids(self) -> Points:
         """Centroids of the triangles."""

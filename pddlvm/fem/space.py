@@ -90,7 +90,7 @@ class Space:
             if kind is None:
                 raise MeshError(
                     f"no element of degree {degree} for {type(mesh).__name__}; expected degree 1 "
-                    "or 2 on straight-sided cells, or pass `element`"
+                    "or 2, or pass `element`"
                 )
             element = _ELEMENTS[kind]()
             if n_components > 1:
@@ -216,9 +216,24 @@ class Space:
         Raises:
             InputError: a point is outside of the mesh.
         """
-        cells, x = self._located(points)
+        cells, local = self._located(points)
+        return self._evaluation(cells, local, gradient=gradient)
+
+    def at_nodes(self, u: Array) -> Array:
+        """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
+        nodes = self.mesh.dofs.element_dofs
+        if len(nodes) == len(self.mesh.t):
+            return np.asarray(u[self.vertex_dofs])
+        # Of curved cells, some nodes of which may be none of u.
+        number, first = np.unique(nodes, return_index=True)
+        local, cells = np.divmod(first, self.mesh.nelements)
+        matrix = self._evaluation(cells, self.mesh.elem().doflocs[local])
+        return np.asarray((matrix @ u).reshape(len(number), self.n_components))
+
+    def _evaluation(self, cells: Index, x: Array, *, gradient: bool = False) -> sp.csr_matrix:
+        """The same for coordinates x (n_points, dim) in cells (n_points,)."""
         mapping, local = self._basis.mapping, x.T[:, :, None]
-        size, n = self.n_components * (self.dim if gradient else 1), len(points)
+        size, n = self.n_components * (self.dim if gradient else 1), len(cells)
         dofs = self._basis.element_dofs[:, cells]
         rows = np.arange(n * size).reshape(n, size)
         data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
