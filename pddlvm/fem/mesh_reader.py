@@ -114,9 +114,9 @@ def _named_sets(
     for i, (block, tags) in enumerate(zip(mesh.cells, numbers, strict=True)):
         for number in np.unique(tags):
             for name in (names or {}).get((int(number), block.dim), [str(number)]):
-                none = [np.empty(0, dtype=np.int64) for _ in mesh.cells]
-                cells = np.flatnonzero((tags == number).any(axis=1))
-                sets.setdefault(name, none)[i] = cells
+                parts = sets.setdefault(name, [np.empty(0, dtype=np.int64) for _ in mesh.cells])
+                # Several numbers may have one name.
+                parts[i] = np.union1d(parts[i], np.flatnonzero((tags == number).any(axis=1)))
     return sets
 
 

@@ -45,7 +45,12 @@ def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
 
 
 def read_mesh(path: str | Path) -> skfem.Mesh:
-    """Read a mesh: .msh (gmsh), .vtu, .vtk, .xdmf, .xml (DOLFIN), .mesh (Medit), .inp (Abaqus).
+    """Read a mesh: .msh (gmsh), .vtu, .vtk, .xdmf, .xml (DOLFIN), .mesh (Medit), .inp (Abaqus), ...
+
+    Also .bdf and .nas (Nastran) and .med (Salome). Groups of cells become subdomains and groups of
+    facets boundaries, by their names; a group that has a number only, as physical groups of gmsh
+    may, and references of Medit and Nastran, is found by that, `space.boundary(11)`. A set of nodes
+    (Abaqus, Salome) is the boundary of the outer facets that have all their nodes in it.
 
     The file may be a stranger's: nothing in it is executed, no other file is read but the data
     beside an .xdmf or .xml, and its reader is a process with limits of time (8 s and 10 s for each
@@ -53,7 +58,7 @@ def read_mesh(path: str | Path) -> skfem.Mesh:
     limit), and a mesh may be 16 MiB and 25 times the size. That process costs 0.3 s.
 
     Args:
-        path: the file. Names of its physical groups become boundaries and subdomains.
+        path: the file.
 
     Raises:
         MeshError: the file does not exist, is not a mesh, has no cells that carry finite

@@ -165,7 +165,7 @@ class ShellSpace:
             name=name,
         )
 
-    def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
+    def dofs_on(self, name: str | int | None = None, component: int | None = None) -> Index:
         """Degrees of freedom of a named vertex set: all six, or one component.
 
         Raises:
@@ -179,7 +179,7 @@ class ShellSpace:
             raise ProblemError(f"component must be between 0 and 5, got {component}")
         return dofs[:, component]
 
-    def cells(self, subdomain: str) -> Index:
+    def cells(self, subdomain: str | int) -> Index:
         """Triangles of which all three vertices are in a named set."""
         inside = np.zeros(self.mesh.p.shape[1], dtype=bool)
         inside[self._vertices(subdomain)] = True

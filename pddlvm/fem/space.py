@@ -150,14 +150,14 @@ class Space:
         """None is looked for: what has no strain depends on the physics."""
         return {}
 
-    def interior(self, subdomain: str | None = None) -> Region:
+    def interior(self, subdomain: str | int | None = None) -> Region:
         """The cells of a named subdomain, by default all cells; made once."""
-        key = ("cells", subdomain)
+        key = ("cells", None if subdomain is None else str(subdomain))
         if key not in self._regions:
             self._regions[key] = self._interior(subdomain)
         return self._regions[key]
 
-    def boundary(self, name: str | None = None) -> Region:
+    def boundary(self, name: str | int | None = None) -> Region:
         """The facets of a named boundary, by default the whole boundary; made once."""
         key = ("facets", name)
         if key not in self._regions:
@@ -167,7 +167,7 @@ class Space:
             self._regions[key] = self._region(basis, np.asarray(basis.tind), name or "boundary")
         return self._regions[key]
 
-    def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
+    def dofs_on(self, name: str | int | None = None, component: int | None = None) -> Index:
         """Sorted degrees of freedom on a named boundary, by default on the whole boundary.
 
         Args:
@@ -183,14 +183,9 @@ class Space:
             )
         return dofs[self.dof_components[dofs] == component]
 
-    def cells(self, subdomain: str) -> Index:
+    def cells(self, subdomain: str | int) -> Index:
         """Cells of a named subdomain."""
-        known = self.mesh.subdomains or {}
-        if subdomain not in known:
-            raise MeshError(
-                f"the mesh has no subdomain {subdomain!r}; it has {sorted(known) or 'none'}"
-            )
-        return np.asarray(known[subdomain], dtype=np.int64)
+        return _named(self.mesh.subdomains, subdomain, "subdomain")
 
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One cell that each degree of freedom belongs to."""
@@ -284,22 +279,17 @@ class Space:
         b = region.matrix
         return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))
 
-    def _interior(self, subdomain: str | None) -> Region:
+    def _interior(self, subdomain: str | int | None) -> Region:
         if subdomain is None:
             return self._region(self._basis, np.arange(self.mesh.nelements), "interior")
         cells = np.sort(self.cells(subdomain))
         basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
-        return self._region(basis, cells, subdomain)
+        return self._region(basis, cells, str(subdomain))
 
-    def _facets(self, name: str | None) -> Index:
+    def _facets(self, name: str | int | None) -> Index:
         if name is None:
             return np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
-        known = self.mesh.boundaries or {}
-        if name not in known:
-            raise MeshError(
-                f"the mesh has no boundary {name!r}; it has {sorted(known) or 'no named boundary'}"
-            )
-        return np.asarray(known[name], dtype=np.int64)
+        return _named(self.mesh.boundaries, name, "boundary")
 
     def _region(self, basis: skfem.AbstractBasis, cells: Index, name: str) -> Region:
         c, dim = self.n_components, self.dim
@@ -323,6 +313,16 @@ class Space:
             n_dofs=self.n_dofs,
             name=name,
         )
+
+
+def _named(groups: Mapping[str, Index] | None, name: str | int, what: str) -> Index:
+    """A group that has a name, or a number only, which is its name then."""
+    known = groups or {}
+    if str(name) not in known:
+        raise MeshError(
+            f"the mesh has no {what} {name!r}; it has {sorted(known) or f'no named {what}'}"
+        )
+    return np.asarray(known[str(name)], dtype=np.int64)
 
 
 def _quadrature_rules(mesh: skfem.Mesh, degree: int) -> tuple[tuple[Array, Array], ...]:

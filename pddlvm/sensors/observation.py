@@ -232,7 +232,7 @@ def gradient_matrix(problem: Problem, points: "ArrayLike | Tensor") -> sp.csr_ma
     return problem.space.evaluation(problem.as_points(points), gradient=True)
 
 
-def average_matrix(problem: Problem, patches: Sequence[str | Patch]) -> sp.csr_matrix:
+def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
     Args:
@@ -251,12 +251,12 @@ def average_matrix(problem: Problem, patches: Sequence[str | Patch]) -> sp.csr_m
         )
     found = []
     for patch in patches:
-        if isinstance(patch, str):
-            region = problem.space.interior(patch)
-            weights = region.weights.ravel()
-        else:
+        if callable(patch):
             region = problem.space.interior()
             weights = region.weights.ravel() * np.asarray(patch(region.points.x), dtype=bool)
+        else:
+            region = problem.space.interior(patch)
+            weights = region.weights.ravel()
         if not weights.any():
             raise InputError(
                 "a patch holds no quadrature point; make it larger, or refine the mesh"

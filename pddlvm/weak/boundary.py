@@ -30,7 +30,7 @@ class Dirichlet:
         component: the only component of a vector u that is prescribed; None: all of them.
     """
 
-    boundary: str | None
+    boundary: str | int | None
     value: float | Callable[..., Any] = 0.0
     component: int | None = None
 
