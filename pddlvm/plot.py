@@ -105,7 +105,9 @@ def field(
     if mesh.dim() == 2:
         p, t, owner = straight(mesh)
         if not per_cell and len(t) == 3:
-            drawn: Any = ax.tripcolor(Triangulation(p[0], p[1], t.T), data, shading="gouraud", **style)
+            drawn: Any = ax.tripcolor(
+                Triangulation(p[0], p[1], t.T), data, shading="gouraud", **style
+            )
         else:
             colours = data[owner] if per_cell else data[t].mean(axis=0)
             drawn = PolyCollection(

@@ -23,6 +23,7 @@ from skfem.refdom import RefTri
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region
+from pddlvm.fem.where import Facets, Nodes, Where, satisfying
 
 __all__ = ["Space"]
 
@@ -157,24 +158,33 @@ class Space:
             self._regions[key] = self._interior(subdomain)
         return self._regions[key]
 
-    def boundary(self, name: str | int | None = None) -> Region:
-        """The facets of a named boundary, by default the whole boundary; made once."""
-        key = ("facets", name)
-        if key not in self._regions:
-            basis = skfem.FacetBasis(
-                self.mesh, self._element, quadrature=self._rules[1], facets=self._facets(name)
-            )
-            self._regions[key] = self._region(basis, np.asarray(basis.tind), name or "boundary")
-        return self._regions[key]
-
-    def dofs_on(self, name: str | int | None = None, component: int | None = None) -> Index:
-        """Sorted degrees of freedom on a named boundary, by default on the whole boundary.
+    def boundary(self, where: Where | None = None) -> Region:
+        """The facets of a part of the boundary, by default the whole boundary.
 
         Args:
-            name: of the boundary.
+            where: a name or number of the mesh (this region is made once), a function that is true
+                for the middle x (dim,) of a facet, `Facets` or `Nodes`.
+        """
+        if not (where is None or isinstance(where, str | int)):
+            return self._boundary(where, "part of the boundary")
+        key = ("facets", None if where is None else str(where))
+        if key not in self._regions:
+            self._regions[key] = self._boundary(where, key[1] or "boundary")
+        return self._regions[key]
+
+    def dofs_on(self, where: Where | None = None, component: int | None = None) -> Index:
+        """Sorted degrees of freedom on a part of the boundary, by default on all of it.
+
+        Args:
+            where: see `boundary`.
             component: only those of this component of u.
         """
-        dofs = np.unique(np.asarray(self._basis.get_dofs(self._facets(name)).all(), dtype=np.int64))
+        dofs = np.unique(
+            np.asarray(self._basis.get_dofs(self._facets(where)).all(), dtype=np.int64)
+        )
+        if isinstance(where, Nodes):
+            own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
+            dofs = np.union1d(dofs, own)
         if component is None:
             return dofs
         if not 0 <= component < self.n_components:
@@ -286,10 +296,37 @@ class Space:
         basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
         return self._region(basis, cells, str(subdomain))
 
-    def _facets(self, name: str | int | None) -> Index:
-        if name is None:
-            return np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
-        return _named(self.mesh.boundaries, name, "boundary")
+    def _boundary(self, where: Where | None, name: str) -> Region:
+        facets = self._facets(where)
+        if not len(facets):
+            raise MeshError("no facet of the boundary has all its vertices among these Nodes")
+        basis = self._facet_basis(facets, self._rules[1])
+        return self._region(basis, np.asarray(basis.tind), name)
+
+    def _facet_basis(self, facets: Index, rule: tuple[Array, Array]) -> skfem.FacetBasis:
+        return skfem.FacetBasis(self.mesh, self._element, quadrature=rule, facets=facets)
+
+    def _facets(self, where: Where | None) -> Index:
+        if isinstance(where, str | int):
+            return _named(self.mesh.boundaries, where, "boundary")
+        if isinstance(where, Facets):
+            return where.within(self.mesh.nfacets)
+        outer = np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
+        if where is None:
+            return outer
+        if isinstance(where, Nodes):
+            is_one = np.zeros(self.mesh.nvertices, dtype=bool)
+            is_one[where.within(len(is_one))] = True
+            return outer[is_one[self.mesh.facets[:, outer]].all(axis=0)]
+        if not callable(where):
+            raise MeshError(
+                f"a part of the boundary is a name, a number, a function of x, fem.Facets or "
+                f"fem.Nodes, got {where!r}"
+            )
+        middle = self.mesh.brefdom.p.mean(axis=1, keepdims=True)
+        basis = self._facet_basis(outer, (middle, np.ones(1)))
+        middles = np.asarray(basis.global_coordinates())[:, :, 0].T
+        return outer[satisfying(where, np.ascontiguousarray(middles), "facets (their middles)")]
 
     def _region(self, basis: skfem.AbstractBasis, cells: Index, name: str) -> Region:
         c, dim = self.n_components, self.dim

@@ -304,7 +304,8 @@ class Problem(ParametricProblem):
     def _pickled_parts(self) -> dict[str, Any]:
         terms = {f"its term number {i}": t.function for i, t in enumerate(self.terms)}
         values = {f"the Dirichlet value on {d.boundary!r}": d.value for d in self.dirichlet}
-        return terms | values | self._named_fields
+        places = {f"the boundary {d.boundary!r}": d.boundary for d in self.dirichlet}
+        return terms | places | values | self._named_fields
 
     @property
     def _solution_has(self) -> str:
