@@ -39,32 +39,33 @@ class Finder:
     """
 
     def __init__(self, mesh: skfem.Mesh, cells: Index | None = None) -> None:
-        self._mapping = mesh.mapping()
+        self._element = mesh.elem()
+        self._nodes, self._node_numbers = mesh.p, mesh.dofs.element_dofs
         self._cells = np.arange(mesh.nelements) if cells is None else cells
         self._is_cube = mesh.refdom in (RefQuad, RefHex)
         self._dim = int(mesh.dim())
         self._faces = _faces(mesh.refdom.p, is_cube=self._is_cube)
-        self._n_steps = 1 if isinstance(self._mapping, skfem.MappingAffine) else _STEPS
-        corners = mesh.p[:, mesh.dofs.element_dofs[:, self._cells]]
+        self._n_steps = 1 if isinstance(mesh.mapping(), skfem.MappingAffine) else _STEPS
+        corners = mesh.p[:, self._node_numbers[:, self._cells]]
         low, high = corners.min(axis=1).T, corners.max(axis=1).T
         self._middles = (low + high) / 2
         # A curve may leave the box of its nodes by a tenth of its size.
-        self._radii = np.linalg.norm(high - low, axis=1) * (0.5 if self._n_steps == 1 else 0.6)
+        self._halves = (high - low) * (0.5 if self._n_steps == 1 else 0.6)
+        self._radii = np.linalg.norm(self._halves, axis=1)
 
     def containing(self, points: Array) -> tuple[Index, Index, Array]:
         """Points (n, dim) and cells that contain them, in pairs, and X of each, (n_pairs, dim)."""
         i, cells = self._near(points, np.zeros(len(self._cells)))
         local = np.full((len(i), self._dim), 1 / (self._dim + 1))
+        going = np.arange(len(i))
         for _ in range(self._n_steps):
-            step = self._step(points[i], cells, local)
-            local = local + step
-            if np.abs(step).max(initial=0.0) < 1e-12:
-                break
+            step, _ = self._step(points[i[going]], cells[going], local[going])
+            local[going] += step
+            going = going[np.abs(step).max(axis=1, initial=0.0) > _INSIDE / 100]
         inside = self._outside(local) <= _INSIDE
         if self._n_steps > 1:
-            # What does not converge ends at another point.
-            size = np.abs(points[i] - self._map(cells, local)).max(axis=1)
-            inside &= size <= _INSIDE * self._radii[np.searchsorted(self._cells, cells)]
+            # What has not converged is at another point.
+            inside[going] = False
         return i[inside], cells[inside], local[inside]
 
     def closest(self, points: Array, slack: Array) -> tuple[Index, Array, Array]:
@@ -77,8 +78,9 @@ class Finder:
         i, cells = self._near(points, slack)
         local = np.full((len(i), self._dim), 1 / (self._dim + 1))
         for _ in range(self._n_steps):
-            local = self._projected(local, self._step(points[i], cells, local), cells)
-        distance = np.linalg.norm(points[i] - self._map(cells, local), axis=1)
+            step, jacobian = self._step(points[i], cells, local)
+            local = self._projected(local + step, jacobian)
+        distance = np.linalg.norm(points[i] - self._map(cells, local)[0], axis=1)
         ok = distance <= slack[np.searchsorted(self._cells, cells)]
         i, cells, local, distance = i[ok], cells[ok], local[ok], distance[ok]
         order = np.lexsort((distance, i))
@@ -105,36 +107,49 @@ class Finder:
             found = cKDTree(self._middles[group]).query_ball_point(points, radii[group].max())
             numbers.append(np.repeat(np.arange(len(points)), [len(f) for f in found]))
             cells.append(group[np.concatenate([np.asarray(f, dtype=np.int64) for f in found])])
-        return np.concatenate(numbers), self._cells[np.concatenate(cells)]
+        i, near = np.concatenate(numbers), np.concatenate(cells)
+        width = self._halves[near] * (1 + _INSIDE) + (slack + _INSIDE * self._radii)[near, None]
+        inside = (np.abs(points[i] - self._middles[near]) <= width).all(axis=1)
+        return i[inside], self._cells[near[inside]]
 
-    def _map(self, cells: Index, local: Array) -> Array:
-        x: Array = self._mapping.F(local.T[:, :, None], tind=cells)[:, :, 0].T
-        return x
+    def _map(self, cells: Index, local: Array) -> tuple[Array, Array]:
+        """F(X) and J, (n, dim) and (n, dim, dim)."""
+        x, jacobian = np.zeros_like(local), np.zeros((*local.shape, self._dim))
+        for i, numbers in enumerate(self._node_numbers):
+            node = self._nodes[:, numbers[cells]].T
+            value, gradient = self._element.lbasis(local.T, i)
+            x += node * np.reshape(value, (-1, 1))
+            jacobian += node[:, :, None] * np.transpose(gradient)[:, None]
+        return x, jacobian
 
-    def _step(self, x: Array, cells: Index, local: Array) -> Array:
-        """J^{-1} (x - F(X))."""
+    def _step(self, points: Array, cells: Index, local: Array) -> tuple[Array, Array]:
+        """J^{-1} (x - F(X)) and J."""
+        x, jacobian = self._map(cells, local)
         with np.errstate(all="ignore"):
-            inverse = self._mapping.invDF(local.T[:, :, None], tind=cells)[..., 0]
-            step = np.einsum("ijn,nj->ni", inverse, x - self._map(cells, local))
+            step = np.einsum("nij,nj->ni", _inverse(jacobian), points - x)
         # Far outside a curved cell may be flat: a step longer than some cells leads nowhere.
-        return step if self._n_steps == 1 else np.clip(np.nan_to_num(step), -4, 4)
+        return step if self._n_steps == 1 else np.clip(np.nan_to_num(step), -4, 4), jacobian
 
     def _outside(self, local: Array) -> Array:
         """How far coordinates leave the reference cell, negative inside."""
         beyond = local.max(axis=1) - 1 if self._is_cube else local.sum(axis=1) - 1
         return np.asarray(np.maximum(beyond, -local.min(axis=1)))
 
-    def _projected(self, local: Array, step: Array, cells: Index) -> Array:
-        """P_J(X + step): the best of the closest points of corners, edges and facets."""
-        result = local + step
-        moved = np.flatnonzero(self._outside(result) > 0)
-        x = result[moved]
-        metric = self._mapping.DF(local[moved].T[:, :, None], tind=cells[moved])[..., 0]
-        metric = metric.transpose(2, 0, 1)
+    def _projected(self, local: Array, jacobian: Array) -> Array:
+        """P_J: the best of the closest points of corners, edges and facets."""
+        result = local.copy()
+        moved = np.flatnonzero(self._outside(local) > 0)
+        x, metric = local[moved], jacobian[moved]
         best, least = x.copy(), np.full(len(x), np.inf)
         for origin, along in self._faces:
+            directions = metric @ along
             to_x = np.einsum("nij,nj->ni", metric, x - origin)
-            s = np.einsum("nkd,nd->nk", np.linalg.pinv(metric @ along), to_x)
+            gram = np.swapaxes(directions, 1, 2) @ directions
+            # A side may have no length where two corners are one.
+            gram += np.finfo(float).tiny * np.eye(along.shape[1])
+            right = np.einsum("nik,ni->nk", directions, to_x)
+            with np.errstate(all="ignore"):
+                s = np.linalg.solve(gram, right[..., None])[..., 0]
             on_it = (s >= 0).all(axis=1)
             on_it &= (s <= 1).all(axis=1) if self._is_cube else s.sum(axis=1) <= 1
             y = origin + s @ along.T
@@ -160,6 +175,19 @@ def _faces(vertices: Array, *, is_cube: bool) -> list[tuple[Array, Array]]:
         ]
     corners = [v for k in range(1, dim + 1) for v in combinations(vertices.T, k)]
     return [(v[0], (np.array(v[1:]).reshape(-1, dim) - v[0]).T) for v in corners]
+
+
+def _inverse(a: Array) -> Array:
+    """Of matrices (n, d, d), d = 1, 2, 3, by their cofactors; not finite where there is none."""
+    d = a.shape[1]
+    if d == 1:
+        return np.asarray(1 / a)
+    if d == 2:
+        cofactors = np.stack([a[:, 1, ::-1], a[:, 0, ::-1]], axis=1) * [[1, -1], [-1, 1]]
+    else:
+        cofactors = np.cross(np.roll(a, -1, axis=1), np.roll(a, -2, axis=1))
+    determinant = (a[:, 0] * cofactors[:, 0]).sum(axis=1)
+    return np.asarray(np.swapaxes(cofactors, 1, 2) / determinant[:, None, None])
 
 
 def rounding(mesh: skfem.Mesh, facets: Index) -> Array:

@@ -173,11 +173,13 @@ class PointObservation(LinearObservation):
     Args:
         problem: whose solutions are observed.
         points: (n_points, dim), in the mesh or in the box; a list of numbers in 1D. On a shell the
-            nearest points of the surface are taken.
+            nearest points of the surface are taken. A point that is outside of a mesh by rounding
+            (5e-4 of its diagonal, a table with four digits), or by the distance between a curve
+            and the chords of the mesh, stands for the closest point of the mesh.
         noise_std: see `Observation`; there is one sensor per point and component.
 
     Raises:
-        InputError: a point outside, named.
+        InputError: a point outside, named, with its distance.
     """
 
     def __init__(
