@@ -155,13 +155,25 @@ def test_a_ball_of_second_order_has_its_surface_and_volume(tmp_path):
     assert fem.Space(mesh, 2).cell_volumes.sum() == pytest.approx(4 / 3 * np.pi, rel=5e-3)
 
 
-def test_a_hexahedron_of_second_order_keeps_its_nodes(tmp_path):
+@pytest.mark.parametrize("name", ["hexahedron27", "hexahedron20"])
+def test_a_hexahedron_of_second_order_keeps_its_shape(name, tmp_path):
     cube = skfem.MeshHex2.from_mesh(skfem.MeshHex().refined(1))
-    bent = dataclasses.replace(cube, doflocs=cube.doflocs + 0.05 * np.sin(3 * cube.doflocs[::-1]))
-    kind = kind_of(bent)
-    nodes = bent.dofs.element_dofs[np.argsort(kind.order)].T
-    meshio.Mesh(bent.doflocs.T, [(kind.name, nodes)]).write(tmp_path / "a.vtu")
+    # Products of two coordinates: both kinds have them.
+    bent = dataclasses.replace(cube, doflocs=cube.doflocs + 0.2 * cube.doflocs[::-1] ** 2)
+    nodes = bent.dofs.element_dofs[np.argsort(kind_of(bent).order)].T[:, : int(name[-2:])]
+    meshio.Mesh(bent.doflocs.T, [(name, nodes)]).write(tmp_path / "a.vtu")
     mesh = fem.read_mesh(tmp_path / "a.vtu")
+    assert mesh.p.shape == bent.p.shape
     volumes = [fem.Space(m, 2, quadrature=8).cell_volumes for m in (mesh, bent)]
+    # The same cells: round-off.
+    np.testing.assert_allclose(*volumes, rtol=1e-12)
+
+
+def test_quadrilaterals_of_eight_nodes_are_read(tmp_path):
+    mesh = skfem.MeshQuad2.from_mesh(skfem.MeshQuad().refined(2))
+    bent = dataclasses.replace(mesh, doflocs=mesh.doflocs + 0.2 * mesh.doflocs[::-1] ** 2)
+    points = np.pad(bent.doflocs.T, ((0, 0), (0, 1)))
+    meshio.Mesh(points, [("quad8", bent.dofs.element_dofs[:8].T)]).write(tmp_path / "a.vtu")
+    volumes = [fem.Space(m, 2).cell_volumes for m in (fem.read_mesh(tmp_path / "a.vtu"), bent)]
     # The same cells: round-off.
     np.testing.assert_allclose(*volumes, rtol=1e-12)

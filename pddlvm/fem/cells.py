@@ -8,7 +8,7 @@ import numpy as np
 import skfem
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "CellKind", "kind_of", "straight"]
+__all__ = ["KINDS", "CellKind", "kind_of", "missing_nodes", "straight"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -64,6 +64,27 @@ def _hexahedron() -> list[tuple[float, ...]]:
     middles = [(corners[i] + corners[j]) / 2 for i, j in edges]
     faces = [0.5 + (side - 0.5) * np.eye(3)[axis] for axis, side in product(range(3), (0, 1))]
     return [tuple(map(float, x)) for x in (*corners, *middles, *faces, np.full(3, 0.5))]
+
+
+def missing_nodes(name: str, nodes: Array) -> Array:
+    """Middles of faces and of the cell, where the other nodes have them, (n_cells, 1 or 7, dim).
+
+    The shape functions of a cell without them are -1/4 of corners and 1/2 of edges at the middle
+    of a face, -1/4 and 1/4 in the middle of a hexahedron.
+
+    Args:
+        name: `quad8` or `hexahedron20`.
+        nodes: (n_cells, 8 or 20, dim).
+    """
+    if name == "quad8":
+        return np.asarray(nodes[:, 4:].sum(axis=1) / 2 - nodes[:, :4].sum(axis=1) / 4)[:, None]
+    where = np.array(_hexahedron())
+    weights = [np.where(np.arange(20) < 8, -0.25, 0.25)]
+    for middle in where[20:26]:
+        axis = int(np.argmax(middle != 0.5))
+        weights.append(2 * weights[0] * (where[:20, axis] == middle[axis]))
+        weights[-1][:8] /= 2
+    return np.asarray(np.einsum("kn,cnd->ckd", weights[1:] + weights[:1], nodes))
 
 
 _LINES, _TRIANGLES, _QUADS = (

@@ -14,7 +14,7 @@ import skfem
 from numpy.typing import NDArray
 
 from pddlvm.basics.errors import MeshError
-from pddlvm.fem.cells import KINDS, CellKind
+from pddlvm.fem.cells import KINDS, CellKind, missing_nodes
 
 __all__ = ["mesh_of"]
 
@@ -25,6 +25,8 @@ Groups = Mapping[str, Index]
 _CONSTANT = 1e-6
 """Coordinates are constant that vary less, relative to the size of the mesh."""
 
+_COMPLETE = {"quad8": "quad9", "hexahedron20": "hexahedron27"}
+
 
 def mesh_of(raw: meshio.Mesh, name: str) -> skfem.Mesh:
     """The mesh, with names of subdomains and boundaries, and without nodes that no cell has.
@@ -33,6 +35,7 @@ def mesh_of(raw: meshio.Mesh, name: str) -> skfem.Mesh:
         raw: what was read.
         name: for messages.
     """
+    raw = _completed(raw)
     kind = _kind(raw)
     cells, subdomains = _part(raw, (kind.name,))
     n_corners = kind.n_corners
@@ -44,6 +47,9 @@ def mesh_of(raw: meshio.Mesh, name: str) -> skfem.Mesh:
     t = np.reshape(t, cells.shape).T
     points = _coordinates(np.asarray(raw.points, dtype=np.float64)[used], kind.dim)
     mesh = kind.mesh(np.ascontiguousarray(points.T), np.ascontiguousarray(t))
+    if len(t) > n_corners:
+        # Neighbours may have nodes of their own at one place, of which one is left.
+        mesh = replace(mesh, doflocs=mesh.p[:, : mesh.dofs.N])
     # Scikit-fem gives vertices the first numbers.
     vertices = used[np.unique(t[:n_corners])]
     number = np.full(len(raw.points), -1)
@@ -54,6 +60,22 @@ def mesh_of(raw: meshio.Mesh, name: str) -> skfem.Mesh:
         decoded = mesh._decode_cell_data(raw.cell_data)
         boundaries, named = boundaries | decoded[0], named | decoded[1]
     return replace(mesh, _boundaries=boundaries or None, _subdomains=named or None)
+
+
+def _completed(raw: meshio.Mesh) -> meshio.Mesh:
+    """With the nodes that some kinds of cells of second order lack in the middle of their faces."""
+    points, cells = raw.points, []
+    for block in raw.cells:
+        name, data = block.type, block.data
+        if name in _COMPLETE:
+            new = missing_nodes(name, points[data])
+            numbers = len(points) + np.arange(new.shape[0] * new.shape[1])
+            data = np.column_stack([data, numbers.reshape(new.shape[:2])])
+            points = np.concatenate([points, new.reshape(-1, new.shape[2])])
+        cells.append((_COMPLETE.get(name, name), data))
+    return meshio.Mesh(
+        points, cells, cell_data=raw.cell_data, cell_sets=raw.cell_sets, point_sets=raw.point_sets
+    )
 
 
 def _kind(raw: meshio.Mesh) -> CellKind:

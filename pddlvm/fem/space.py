@@ -357,7 +357,7 @@ def _named(groups: Mapping[str, Index] | None, name: str | int, what: str) -> In
     known = groups or {}
     if str(name) not in known:
         raise MeshError(
-            f"the mesh has no {what} {name!r}; it has {sorted(known) or f'no named {what}'}"
+            f"the mesh has no {what} {name!r}; it has {sorted(known) or f'none: no named {what}'}"
         )
     return np.asarray(known[str(name)], dtype=np.int64)
 
