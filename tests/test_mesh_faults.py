@@ -1,14 +1,17 @@
 """Meshes that can be read and are not what was meant: double cells and nodes, overlaps, parts."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 import skfem
 import torch
-from msh import LINE, QUAD, TRIANGLE, write_2, write_41
+from msh import LINE, QUAD, write_2, write_41
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.fem.mesh_faults import check_mesh
 
 # A bar of two squares, held on the left and pulled on the right.
 BAR = [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]
@@ -80,10 +83,10 @@ def test_cells_that_are_there_twice_for_no_reason_are_merged_with_a_warning(grou
     ],
     ids=["folded", "crossing", "inside", "three at a facet"],
 )
-def test_cells_that_overlap_are_refused(points, triangles, tmp_path):
-    path = write_2(tmp_path / "a.msh", points, [(TRIANGLE, 1, t) for t in triangles])
-    with pytest.raises(pddlvm.MeshError, match=r"overlap.*cell 0, 1"):
-        fem.read_mesh(path)
+def test_cells_that_overlap_are_refused(points, triangles):
+    mesh = skfem.MeshTri(np.array(points, dtype=float).T, np.array(triangles).T)
+    with pytest.raises(pddlvm.MeshError, match=r"'a' .*overlap.*cell 0, 1"):
+        check_mesh(mesh, "a")
 
 
 def test_a_part_that_is_there_twice_is_refused(tmp_path):
@@ -92,10 +95,19 @@ def test_a_part_that_is_there_twice_is_refused(tmp_path):
         fem.read_mesh(write_2(tmp_path / "a.msh", BAR + BAR, elements))
 
 
-def test_a_quadrilateral_that_is_not_convex_is_refused(tmp_path):
-    points = [[0, 0], [1, 0], [0.2, 0.2], [0, 1]]
+def test_a_quadrilateral_that_is_not_convex_is_refused():
+    points = np.array([[0, 0], [1, 0], [0.2, 0.2], [0, 1]])
     with pytest.raises(pddlvm.MeshError, match="folded, cell 0"):
-        fem.read_mesh(write_2(tmp_path / "a.msh", points, [(QUAD, 1, (0, 1, 2, 3))]))
+        check_mesh(skfem.MeshQuad(points.T, np.arange(4)[:, None]), "a")
+
+
+def test_a_triangle_whose_curved_side_crosses_another_is_refused():
+    mesh = skfem.MeshTri2.from_mesh(skfem.MeshTri())
+    (middle,) = np.flatnonzero((mesh.p == [[0.5], [0.0]]).all(axis=0))
+    bent = mesh.p.copy()
+    bent[1, middle] = 0.6
+    with pytest.raises(pddlvm.MeshError, match="folded, cell 0"):
+        check_mesh(dataclasses.replace(mesh, doflocs=bent), "a")
 
 
 # Two squares side by side that have no node in common.

@@ -19,10 +19,10 @@ def lengths(mesh, *names):
     return [space.boundary(name).weights.sum() for name in names]
 
 
-@pytest.fixture(params=[2, 4.1])
-def numbered(request, tmp_path):
+@pytest.fixture(params=[2, 4.1], scope="module")
+def numbered(request, tmp_path_factory):
     """Groups 11 (the left, a line and in 4.1 the right too), 12 (the right), 11 and 13 (cells)."""
-    path = tmp_path / "a.msh"
+    path = tmp_path_factory.mktemp("meshes") / "a.msh"
     if request.param == 2:
         cells = [(QUAD, 11, SQUARES[0]), (QUAD, 13, SQUARES[1])]
         write_2(path, BAR, [(LINE, 11, LEFT), (LINE, 11, RIGHT), (LINE, 12, RIGHT), *cells])
