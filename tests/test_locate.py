@@ -14,6 +14,7 @@ from pddlvm.fem.locate import Finder
 
 BENT = skfem.MeshQuad2.from_mesh(skfem.MeshQuad().refined(2))
 BENT = dataclasses.replace(BENT, doflocs=BENT.doflocs + 0.03 * np.sin(3 * BENT.doflocs[::-1]))
+TURNED = np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
 MESHES = {
     "line": fem.interval(5),
     "triangles": fem.unit_square(6),
@@ -26,6 +27,8 @@ MESHES = {
     "curved disc": skfem.MeshTri2.init_circle(2),
     "curved ball": skfem.MeshTet2.init_ball(2),
     "bent quadrilaterals": BENT,
+    # Its sides are straight, and no table has them.
+    "turned": dataclasses.replace(fem.unit_square(6), doflocs=TURNED @ fem.unit_square(6).p),
 }
 meshes = pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
 
