@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import meshio
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,22 +16,13 @@ from pddlvm.basics.files import check_folder_of, replacing, replacing_together, 
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.output import grid_data, grid_mesh
 from pddlvm.fem import SurfaceMesh
+from pddlvm.fem.cells import kind_of
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.latent.core import LatentModel
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses
 
 __all__ = ["write_pvd", "write_vtu"]
-
-_CELLS = {
-    "MeshLine1": "line",
-    "MeshTri1": "triangle",
-    "MeshQuad1": "quad",
-    "MeshTet1": "tetra",
-    "MeshHex1": "hexahedron",
-}
-_HEXAHEDRON = [0, 1, 4, 2, 3, 5, 7, 6]
-"""VTK's order of the corners of scikit-fem's hexahedron."""
 
 
 def write_vtu(
@@ -163,12 +153,12 @@ def _element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> 
         stresses = vars(shell_stresses(problem, prediction.mean, z))
         cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
     point_data = {
-        **_at_vertices(problem, prediction.mean, "mean"),
-        **_at_vertices(problem, prediction.std, "std"),
+        **_at_nodes(problem, prediction.mean, "mean"),
+        **_at_nodes(problem, prediction.std, "std"),
     }
     if n_samples:
         for i, sample in enumerate(prediction.sample((n_samples,), seed=seed)):
-            point_data |= _at_vertices(problem, sample, f"sample_{i}")
+            point_data |= _at_nodes(problem, sample, f"sample_{i}")
     return meshio.Mesh(
         points=_in_space(problem.space.mesh.p.T),
         cells=[_cells(problem)],
@@ -181,13 +171,12 @@ def _cells(problem: Problem) -> tuple[str, NDArray[np.int64]]:
     mesh = problem.space.mesh
     if isinstance(mesh, SurfaceMesh):
         return "triangle", np.ascontiguousarray(mesh.t.T)
-    kind = _CELLS[next(k.__name__ for k in type(mesh).__mro__ if k.__name__ in _CELLS)]
-    cells = np.asarray(mesh.t.T, dtype=np.int64)
-    return kind, cells[:, _HEXAHEDRON] if kind == "hexahedron" else cells
+    kind = kind_of(mesh)
+    return kind.name, mesh.dofs.element_dofs[np.argsort(kind.order)].T.astype(np.int64)
 
 
-def _at_vertices(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
-    values = u.detach().double().cpu()[torch.from_numpy(problem.space.vertex_dofs)].numpy()
+def _at_nodes(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
+    values = problem.space.at_nodes(u.detach().double().cpu().numpy())
     if isinstance(problem.space.mesh, SurfaceMesh):
         return {f"displacement_{what}": values[:, :3], f"rotation_{what}": values[:, 3:]}
     return {f"u_{what}": values[:, 0] if values.shape[1] == 1 else _in_space(values)}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import SurfaceMesh
+from pddlvm.fem.cells import straight
 from pddlvm.inference.plot import (
     AnyFigure,
     corner,
@@ -102,14 +103,15 @@ def field(
     low, high = limits or (float(data.min()), float(data.max()))
     style: dict[str, Any] = {"cmap": cmap, "clim": (low, high)}
     if mesh.dim() == 2:
-        colours = data if per_cell else None
-        if not per_cell and mesh.t.shape[0] == 3:
-            triangulation = Triangulation(mesh.p[0], mesh.p[1], mesh.t.T)
-            drawn: Any = ax.tripcolor(triangulation, data, shading="gouraud", **style)
+        p, t, owner = straight(mesh)
+        if not per_cell and len(t) == 3:
+            drawn: Any = ax.tripcolor(
+                Triangulation(p[0], p[1], t.T), data, shading="gouraud", **style
+            )
         else:
-            colours = data[mesh.t].mean(axis=0) if colours is None else colours
+            colours = data[owner] if per_cell else data[t].mean(axis=0)
             drawn = PolyCollection(
-                list(mesh.p.T[mesh.t.T]), array=colours, edgecolors="face", linewidth=0.3, **style
+                list(p.T[t.T]), array=colours, edgecolors="face", linewidth=0.3, **style
             )
             ax.add_collection(drawn)
             ax.autoscale_view()
@@ -297,11 +299,11 @@ def _limits(problem: Problem, *fields: Tensor) -> tuple[float, float]:
 
 
 def _magnitude(problem: Problem, u: Array) -> Array:
-    """Length of the vector at each vertex; a scalar as it is."""
-    at_vertices = u[problem.space.vertex_dofs]
-    if at_vertices.shape[1] == 1:
-        return at_vertices[:, 0]
-    return np.linalg.norm(at_vertices[:, :3], axis=1)
+    """Length of the vector at each node; a scalar as it is."""
+    at_nodes = problem.space.at_nodes(u)
+    if at_nodes.shape[1] == 1:
+        return at_nodes[:, 0]
+    return np.linalg.norm(at_nodes[:, :3], axis=1)
 
 
 def _moved(problem: Problem, warp: Tensor | None) -> Array:

@@ -113,6 +113,10 @@ def test_points_between_those_of_a_grid():
     np.testing.assert_allclose(obs.apply(u), expected, atol=1e-5)
     with pytest.raises(pddlvm.InputError, match="outside the domain"):
         pddlvm.PointObservation(problem, [[7.0, 0.0]], 0.1)
+    # 2 pi with four digits is outside by 1.5e-5.
+    table = problem.evaluation([[6.2832, 2.0001], [0.0, -1e-4]])
+    ends = problem.evaluation([[2 * math.pi, 2.0], [0.0, 0.0]])
+    assert (table != ends).nnz == 0
 
 
 def test_averages_over_subdomains():

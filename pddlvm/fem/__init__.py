@@ -7,9 +7,12 @@ from pddlvm.fem.space import Space
 from pddlvm.fem.surface_operators import barycentric, surface_gram_matrices
 from pddlvm.fem.surface_shapes import cylinder, hare, hemisphere, roof, sphere
 from pddlvm.fem.surfaces import SurfaceMesh, box, plane, read_surface, surface
+from pddlvm.fem.where import Facets, Nodes
 
 __all__ = [
+    "Facets",
     "FunctionSpace",
+    "Nodes",
     "Points",
     "Region",
     "ShellSpace",

@@ -37,7 +37,7 @@ def read_raw(path: Path) -> meshio.Mesh:
     if path.suffix.lower() not in READERS:
         raise MeshError(
             f"{str(path)!r} cannot be read as a mesh: its name must end in one of "
-            f"{', '.join(READERS)}; convert it, by `meshio convert` for example"
+            f"{', '.join(READERS)}; convert it, by gmsh or `meshio convert` for example"
         )
     try:
         return _read_in_child(path, _size(path))

@@ -25,6 +25,12 @@ from numpy.typing import NDArray
 
 __all__ = ["PROGRAM", "READERS", "REFUSED", "unpacked"]
 
+Names = dict[tuple[int, int], list[str]]
+"""(number, dimension) of a group -> its names."""
+
+_TAGS = ("gmsh:physical", "medit:ref", "nastran:ref")
+"""Data of cells that are numbers of groups."""
+
 PROGRAM = __file__
 
 REFUSED = 3
@@ -45,10 +51,8 @@ def _packed(mesh: meshio.Mesh) -> bytes:
         arrays.append(np.asarray(part))
         return len(arrays) - 1
 
-    where = [
-        [block.type for block in mesh.cells],
-        *map(add, ([b.data for b in mesh.cells], mesh.cell_data, mesh.field_data, mesh.cell_sets)),
-    ]
+    parts = ([b.data for b in mesh.cells], mesh.cell_data, mesh.cell_sets, mesh.point_sets)
+    where = [[block.type for block in mesh.cells], *map(add, parts)]
     file = io.BytesIO()
     for array in (np.frombuffer(json.dumps(where).encode(), np.uint8), mesh.points, *arrays):
         np.save(file, array, allow_pickle=False)
@@ -71,13 +75,13 @@ def unpacked(content: bytes) -> meshio.Mesh:
             return [get(one) for one in part]
         return None if part is None else arrays[part]
 
-    types, cells, cell_data, field_data, cell_sets = where[0], *map(get, where[1:])
+    types, cells, cell_data, cell_sets, point_sets = where[0], *map(get, where[1:])
     return meshio.Mesh(
         points,
         list(zip(types, cells, strict=True)),
         cell_data=cell_data,
-        field_data=field_data,
         cell_sets=cell_sets,
+        point_sets=point_sets,
     )
 
 
@@ -90,14 +94,86 @@ def _read(path: Path) -> meshio.Mesh:
     for block in mesh.cells:
         if len(block.data) and not (0 <= np.min(block.data) and np.max(block.data) < n):
             raise ValueError("cells that name nodes it does not have")
+    for key in _TAGS:
+        if key in mesh.cell_data:
+            mesh.cell_sets |= _named_sets(mesh, [t[:, None] for t in mesh.cell_data[key]])
     return mesh
+
+
+def _named_sets(
+    mesh: meshio.Mesh, numbers: list[Any], names: Names | None = None
+) -> dict[str, list[Any]]:
+    """Groups that are given by numbers: name, or the number itself -> cells in each block.
+
+    Args:
+        mesh: with its blocks of cells.
+        numbers: of the groups of each cell, (n_cells, any number) for each block.
+        names: of the groups that have some.
+    """
+    sets: dict[str, list[Any]] = {}
+    for i, (block, tags) in enumerate(zip(mesh.cells, numbers, strict=True)):
+        for number in np.unique(tags):
+            for name in (names or {}).get((int(number), block.dim), [str(number)]):
+                parts = sets.setdefault(name, [np.empty(0, dtype=np.int64) for _ in mesh.cells])
+                # Several numbers may have one name.
+                parts[i] = np.union1d(parts[i], np.flatnonzero((tags == number).any(axis=1)))
+    return sets
 
 
 def _read_msh(path: Path) -> meshio.Mesh:
     """Of gmsh, or of ANSYS, which begins with a bracket."""
     with path.open("rb") as file:
         is_ansys = file.read(1) == b"("
-    return (meshio.ansys if is_ansys else meshio.gmsh).read(path)
+    return meshio.ansys.read(path) if is_ansys else _read_gmsh(path)
+
+
+def _read_gmsh(path: Path) -> meshio.Mesh:
+    """With groups by name, or by number: those of each cell in format 2, of each entity in 4.1.
+
+    Of an entity meshio keeps one number, and it reads no file where an entity has none.
+    """
+    entities: list[dict[int, list[int]]] = []
+    read = meshio.gmsh.main._gmsh41._read_entities
+
+    def read_entities(*arguments: Any) -> Any:
+        numbers, boundaries = read(*arguments)
+        # Negative where the cells of the group are turned around.
+        entities.extend({k: [abs(int(i)) for i in v] or [0] for k, v in d.items()} for d in numbers)
+        return tuple(entities), boundaries
+
+    meshio.gmsh.main._gmsh41._read_entities = read_entities
+    mesh = meshio.gmsh.read(path)
+    names: Names = {(0, dimension): [] for dimension in range(4)}
+    for name, (number, dimension) in mesh.field_data.items():
+        names.setdefault((int(number), int(dimension)), []).append(name)
+    numbers = [tags[:, None] for tags in mesh.cell_data.pop("gmsh:physical", [])]
+    if entities:
+        which = mesh.cell_data["gmsh:geometrical"]
+        numbers = [
+            np.array([entities[block.dim][int(i)] for i in one[:1]]).repeat(len(one), axis=0)
+            for block, one in zip(mesh.cells, which, strict=True)
+        ]
+    mesh.cell_sets = _named_sets(mesh, numbers, names) if numbers else {}
+    return mesh
+
+
+def _read_med(path: Path) -> meshio.Mesh:
+    """A family is a number of cells, or of nodes, with the names of the groups it is in."""
+    import h5py
+
+    with h5py.File(path) as file:
+        _check_hdf5(file)
+    mesh = meshio.med.read(path)
+    families, tags = mesh.cell_tags, mesh.cell_data.pop("cell_tags", [])
+    names = {(int(k), d): groups for k, groups in families.items() for d in range(4)}
+    names |= {(0, d): [] for d in range(4)}
+    if tags:
+        mesh.cell_sets = _named_sets(mesh, [one[:, None] for one in tags], names)
+    of_nodes = mesh.point_data.get("point_tags", np.zeros(0))
+    for name in {name for groups in mesh.point_tags.values() for name in groups}:
+        numbers = [k for k, groups in mesh.point_tags.items() if name in groups]
+        mesh.point_sets[name] = np.flatnonzero(np.isin(of_nodes, numbers))
+    return mesh
 
 
 def _read_obj(path: Path) -> meshio.Mesh:
@@ -162,6 +238,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".xml": meshio.dolfin.read,
     ".mesh": meshio.medit.read,
     ".inp": _read_abaqus,
+    ".med": _read_med,
+    ".bdf": meshio.nastran.read,
+    ".nas": meshio.nastran.read,
     ".stl": meshio.stl.read,
     ".ply": meshio.ply.read,
     ".off": meshio.off.read,

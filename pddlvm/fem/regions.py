@@ -10,6 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from pddlvm.fem.where import Where
+
 __all__ = ["FunctionSpace", "Points", "Region"]
 
 Array = NDArray[np.float64]
@@ -119,10 +121,13 @@ class FunctionSpace(Protocol):
     def rigid_modes(self) -> Mapping[str, Array]:
         """Motions without strain by name, (n_dofs,) each, that Dirichlet values must exclude."""
 
-    def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
-        """Degrees of freedom of a named part of the boundary."""
+    def dofs_on(self, where: Where | None = None, component: int | None = None) -> Index:
+        """Degrees of freedom of a part of the boundary."""
 
-    def cells(self, subdomain: str) -> Index:
+    def at_nodes(self, u: Array) -> Array:
+        """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
+
+    def cells(self, subdomain: str | int) -> Index:
         """Cells of a named subdomain."""
 
     def cells_of_dofs(self, dofs: Index) -> Index:

@@ -26,6 +26,7 @@ from pddlvm.fem.shell_element import (
     membrane_higher,
 )
 from pddlvm.fem.surfaces import SurfaceMesh
+from pddlvm.fem.where import Nodes, Where, satisfying
 
 __all__ = ["ShellSpace"]
 
@@ -86,6 +87,10 @@ class ShellSpace:
     def vertex_dofs(self) -> Index:
         """Degrees of freedom of each vertex, (n_vertices, 6)."""
         return np.arange(self.n_dofs).reshape(-1, 6)
+
+    def at_nodes(self, u: Array) -> Array:
+        """Unknowns u (n_dofs,) of the vertices, (n_vertices, 6)."""
+        return np.asarray(u[self.vertex_dofs])
 
     @property
     def centroids(self) -> Points:
@@ -161,21 +166,25 @@ class ShellSpace:
             name=name,
         )
 
-    def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
-        """Degrees of freedom of a named vertex set: all six, or one component.
+    def dofs_on(self, where: Where | None = None, component: int | None = None) -> Index:
+        """Degrees of freedom of a set of vertices: all six, or one component.
+
+        Args:
+            where: a name, a function of the place x (3,) of a vertex, or `Nodes`.
+            component: only those of this one.
 
         Raises:
-            MeshError: no such set, or no name: a shell has no boundary of its own.
+            MeshError: no such set, or none: a shell has no boundary of its own.
             ProblemError: the component is not one of 0 ... 5.
         """
-        dofs = self.vertex_dofs[self._vertices(name)]
+        dofs = self.vertex_dofs[self._vertices(where)]
         if component is None:
             return dofs.ravel()
         if not 0 <= component < 6:
             raise ProblemError(f"component must be between 0 and 5, got {component}")
         return dofs[:, component]
 
-    def cells(self, subdomain: str) -> Index:
+    def cells(self, subdomain: str | int) -> Index:
         """Triangles of which all three vertices are in a named set."""
         inside = np.zeros(self.mesh.p.shape[1], dtype=bool)
         inside[self._vertices(subdomain)] = True
@@ -240,14 +249,18 @@ class ShellSpace:
         cell[self.mesh.t] = np.arange(self.mesh.nelements)
         return cell
 
-    def _vertices(self, name: str | None) -> Index:
+    def _vertices(self, where: Where | None) -> Index:
+        if isinstance(where, Nodes):
+            return where.within(self.mesh.p.shape[1])
+        if callable(where):
+            return satisfying(where, np.ascontiguousarray(self.mesh.p.T), "vertices")
         known = self.mesh.vertex_sets
-        if name is None or name not in known:
+        if str(where) not in known:
             raise MeshError(
-                f"the surface has no vertex set {name!r}; it has {sorted(known) or 'none'}: make "
+                f"the surface has no vertex set {where!r}; it has {sorted(known) or 'none'}: make "
                 "one with mesh.with_sets(name=lambda x: ...)"
             )
-        return known[name]
+        return known[str(where)]
 
     def _points(self, barycentric: Array) -> Points:
         corners = self.mesh.p[:, self.mesh.t]

@@ -21,7 +21,9 @@ from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
+from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region
+from pddlvm.fem.where import Facets, Nodes, Where, satisfying
 
 __all__ = ["Space"]
 
@@ -41,10 +43,6 @@ _ELEMENTS: dict[tuple[type, int], type] = {
     (skfem.MeshHex1, 2): skfem.ElementHex2,
 }
 _TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
-
-
-_OUTSIDE = 1e-8
-"""Tolerance in coordinates of the reference cell."""
 
 
 class _Vector(skfem.ElementVector):  # type: ignore[misc]
@@ -93,7 +91,7 @@ class Space:
             if kind is None:
                 raise MeshError(
                     f"no element of degree {degree} for {type(mesh).__name__}; expected degree 1 "
-                    "or 2 on straight-sided cells, or pass `element`"
+                    "or 2, or pass `element`"
                 )
             element = _ELEMENTS[kind]()
             if n_components > 1:
@@ -153,31 +151,40 @@ class Space:
         """None is looked for: what has no strain depends on the physics."""
         return {}
 
-    def interior(self, subdomain: str | None = None) -> Region:
+    def interior(self, subdomain: str | int | None = None) -> Region:
         """The cells of a named subdomain, by default all cells; made once."""
-        key = ("cells", subdomain)
+        key = ("cells", None if subdomain is None else str(subdomain))
         if key not in self._regions:
             self._regions[key] = self._interior(subdomain)
         return self._regions[key]
 
-    def boundary(self, name: str | None = None) -> Region:
-        """The facets of a named boundary, by default the whole boundary; made once."""
-        key = ("facets", name)
-        if key not in self._regions:
-            basis = skfem.FacetBasis(
-                self.mesh, self._element, quadrature=self._rules[1], facets=self._facets(name)
-            )
-            self._regions[key] = self._region(basis, np.asarray(basis.tind), name or "boundary")
-        return self._regions[key]
-
-    def dofs_on(self, name: str | None = None, component: int | None = None) -> Index:
-        """Sorted degrees of freedom on a named boundary, by default on the whole boundary.
+    def boundary(self, where: Where | None = None) -> Region:
+        """The facets of a part of the boundary, by default the whole boundary.
 
         Args:
-            name: of the boundary.
+            where: a name or number of the mesh (this region is made once), a function that is true
+                for the middle x (dim,) of a facet, `Facets` or `Nodes`.
+        """
+        if not (where is None or isinstance(where, str | int)):
+            return self._boundary(where, "part of the boundary")
+        key = ("facets", None if where is None else str(where))
+        if key not in self._regions:
+            self._regions[key] = self._boundary(where, key[1] or "boundary")
+        return self._regions[key]
+
+    def dofs_on(self, where: Where | None = None, component: int | None = None) -> Index:
+        """Sorted degrees of freedom on a part of the boundary, by default on all of it.
+
+        Args:
+            where: see `boundary`.
             component: only those of this component of u.
         """
-        dofs = np.unique(np.asarray(self._basis.get_dofs(self._facets(name)).all(), dtype=np.int64))
+        dofs = np.unique(
+            np.asarray(self._basis.get_dofs(self._facets(where)).all(), dtype=np.int64)
+        )
+        if isinstance(where, Nodes):
+            own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
+            dofs = np.union1d(dofs, own)
         if component is None:
             return dofs
         if not 0 <= component < self.n_components:
@@ -186,14 +193,9 @@ class Space:
             )
         return dofs[self.dof_components[dofs] == component]
 
-    def cells(self, subdomain: str) -> Index:
+    def cells(self, subdomain: str | int) -> Index:
         """Cells of a named subdomain."""
-        known = self.mesh.subdomains or {}
-        if subdomain not in known:
-            raise MeshError(
-                f"the mesh has no subdomain {subdomain!r}; it has {sorted(known) or 'none'}"
-            )
-        return np.asarray(known[subdomain], dtype=np.int64)
+        return _named(self.mesh.subdomains, subdomain, "subdomain")
 
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One cell that each degree of freedom belongs to."""
@@ -203,6 +205,11 @@ class Space:
 
     def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
         """Matrix from u to its values at points, row after row all components of a point.
+
+        A point that is outside by rounding stands for the closest point of the mesh: by less than
+        5e-4 of the diagonal of the mesh (a table with four digits), or on a boundary that may be
+        a curve, one that turns by less than 50 degrees from facet to facet, by less than the
+        distance between the curve and its chords.
 
         Args:
             points: (n_points, dim), in the mesh.
@@ -214,11 +221,24 @@ class Space:
         Raises:
             InputError: a point is outside of the mesh.
         """
-        x = np.ascontiguousarray(points.T)
-        cells = self._cells_at(points)
-        mapping = self._basis.mapping
-        local = mapping.invF(x[:, :, None], tind=cells)
-        size, n = self.n_components * (self.dim if gradient else 1), len(points)
+        cells, local = self._located(points)
+        return self._evaluation(cells, local, gradient=gradient)
+
+    def at_nodes(self, u: Array) -> Array:
+        """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
+        nodes = self.mesh.dofs.element_dofs
+        if len(nodes) == len(self.mesh.t):
+            return np.asarray(u[self.vertex_dofs])
+        # Of curved cells, some nodes of which may be none of u.
+        number, first = np.unique(nodes, return_index=True)
+        local, cells = np.divmod(first, self.mesh.nelements)
+        matrix = self._evaluation(cells, self.mesh.elem().doflocs[local])
+        return np.asarray((matrix @ u).reshape(len(number), self.n_components))
+
+    def _evaluation(self, cells: Index, x: Array, *, gradient: bool = False) -> sp.csr_matrix:
+        """The same for coordinates x (n_points, dim) in cells (n_points,)."""
+        mapping, local = self._basis.mapping, x.T[:, :, None]
+        size, n = self.n_components * (self.dim if gradient else 1), len(cells)
         dofs = self._basis.element_dofs[:, cells]
         rows = np.arange(n * size).reshape(n, size)
         data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
@@ -230,33 +250,27 @@ class Space:
         index = (np.broadcast_to(rows, data.shape).ravel(), columns.ravel())
         return sp.csr_matrix((data.ravel(), index), shape=(n * size, self.n_dofs))
 
-    def _cells_at(self, points: Array) -> Index:
-        """The cell of each point."""
-        finder = self.mesh.element_finder(mapping=self._basis.mapping)
-        reference = self.mesh.refdom.p
-
-        def find(some: Array) -> Index:
-            cells = np.asarray(finder(*some.T))
-            local = self._basis.mapping.invF(some.T[:, :, None], tind=cells)[:, :, 0]
-            simplex = reference.shape[1] == self.dim + 1
-            outside = (local < -_OUTSIDE).any(axis=0) | (local > 1 + _OUTSIDE).any(axis=0)
-            if simplex:
-                outside |= local.sum(axis=0) > 1 + _OUTSIDE
-            if outside.any():
-                raise ValueError
-            return cells
-
-        try:
-            return find(points)
-        except (ValueError, IndexError):
-            for i in range(len(points)):
-                try:
-                    find(points[i : i + 1])
-                except (ValueError, IndexError) as error:
-                    raise InputError(
-                        f"point {i}, {points[i].tolist()}, is outside of the mesh"
-                    ) from error
-            raise
+    def _located(self, points: Array) -> tuple[Index, Array]:
+        """Cell of each point and coordinates in it, (n, dim)."""
+        number, cell, x = Finder(self.mesh).containing(points)
+        number, first = np.unique(number, return_index=True)
+        cells, local = np.full(len(points), -1), np.zeros_like(points)
+        cells[number], local[number] = cell[first], x[first]
+        beside = np.flatnonzero(cells < 0)
+        if len(beside):
+            facets = self.mesh.boundary_facets()
+            outer, which = np.unique(self.mesh.f2t[0, facets], return_inverse=True)
+            slack = np.zeros(len(outer))
+            np.maximum.at(slack, which, rounding(self.mesh, facets))
+            finder = Finder(self.mesh, outer)
+            cells[beside], local[beside], _ = finder.closest(points[beside], slack)
+            if (cells < 0).any():
+                i = int(np.argmax(cells < 0))
+                raise InputError(
+                    f"point {i}, {points[i].tolist()}, is outside of the mesh, "
+                    f"{finder.distance(points[i]):.2g} away from it"
+                )
+        return cells, local
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
@@ -275,22 +289,44 @@ class Space:
         b = region.matrix
         return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))
 
-    def _interior(self, subdomain: str | None) -> Region:
+    def _interior(self, subdomain: str | int | None) -> Region:
         if subdomain is None:
             return self._region(self._basis, np.arange(self.mesh.nelements), "interior")
         cells = np.sort(self.cells(subdomain))
         basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
-        return self._region(basis, cells, subdomain)
+        return self._region(basis, cells, str(subdomain))
 
-    def _facets(self, name: str | None) -> Index:
-        if name is None:
-            return np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
-        known = self.mesh.boundaries or {}
-        if name not in known:
+    def _boundary(self, where: Where | None, name: str) -> Region:
+        facets = self._facets(where)
+        if not len(facets):
+            raise MeshError("no facet of the boundary has all its vertices among these Nodes")
+        basis = self._facet_basis(facets, self._rules[1])
+        return self._region(basis, np.asarray(basis.tind), name)
+
+    def _facet_basis(self, facets: Index, rule: tuple[Array, Array]) -> skfem.FacetBasis:
+        return skfem.FacetBasis(self.mesh, self._element, quadrature=rule, facets=facets)
+
+    def _facets(self, where: Where | None) -> Index:
+        if isinstance(where, str | int):
+            return _named(self.mesh.boundaries, where, "boundary")
+        if isinstance(where, Facets):
+            return where.within(self.mesh.nfacets)
+        outer = np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
+        if where is None:
+            return outer
+        if isinstance(where, Nodes):
+            is_one = np.zeros(self.mesh.nvertices, dtype=bool)
+            is_one[where.within(len(is_one))] = True
+            return outer[is_one[self.mesh.facets[:, outer]].all(axis=0)]
+        if not callable(where):
             raise MeshError(
-                f"the mesh has no boundary {name!r}; it has {sorted(known) or 'no named boundary'}"
+                f"a part of the boundary is a name, a number, a function of x, fem.Facets or "
+                f"fem.Nodes, got {where!r}"
             )
-        return np.asarray(known[name], dtype=np.int64)
+        middle = self.mesh.brefdom.p.mean(axis=1, keepdims=True)
+        basis = self._facet_basis(outer, (middle, np.ones(1)))
+        middles = np.asarray(basis.global_coordinates())[:, :, 0].T
+        return outer[satisfying(where, np.ascontiguousarray(middles), "facets (their middles)")]
 
     def _region(self, basis: skfem.AbstractBasis, cells: Index, name: str) -> Region:
         c, dim = self.n_components, self.dim
@@ -314,6 +350,16 @@ class Space:
             n_dofs=self.n_dofs,
             name=name,
         )
+
+
+def _named(groups: Mapping[str, Index] | None, name: str | int, what: str) -> Index:
+    """A group that has a name, or a number only, which is its name then."""
+    known = groups or {}
+    if str(name) not in known:
+        raise MeshError(
+            f"the mesh has no {what} {name!r}; it has {sorted(known) or f'none: no named {what}'}"
+        )
+    return np.asarray(known[str(name)], dtype=np.int64)
 
 
 def _quadrature_rules(mesh: skfem.Mesh, degree: int) -> tuple[tuple[Array, Array], ...]:

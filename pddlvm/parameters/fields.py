@@ -6,7 +6,7 @@ so that z keeps its meaning on another machine.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, Self
@@ -159,7 +159,7 @@ class Piecewise(Field):
 
     @classmethod
     def on_subdomains(
-        cls, space: Space, names: list[str], *, prior: Prior, link: Link = identity
+        cls, space: Space, names: Sequence[str | int], *, prior: Prior, link: Link = identity
     ) -> "Piecewise":
         """One parameter per named subdomain; together they must cover the mesh."""
         labels = torch.full((space.mesh.nelements,), -1)

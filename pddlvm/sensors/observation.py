@@ -173,11 +173,13 @@ class PointObservation(LinearObservation):
     Args:
         problem: whose solutions are observed.
         points: (n_points, dim), in the mesh or in the box; a list of numbers in 1D. On a shell the
-            nearest points of the surface are taken.
+            nearest points of the surface are taken. A point that is outside of a mesh by rounding
+            (5e-4 of its diagonal, a table with four digits), or by the distance between a curve
+            and the chords of the mesh, stands for the closest point of the mesh.
         noise_std: see `Observation`; there is one sensor per point and component.
 
     Raises:
-        InputError: a point outside, named.
+        InputError: a point outside, named, with its distance.
     """
 
     def __init__(
@@ -232,7 +234,7 @@ def gradient_matrix(problem: Problem, points: "ArrayLike | Tensor") -> sp.csr_ma
     return problem.space.evaluation(problem.as_points(points), gradient=True)
 
 
-def average_matrix(problem: Problem, patches: Sequence[str | Patch]) -> sp.csr_matrix:
+def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
     Args:
@@ -251,12 +253,12 @@ def average_matrix(problem: Problem, patches: Sequence[str | Patch]) -> sp.csr_m
         )
     found = []
     for patch in patches:
-        if isinstance(patch, str):
-            region = problem.space.interior(patch)
-            weights = region.weights.ravel()
-        else:
+        if callable(patch):
             region = problem.space.interior()
             weights = region.weights.ravel() * np.asarray(patch(region.points.x), dtype=bool)
+        else:
+            region = problem.space.interior(patch)
+            weights = region.weights.ravel()
         if not weights.any():
             raise InputError(
                 "a patch holds no quadrature point; make it larger, or refine the mesh"

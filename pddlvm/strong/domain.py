@@ -25,6 +25,9 @@ __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
 Values = Mapping[str, Tensor]
 Placed = tuple[Tensor, Tensor, Tensor]
 
+_ROUNDING = 5e-4
+"""Of an interval."""
+
 
 @dataclass(frozen=True)
 class Face:
@@ -78,7 +81,11 @@ class Box:
         return Face(name, is_end)
 
     def check(self, points: "Tensor | ArrayLike") -> Tensor:
-        """Return points as a tensor (n_points, k), or an InputError that names one outside."""
+        """Return points as a tensor (n_points, k), or an InputError that names one outside.
+
+        By less than 5e-4 of an interval, the rounding of a table with four digits, a point may be:
+        it stands for the closest point of the box.
+        """
         k = len(self.intervals)
         what = f"end in the {k} coordinates {', '.join(self.names)}"
         points = check_vectors(points, "points", k, what, "; try torch.tensor(points)")
@@ -86,13 +93,14 @@ class Box:
             raise InputError(f"points must have shape (n_points, {k}), got {tuple(points.shape)}")
         for i, (name, (low, high)) in enumerate(self.intervals.items()):
             x = points[..., i]
-            slack = 1e-6 * (high - low)
+            slack = _ROUNDING * (high - low)
             outside = ~((x >= low - slack) & (x <= high + slack))
             if outside.any():
                 raise InputError(
                     f"{name} = {x[outside][0].item():g} is outside the domain [{low:g}, {high:g}]"
                 )
-        return points
+        ends = torch.tensor(list(self.intervals.values()), dtype=torch.float64).to(points)
+        return points.clamp(*ends.unbind(-1))
 
 
 class Stretch(ABC):

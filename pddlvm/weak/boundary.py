@@ -15,6 +15,7 @@ from torch.func import vmap
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import FunctionSpace, Points
+from pddlvm.fem.where import Where
 from pddlvm.parameters.fields import Field, Fields
 
 __all__ = ["BoundaryValues", "Dirichlet"]
@@ -22,15 +23,16 @@ __all__ = ["BoundaryValues", "Dirichlet"]
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """u = value on a named boundary (None: on all of it).
+    """u = value on a part of the boundary (None: on all of it).
 
     Attributes:
-        boundary: name of the boundary.
+        boundary: its name or number in the mesh; or a function that is true where it is, of the
+            middle x (dim,) of a facet, `lambda x: x[0] < 1e-9`; or `fem.Facets` or `fem.Nodes`.
         value: a number, or value(x, **fields) at one point: a number, or (c,) for a vector u.
         component: the only component of a vector u that is prescribed; None: all of them.
     """
 
-    boundary: str | None
+    boundary: Where | None
     value: float | Callable[..., Any] = 0.0
     component: int | None = None
 

@@ -29,6 +29,7 @@ from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.newton import ReferenceSolver
+from pddlvm.weak.parts import loose_parts
 from pddlvm.weak.terms import Term
 
 __all__ = ["Problem"]
@@ -54,8 +55,8 @@ class Problem(ParametricProblem):
         dirichlet: prescribed values. At least one boundary: without it the operator is singular.
 
     Raises:
-        ProblemError: no Dirichlet boundary, a field that no function reads or that is unknown, or a
-            function that cannot be evaluated.
+        ProblemError: no Dirichlet boundary, a part of the mesh that nothing holds, a field that no
+            function reads or that is unknown, or a function that cannot be evaluated.
     """
 
     @out_of_inference
@@ -89,7 +90,17 @@ class Problem(ParametricProblem):
         check_physics(name, self.form)
         read = {k for term in self.terms for k in term.field_names}
         self._check_read(read | {k for d in self.dirichlet for k in d.field_names})
-        self.discretisation(torch.float64, torch.device("cpu"))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        loose = loose_parts(self.form, self._exact)
+        if loose:
+            low, high = (f(self.space.dof_points[loose[0]], axis=0) for f in (np.min, np.max))
+            raise ProblemError(
+                f"problem {self.name!r} has {len(loose)} parts of its mesh that nothing holds, the "
+                f"first between {low.tolist()} and {high.tolist()}: connect it with the rest "
+                "(parts that touch need common nodes), or give it a term and a Dirichlet condition"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -243,7 +254,8 @@ class Problem(ParametricProblem):
     def _pickled_parts(self) -> dict[str, Any]:
         terms = {f"its term number {i}": t.function for i, t in enumerate(self.terms)}
         values = {f"the Dirichlet value on {d.boundary!r}": d.value for d in self.dirichlet}
-        return terms | values | self._named_fields
+        places = {f"the boundary {d.boundary!r}": d.boundary for d in self.dirichlet}
+        return terms | places | values | self._named_fields
 
     @property
     def _solution_has(self) -> str:

@@ -1,0 +1,164 @@
+"""Meshes that can be read and are not what was meant: double cells and nodes, overlaps, parts."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import skfem
+import torch
+from msh import LINE, QUAD, write_2, write_41
+
+import pddlvm
+from pddlvm import fem
+from pddlvm.fem.mesh_faults import check_mesh
+
+# A bar of two squares, held on the left and pulled on the right.
+BAR = [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]
+SQUARES = [(0, 1, 4, 3), (1, 2, 5, 4)]
+ENDS = [(3, 0), (2, 5)]
+NAMES = {(1, 1): "held", (1, 2): "pulled", (2, 3): "bar", (2, 4): "steel"}
+
+
+def stretched(mesh):
+    """The largest displacement of a bar of stiffness 1 under a unit load at its end."""
+    space = fem.Space(mesh)
+    problem = pddlvm.Problem(
+        "bar",
+        space,
+        [
+            pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * (du @ du)),
+            pddlvm.Energy(space.boundary("pulled"), lambda u, du, x: -u),
+        ],
+        {"k": pddlvm.Constant(pddlvm.Uniform(0.5, 1.5))},
+        [pddlvm.Dirichlet("held")],
+    )
+    return float(problem.solve(torch.ones(1, dtype=torch.float64)).max())
+
+
+def bar(path, version):
+    if version == 2:
+        elements = [(LINE, i + 1, nodes) for i, nodes in enumerate(ENDS)]
+        elements += [(QUAD, group, nodes) for group in (3, 4) for nodes in SQUARES]
+        return write_2(path, BAR, elements, NAMES)
+    entities = [(LINE, [i + 1], [nodes]) for i, nodes in enumerate(ENDS)]
+    return write_41(path, BAR, [*entities, (QUAD, [3, 4], SQUARES)], NAMES)
+
+
+@pytest.mark.parametrize("version", [2, 4.1])
+def test_a_cell_of_two_groups_is_one_cell_of_both(version, tmp_path):
+    mesh = fem.read_mesh(bar(tmp_path / "bar.msh", version))
+    assert mesh.nelements == 2
+    assert {k: v.tolist() for k, v in mesh.subdomains.items()} == {"bar": [0, 1], "steel": [0, 1]}
+    # Linear in x: exact but for round-off.
+    assert stretched(mesh) == pytest.approx(2.0, rel=1e-12)
+
+
+def test_a_facet_of_two_groups_is_one_facet_of_both(tmp_path):
+    elements = [(LINE, 1, ENDS[0]), (LINE, 2, ENDS[0]), *((QUAD, 3, n) for n in SQUARES)]
+    mesh = fem.read_mesh(write_2(tmp_path / "bar.msh", BAR, elements, NAMES))
+    assert len(mesh.boundaries["held"]) == 1
+    assert mesh.boundaries["held"] == mesh.boundaries["pulled"]
+
+
+@pytest.mark.parametrize("group", [0, 3])
+def test_cells_that_are_there_twice_for_no_reason_are_merged_with_a_warning(group, tmp_path):
+    elements = [(QUAD, group, n) for n in (*SQUARES, (4, 5, 2, 1))]
+    with pytest.warns(UserWarning, match="1 cells are there more than once"):
+        mesh = fem.read_mesh(write_2(tmp_path / "bar.msh", BAR, elements))
+    assert mesh.nelements == 2
+
+
+@pytest.mark.parametrize(
+    ("points", "triangles"),
+    [
+        # Two cells on one side of their facet, ...
+        ([[0, 0], [1, 0], [0.5, 1], [0.4, 0.5]], [[0, 1, 2], [0, 1, 3]]),
+        # ... parts that know nothing of each other, ...
+        ([[0, 0], [1, 0], [0, 1], [0.1, 0.1], [2, 0.1], [0.1, 2]], [[0, 1, 2], [3, 4, 5]]),
+        # ... one of them in the other, ...
+        ([[0, 0], [9, 0], [0, 9], [1, 1], [2, 1], [1, 2]], [[0, 1, 2], [3, 4, 5]]),
+        # ... and three cells at one facet.
+        ([[0, 0], [1, 0], [0.5, 1], [0.4, -1], [0.6, 2]], [[0, 1, 2], [0, 1, 3], [0, 1, 4]]),
+    ],
+    ids=["folded", "crossing", "inside", "three at a facet"],
+)
+def test_cells_that_overlap_are_refused(points, triangles):
+    mesh = skfem.MeshTri(np.array(points, dtype=float).T, np.array(triangles).T)
+    with pytest.raises(pddlvm.MeshError, match=r"'a' .*overlap.*cell 0, 1"):
+        check_mesh(mesh, "a")
+
+
+def test_a_part_that_is_there_twice_is_refused(tmp_path):
+    elements = [(QUAD, 3, n) for n in SQUARES] + [(QUAD, 4, [i + 6 for i in n]) for n in SQUARES]
+    with pytest.raises(pddlvm.MeshError, match="overlap"):
+        fem.read_mesh(write_2(tmp_path / "a.msh", BAR + BAR, elements))
+
+
+def test_a_quadrilateral_that_is_not_convex_is_refused():
+    points = np.array([[0, 0], [1, 0], [0.2, 0.2], [0, 1]])
+    with pytest.raises(pddlvm.MeshError, match="folded, cell 0"):
+        check_mesh(skfem.MeshQuad(points.T, np.arange(4)[:, None]), "a")
+
+
+def test_a_triangle_whose_curved_side_crosses_another_is_refused():
+    mesh = skfem.MeshTri2.from_mesh(skfem.MeshTri())
+    (middle,) = np.flatnonzero((mesh.p == [[0.5], [0.0]]).all(axis=0))
+    bent = mesh.p.copy()
+    bent[1, middle] = 0.6
+    with pytest.raises(pddlvm.MeshError, match="folded, cell 0"):
+        check_mesh(dataclasses.replace(mesh, doflocs=bent), "a")
+
+
+# Two squares side by side that have no node in common.
+APART = [[0, 0], [1, 0], [1, 1], [0, 1], [1, 0], [2, 0], [2, 1], [1, 1]]
+SIDES = [(LINE, 1, (3, 0)), (LINE, 2, (5, 6))]
+TWO = [(QUAD, 3, (0, 1, 2, 3)), (QUAD, 3, (4, 5, 6, 7))]
+
+
+def test_doubled_nodes_of_an_interface_are_named(tmp_path):
+    path = write_2(tmp_path / "a.msh", APART, [*SIDES, *TWO], NAMES)
+    with pytest.warns(UserWarning, match=re.escape("4 nodes lie at the place of another one")):
+        mesh = fem.read_mesh(path)
+    with pytest.raises(pddlvm.ProblemError, match=r"1 parts .* nothing holds.*between \[1.0, 0.0"):
+        stretched(mesh)
+
+
+def two_bars(dirichlet, *more):
+    one, two = skfem.MeshTri().refined(1), skfem.MeshTri().refined(1).translated((2.0, 0.0))
+    sides = {"left": lambda x: x[0] < 1e-9, "right": lambda x: x[0] > 3 - 1e-9}
+    space = fem.Space((one + two).with_boundaries(sides))
+    return pddlvm.Problem(
+        "two bars",
+        space,
+        [
+            pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * (du @ du) - u),
+            *(pddlvm.Energy(space.boundary("right"), energy) for energy in more),
+        ],
+        {"k": pddlvm.Constant(pddlvm.Uniform(0.5, 1.5))},
+        dirichlet,
+    )
+
+
+def test_two_parts_that_are_both_held_are_legal():
+    problem = two_bars([pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right", 1.0)])
+    u = problem.solve(torch.ones(1, dtype=torch.float64))
+    x = torch.from_numpy(problem.space.dof_points[:, 0])
+    # u = x - x^2 / 2 on the one, and its mirror image plus 1 on the other; h = 1/2.
+    expected = torch.where(x < 1.5, x - x**2 / 2, 1 + (3 - x) - (3 - x) ** 2 / 2)
+    torch.testing.assert_close(u, expected, rtol=0, atol=0.5**2 / 8)
+
+
+def test_a_part_that_a_spring_holds_is_legal():
+    problem = two_bars([pddlvm.Dirichlet("left")], lambda u, du, x: 0.5 * u**2)
+    assert problem.solve(torch.ones(1, dtype=torch.float64)).isfinite().all()
+
+
+def test_a_part_that_radiation_holds_is_legal():
+    # Its tangent is zero at u = 0.
+    assert two_bars([pddlvm.Dirichlet("left")], lambda u, du, x: u**5 / 5).n_free == 15
+
+
+def test_a_part_that_nothing_holds_is_refused():
+    with pytest.raises(pddlvm.ProblemError, match=r"between \[2.0, 0.0\] and \[3.0, 1.0\]"):
+        two_bars([pddlvm.Dirichlet("left")])
