@@ -21,8 +21,8 @@ from pddlvm.basics.errors import (
     UncalibratedWarning,
 )
 from pddlvm.checkpoints import Checkpoints
+from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.collocation.reader import GridGaussian
 from pddlvm.export import Exported, export_maps
 from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.inference.amortized import Amortized

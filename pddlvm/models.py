@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.random import seeded
+from pddlvm.collocation import calibration as collocation_calibration
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationMaps
+from pddlvm.collocation.stages import stages
 from pddlvm.collocation.surrogate import CollocationSurrogate
 from pddlvm.galerkin import content as galerkin_content
 from pddlvm.galerkin.calibration import calibrate, calibrate_misfit, default_n_samples
@@ -32,7 +34,7 @@ from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.stored import load_amortized
 from pddlvm.inference.whole_field import inverse_of_noisy
 from pddlvm.kept import ANYTHING, KeptDensity, checksum
-from pddlvm.latent.core import LatentModel
+from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse
 from pddlvm.output import write_pvd, write_vtu
 from pddlvm.parameters.problem import ParametricProblem
@@ -279,6 +281,25 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
         seed: of the initial weights.
         dtype: of the maps; float32 by default.
     """
+
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102
+        return stages(self, calibrate)
+
+    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
+        """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
+
+        The error of a mean solves the linearised PDE driven by its residual: one dense solve on the
+        space-time nodes per draw. `train` ends with it.
+
+        Args:
+            n_samples: prior draws, at least 32; 96 by default.
+            seed: of the draws.
+        """
+        n_samples = collocation_calibration.default_n_samples() if n_samples is None else n_samples
+        if self.references is None or self.references.drawn_with != (n_samples, seed):
+            collocation_calibration.calibrate_forward(self, n_samples, seed)
+        collocation_calibration.calibrate_inverse(self, seed)
+        collocation_calibration.calibrate_misfit(self)
 
     def content(self) -> dict[str, Any]:  # noqa: D102
         return collocation_content.content_of(self)

@@ -21,7 +21,7 @@ MAY_IMPORT_PYRO = {"latent/core.py", "latent/sites.py", "latent/elbo.py", "train
 
 ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "strong", "sensors"),
-    *("latent", "reduced", "galerkin"),
+    *("latent", "reduced", "galerkin", "collocation"),
 )
 """Packages from the ground up; each imports from itself and those before it, anywhere in a file."""
 

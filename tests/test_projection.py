@@ -5,7 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm.collocation.branch import Branch
-from pddlvm.collocation.galerkin import GalerkinProjection, fit_branch
+from pddlvm.collocation.projection import GalerkinProjection, fit_branch
 from pddlvm.strong import chebyshev
 
 BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))

@@ -11,26 +11,20 @@ the tail of its Chebyshev coefficients, which follows the error over many orders
 then given fields with such errors, which are what a user will give it.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.collocation.error_field import ERROR_MODES, finer_nodes
+from pddlvm.collocation.model import CollocationMaps
+from pddlvm.collocation.references import References
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.newton import SpaceTimeNewton
-from pddlvm.strong.problem import CollocationProblem
-
-if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationMaps
 
 __all__ = [
-    "References",
     "calibrate_forward",
     "calibrate_inverse",
     "calibrate_misfit",
@@ -46,45 +40,13 @@ _N_INVERSE = 1024
 _CHUNK = 128
 
 
-@dataclass(frozen=True)
-class References:
-    """Solutions that the calibration of the forward map found, for that of the inverse map.
-
-    Attributes:
-        drawn_with: number of draws and seed.
-        xi: (n_samples, d).
-        u: on the grid, (n_samples, n_dofs).
-    """
-
-    drawn_with: tuple[int, int]
-    xi: Tensor
-    u: Tensor
-
-    def to(self, like: Tensor) -> "References":
-        """Where a model is: it may have moved since, and checkpoints hold them on the CPU."""
-        return replace(self, xi=self.xi.to(like), u=self.u.to(like))
-
-    @classmethod
-    def of_state(
-        cls, state: dict[str, Any] | None, problem: CollocationProblem
-    ) -> "References | None":
-        """What a checkpoint holds of them; a ValueError where they are of another problem."""
-        if state is None:
-            return None
-        found = cls(**state)
-        n = len(found.xi)
-        if (found.xi.shape, found.u.shape) != ((n, problem.n_parameters), (n, problem.n_dofs)):
-            raise ValueError("references of another problem")
-        return found
-
-
 def default_n_samples() -> int:
     """Draws of a calibration, a dense solve each."""
     return 96
 
 
 def calibrate_forward(
-    model: "CollocationMaps", n_samples: int | None = None, seed: int = _SEED
+    model: CollocationMaps, n_samples: int | None = None, seed: int = _SEED
 ) -> None:
     """Fit the error modes and their variances; see the module's docstring."""
     n_samples = default_n_samples() if n_samples is None else n_samples
@@ -112,7 +74,7 @@ def calibrate_forward(
     model.references = References((n_samples, seed), xi, u)
 
 
-def _corrected(model: "CollocationMaps", c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _corrected(model: CollocationMaps, c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Errors of corrected means at finer nodes and on the grid, and log of what is unresolved.
 
     The errors are relative to the size of u.
@@ -137,7 +99,7 @@ def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Te
 
 @torch.no_grad()
 def _fit_level(
-    model: "CollocationMaps",
+    model: CollocationMaps,
     level: int,
     e: Tensor,
     on_grid: Tensor,
@@ -165,7 +127,7 @@ def _fit_level(
     uncertainty.fit_forward_shape(level, scores[:, free].to(size))
 
 
-def calibrate_inverse(model: "CollocationMaps", seed: int) -> None:
+def calibrate_inverse(model: CollocationMaps, seed: int) -> None:
     """Fit the variances of the inverse map on fields that differ from the mean by its errors."""
     generator = torch.Generator().manual_seed(seed)
     like, prior = model.sigma_residual, model.problem.prior
@@ -198,7 +160,7 @@ def calibrate_inverse(model: "CollocationMaps", seed: int) -> None:
             model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
 
 
-def calibrate_misfit(model: "CollocationMaps") -> None:
+def calibrate_misfit(model: CollocationMaps) -> None:
     """Both misfits of the references, by which those of a query are judged."""
     assert model.references is not None
     references = model.references.to(model.sigma_residual)
@@ -208,7 +170,7 @@ def calibrate_misfit(model: "CollocationMaps") -> None:
         model.plausibility.fit(1, model.inverse_map.outside(u))
 
 
-def _patterns(model: "CollocationMaps", n: int) -> list[Tensor]:
+def _patterns(model: CollocationMaps, n: int) -> list[Tensor]:
     """Masks (n, d) of all sets of known blocks, in the order of `Uncertainty.known_pattern`."""
     sizes = [block.size for block in model.problem.prior.blocks.values()]
     n_patterns = model.uncertainty.factor_xi.shape[1]

@@ -9,17 +9,14 @@ millisecond each.
 """
 
 from functools import reduce
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pddlvm.collocation.likelihood import Collocation
+from pddlvm.collocation.model import CollocationMaps
 from pddlvm.strong import chebyshev
 from pddlvm.strong.jets import pull_back
-
-if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationMaps
 
 __all__ = ["GalerkinProjection", "fit_branch"]
 
@@ -32,7 +29,7 @@ _CONTRACTION = 0.1
 _ROUND_OFF = 1e-10
 
 
-def fit_branch(model: "CollocationMaps", seed: int) -> None:
+def fit_branch(model: CollocationMaps, seed: int) -> None:
     """Fit the branch to Galerkin coefficients of fresh draws, if they lower the error of its mean.
 
     Whether they do, the linearised PDE on the nodes tells for a few draws. Conditions that are not
@@ -56,7 +53,7 @@ def fit_branch(model: "CollocationMaps", seed: int) -> None:
         model.forward_map.fit(xi[good], found[good], projection.gram)
 
 
-def _square_error(model: "CollocationMaps", c: Tensor, z: Tensor) -> float:
+def _square_error(model: CollocationMaps, c: Tensor, z: Tensor) -> float:
     jet = model.newton.jet(model.basis.nodal(c.to(model.sigma_residual)).cpu(), z)
     return float(model.newton.error(jet, z).square().mean())
 
@@ -68,7 +65,7 @@ class GalerkinProjection:
         model: its problem, nodes and learnt functions.
     """
 
-    def __init__(self, model: "CollocationMaps") -> None:
+    def __init__(self, model: CollocationMaps) -> None:
         self.problem = model.problem
         nodes = model.newton.s
         with torch.no_grad():
