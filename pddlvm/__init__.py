@@ -20,7 +20,6 @@ from pddlvm.basics.errors import (
     SupportError,
     UncalibratedWarning,
 )
-from pddlvm.checkpoints import Checkpoints
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.export import Exported, export_maps
@@ -61,7 +60,8 @@ from pddlvm.strong.points import (
 )
 from pddlvm.strong.pointwise import Condition
 from pddlvm.strong.problem import CollocationProblem
-from pddlvm.training import TrainingResult, train
+from pddlvm.training.checkpoints import Checkpoints
+from pddlvm.training.loop import TrainingResult, train
 from pddlvm.validation import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.problem import Problem

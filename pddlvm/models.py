@@ -28,7 +28,6 @@ from pddlvm.galerkin.model import GalerkinMaps, Objective
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
 from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.families import Family
-from pddlvm.inference.fitting import Budget
 from pddlvm.inference.infer import Method, infer
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.stored import load_amortized
@@ -36,14 +35,15 @@ from pddlvm.inference.whole_field import inverse_of_noisy
 from pddlvm.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.saved import restore_state, save, with_saved_fields
 from pddlvm.output import write_pvd, write_vtu
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.reduction import Reduction
 from pddlvm.sensors.observation import Observation
-from pddlvm.serialization import restore_state, save, with_saved_fields
 from pddlvm.strong.points import PointSampler
 from pddlvm.strong.problem import CollocationProblem
+from pddlvm.training.fit import Budget
 from pddlvm.weak.problem import Problem
 
 __all__ = ["CollocationModel", "GalerkinModel", "LatentVariableModel", "load"]

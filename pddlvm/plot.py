@@ -37,7 +37,7 @@ from pddlvm.inference.plot import (
 )
 from pddlvm.latent.core import LatentModel
 from pddlvm.strong.problem import CollocationProblem
-from pddlvm.training import TrainingResult
+from pddlvm.training.loop import TrainingResult
 from pddlvm.validation import ValidationReport
 from pddlvm.weak.problem import Problem
 

@@ -11,7 +11,7 @@ import pddlvm
 from pddlvm.basics.files import read_content, write_content
 from pddlvm.inference.amortized import Compression
 from pddlvm.inference.families import Diagonal, Flow, Full
-from pddlvm.inference.fitting import Budget, fit
+from pddlvm.training.fit import Budget, fit
 from problems import poisson
 
 

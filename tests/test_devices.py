@@ -362,8 +362,8 @@ def test_a_training_on_the_device_is_resumed_bit_by_bit(name, tmp_path):
     def trained(**options):
         model = NEW[name]()
         # Each row of the history moves the adaptive points on.
-        state, every = "pddlvm.training_state.RECORD_STEPS", 2
-        with patch("pddlvm.training.RECORD_STEPS", every), patch(state, every):
+        state, every = "pddlvm.training.state.RECORD_STEPS", 2
+        with patch("pddlvm.training.loop.RECORD_STEPS", every), patch(state, every):
             pddlvm.train(model, max_steps=N_STEPS, calibrate=False, device=DEVICE, **options)
         return model
 

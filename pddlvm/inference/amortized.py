@@ -25,7 +25,6 @@ from pddlvm.basics.random import seeded
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
-from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.modes import starts
 from pddlvm.inference.proposals import Proposals
@@ -34,6 +33,7 @@ from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sensors.observation import Observation
+from pddlvm.training.fit import Budget, fit
 
 __all__ = ["Amortized", "amortize"]
 

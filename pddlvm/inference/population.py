@@ -25,12 +25,12 @@ from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.evidence import smoothed_weights
-from pddlvm.inference.fitting import Budget, fit
 from pddlvm.inference.weights import resample
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sensors.noise import Noise
 from pddlvm.sensors.observation import Observation
+from pddlvm.training.fit import Budget, fit
 
 __all__ = ["Generated", "Population", "learn_population"]
 

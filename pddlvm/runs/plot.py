@@ -12,7 +12,7 @@ from pddlvm import plot
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import make_folder, replacing
 from pddlvm.models import LatentVariableModel
-from pddlvm.training import TrainingResult
+from pddlvm.training.loop import TrainingResult
 from pddlvm.validation import ValidationReport
 
 __all__ = ["write_figures"]

@@ -9,9 +9,9 @@ from torch import nn
 
 from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import decoding
-from pddlvm.checkpoints import Checkpoints
 from pddlvm.latent.core import LatentModel
-from pddlvm.serialization import content_of, differences, restore_state
+from pddlvm.latent.saved import content_of, differences, restore_state
+from pddlvm.training.checkpoints import Checkpoints
 
 __all__ = [
     "RECORD_STEPS",

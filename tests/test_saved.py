@@ -10,7 +10,7 @@ from torch import nn
 import pddlvm
 from pddlvm import fem
 from pddlvm.basics.files import read_content, write_content
-from pddlvm.serialization import content_of, differences
+from pddlvm.latent.saved import content_of, differences
 from problems import poisson
 from problems.poisson import diffusion, load
 

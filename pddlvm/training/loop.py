@@ -20,11 +20,11 @@ from pddlvm.basics.checks import check_positive
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.locks import owned
 from pddlvm.basics.random import Stream, seeded
-from pddlvm.certificates import Certificates, certificates
-from pddlvm.checkpoints import Checkpoints, interruptible
 from pddlvm.latent.core import LatentModel, Stage
-from pddlvm.muon import Muon
-from pddlvm.training_state import (
+from pddlvm.training.certificates import Certificates, certificates
+from pddlvm.training.checkpoints import Checkpoints, interruptible
+from pddlvm.training.muon import Muon
+from pddlvm.training.state import (
     RECORD_STEPS,
     Optimizers,
     Progress,
