@@ -18,7 +18,7 @@ MODULES = {"fem": fem, "links": links}
 ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "strong", "sensors"),
     *("latent", "reduced", "galerkin", "collocation"),
-    *("training",),
+    *("training", "sampling"),
 )
 """Packages from the ground up; each imports from itself and those before it, anywhere in a file."""
 

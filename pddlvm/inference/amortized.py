@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.basics.random import seeded
-from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.families import Diagonal, Family, Flow
 from pddlvm.inference.laplace import Laplace, laplace
@@ -32,6 +31,7 @@ from pddlvm.inference.resampled import Resampled
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sampling.coordinates import Coordinates
 from pddlvm.sensors.observation import Observation
 from pddlvm.training.fit import Budget, fit
 

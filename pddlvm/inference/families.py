@@ -15,10 +15,10 @@ import zuko
 from torch import Tensor, nn
 
 from pddlvm.basics.random import seeded
-from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.inference.pushed import PushedGaussian
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sampling.coordinates import Coordinates
 
 __all__ = ["Diagonal", "Family", "Flow", "Full"]
 

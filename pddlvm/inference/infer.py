@@ -17,27 +17,27 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.amortized import Amortized
-from pddlvm.inference.charts import Charts
-from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, Draws
 from pddlvm.inference.diagnostics import Diagnostics
-from pddlvm.inference.evidence import bulk_size, rhat, tail_size
 from pddlvm.inference.exact import exact
-from pddlvm.inference.explore import dispersed, standardise
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.inference.finite_elements import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import starts
-from pddlvm.inference.nuts import nuts
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.target import SurrogateTarget
-from pddlvm.inference.variational import variational
+from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.sampling.charts import Charts
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.explore import dispersed
+from pddlvm.sampling.nuts import nuts
+from pddlvm.sampling.statistics import bulk_size, rhat, tail_size
+from pddlvm.sampling.variational import variational
 from pddlvm.sensors.observation import Observation
 
 __all__ = ["Method", "infer"]

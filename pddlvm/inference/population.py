@@ -23,11 +23,11 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.amortized import Amortized, amortize
-from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.evidence import smoothed_weights
-from pddlvm.inference.weights import resample
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.resample import resample
+from pddlvm.sampling.statistics import smoothed_weights
 from pddlvm.sensors.noise import Noise
 from pddlvm.sensors.observation import Observation
 from pddlvm.training.fit import Budget, fit

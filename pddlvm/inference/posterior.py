@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_level
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.inference.adjoint import FiniteElementPosterior
 from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
-from pddlvm.inference.evidence import khat
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
+from pddlvm.sampling.statistics import khat
 from pddlvm.weak.problem import Problem
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pddlvm.inference.charts import Charts
-from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.density import Density
-from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.target import SurrogateTarget
-from pddlvm.inference.weights import resample
+from pddlvm.inference.surrogate_density import SurrogateTarget
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.charts import Charts
+from pddlvm.sampling.coordinates import FAR, Coordinates
+from pddlvm.sampling.resample import resample
+from pddlvm.sampling.statistics import smoothed_weights, worth
 
 __all__ = ["Proposals"]
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pddlvm.inference.coordinates import Coordinates
 from pddlvm.inference.density import Density, log_prob_of_z
+from pddlvm.sampling.coordinates import Coordinates
 
 __all__ = ["PushedGaussian"]
 

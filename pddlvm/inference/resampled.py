@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density
-from pddlvm.inference.evidence import smoothed_weights, worth
 from pddlvm.inference.proposals import Proposals
-from pddlvm.inference.weights import resample
+from pddlvm.sampling.resample import resample
+from pddlvm.sampling.statistics import smoothed_weights, worth
 
 __all__ = ["Resampled"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.inference.target import Target
+from pddlvm.sampling.target import Target
 
 __all__ = ["State", "StepSize", "jumped", "leapfrog", "start_at", "transition"]
 

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError, ProblemError
 from pddlvm.basics.owned import owned
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.target import Target
 from pddlvm.sensors.observation import Observation
 from pddlvm.weak.problem import Problem
 
-__all__ = ["FiniteElementPosterior"]
+__all__ = ["FiniteElementPosterior", "FiniteElementTarget"]
 
 _BATCH = 8
 """Larger ones leave the caches."""
@@ -108,6 +110,31 @@ class FiniteElementPosterior:
                 )
                 return gradient + of_boundary
         raise ConvergenceError("the adjoint equation was not solved: K changes too fast")
+
+
+class FiniteElementTarget(Target):
+    """The posterior under the finite element likelihood.
+
+    Args:
+        posterior: log density of xi.
+        coordinates: w.
+    """
+
+    def __init__(self, posterior: FiniteElementPosterior, coordinates: Coordinates) -> None:
+        super().__init__(coordinates)
+        self.posterior = posterior
+
+    def value(self, w: Tensor) -> Tensor:  # noqa: D102
+        return self.posterior.log_prob(self.coordinates.xi_of(w)) + self.coordinates.log_jacobian(w)
+
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        with torch.enable_grad():
+            at = w.detach().requires_grad_()
+            xi = self.coordinates.xi_of(at)
+            jacobian = self.coordinates.log_jacobian(at)
+            value, slope = self.posterior.log_prob_and_gradient(xi.detach())
+            (gradient,) = torch.autograd.grad((xi * slope).sum() + jacobian.sum(), at)
+        return value + jacobian.detach(), gradient
 
 
 def _each(

@@ -5,7 +5,7 @@ import torch
 from checks import UNLIKE_PROBLEMS
 
 import pddlvm
-from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from problems import pinn, poisson
 
 

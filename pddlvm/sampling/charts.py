@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.target import Target
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.target import Target
 
 __all__ = ["Charts"]
 

@@ -10,59 +10,38 @@ Far in the tails of the prior, where the map knows nothing, B (1, w) alone may f
 stands alone. What the fit leaves, and the error of the correction, widen the noise. Corrections
 that fail are left out; where many do, the map stays as it is. Far beyond the prior, where a network
 may say anything, predictions stay what they are at the edge, and the prior decides.
+
+Chains on it start at the Laplace approximation. Where the draws of a mode are wider or narrower
+than it says, its coordinates are standardised by the draws, and the chains go on. Small steps are
+cheap here.
 """
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.coordinates import FAR, Coordinates
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.charts import Charts
+from pddlvm.sampling.coordinates import FAR, Coordinates
+from pddlvm.sampling.explore import begin, cautious, explore
+from pddlvm.sampling.target import Target
 from pddlvm.sensors.noise import Noise
 
-__all__ = ["FiniteElementTarget", "SurrogateTarget", "Target"]
+__all__ = ["SurrogateTarget", "standardise"]
 
 _N_DRAWS = 128
 _REACH = 4.0
 _ROUNDING = 1e-12
 _LEAST_GOOD = 0.75
 _LARGEST_RATIO = 1e6
-
-
-class Target(ABC):
-    """log p(w | y) up to a constant in the coordinates w.
-
-    Args:
-        coordinates: w.
-    """
-
-    def __init__(self, coordinates: Coordinates) -> None:
-        self.coordinates = coordinates
-
-    @abstractmethod
-    def value(self, w: Tensor) -> Tensor:
-        """Log density at w (batch, d), (batch,)."""
-
-    @abstractmethod
-    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Log density (batch,) and its gradient (batch, d)."""
-
-    def region(self, w: Tensor) -> Tensor:
-        """The mode to which each w (batch, d) belongs, (batch,): there is one."""
-        return torch.zeros(len(w), dtype=torch.long)
-
-    def factor(self, region: Tensor) -> Tensor:
-        """L of the modes (batch,): L^-1 w is about standard there, (batch, d, d)."""
-        d = len(self.coordinates.centre)
-        return torch.eye(d, dtype=torch.float64).expand(len(region), d, d)
-
-    def jump(self, w: Tensor, generator: torch.Generator) -> Tensor:
-        """Chains w (batch, d) after a try to jump to other modes, of which there are none."""
-        return w
+_N_CHAINS = 64
+_N_STEPS = 60
+_MAX_WINDOWS = 6
+_WIDEST = 1.5
 
 
 class SurrogateTarget(Target):
@@ -149,29 +128,40 @@ class SurrogateTarget(Target):
         return value.detach(), gradient
 
 
-class FiniteElementTarget(Target):
-    """The posterior under the finite element likelihood.
+@torch.no_grad()
+def standardise(
+    modes: Sequence[SurrogateTarget], masses: Tensor, generator: torch.Generator
+) -> tuple[Charts, Tensor, float]:
+    """The same density in better coordinates, draws eta (n_chains, d) of it, and a step size.
 
     Args:
-        posterior: log density of xi.
-        coordinates: w.
+        modes: the density, in the coordinates of each of its modes.
+        masses: about those of the modes, (n_modes,).
+        generator: of everything random.
+
+    Raises:
+        ConvergenceError: no chain is where the density is positive.
     """
-
-    def __init__(self, posterior: FiniteElementPosterior, coordinates: Coordinates) -> None:
-        super().__init__(coordinates)
-        self.posterior = posterior
-
-    def value(self, w: Tensor) -> Tensor:  # noqa: D102
-        return self.posterior.log_prob(self.coordinates.xi_of(w)) + self.coordinates.log_jacobian(w)
-
-    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        with torch.enable_grad():
-            at = w.detach().requires_grad_()
-            xi = self.coordinates.xi_of(at)
-            jacobian = self.coordinates.log_jacobian(at)
-            value, slope = self.posterior.log_prob_and_gradient(xi.detach())
-            (gradient,) = torch.autograd.grad((xi * slope).sum() + jacobian.sum(), at)
-        return value + jacobian.detach(), gradient
+    target = Charts(modes)
+    start = begin(target, masses, _N_CHAINS, generator)
+    visited, step = explore(target, start, _N_STEPS, generator, acceptance=cautious)
+    for _ in range(_MAX_WINDOWS):
+        # The second half of the window; its spread along each direction is 1 where all is well.
+        recent = visited[_N_STEPS // 2 :].flatten(0, 1)
+        better = [
+            part if here is None else part.moved_to(here, generator)
+            for part, here in zip(modes, target.standardised(recent, _WIDEST), strict=True)
+        ]
+        if all(new is old for new, old in zip(better, modes, strict=True)):
+            break
+        modes, target = better, Charts(better)
+        visited, step = explore(target, visited[-1], _N_STEPS, generator, acceptance=cautious)
+    inside = visited[-1][torch.isfinite(target.value(visited[-1]))]
+    if len(inside) == 0:
+        raise ConvergenceError(
+            "no draw has a positive density: the data contradict the model, its noise or its prior"
+        )
+    return target, inside, step
 
 
 def _near(xi: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ that pass for a distribution.
 import torch
 from torch import Tensor
 
-from pddlvm.inference.evidence import worth
+from pddlvm.sampling.statistics import worth
 
 __all__ = ["resample"]
 

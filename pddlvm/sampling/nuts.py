@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.inference.hmc import State, StepSize, jumped, leapfrog, start_at
-from pddlvm.inference.target import Target
+from pddlvm.sampling.hmc import State, StepSize, jumped, leapfrog, start_at
+from pddlvm.sampling.target import Target
 
 __all__ = ["nuts"]
 

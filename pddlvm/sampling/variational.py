@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.inference.target import Target
+from pddlvm.sampling.target import Target
 
 __all__ = ["variational"]
 
