@@ -19,9 +19,9 @@ import pddlvm
 from benchmarks.speed import milliseconds
 from pddlvm.inference.exact import hamiltonian
 from pddlvm.inference.finite_element_density import FiniteElementPosterior, FiniteElementTarget
-from pddlvm.inference.finite_elements import FiniteElements
+from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import laplace
-from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.explore import begin
 from pddlvm.sampling.statistics import bulk_size

@@ -12,6 +12,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from pddlvm.amortized.amortized import Amortized
+from pddlvm.amortized.families import Family
+from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
+from pddlvm.amortized.stored import load_amortized
+from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.random import seeded
@@ -26,13 +31,10 @@ from pddlvm.galerkin.calibration import calibrate, calibrate_misfit, default_n_s
 from pddlvm.galerkin.covariances import Covariance
 from pddlvm.galerkin.model import GalerkinMaps, Objective
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
-from pddlvm.inference.amortized import Amortized, amortize
-from pddlvm.inference.families import Family
-from pddlvm.inference.infer import Method, infer
+from pddlvm.inference.density import Density
+from pddlvm.inference.methods import Method, infer
 from pddlvm.inference.posterior import Posterior
-from pddlvm.inference.stored import load_amortized
 from pddlvm.inference.whole_field import inverse_of_noisy
-from pddlvm.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import restore_state, save, with_saved_fields
@@ -148,11 +150,14 @@ class LatentVariableModel(LatentModel):
             y,
             observation,
             method,
-            self.amortize,
+            self._by_network,
             n_samples=n_samples,
             n_chains=n_chains,
             seed=seed,
         )
+
+    def _by_network(self, observation: Observation, y: Tensor) -> Density:
+        return self.amortize(observation).resampled(y)
 
     def amortize(
         self,

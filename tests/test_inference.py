@@ -15,7 +15,7 @@ from linear import closed_form
 
 import pddlvm
 from pddlvm import plot
-from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.sampling.coordinates import Coordinates
 from pddlvm.sampling.explore import cautious, explore
 from pddlvm.sampling.hmc import StepSize, start_at, transition

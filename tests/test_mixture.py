@@ -6,9 +6,9 @@ from checks import Known
 from torch.distributions import Normal
 
 import pddlvm
+from pddlvm.amortized.resampled import Resampled
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.resampled import Resampled
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.sampling.coordinates import Coordinates
 
 N = 20_000

@@ -9,8 +9,8 @@ from checks import Known
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pddlvm.amortized.resampled import Resampled
 from pddlvm.inference.density import Density
-from pddlvm.inference.resampled import Resampled
 from pddlvm.sampling.statistics import khat, smoothed_weights
 
 N = 4000

@@ -28,7 +28,7 @@ from pddlvm.basics.errors import ConvergenceError
 from pddlvm.inference.density import Density
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import distinct, objective
-from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import FAR, Coordinates
 

@@ -13,7 +13,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import make_folder, replacing
 from pddlvm.models import LatentVariableModel
 from pddlvm.training.loop import TrainingResult
-from pddlvm.validation import ValidationReport
+from pddlvm.validation.maps import ValidationReport
 
 __all__ = ["write_figures"]
 

@@ -16,7 +16,7 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
-from pddlvm.inference.infer import Method
+from pddlvm.inference.methods import Method
 from pddlvm.models import LatentVariableModel
 from pddlvm.sensors.observation import Observation
 

@@ -1,10 +1,4 @@
-"""Figures with matplotlib: axes in, axes out.
-
-What has several panels takes a figure, or a part of one,
-`figure.subfigures(1, 2, squeeze=False)[0, 0]`.
-
-Colour maps are perceptually uniform and readable for the colour-blind.
-"""
+"""Figures of solutions and parameter fields, of trainings and of the calibration of maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,35 +19,14 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import SurfaceMesh
-from pddlvm.inference.plot import (
-    AnyFigure,
-    corner,
-    expected_coverage,
-    inference_figure,
-    marginals,
-    new_figure,
-    ranks,
-    whole,
-)
 from pddlvm.latent.core import LatentModel
+from pddlvm.plot.figures import AnyFigure, new_figure, whole
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.loop import TrainingResult
-from pddlvm.validation import ValidationReport
+from pddlvm.validation.maps import ValidationReport
 from pddlvm.weak.problem import Problem
 
-__all__ = [
-    "calibration",
-    "corner",
-    "elbo",
-    "expected_coverage",
-    "field",
-    "forward_figure",
-    "inference_figure",
-    "inverse_figure",
-    "marginals",
-    "ranks",
-    "space_time",
-]
+__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure", "space_time"]
 
 Array = NDArray[np.float64]
 

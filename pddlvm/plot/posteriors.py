@@ -1,52 +1,26 @@
-"""Figures of posteriors and of the calibration of an inference; see `pddlvm.plot`."""
+"""Figures of posteriors and of the calibration of an inference."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from scipy.stats import binom
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.posterior import Posterior
-from pddlvm.inference.validation import InferenceReport
+from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.plot.figures import AnyFigure, new_figure, whole
+from pddlvm.validation.inference import InferenceReport
 
-if TYPE_CHECKING:
-    from pddlvm.parameters.problem import ParametricProblem
-
-__all__ = [
-    "AnyFigure",
-    "corner",
-    "expected_coverage",
-    "inference_figure",
-    "marginals",
-    "new_figure",
-    "ranks",
-    "whole",
-]
-
-AnyFigure = Figure | SubFigure
+__all__ = ["corner", "expected_coverage", "inference_figure", "marginals", "ranks"]
 
 _N_DRAWS = 4000
 _COLUMNS = 4
 _MOST_SHOWN = 12
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
 """That the colour-blind can tell apart (Okabe and Ito, 2008)."""
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of a size in inches that arranges its panels."""
-    return plt.figure(figsize=(width, height), layout="constrained")
-
-
-def whole(figure: AnyFigure) -> Figure:
-    """The figure that a part of one belongs to."""
-    found = figure.figure
-    assert isinstance(found, Figure)
-    return found
 
 
 def marginals(

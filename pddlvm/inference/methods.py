@@ -17,17 +17,16 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.density import Density, Draws
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.exact import exact
 from pddlvm.inference.finite_element_density import FiniteElementPosterior
-from pddlvm.inference.finite_elements import FiniteElements
+from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import starts
 from pddlvm.inference.posterior import Posterior
-from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
@@ -45,7 +44,8 @@ __all__ = ["Method", "infer"]
 Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
 """A method of `infer`, by its name."""
 LogDensity = Callable[[Tensor], Tensor]
-Amortize = Callable[[Observation], Amortized]
+Network = Callable[[Observation, Tensor], Density]
+"""Gives the density of data by what was, or is, trained for such sensors."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Query:
     Attributes:
         model: trained.
         observation: sensors and noise.
-        amortize: gives the density that was, or is, trained for them.
+        network: of "amortized".
         surrogate: predicts the data.
         y: data sets, (n_data, n), float64.
         n_samples: draws of each posterior, all chains together.
@@ -65,7 +65,7 @@ class Query:
 
     model: LatentModel
     observation: Observation
-    amortize: Amortize
+    network: Network
     surrogate: Surrogate
     y: Tensor
     n_samples: int
@@ -135,7 +135,7 @@ def _amortized(query: Query) -> Found:
             "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
             "'laplace', 'variational', 'nuts' and 'exact' leave missing values out"
         )
-    density = query.amortize(query.observation).resampled(query.y)
+    density = query.network(query.observation, query.y)
     return Found(density, _of_density(query, density))
 
 
@@ -239,7 +239,7 @@ def infer(
     y: Tensor,
     observation: Observation,
     method: Method,
-    amortize: Amortize,
+    network: Network,
     *,
     n_samples: int,
     n_chains: int,
@@ -257,7 +257,7 @@ def infer(
     batch = y.shape[:-1]
     flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = model.surrogate(observation, corrections=1)
-    query = Query(model, observation, amortize, surrogate, flat, n_samples, n_chains, seed)
+    query = Query(model, observation, network, surrogate, flat, n_samples, n_chains, seed)
     found = _METHODS[method](query)
     evidence: dict[str, Any] = {
         name: None if value is None else value.reshape((*batch, *value.shape[1:]))

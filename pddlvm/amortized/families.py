@@ -1,7 +1,7 @@
 """Families of conditional densities q(eta | context) for amortised posteriors.
 
 eta are the unbounded coordinates of z. The context is what a query makes of its data: an estimate
-of eta, and features; see `pddlvm.inference.amortized`.
+of eta, and features; see `pddlvm.amortized.amortized`.
 """
 
 import math
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from pddlvm.basics.random import seeded
 from pddlvm.inference.density import Density, log_prob_of_z
-from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["Diagonal", "Family", "Flow", "Full"]
+__all__ = ["FAMILIES", "Diagonal", "Family", "Flow", "Full"]
 
 _REACH = 8.0
 _WIDTH = 256
@@ -210,3 +210,7 @@ def _network(n: int, n_out: int) -> nn.Sequential:
 def _positive(raw: Tensor) -> Tensor:
     """exp, within bounds that keep a single surprising draw from ending a training."""
     return raw.clamp(-_REACH, _REACH).exp()
+
+
+FAMILIES: dict[str, type[Family]] = {"Diagonal": Diagonal, "Full": Full, "Flow": Flow}
+"""Those that files know, by name."""

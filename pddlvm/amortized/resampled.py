@@ -16,9 +16,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pddlvm.amortized.proposals import Proposals
 from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density
-from pddlvm.inference.proposals import Proposals
 from pddlvm.sampling.resample import resample
 from pddlvm.sampling.statistics import smoothed_weights, worth
 

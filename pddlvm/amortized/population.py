@@ -19,10 +19,11 @@ import torch
 import zuko
 from torch import Tensor
 
+from pddlvm.amortized.amortized import Amortized
+from pddlvm.amortized.train import amortize
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.inference.amortized import Amortized, amortize
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from pddlvm.inference.amortized import Amortized
+from pddlvm.amortized.amortized import Amortized
 
 __all__ = ["ANYTHING", "KeptDensity", "checksum"]
 
@@ -29,7 +27,7 @@ class KeptDensity:
         asked: of its training.
     """
 
-    density: "Amortized"
+    density: Amortized
     weights: str
     asked: Asked
 
