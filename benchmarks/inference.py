@@ -17,15 +17,14 @@ from torch import Tensor
 
 import pddlvm
 from benchmarks.speed import milliseconds
-from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.charts import Charts
-from pddlvm.inference.evidence import bulk_size
 from pddlvm.inference.exact import hamiltonian
-from pddlvm.inference.explore import begin
-from pddlvm.inference.finite_elements import FiniteElements
+from pddlvm.inference.finite_element_density import FiniteElementPosterior, FiniteElementTarget
+from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import laplace
-from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.target import FiniteElementTarget
+from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.sampling.charts import Charts
+from pddlvm.sampling.explore import begin
+from pddlvm.sampling.statistics import bulk_size
 from problems import poisson
 
 _GRID = [[(i + 0.5) / 5, (j + 0.5) / 5] for i in range(5) for j in range(5)]

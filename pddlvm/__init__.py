@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pddlvm import dependencies as dependencies  # the first of all
 from pddlvm import fem, links, supports
+from pddlvm.amortized.amortized import Amortized
+from pddlvm.amortized.families import Diagonal, Family, Flow, Full
+from pddlvm.amortized.population import Generated, Population, learn_population
 from pddlvm.basics.errors import (
     ConvergenceError,
     InputError,
@@ -20,18 +23,13 @@ from pddlvm.basics.errors import (
     SupportError,
     UncalibratedWarning,
 )
-from pddlvm.checkpoints import Checkpoints
+from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.collocation.reader import GridGaussian
 from pddlvm.export import Exported, export_maps
 from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
-from pddlvm.inference.amortized import Amortized
 from pddlvm.inference.diagnostics import Diagnostics
-from pddlvm.inference.families import Diagonal, Family, Flow, Full
-from pddlvm.inference.infer import Method
-from pddlvm.inference.population import Generated, Population, learn_population
+from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
-from pddlvm.inference.validation import InferenceReport, validate_inference
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.models import CollocationModel, GalerkinModel, LatentVariableModel, load
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
@@ -61,8 +59,10 @@ from pddlvm.strong.points import (
 )
 from pddlvm.strong.pointwise import Condition
 from pddlvm.strong.problem import CollocationProblem
-from pddlvm.training import TrainingResult, train
-from pddlvm.validation import ValidationReport, validate
+from pddlvm.training.checkpoints import Checkpoints
+from pddlvm.training.loop import TrainingResult, train
+from pddlvm.validation.inference import InferenceReport, validate_inference
+from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import ShellStresses, shell_stresses

@@ -12,37 +12,41 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from pddlvm.amortized.amortized import Amortized
+from pddlvm.amortized.families import Family
+from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
+from pddlvm.amortized.stored import load_amortized
+from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.grad_mode import out_of_inference, with_gradients
 from pddlvm.basics.random import seeded
+from pddlvm.collocation import calibration as collocation_calibration
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationMaps
+from pddlvm.collocation.stages import stages
 from pddlvm.collocation.surrogate import CollocationSurrogate
 from pddlvm.galerkin import content as galerkin_content
 from pddlvm.galerkin.calibration import calibrate, calibrate_misfit, default_n_samples
 from pddlvm.galerkin.covariances import Covariance
 from pddlvm.galerkin.model import GalerkinMaps, Objective
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
-from pddlvm.inference.amortized import Amortized, amortize
-from pddlvm.inference.families import Family
-from pddlvm.inference.fitting import Budget
-from pddlvm.inference.infer import Method, infer
+from pddlvm.inference.density import Density
+from pddlvm.inference.methods import Method, infer
 from pddlvm.inference.posterior import Posterior
-from pddlvm.inference.stored import load_amortized
 from pddlvm.inference.whole_field import inverse_of_noisy
-from pddlvm.kept import ANYTHING, KeptDensity, checksum
-from pddlvm.latent.core import LatentModel
+from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.saved import restore_state, save, with_saved_fields
 from pddlvm.output import write_pvd, write_vtu
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.reduction import Reduction
 from pddlvm.sensors.observation import Observation
-from pddlvm.serialization import restore_state, save, with_saved_fields
 from pddlvm.strong.points import PointSampler
 from pddlvm.strong.problem import CollocationProblem
+from pddlvm.training.fit import Budget
 from pddlvm.weak.problem import Problem
 
 __all__ = ["CollocationModel", "GalerkinModel", "LatentVariableModel", "load"]
@@ -148,11 +152,14 @@ class LatentVariableModel(LatentModel):
             y,
             observation,
             method,
-            self.amortize,
+            self._by_network,
             n_samples=n_samples,
             n_chains=n_chains,
             seed=seed,
         )
+
+    def _by_network(self, observation: Observation, y: Tensor) -> Density:
+        return self.amortize(observation).resampled(y)
 
     @with_gradients
     def amortize(
@@ -283,6 +290,26 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
         seed: of the initial weights.
         dtype: of the maps; float32 by default.
     """
+
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102
+        return stages(self, calibrate)
+
+    @with_gradients
+    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
+        """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
+
+        The error of a mean solves the linearised PDE driven by its residual: one dense solve on the
+        space-time nodes per draw. `train` ends with it.
+
+        Args:
+            n_samples: prior draws, at least 32; 96 by default.
+            seed: of the draws.
+        """
+        n_samples = collocation_calibration.default_n_samples() if n_samples is None else n_samples
+        if self.references is None or self.references.drawn_with != (n_samples, seed):
+            collocation_calibration.calibrate_forward(self, n_samples, seed)
+        collocation_calibration.calibrate_inverse(self, seed)
+        collocation_calibration.calibrate_misfit(self)
 
     def content(self) -> dict[str, Any]:  # noqa: D102
         return collocation_content.content_of(self)

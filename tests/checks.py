@@ -21,7 +21,7 @@ UNLIKE_PROBLEMS = [
 
 @dataclass(frozen=True)
 class Known:
-    """Proposals and a target that are given, in the place of `pddlvm.inference.proposals`."""
+    """Proposals and a target that are given, in the place of `pddlvm.amortized.proposals`."""
 
     density: Density
     log_target: Callable[[torch.Tensor], torch.Tensor]

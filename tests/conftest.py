@@ -24,9 +24,8 @@ def few_draws():
     """Trainings of tests end with a rough calibration; who tests error bars calibrates anew."""
     with (
         patch("pddlvm.models.default_n_samples", return_value=128),
-        patch("pddlvm.collocation.calibrate.default_n_samples", return_value=32),
-        patch("pddlvm.collocation.model.default_n_samples", return_value=32),
-        patch("pddlvm.collocation.calibrate._N_FINE", 8),
+        patch("pddlvm.collocation.calibration.default_n_samples", return_value=32),
+        patch("pddlvm.collocation.calibration._N_FINE", 8),
     ):
         yield
 
@@ -43,7 +42,7 @@ def small_models(pytestconfig):
     with (
         patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width=64),
         patch("pddlvm.reduced.reduction._N_SNAPSHOTS", 128),
-        patch("pddlvm.collocation.galerkin._N_DRAWS", 1024),
+        patch("pddlvm.collocation.projection._N_DRAWS", 1024),
     ):
         yield
 

@@ -5,7 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from problems import nonlinear_poisson, poisson
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import pddlvm
+from pddlvm.amortized.amortized import Compression
+from pddlvm.amortized.families import Diagonal, Flow, Full
 from pddlvm.basics.files import read_content, write_content
-from pddlvm.inference.amortized import Compression
-from pddlvm.inference.families import Diagonal, Flow, Full
-from pddlvm.inference.fitting import Budget, fit
+from pddlvm.training.fit import Budget, fit
 from problems import poisson
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.certificates import Certificates, certificates
+from pddlvm.training.certificates import Certificates, certificates
 from problems import pinn, poisson
 
 
@@ -58,7 +58,7 @@ def test_corrections_that_fail_are_rejected(problem):
 
 
 def test_problems_in_strong_form_get_a_verdict_too(monkeypatch):
-    monkeypatch.setattr("pddlvm.certificates._N_CORRECTED", 4)
+    monkeypatch.setattr("pddlvm.training.certificates._N_CORRECTED", 4)
     model = pddlvm.LatentVariableModel(pinn.make_heat(grid=(9, 9)), n_functions=8)
     found = certificates(model)
     # From a map that was never trained Newton's method goes anywhere.

@@ -11,8 +11,8 @@ import torch
 from pyro import poutine
 
 import pddlvm
+from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikelihood
-from pddlvm.collocation.reader import GridGaussian
 
 BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
 HARD = (BOX.start("t"), BOX.start("x"), BOX.end("x"))

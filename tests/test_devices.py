@@ -362,8 +362,8 @@ def test_a_training_on_the_device_is_resumed_bit_by_bit(name, tmp_path):
     def trained(**options):
         model = NEW[name]()
         # Each row of the history moves the adaptive points on.
-        state, every = "pddlvm.training_state.RECORD_STEPS", 2
-        with patch("pddlvm.training.RECORD_STEPS", every), patch(state, every):
+        state, every = "pddlvm.training.state.RECORD_STEPS", 2
+        with patch("pddlvm.training.loop.RECORD_STEPS", every), patch(state, every):
             pddlvm.train(model, max_steps=N_STEPS, calibrate=False, device=DEVICE, **options)
         return model
 
@@ -395,7 +395,7 @@ def test_references_follow_the_model(model):
 def test_a_model_on_the_device_reports_and_writes(model, solved, tmp_path):
     model.to(DEVICE)
     z = solved[0].to(DEVICE)
-    with patch("pddlvm.validation._LARGE_BATCH", 2):
+    with patch("pddlvm.validation.maps._LARGE_BATCH", 2):
         assert pddlvm.validate(model, 3).n_samples == 3
     model.to_vtu(tmp_path / "u.vtu", z, n_samples=1)
     model.to_pvd(tmp_path / "u.pvd", z[0])

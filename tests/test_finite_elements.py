@@ -6,7 +6,7 @@ from checks import UNLIKE_PROBLEMS
 from linear import closed_form, linear_problem
 
 import pddlvm
-from pddlvm.inference.finite_elements import FiniteElements
+from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import laplace
 
 

@@ -15,12 +15,12 @@ from linear import closed_form
 
 import pddlvm
 from pddlvm import plot
-from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.evidence import bulk_size, khat, rhat
-from pddlvm.inference.explore import cautious, explore
-from pddlvm.inference.hmc import StepSize, start_at, transition
-from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.target import Target
+from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.explore import cautious, explore
+from pddlvm.sampling.hmc import StepSize, start_at, transition
+from pddlvm.sampling.statistics import bulk_size, khat, rhat
+from pddlvm.sampling.target import Target
 from problems import poisson
 
 METHODS = ("laplace", "variational", "nuts", "exact", "amortized")

@@ -8,7 +8,7 @@ from linear import closed_form
 
 import pddlvm
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
-from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.inference.laplace import laplace
 from pddlvm.latent.surrogate import Surrogate
 from problems import nonlinear_poisson, poisson

@@ -6,10 +6,10 @@ from checks import Known
 from torch.distributions import Normal
 
 import pddlvm
-from pddlvm.inference.coordinates import Coordinates
+from pddlvm.amortized.resampled import Resampled
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.resampled import Resampled
+from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.sampling.coordinates import Coordinates
 
 N = 20_000
 CENTRES, STDS = (-1.0, 2.0), (0.5, 1.0)

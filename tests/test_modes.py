@@ -7,12 +7,12 @@ import torch
 from three_roots import by_root, three_roots, true_masses
 
 import pddlvm
-from pddlvm.inference.charts import Charts
-from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.evidence import bulk_size, rhat
 from pddlvm.inference.modes import distinct
-from pddlvm.inference.nuts import nuts
-from pddlvm.inference.target import Target
+from pddlvm.sampling.charts import Charts
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.nuts import nuts
+from pddlvm.sampling.statistics import bulk_size, rhat
+from pddlvm.sampling.target import Target
 
 SHARES = torch.tensor([0.3, 0.7], dtype=torch.float64)
 CENTRES = torch.tensor([[-10.0, 0.0], [10.0, 5.0]], dtype=torch.float64)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pddlvm.muon import Muon
+from pddlvm.training.muon import Muon
 
 
 def generator() -> torch.Generator:

@@ -9,9 +9,9 @@ from checks import Known
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pddlvm.amortized.resampled import Resampled
 from pddlvm.inference.density import Density
-from pddlvm.inference.evidence import khat, smoothed_weights
-from pddlvm.inference.resampled import Resampled
+from pddlvm.sampling.statistics import khat, smoothed_weights
 
 N = 4000
 CENTRES = torch.tensor([[0.0, 0.0], [3.0, -1.0]], dtype=torch.float64)

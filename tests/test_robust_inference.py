@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.coordinates import FAR, Coordinates
-from pddlvm.inference.evidence import khat, rhat
-from pddlvm.inference.finite_elements import FiniteElements
+from pddlvm.amortized.proposals import Proposals
+from pddlvm.amortized.resampled import Resampled
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
+from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import laplace
-from pddlvm.inference.proposals import Proposals
-from pddlvm.inference.pushed import PushedGaussian
-from pddlvm.inference.resampled import Resampled
-from pddlvm.inference.target import SurrogateTarget, _plausible
+from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.inference.surrogate_density import SurrogateTarget, _plausible
+from pddlvm.sampling.coordinates import FAR, Coordinates
+from pddlvm.sampling.statistics import khat, rhat
 from problems import poisson
 
 METHODS = [

@@ -7,8 +7,8 @@ from scipy.stats import kstest
 
 import pddlvm
 from pddlvm.inference.laplace import laplace
-from pddlvm.inference.validation import validate_inference
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.validation.inference import validate_inference
 from problems import pinn
 
 

@@ -38,8 +38,8 @@ from pddlvm.runs.sources import (
     parse_settings,
     settings_of,
 )
-from pddlvm.training import TrainingResult, train, usable_device
-from pddlvm.validation import ValidationReport, validate
+from pddlvm.training.loop import TrainingResult, train, usable_device
+from pddlvm.validation.maps import ValidationReport, validate
 
 __all__ = ["info_command", "list_command", "train_command", "validate_command"]
 

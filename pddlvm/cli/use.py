@@ -18,7 +18,7 @@ from pddlvm.cli.common import (
     parameters,
 )
 from pddlvm.export import Format, export_maps
-from pddlvm.inference.infer import Method
+from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior
 from pddlvm.models import LatentVariableModel
 from pddlvm.runs.folder import Run

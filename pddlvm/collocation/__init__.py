@@ -1,1 +1,1 @@
-"""Problems in strong form: the residual is taken at points, and no mesh is needed."""
+"""The latent variable model on learnt functions of space and time; no mesh is needed."""

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from pddlvm.basics.errors import RunFileError
+from pddlvm.collocation.inverse_networks import PrincipalGaussian
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationMaps
-from pddlvm.collocation.reader import PrincipalGaussian
 from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.strong.points import (
     AdaptivePoints,

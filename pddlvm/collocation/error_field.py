@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.collocation.predictions import Spread
+from pddlvm.collocation.field import Spread
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.problem import CollocationProblem

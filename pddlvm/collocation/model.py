@@ -16,29 +16,22 @@ from torch import Tensor, nn
 
 from pddlvm.basics.checks import check_count, check_no_gradient
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.grad_mode import out_of_inference, with_gradients
+from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
-from pddlvm.collocation.calibrate import (
-    References,
-    calibrate_forward,
-    calibrate_inverse,
-    calibrate_misfit,
-    default_n_samples,
-)
 from pddlvm.collocation.error_field import ERROR_MODES, ErrorField, finer_nodes
+from pddlvm.collocation.field import FieldForward, Spread
+from pddlvm.collocation.inverse_networks import InverseField, PrincipalGaussian
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
-from pddlvm.collocation.predictions import FieldForward, Spread
-from pddlvm.collocation.reader import InverseField, PrincipalGaussian
-from pddlvm.collocation.stages import stages
+from pddlvm.collocation.references import References
 from pddlvm.collocation.stream import PointStream
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.galerkin.maps import bounded
-from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
@@ -128,9 +121,6 @@ class CollocationMaps(LatentModel):
         return 64
 
     # --- training ------------------------------------------------------------------------------
-
-    def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102
-        return stages(self, calibrate)
 
     def begin(self) -> None:
         """Forget an earlier training."""
@@ -310,23 +300,6 @@ class CollocationMaps(LatentModel):
         mean, log_variance = self.read_field(u, *arguments)
         mean = self.problem.prior.clamp_standard(mean)
         return mean * (1 - known) + xi_known, log_variance
-
-    @with_gradients
-    def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
-        """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
-
-        The error of a mean solves the linearised PDE driven by its residual: one dense solve on the
-        space-time nodes per draw. `train` ends with it.
-
-        Args:
-            n_samples: prior draws, at least 32; 96 by default.
-            seed: of the draws.
-        """
-        n_samples = default_n_samples() if n_samples is None else n_samples
-        if self.references is None or self.references.drawn_with != (n_samples, seed):
-            calibrate_forward(self, n_samples, seed)
-        calibrate_inverse(self, seed)
-        calibrate_misfit(self)
 
     def after_loading(self) -> None:  # noqa: D102
         self.basis.freeze()

@@ -1,17 +1,13 @@
 """The training of a collocation model: the forward map, then the inverse map."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from pddlvm.collocation.calibrate import calibrate_forward
-from pddlvm.collocation.galerkin import fit_branch
+from pddlvm.collocation.calibration import calibrate_forward
+from pddlvm.collocation.model import CollocationMaps
+from pddlvm.collocation.projection import fit_branch
 from pddlvm.latent.core import Stage
 from pddlvm.latent.elbo import AntitheticELBO
-
-if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationMaps
 
 __all__ = ["stages"]
 
@@ -19,11 +15,11 @@ _INVERSE_SHARE = 0.25
 _N_SCALING = 256
 
 
-def stages(model: "CollocationMaps", calibrate: bool) -> tuple[Stage, ...]:
+def stages(model: CollocationMaps, calibrate: bool) -> tuple[Stage, ...]:
     """The forward map by its part of the ELBO, then the inverse map by the other.
 
     With u detached the two parts share no parameter; the inverse map learns from the final
-    forward map (see `pddlvm.collocation.galerkin`), with the errors that it was found to have.
+    forward map (see `pddlvm.collocation.projection`), with the errors that it was found to have.
     """
     elbo = AntitheticELBO(scored=("c",))
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.inference.adjoint import FiniteElementPosterior
-from pddlvm.inference.charts import Charts
-from pddlvm.inference.coordinates import Coordinates
-from pddlvm.inference.evidence import khat
-from pddlvm.inference.explore import begin, dispersed, explore, standardise
-from pddlvm.inference.hmc import start_at, transition
-from pddlvm.inference.target import FiniteElementTarget, SurrogateTarget
+from pddlvm.inference.finite_element_density import FiniteElementPosterior, FiniteElementTarget
+from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
+from pddlvm.sampling.charts import Charts
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sampling.explore import begin, dispersed, explore
+from pddlvm.sampling.hmc import start_at, transition
+from pddlvm.sampling.statistics import khat
 
 __all__ = ["Exact", "exact", "hamiltonian"]
 

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.inference.coordinates import FAR, Coordinates
 from pddlvm.inference.density import Density
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import distinct, objective
-from pddlvm.inference.pushed import PushedGaussian
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.coordinates import FAR, Coordinates
 
 __all__ = ["Laplace", "laplace"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pddlvm.inference.coordinates import Coordinates
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.coordinates import Coordinates
 
 __all__ = ["distinct", "objective", "starts"]
 

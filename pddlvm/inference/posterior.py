@@ -3,23 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_level, check_shape
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.inference.adjoint import FiniteElementPosterior
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
-from pddlvm.inference.evidence import khat
+from pddlvm.inference.finite_element_density import FiniteElementPosterior
+from pddlvm.latent.core import LatentModel
+from pddlvm.sampling.statistics import khat
+from pddlvm.sensors.observation import Observation
 from pddlvm.weak.problem import Problem
-
-if TYPE_CHECKING:
-    from pddlvm.basics.unchanged import Unchanged
-    from pddlvm.latent.core import LatentModel
-    from pddlvm.sensors.observation import Observation
 
 __all__ = ["Posterior", "PosteriorSolution"]
 
@@ -54,15 +52,15 @@ class Posterior:
 
     method: str
     diagnostics: Diagnostics
-    observation: "Observation" = field(repr=False)
+    observation: Observation = field(repr=False)
     y: Tensor = field(repr=False)
-    _kept: "Unchanged[LatentModel]" = field(repr=False)
+    _kept: Unchanged[LatentModel] = field(repr=False)
     _density: Density = field(repr=False)
     _log_density: Callable[[Tensor], Tensor] | None = field(repr=False)
     _xi: Tensor | None = field(repr=False)
 
     @property
-    def _model(self) -> "LatentModel":
+    def _model(self) -> LatentModel:
         return self._kept.module
 
     def __repr__(self) -> str:
@@ -181,9 +179,23 @@ class Posterior:
         Raises:
             InputError: a batch of data sets; take one.
         """
-        from pddlvm.inference.export import to_arviz
+        # It takes a while to import.
+        from pddlvm.inference.arviz import data_tree
 
-        return to_arviz(self, n_samples, seed)
+        if self.batch:
+            raise InputError(
+                f"to_arviz takes one data set, and this posterior has a batch {tuple(self.batch)};"
+                " infer from y[i]"
+            )
+        z = self.chains(n_samples, seed)
+        prior = self.observation.problem.prior.sample((1, n_samples), seed=seed + 2)
+        return data_tree(
+            self.observation,
+            self.y,
+            self.method,
+            posterior=(z, self.predictive(z, seed=seed)),
+            prior=(prior, self.predictive(prior, seed=seed + 3)),
+        )
 
     def to_netcdf(self, path: str | Path, n_samples: int = 1000, *, seed: int = 0) -> None:
         """Write `to_arviz` to a NetCDF file, which ArviZ and xarray read; replaced in one step.
@@ -196,9 +208,9 @@ class Posterior:
         Raises:
             RunFileError: the file cannot be written.
         """
-        from pddlvm.inference.export import write_netcdf
+        from pddlvm.inference.arviz import write_netcdf
 
-        write_netcdf(self, Path(path), n_samples, seed)
+        write_netcdf(self.to_arviz(n_samples, seed=seed), Path(path))
 
     def chains(self, n_samples: int, seed: int) -> Tensor:
         """Draws of z in chains, (n_chains, n_draws, ..., d); four where there are none."""

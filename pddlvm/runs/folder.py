@@ -24,11 +24,11 @@ from typing import Any
 
 from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import make_folder, write_text
-from pddlvm.checkpoints import Checkpoints
 from pddlvm.models import LatentVariableModel, load
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.sources import AnyProblem, file_of, is_file, make
 from pddlvm.runs.strict_json import strict_json
+from pddlvm.training.checkpoints import Checkpoints
 
 __all__ = ["COLUMNS", "Run"]
 

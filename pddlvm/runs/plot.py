@@ -18,8 +18,8 @@ from pddlvm import plot
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import make_folder, replacing
 from pddlvm.models import LatentVariableModel
-from pddlvm.training import TrainingResult
-from pddlvm.validation import ValidationReport
+from pddlvm.training.loop import TrainingResult
+from pddlvm.validation.maps import ValidationReport
 
 __all__ = ["Figures", "write_figures"]
 

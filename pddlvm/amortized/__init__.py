@@ -1,0 +1,1 @@
+"""Posteriors by networks trained on simulated data, and populations behind many data sets."""

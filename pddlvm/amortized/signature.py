@@ -1,0 +1,44 @@
+"""What a model predicts of data at a few parameters: it tells model, sensors and noise apart."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pddlvm.latent.surrogate import Surrogate
+
+__all__ = ["SEED", "agrees", "signature"]
+
+SEED = 20224
+_N_PROBES = 4
+_CLOSE = 1e-2
+"""In standard deviations of the noise: predictions in float32 differ between machines."""
+
+
+def signature(surrogate: Surrogate) -> dict[str, Tensor]:
+    """What tells models, sensors and noise from others."""
+    generator = torch.Generator().manual_seed(SEED)
+    xi = surrogate.prior.sample_standard((_N_PROBES,), generator=generator)
+    noise = surrogate.observation.noise
+    with torch.no_grad():
+        predicted = surrogate.predict(xi)
+    covariance = noise.covariance()
+    misfits = torch.tensor([[0.5], [3.0]]).to(covariance) * covariance.diagonal().sqrt()
+    return {
+        "predicted": predicted,
+        "covariance": covariance,
+        "log_density": noise.log_prob(misfits),
+    }
+
+
+def agrees(content: dict[str, Any], found: dict[str, Tensor]) -> bool:
+    """Does a content have this signature, to rounding?"""
+    if any(content[name].shape != value.shape for name, value in found.items()):
+        return False
+    std = found["covariance"].diagonal().sqrt()
+    same_noise = all(
+        torch.allclose(content[name], found[name], rtol=1e-9)
+        for name in ("covariance", "log_density")
+    )
+    difference = (content["predicted"] - found["predicted"]).abs()
+    return same_noise and bool((difference < _CLOSE * std).all())

@@ -1,0 +1,135 @@
+"""The training of amortised posteriors on simulated data; see `pddlvm.amortized.amortized`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pddlvm.amortized.amortized import Amortized, Compression, Context
+from pddlvm.amortized.families import Diagonal, Family, Flow
+from pddlvm.basics.errors import ConvergenceError
+from pddlvm.basics.random import seeded
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sensors.observation import Observation
+from pddlvm.training.fit import Budget, fit
+
+__all__ = ["amortize"]
+
+_BATCH = 256
+_RATE = 1e-3
+_CLIP = 1.0
+_N_SCALING = 2000
+_CHUNK = 512
+_MIN_CHUNKS, _MAX_CHUNKS = 8, 256
+_POOL_SHARE, _STEPS_PER_CHUNK = 0.15, 50
+_N_ERRORS = 64
+_ESTIMATE_SHARE = 0.3
+_N_RANGE = 4096
+_LEAST_GOOD = 0.5
+
+
+def amortize(
+    model: LatentModel,
+    observation: Observation,
+    family: Callable[[int, int], Family] | None,
+    budget: Budget,
+    seed: int,
+) -> Amortized:
+    """See `LatentVariableModel.amortize`."""
+    start = time.perf_counter()
+    surrogate = model.surrogate(observation, corrections=1)
+    generator = torch.Generator().manual_seed(seed)
+    simulator = _Simulator.of(surrogate, generator, budget)
+    n, d = observation.n, surrogate.prior.size
+    with seeded(seed):
+        estimate = Diagonal(d + 2 * n, d)
+        density = (family or Flow)(d + 2 * n, d)
+    data_alone = Context(surrogate, simulator.compression())
+    left = budget.since(start)
+    n_steps = _train(estimate, data_alone, simulator, left.share(_ESTIMATE_SHARE))
+    context = replace(data_alone, estimate=estimate)
+    n_steps += _train(density, context, simulator, left.share(1 - _ESTIMATE_SHARE))
+    seen = context(simulator(_N_RANGE)[1]).abs().amax(0)
+    return Amortized(density, context, seen, time.perf_counter() - start, n_steps)
+
+
+@dataclass(frozen=True)
+class _Simulator:
+    """Draws of xi and of their data: a pool of corrected predictions, with new noise each time."""
+
+    surrogate: Surrogate
+    xi: Tensor
+    data: Tensor
+    factor: Tensor
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, surrogate: Surrogate, generator: torch.Generator, budget: Budget) -> "_Simulator":
+        """Fill the pool until it is large, or until its time is over and it is not tiny.
+
+        Raises:
+            ConvergenceError: less than half of the predictions are finite.
+        """
+        start = time.perf_counter()
+        for_time = budget.share(_POOL_SHARE)
+        most = min(_MAX_CHUNKS, max(_MIN_CHUNKS, budget.steps / _STEPS_PER_CHUNK))
+        xi: list[Tensor] = []
+        data: list[Tensor] = []
+        while len(xi) < most and (len(xi) < _MIN_CHUNKS or for_time.since(start).seconds > 0):
+            part = surrogate.prior.sample_standard((_CHUNK,), generator=generator)
+            with torch.no_grad():
+                predicted = surrogate.mean(part)
+            # Far in the tails of a wide prior a correction may fail.
+            good = torch.isfinite(predicted).all(-1)
+            xi.append(part[good])
+            data.append(predicted[good])
+        pool = torch.cat(xi)
+        if len(pool) < _LEAST_GOOD * len(xi) * _CHUNK:
+            raise ConvergenceError(
+                f"only {len(pool)} of {len(xi) * _CHUNK} predictions for draws of the prior are "
+                "finite; was the model trained, and is its prior not too wide?"
+            )
+        error = surrogate.covariance(pool[:_N_ERRORS]).mean(0)
+        factor = torch.linalg.cholesky_ex(error)[0]
+        return cls(surrogate, pool, torch.cat(data), factor, generator)
+
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        """xi (n, d) and data (n, n_sensors)."""
+        rows = torch.randint(len(self.xi), (n,), generator=self.generator)
+        white = torch.randn(n, len(self.factor), generator=self.generator, dtype=torch.float64)
+        noise = self.surrogate.observation.noise.sample((n,), self.generator)
+        return self.xi[rows], self.data[rows] + white @ self.factor.T + noise
+
+    def compression(self) -> Compression:
+        """Of the data of this simulator."""
+        noise = self.surrogate.observation.noise.covariance()
+        return Compression.of(self(_N_SCALING)[1], noise + self.factor @ self.factor.T)
+
+
+def _train(family: Family, context: Context, simulator: _Simulator, budget: Budget) -> int:
+    prior = context.surrogate.prior
+    plain = Coordinates.plain(prior)
+    centre, scale = prior.units
+    n_steps = 0
+    for share, loss in family.losses():
+
+        def drawn(loss: Callable[[Tensor, Tensor, Tensor], Tensor] = loss) -> Tensor:
+            xi, y = simulator(_BATCH)
+            z = (prior.unstandardise(xi) - centre) / scale
+            return loss(plain.eta_of(xi).float(), z.float(), context(y))
+
+        history = fit(
+            family.parameters(),
+            drawn,
+            budget.share(share),
+            rate=_RATE,
+            clip=_CLIP,
+            name="q(z | y)",
+        )
+        n_steps += len(history)
+    family.eval()
+    return n_steps

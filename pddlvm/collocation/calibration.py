@@ -1,0 +1,179 @@
+"""Calibration of a collocation model on fresh prior draws: one linearised solve per draw.
+
+The error e of a mean solves  sum_a dr/du_a D_a e = -r(mean)  up to second order. Its principal
+components relative to the residual of each draw become the error modes E,
+
+    u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
+
+whose variances, relative to the size of u, are fitted to them. What a corrected mean misses,
+because the nodes do, is found on finer nodes, and gets modes and variances of its own: rho is then
+the tail of its Chebyshev coefficients, which follows the error over many orders. The inverse map is
+then given fields with such errors, which are what a user will give it.
+"""
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import seeded
+from pddlvm.collocation.error_field import ERROR_MODES, finer_nodes
+from pddlvm.collocation.model import CollocationMaps
+from pddlvm.collocation.references import References
+from pddlvm.galerkin.gauss_newton import inverse_features
+from pddlvm.strong import chebyshev
+from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.newton import SpaceTimeNewton
+
+__all__ = [
+    "calibrate_forward",
+    "calibrate_inverse",
+    "calibrate_misfit",
+    "default_n_samples",
+]
+
+_SEED = 1
+
+_MIN_SAMPLES = 32
+_N_FINE = 24
+"""Draws solved on finer nodes, which cost twice to three times as much."""
+_N_INVERSE = 1024
+_CHUNK = 128
+
+
+def default_n_samples() -> int:
+    """Draws of a calibration, a dense solve each."""
+    return 96
+
+
+def calibrate_forward(
+    model: CollocationMaps, n_samples: int | None = None, seed: int = _SEED
+) -> None:
+    """Fit the error modes and their variances; see the module's docstring."""
+    n_samples = default_n_samples() if n_samples is None else n_samples
+    if n_samples < _MIN_SAMPLES:
+        raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
+    generator = torch.Generator().manual_seed(seed)
+    like, uncertainty = model.sigma_residual, model.uncertainty
+    z64 = model.problem.prior.sample((n_samples,), generator=generator)
+    z = z64.to(like.device)
+    xi = model.problem.prior.standardise(z).to(like)
+    unit = float(model.basis.unit)
+    with torch.no_grad():
+        c, _ = model.forward_map(xi)
+        jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
+        e = model.newton.error(jet, z64) / unit
+        size = model.log_residual(c, z)
+    uncertainty.is_calibrated.fill_(True)
+    on_grid = interpolate(model.problem.form, e, z64)
+    at_nodes = _between(e, model.problem.nodes, finer_nodes(model.problem))
+    _fit_level(model, 0, at_nodes, on_grid, size, z, xi)
+    few = slice(0, _N_FINE)
+    _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
+    with torch.no_grad():
+        u = model.basis.on_grid(c, z) + unit * on_grid.to(z)
+    model.references = References((n_samples, seed), xi, u)
+
+
+def _corrected(model: CollocationMaps, c: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors of corrected means at finer nodes and on the grid, and log of what is unresolved.
+
+    The errors are relative to the size of u.
+    """
+    problem, nodes = model.problem, finer_nodes(model.problem)
+    fine = SpaceTimeNewton(problem.form, nodes)
+    with torch.no_grad():
+        start = model.basis.nodal(c)
+        mean = start + model.newton.change(start, z, 1)[()]
+        found = _between(mean.cpu(), problem.nodes, nodes)
+        e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
+        size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
+    return e, interpolate(problem.form, e, z, nodes=nodes), size
+
+
+def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Tensor:
+    """From nodes to nodes, (batch, n_start) -> (batch, n_end)."""
+    sizes = zip(start, end, strict=True)
+    matrices = [chebyshev.barycentric(chebyshev.nodes(m), n) for n, m in sizes]
+    return chebyshev.tensor_product(values.reshape(len(values), *start), matrices).flatten(1)
+
+
+@torch.no_grad()
+def _fit_level(
+    model: CollocationMaps,
+    level: int,
+    e: Tensor,
+    on_grid: Tensor,
+    size: Tensor,
+    z: Tensor,
+    xi: Tensor,
+) -> None:
+    """Modes, variances, factor and shape of a level from errors, (n_samples, n_nodes)."""
+    uncertainty, modes, own = model.uncertainty, model.error_modes, ERROR_MODES[level]
+    rho = size.exp().to(e)
+    found = torch.linalg.svd(e / rho, full_matrices=False).Vh[: own.stop - own.start].T
+    modes[:, own] = found.to(modes)
+    e, is_own = e.to(modes.device), torch.zeros_like(modes[:1])
+    is_own[:, own] = 1
+    of_level = is_own * modes.double()
+    part = e @ of_level
+    rest = e - part @ of_level.mT
+    features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
+    log_c = uncertainty.c[level].fit(features, base, part, counts=is_own.expand(part.shape))
+    log_rest = uncertainty.rest[level].fit(xi, base, rest)
+    field = model.error_field(z, level=level)
+    std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
+    scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
+    free = torch.from_numpy(model.problem.free_dofs)
+    uncertainty.fit_forward_shape(level, scores[:, free].to(size))
+
+
+def calibrate_inverse(model: CollocationMaps, seed: int) -> None:
+    """Fit the variances of the inverse map on fields that differ from the mean by its errors."""
+    generator = torch.Generator().manual_seed(seed)
+    like, prior = model.sigma_residual, model.problem.prior
+    xi = prior.sample_standard((_N_INVERSE,), generator=generator).to(like)
+    z = prior.unstandardise(xi.double())
+    known = model.draw_known(len(xi), generator)
+    found: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad(), seeded(seed, like.device):
+        for start in range(0, len(xi), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            u = model.sample_fields(xi[rows], z[rows])
+            found.append(model.neural_inverse(u, xi[rows] * known[rows], known[rows]))
+    mean, log_variance = (torch.cat(parts) for parts in zip(*found, strict=True))
+    features, base = inverse_features(mean, log_variance, None, known)
+    unknown = known == 0
+    variance = model.uncertainty.xi[0]
+    variance.fit(features, base, mean - xi, counts=unknown.to(xi))
+    # The factors come from the corrected solutions, each with every set of known blocks.
+    assert model.references is not None
+    references = model.references.to(like)
+    xi, u = references.xi, references.u
+    for pattern, known in enumerate(_patterns(model, len(xi))):
+        with torch.no_grad():
+            mean, log_variance = model.neural_inverse(u, xi * known, known)
+            features, base = inverse_features(mean, log_variance, None, known)
+            std = (0.5 * variance(features, base)).exp()
+        unknown = known == 0
+        if unknown.any():
+            scores = (mean - xi) / std
+            model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
+
+
+def calibrate_misfit(model: CollocationMaps) -> None:
+    """Both misfits of the references, by which those of a query are judged."""
+    assert model.references is not None
+    references = model.references.to(model.sigma_residual)
+    u, none = references.u, torch.zeros_like(references.xi)
+    with torch.no_grad():
+        model.plausibility.fit(0, model.misfit(u, model.invert(u, none, none)[0]))
+        model.plausibility.fit(1, model.inverse_map.outside(u))
+
+
+def _patterns(model: CollocationMaps, n: int) -> list[Tensor]:
+    """Masks (n, d) of all sets of known blocks, in the order of `Uncertainty.known_pattern`."""
+    sizes = [block.size for block in model.problem.prior.blocks.values()]
+    n_patterns = model.uncertainty.factor_xi.shape[1]
+    bits = [[(k >> i) & 1 for i in range(len(sizes))] for k in range(n_patterns)]
+    found = torch.tensor(bits).repeat_interleave(torch.tensor(sizes), dim=1)
+    return list(found.to(model.sigma_residual)[:, None, :].expand(-1, n, -1))

@@ -1,0 +1,31 @@
+"""Figures with matplotlib: axes in, axes out.
+
+What has several panels takes a figure, or a part of one,
+`figure.subfigures(1, 2, squeeze=False)[0, 0]`.
+
+Colour maps are perceptually uniform and readable for the colour-blind.
+"""
+
+from pddlvm.plot.fields import (
+    calibration,
+    elbo,
+    field,
+    forward_figure,
+    inverse_figure,
+    space_time,
+)
+from pddlvm.plot.posteriors import corner, expected_coverage, inference_figure, marginals, ranks
+
+__all__ = [
+    "calibration",
+    "corner",
+    "elbo",
+    "expected_coverage",
+    "field",
+    "forward_figure",
+    "inference_figure",
+    "inverse_figure",
+    "marginals",
+    "ranks",
+    "space_time",
+]

@@ -1,0 +1,365 @@
+"""Figures of solutions and parameter fields, of trainings and of the calibration of maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+from mpl_toolkits.mplot3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.basics.errors import InputError
+from pddlvm.fem import SurfaceMesh
+from pddlvm.fem.cells import straight
+from pddlvm.latent.core import LatentModel
+from pddlvm.plot.figures import AnyFigure, new_figure, whole
+from pddlvm.strong.problem import CollocationProblem
+from pddlvm.training.loop import TrainingResult
+from pddlvm.validation.maps import ValidationReport
+from pddlvm.weak.problem import Problem
+
+__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure", "space_time"]
+
+Array = NDArray[np.float64]
+
+_WARP = 0.1
+_LIGHT = np.array([-0.5, 0.6, 0.62])
+
+
+def field(
+    problem: Problem,
+    values: Tensor,
+    ax: Axes,
+    *,
+    title: str = "",
+    cmap: str = "viridis",
+    limits: tuple[float, float] | None = None,
+    label: str = "",
+    warp: Tensor | None = None,
+) -> Axes:
+    """Draw one value per degree of freedom or per cell on the mesh: a line, a map, or a surface.
+
+    Of a vector u the length is drawn; of a shell that of its displacement.
+
+    Args:
+        problem: owns the mesh.
+        values: (n_dofs,) or (n_cells,).
+        ax: where to draw; a 3D axes for a 3D mesh, of which the outer surface is shown.
+        title: of the axes.
+        cmap: colour map.
+        limits: of the colours.
+        label: of the colour bar, or of the vertical axis in 1D.
+        warp: displacements (n_dofs,) that a shell is drawn with, enlarged to a tenth of its size.
+    """
+    data = values.detach().double().cpu().numpy()
+    mesh = problem.space.mesh
+    per_cell = len(data) == mesh.nelements
+    if not per_cell:
+        if len(data) != problem.n_dofs:
+            raise InputError(
+                f"values must have {problem.n_dofs} (dofs) or {mesh.nelements} (cells) entries, "
+                f"got {len(data)}"
+            )
+        data = _magnitude(problem, data)
+    ax.set_title(title)
+    if mesh.dim() == 1:
+        return _line(mesh.p[0], mesh.t, data, ax, label)
+    low, high = limits or (float(data.min()), float(data.max()))
+    style: dict[str, Any] = {"cmap": cmap, "clim": (low, high)}
+    if mesh.dim() == 2:
+        p, t, owner = straight(mesh)
+        if not per_cell and len(t) == 3:
+            drawn: Any = ax.tripcolor(
+                Triangulation(p[0], p[1], t.T), data, shading="gouraud", **style
+            )
+        else:
+            colours = data[owner] if per_cell else data[t].mean(axis=0)
+            drawn = PolyCollection(
+                list(p.T[t.T]), array=colours, edgecolors="face", linewidth=0.3, **style
+            )
+            ax.add_collection(drawn)
+            ax.autoscale_view()
+        ax.margins(0)
+        ax.set_aspect("equal")
+        ax.set_xlabel("x")
+        ax.set_ylabel("y")
+    else:
+        drawn = _surface(mesh, data, per_cell, ax, style, _moved(problem, warp))
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(drawn, ax=ax, shrink=0.75, label=label)
+    return ax
+
+
+def elbo(result: TrainingResult, ax: Axes) -> Axes:
+    """What is missing to the best evidence lower bound, against time."""
+    for k, name in enumerate(result.stages):
+        rows = [row for row in result.history if row["stage"] == k]
+        seconds = np.array([row["seconds"] for row in rows])
+        values = np.array([row["elbo"] for row in rows])
+        gap = values.max() - values
+        shown = gap > 0
+        ax.semilogy(seconds[shown], gap[shown], color=f"C{k}", label=name)
+    if len(result.stages) > 1:
+        ax.legend()
+    ax.set_xlabel("training time [s]")
+    ax.set_ylabel("best ELBO - ELBO, per draw")
+    ax.set_title("Training")
+    return ax
+
+
+def calibration(report: ValidationReport, ax: Axes) -> Axes:
+    """Observed against nominal coverage of the solution; the diagonal is right."""
+    ax.plot([0, 1], [0, 1], color="0.7", zorder=0)
+    ax.plot(report.nominal, report.observed, "o-", markersize=4, color="C0")
+    ax.set_xlabel("nominal coverage")
+    ax.set_ylabel("observed coverage")
+    ax.set_aspect("equal")
+    ax.set_title(f"Calibration: {report.coverage_u:.1%} inside ±2σ")
+    return ax
+
+
+def space_time(
+    problem: CollocationProblem,
+    values: Tensor,
+    ax: Axes,
+    *,
+    title: str = "",
+    cmap: str = "viridis",
+    limits: tuple[float, float] | None = None,
+    label: str = "",
+) -> Axes:
+    """Draw values on the grid of a problem with two coordinates, the second one to the right.
+
+    Args:
+        problem: owns the grid.
+        values: (n_dofs,).
+        ax: where to draw.
+        title: of the axes.
+        cmap: colour map.
+        limits: of the colours.
+        label: of the colour bar.
+    """
+    if len(problem.grid) != 2:
+        raise InputError(f"space_time draws two coordinates, the problem has {len(problem.grid)}")
+    if values.shape != (problem.n_dofs,):
+        raise InputError(f"values must have shape ({problem.n_dofs},), got {tuple(values.shape)}")
+    data = values.detach().double().cpu().reshape(problem.grid).numpy()
+    low, high = limits or (float(data.min()), float(data.max()))
+    across, along = (a.numpy() for a in problem.axes)
+    drawn = ax.pcolormesh(along, across, data, cmap=cmap, vmin=low, vmax=high, shading="gouraud")
+    ax.set(title=title, xlabel=problem.box.names[1], ylabel=problem.box.names[0])
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(drawn, ax=ax, label=label)
+    return ax
+
+
+def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = None) -> Figure:
+    """One forward problem: reference and mean, and the true error beside the predicted sigma.
+
+    Args:
+        model: a trained model.
+        z: parameters of the example, (d,).
+        figure: where to draw; by default a new one.
+    """
+    problem = model.problem
+    z = problem.prior.check(z).detach().cpu()
+    u = problem.solve(z)
+    prediction = model.forward(z)
+    if isinstance(problem, CollocationProblem):
+        return _space_time_figure(problem, u, prediction.mean, prediction.std, figure)
+    if problem.space.dim == 1:
+        return _forward_line(problem, u, prediction.mean, prediction.std, figure)
+    panels = _axes(problem, figure)
+    error = (prediction.mean - u).abs()
+    range_u = _limits(problem, u)
+    range_e = _limits(problem, error, prediction.std)
+    warps = (u, prediction.mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
+    of_u: dict[str, Any] = {"limits": range_u, "label": "u"}
+    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
+    field(problem, u, panels[0], title="reference solution u", warp=warps[0], **of_u)
+    field(problem, prediction.mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
+    field(problem, error, panels[2], title="|error|", **of_error)
+    field(problem, prediction.std, panels[3], title="predicted σ", **of_error)
+    return _finished(panels)
+
+
+def inverse_figure(
+    model: LatentModel,
+    z: Tensor,
+    *,
+    known: Sequence[str] = (),
+    n_samples: int = 200,
+    figure: AnyFigure | None = None,
+) -> Figure:
+    """One inverse problem: the true field, the one read from the solution, its error and sigma.
+
+    The band of the field comes from samples of z, so that it is right for a nonlinear link.
+
+    Args:
+        model: a trained model.
+        z: parameters of the example, (d,).
+        known: names of the blocks that the inverse map is told.
+        n_samples: samples behind sigma.
+        figure: where to draw; by default a new one.
+    """
+    problem = model.problem
+    z = problem.prior.check(z).detach().cpu()
+    blocks = problem.prior.split(z)
+    posterior = model.inverse(problem.solve(z), z_known={k: blocks[k] for k in known})
+    name = next(iter(problem.random_fields))
+    truth = problem.field_values(z, name)
+    found = problem.field_values(posterior.median, name)
+    draws = problem.field_values(posterior.sample((n_samples,), seed=0), name)
+    sigma = draws.std(0)
+    x = _line_of(problem, name)
+    if x is not None:
+        figure = figure or new_figure(6, 4)
+        ax = figure.subplots()
+        ax.plot(x, truth, "k-", label="true")
+        ax.plot(x, found, "C1--", label="inferred")
+        ax.fill_between(x, found - 2 * sigma, found + 2 * sigma, alpha=0.3, color="C1", label="±2σ")
+        ax.set(xlabel="x", ylabel=name, title="Parameter field from the solution")
+        if truth.min() > 0:
+            ax.set_ylim(0, 1.3 * float(truth.max()))
+        ax.legend()
+        return whole(figure)
+    panels = _axes(problem, figure)
+    limits = (float(truth.min()), float(truth.max()))
+    field(problem, truth, panels[0], title=f"true {name}", limits=limits, label=name)
+    field(problem, found, panels[1], title=f"inferred {name}", limits=limits, label=name)
+    error = (found - truth).abs()
+    sizes = (0.0, float(torch.stack([error, sigma]).max()))
+    of_error: dict[str, Any] = {"limits": sizes, "label": f"error of {name}", "cmap": "magma"}
+    field(problem, error, panels[2], title="|error|", **of_error)
+    field(problem, sigma, panels[3], title="predicted σ", **of_error)
+    return _finished(panels)
+
+
+def _line_of(problem: Problem | CollocationProblem, name: str) -> Array | None:
+    """Where the values of a parameter field stand on a line, None where it is no line."""
+    if isinstance(problem, Problem):
+        return problem.space.centroids.x[:, 0] if problem.space.dim == 1 else None
+    if name not in problem.along:
+        raise InputError(f"{name!r} is one number: there is nothing to draw. See inverse(u).mean")
+    x: Array = problem.axes[problem.box.names.index(problem.along[name])].numpy()
+    return x
+
+
+def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> Axes:
+    positions = x if len(data) == len(x) else x[t].mean(axis=0)
+    order = np.argsort(positions)
+    ax.plot(positions[order], data[order])
+    ax.set_xlabel("x")
+    ax.set_ylabel(label)
+    return ax
+
+
+def _limits(problem: Problem, *fields: Tensor) -> tuple[float, float]:
+    """Smallest and largest value that is drawn."""
+    drawn = [_magnitude(problem, f.detach().double().cpu().numpy()) for f in fields]
+    return min(float(d.min()) for d in drawn), max(float(d.max()) for d in drawn)
+
+
+def _magnitude(problem: Problem, u: Array) -> Array:
+    """Length of the vector at each node; a scalar as it is."""
+    at_nodes = problem.space.at_nodes(u)
+    if at_nodes.shape[1] == 1:
+        return at_nodes[:, 0]
+    return np.linalg.norm(at_nodes[:, :3], axis=1)
+
+
+def _moved(problem: Problem, warp: Tensor | None) -> Array:
+    """Vertices (n_vertices, dim), displaced visibly by `warp`."""
+    p = np.asarray(problem.space.mesh.p.T)
+    if warp is None:
+        return p
+    u = warp.detach().double().cpu().numpy()[problem.space.vertex_dofs[:, :3]]
+    return p + _WARP * np.ptp(p, axis=0).max() / np.linalg.norm(u, axis=1).max() * u
+
+
+def _surface(
+    mesh: Any, data: Array, per_cell: bool, ax: Axes, style: dict[str, Any], points: Array
+) -> Any:
+    if not isinstance(ax, Axes3D):
+        raise InputError("a 3D mesh needs 3D axes: plt.figure().add_subplot(projection='3d')")
+    if isinstance(mesh, SurfaceMesh):
+        corners, colours = mesh.t, data if per_cell else data[mesh.t].mean(axis=0)
+    else:
+        facets = mesh.boundary_facets()
+        corners = mesh.facets[:, facets]
+        colours = data[mesh.f2t[0, facets]] if per_cell else data[corners].mean(axis=0)
+    norm = Normalize(*style["clim"])
+    shaded = colormaps[style["cmap"]](norm(colours))
+    triangles = points[corners.T]
+    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    # Light from the viewer's upper left, from both sides.
+    shaded[:, :3] *= (0.65 + 0.35 * np.abs(normal @ _LIGHT))[:, None]
+    ax.add_collection3d(Poly3DCollection(list(triangles), facecolors=shaded, edgecolors=shaded))
+    low, high = points.min(axis=0), points.max(axis=0)
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    ax.set(xlabel="x", ylabel="y", zlabel="z")
+    ax.set_box_aspect(high - low)
+    return ScalarMappable(norm, style["cmap"])
+
+
+def _forward_line(
+    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+) -> Figure:
+    figure = figure or new_figure(10, 4)
+    panels = figure.subplots(1, 2)
+    order = np.argsort(problem.space.dof_points[:, 0])
+    x = problem.space.dof_points[order, 0]
+    true, found, sigma = (t.numpy()[order] for t in (u, mean, std))
+    panels[0].plot(x, true, "k-", label="reference")
+    panels[0].plot(x, found, "C1--", label="mean")
+    panels[0].set(xlabel="x", ylabel="u", title="Solution")
+    panels[1].plot(x, np.abs(found - true), "k-", label="|error|")
+    panels[1].plot(x, 2 * sigma, "C1--", label="2σ")
+    panels[1].set(xlabel="x", ylabel="error of u", title="Error and predicted 2σ")
+    for ax in panels:
+        ax.legend()
+    return whole(figure)
+
+
+def _space_time_figure(
+    problem: CollocationProblem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+) -> Figure:
+    figure = figure or new_figure(11, 7)
+    axes = figure.subplots(2, 2)
+    error = (mean - u).abs()
+    range_e = (0.0, float(torch.stack([error, std]).max()))
+    of_u: dict[str, Any] = {"limits": (float(u.min()), float(u.max())), "label": "u"}
+    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
+    space_time(problem, u, axes[0, 0], title="reference solution u", **of_u)
+    space_time(problem, mean, axes[0, 1], title="predicted mean", **of_u)
+    space_time(problem, error, axes[1, 0], title="|error|", **of_error)
+    space_time(problem, std, axes[1, 1], title="predicted σ", **of_error)
+    return whole(figure)
+
+
+def _axes(problem: Problem, figure: AnyFigure | None) -> list[Axes]:
+    """Four panels that suit the mesh."""
+    size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
+    solid = len(size) == 3
+    height = 4.2 if solid else float(np.clip(4.6 * size[1] / size[0], 2.4, 4.2))
+    figure = figure or new_figure(11.4, 2 * height)
+    options = {"projection": "3d"} if solid else {}
+    return list(figure.subplots(2, 2, subplot_kw=options).ravel())
+
+
+def _finished(panels: list[Axes]) -> Figure:
+    figure = panels[0].get_figure()
+    assert figure is not None
+    return whole(figure)

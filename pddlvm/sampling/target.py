@@ -1,0 +1,42 @@
+"""What chains move on: a log density of w with its gradient, which may have several modes."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from pddlvm.sampling.coordinates import Coordinates
+
+__all__ = ["Target"]
+
+
+class Target(ABC):
+    """log p(w | y) up to a constant in the coordinates w.
+
+    Args:
+        coordinates: w.
+    """
+
+    def __init__(self, coordinates: Coordinates) -> None:
+        self.coordinates = coordinates
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """Log density at w (batch, d), (batch,)."""
+
+    @abstractmethod
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density (batch,) and its gradient (batch, d)."""
+
+    def region(self, w: Tensor) -> Tensor:
+        """The mode to which each w (batch, d) belongs, (batch,): there is one."""
+        return torch.zeros(len(w), dtype=torch.long)
+
+    def factor(self, region: Tensor) -> Tensor:
+        """L of the modes (batch,): L^-1 w is about standard there, (batch, d, d)."""
+        d = len(self.coordinates.centre)
+        return torch.eye(d, dtype=torch.float64).expand(len(region), d, d)
+
+    def jump(self, w: Tensor, generator: torch.Generator) -> Tensor:
+        """Chains w (batch, d) after a try to jump to other modes, of which there are none."""
+        return w

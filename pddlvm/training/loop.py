@@ -1,0 +1,365 @@
+"""Training by the ELBO, for a time or a number of steps.
+
+Muon (orthogonalised momentum) moves the hidden matrices, Adam everything else, both with a cosine
+schedule down to a thousandth. The hidden matrices of a module are its two-dimensional parameters
+but for the first and the last.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.basics.checks import check_count, check_positive
+from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
+from pddlvm.basics.grad_mode import with_gradients
+from pddlvm.basics.locks import owned
+from pddlvm.basics.progress import ProgressBar
+from pddlvm.basics.random import Stream, seeded
+from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.training.certificates import Certificates, certificates
+from pddlvm.training.checkpoints import Checkpoints, interruptible
+from pddlvm.training.muon import Muon
+from pddlvm.training.state import (
+    RECORD_STEPS,
+    Optimizers,
+    Progress,
+    capture,
+    restore,
+    restore_optimizers,
+    snapshot,
+)
+
+__all__ = ["TrainingResult", "train", "usable_device"]
+
+_LEAST_SHARE = 0.5
+_LAST_RATE = 1e-3
+Record = Callable[[dict[str, float]], None]
+
+_SNAPSHOT_STEPS = 200
+_N_WATCHED = 64
+_WATCHED_SEED = 20221
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training did.
+
+    Attributes:
+        n_steps: optimiser steps.
+        seconds: wall-clock time, that before an interruption included.
+        device: where it ran.
+        stages: names of the parts of the training, in their order.
+        history: one row per record: step, seconds, stage, elbo (mean over a few fixed prior draws,
+            up to a constant; of the part that the stage of the training is about).
+        certificates: relative residuals of the trained forward map on fresh draws.
+    """
+
+    n_steps: int
+    seconds: float
+    device: torch.device
+    stages: tuple[str, ...]
+    history: list[dict[str, float]] = field(repr=False)
+    certificates: Certificates
+
+    @property
+    def verdict(self) -> str:
+        """Is the forward map good enough? "accept", or what is wrong and what to try."""
+        return self.certificates.verdict
+
+
+@with_gradients
+def train(
+    model: LatentModel,
+    *,
+    max_seconds: float | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rates: tuple[float, float] = (0.02, 2e-3),
+    device: str | torch.device = "auto",
+    seed: int | None = None,
+    progress: bool = False,
+    calibrate: bool = True,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+    record: Record | None = None,
+) -> TrainingResult:
+    """Train both maps, calibrate them, and say whether the forward map is good enough.
+
+    Args:
+        model: the model, changed in place. Call again to train on: the schedule starts anew.
+        max_seconds: wall-clock limit; a part of it is kept for the calibration, which takes some
+            seconds, however, and so may end later where the limit is short.
+        max_steps: limit on the optimiser steps; runs are repeatable when it is the only limit.
+        batch_size: prior draws per step; by default what suits the model.
+        learning_rates: initial rates of Muon and of Adam.
+        device: "auto" takes a CUDA device where there is one; or any torch device.
+        seed: of the draws; by default the model's.
+        progress: show a progress bar with the loss, elapsed and remaining time; where there is no
+            terminal, a line for each percent.
+        calibrate: end with `model.calibrate()`.
+        checkpoints: where to keep the state of the training while it runs. Ctrl-C or SIGTERM then
+            end it after the step, with a checkpoint, by a KeyboardInterrupt.
+        resume: go on from the newest checkpoint; without one, begin. The model must be the one
+            that the training began with, made or loaded anew, and the other arguments the same; on
+            a CPU the result is that of a training without interruption, bit by bit.
+        record: called with each new row of the history.
+
+    Raises:
+        InputError: neither limit is given, or a limit is not positive; checkpoints of another
+            training, or of this one without `resume`.
+        RunFileError: a checkpoint cannot be written or read, or another training writes there.
+        NonFiniteError: the loss or a gradient is not finite; the model keeps its last good state.
+        KeyboardInterrupt: the user ended it; a checkpoint was written, if there are any.
+    """
+    start = time.perf_counter()
+    if max_seconds is None and max_steps is None:
+        raise InputError("give max_seconds, max_steps or both")
+    check_positive(max_seconds=max_seconds, max_steps=max_steps)
+    batch_size = model.batch_size if batch_size is None else batch_size
+    check_count(1, batch_size=batch_size)
+    where = usable_device(device)
+    model.to(where)
+    seed = model.seed if seed is None else seed
+    options = {
+        "max_seconds": max_seconds,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "learning_rates": list(learning_rates),
+        "seed": seed,
+        "calibrate": calibrate,
+    }
+    # A turn for each step: other threads may train, load and draw in between.
+    random = Stream(seed, where)
+    with owned(checkpoints.folder) if checkpoints else nullcontext():
+        generator = torch.Generator().manual_seed(seed)
+        at = Progress()
+        if checkpoints is not None:
+            with random.turn():
+                at = restore(checkpoints, resume, model, generator, options)
+        seconds = math.inf if max_seconds is None else max_seconds
+        if calibrate:
+            seconds *= 1 - model.calibration_share
+        steps = math.inf if max_steps is None else max_steps
+        clock = _Clock(start - at.seconds, seconds, steps)
+        stages = model.stages(calibrate)
+        if at.stage > len(stages):
+            raise RunFileError(f"a checkpoint says stage {at.stage}, of {len(stages)} stages")
+        with (
+            ProgressBar(progress) as bar,
+            interruptible() if checkpoints is not None else nullcontext(_never) as interrupted,
+        ):
+            show = _Display(bar, record)
+            training = _Training(model, at, clock, random, generator, show, options, checkpoints)
+            while at.stage < len(stages):
+                training.run(stages, interrupted)
+        if calibrate:
+            with random.turn():
+                model.calibrate()
+    names = tuple(stage.name for stage in stages)
+    found = certificates(model)
+    return TrainingResult(at.step, clock.seconds, where, names, at.history, found)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """How much of a training has passed.
+
+    Attributes:
+        start: when it began, less what passed before it was interrupted.
+        max_seconds, max_steps: may be infinite.
+    """
+
+    start: float
+    max_seconds: float
+    max_steps: float
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def fraction(self, step: int) -> float:
+        return max(step / self.max_steps, self.seconds / self.max_seconds)
+
+
+@dataclass(frozen=True)
+class _Display:
+    """Who is told how far a training is."""
+
+    bar: ProgressBar
+    record: Record | None
+
+    def show(self, row: dict[str, float], fraction: float) -> None:
+        self.bar.show(fraction, step=row["step"], elbo=f"{row['elbo']:.6g}")
+        if self.record is not None:
+            self.record(row)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training under way.
+
+    Attributes:
+        model: changed in place.
+        at: how far it is, changed in place.
+        clock: says which fraction has passed.
+        random: what torch draws without a generator.
+        generator: of the other draws.
+        display: shows it.
+        options: what a checkpoint must agree with.
+        checkpoints: where they go, if anywhere.
+    """
+
+    model: LatentModel
+    at: Progress
+    clock: _Clock
+    random: Stream
+    generator: torch.Generator
+    display: _Display
+    options: dict[str, Any]
+    checkpoints: Checkpoints | None
+
+    def run(self, stages: tuple[Stage, ...], interrupted: Callable[[], bool]) -> None:
+        """Train the present stage, or what is left of it; afterwards the next one is present."""
+        at, stage = self.at, stages[self.at.stage]
+        networks = stage.networks
+        if at.begin is None:
+            self.display.bar.say(f"preparing: {stage.name}")
+            with self.random.turn():
+                stage.prepare()
+            at.first, at.begin = at.step, self.clock.fraction(at.step)
+        optimizers = _optimizers(networks, self.options["learning_rates"])
+        if at.optimizers is not None:
+            restore_optimizers(optimizers, at.optimizers, at.step - at.first)
+            at.optimizers = None
+        parameters = [p for network in networks for p in network.parameters()]
+        good, written = snapshot(networks), time.perf_counter()
+        # What prepares a stage takes time; a part of its share is left to it in any case.
+        end = sum(s.share for s in stages[: at.stage + 1])
+        end = max(end, at.begin + _LEAST_SHARE * stage.share)
+        while (done := self._done(end)) < 1 or at.step == at.first:
+            for optimizer, initial in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = initial * _rate(done)
+                optimizer.zero_grad(set_to_none=True)
+            with self.random.turn():
+                loss = stage.loss(self.options["batch_size"], self.generator)
+            loss.backward()
+            if (at.step - at.first) % RECORD_STEPS == 0:
+                value = float(loss.detach())
+                if not math.isfinite(value) or not _finite_gradients(parameters):
+                    self._fail(value, networks, good)
+                if (at.step - at.first) % _SNAPSHOT_STEPS == 0:
+                    good = snapshot(networks)
+                self._record(stage, at.begin + (end - at.begin) * done)
+            for optimizer, _ in optimizers:
+                optimizer.step()
+            at.step += 1
+            if self.checkpoints is not None:
+                stopped = interrupted()
+                if stopped or time.perf_counter() - written >= self.checkpoints.every:
+                    self._write(optimizers)
+                    written = time.perf_counter()
+                if stopped:
+                    raise KeyboardInterrupt
+        if not all(torch.isfinite(p).all() for p in parameters):
+            self._fail(math.nan, networks, good)
+        self._record(stage, end)
+        at.stage, at.begin = at.stage + 1, None
+        if self.checkpoints is not None:
+            self._write(None)
+
+    def _done(self, end: float) -> float:
+        begin = self.at.begin
+        assert begin is not None
+        return min(1.0, (self.clock.fraction(self.at.step) - begin) / (end - begin))
+
+    def _write(self, optimizers: Optimizers | None) -> None:
+        assert self.checkpoints is not None
+        self.at.seconds = self.clock.seconds
+        with self.random.turn():
+            content = capture(self.model, self.at, optimizers, self.generator, self.options)
+        self.checkpoints.write(content, self.at.step)
+
+    def _record(self, stage: Stage, fraction: float) -> None:
+        """The ELBO on the same few draws each time: else min Pi(z) of the draws would hide it."""
+        generator = torch.Generator().manual_seed(_WATCHED_SEED)
+        with torch.no_grad(), seeded(_WATCHED_SEED, self.model.sigma_residual.device):
+            loss = float(stage.loss(_N_WATCHED, generator))
+        row = {"step": self.at.step, "seconds": self.clock.seconds, "elbo": -loss}
+        self.at.history.append({**row, "stage": self.at.stage})
+        self.display.show(self.at.history[-1], fraction)
+
+    def _fail(
+        self, loss: float, networks: tuple[nn.Module, ...], good: list[dict[str, Tensor]]
+    ) -> NoReturn:
+        with self.random.turn():
+            message = _diagnose(self.model, loss, self.at.step)
+        for network, state in zip(networks, good, strict=True):
+            network.load_state_dict(state)
+        raise NonFiniteError(message)
+
+
+def _rate(done: float) -> float:
+    """The share of the initial rate, at a fraction of a stage."""
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _never() -> bool:
+    return False
+
+
+def _optimizers(networks: tuple[nn.Module, ...], rates: list[float]) -> Optimizers:
+    hidden = [p for n in networks for p in [p for p in n.parameters() if p.ndim == 2][1:-1]]
+    taken = {id(p) for p in hidden}
+    rest = [p for n in networks for p in n.parameters() if id(p) not in taken]
+    found: Optimizers = [(torch.optim.Adam(rest, lr=rates[1]), rates[1])]
+    if hidden:
+        found.append((Muon(hidden, lr=rates[0]), rates[0]))
+    return found
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device that a name means.
+
+    Raises:
+        InputError: there is no such device, or it cannot be used here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        # Creating a device does not say whether it is there; a copy back does.
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"device {device!r} cannot be used here ({error}); try 'auto' or 'cpu'"
+        ) from error
+    return found
+
+
+def _finite_gradients(parameters: list[nn.Parameter]) -> bool:
+    return all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
+
+
+def _diagnose(model: LatentModel, loss: float, step: int) -> str:
+    """Which term is not finite, evaluated where the training stopped."""
+    with torch.no_grad():
+        xi = model.problem.prior.sample_standard((64,)).to(model.sigma_residual)
+        parts = model.finite_parts(xi)
+        names = [name for name, value in parts.items() if not torch.isfinite(value).all()]
+    where = " and ".join(names) or "a gradient or the inverse map"
+    advice = (
+        "look at what the residual does with values of u that the solution does not take"
+        if step == 0
+        else "try a lower learning rate or a larger tolerance of the covariance"
+    )
+    return (
+        f"training stopped at step {step}: loss {loss}, {where} not finite. The model keeps its "
+        f"last good state; {advice}"
+    )

@@ -1,0 +1,1 @@
+"""Maps and posteriors against the reference solver on fresh prior draws."""

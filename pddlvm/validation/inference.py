@@ -1,0 +1,146 @@
+"""Is the inference calibrated? Rank statistics and coverage over data sets drawn from the prior.
+
+    z_i ~ p(z),  y_i ~ p(y | u(z_i)) with the reference solver,  z_ik ~ q(z | y_i), k = 1 ... L
+
+The rank of z_i among its L draws is uniform if q is the posterior (Talts et al., 2018), central
+intervals hold as much as they say, and so do regions around random points (TARP; Lemos et al.,
+2023), which see all parameters at once.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import chisquare, kstest
+from torch import Tensor
+
+from pddlvm.basics.errors import InputError
+from pddlvm.inference.methods import Method
+from pddlvm.models import LatentVariableModel
+from pddlvm.sensors.observation import Observation
+
+__all__ = ["InferenceReport", "validate_inference"]
+
+_N_DRAWS = 127
+_N_BINS = 16
+_PER_BIN = 5
+_CHUNK = 50
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class InferenceReport:
+    """How well posteriors are calibrated.
+
+    Attributes:
+        method: of the inference.
+        p_values: of each parameter's ranks by a chi-square test, (d,).
+        p_value: of all of them, the smallest one times their number (Bonferroni).
+        tarp_p_value: of the regions around random points, by a Kolmogorov-Smirnov test.
+        coverage: nominal -> observed, of central intervals, averaged over the parameters.
+        error: root mean square of (posterior mean - truth) / posterior std; 1 is right.
+        ranks: (n_data, d), from 0 to n_draws.
+        nominal, observed: expected coverage curve of central intervals.
+        tarp: observed coverage of the regions at the nominal levels.
+        n_data, n_draws: data sets, and draws of each posterior.
+    """
+
+    method: str
+    p_values: Tensor = field(repr=False)
+    p_value: float
+    tarp_p_value: float
+    coverage: dict[float, float]
+    error: float
+    n_data: int
+    n_draws: int
+    ranks: Tensor = field(repr=False)
+    nominal: Array = field(repr=False)
+    observed: Array = field(repr=False)
+    tarp: Array = field(repr=False)
+
+    def __str__(self) -> str:
+        rows = [
+            ("data sets", f"{self.n_data}"),
+            *((f"{level:.0%} intervals hold", f"{c:.1%}") for level, c in self.coverage.items()),
+            ("p-value of the ranks", f"{self.p_value:.3f}"),
+            ("p-value of TARP", f"{self.tarp_p_value:.3f}"),
+            ("error / std", f"{self.error:.2f}"),
+        ]
+        return "\n".join(f"{name:<28}{value:>12}" for name, value in rows)
+
+
+def validate_inference(
+    model: LatentVariableModel,
+    observation: Observation,
+    method: Method = "laplace",
+    *,
+    n_data: int = 500,
+    seed: int = 54321,
+) -> InferenceReport:
+    """Simulate data with the reference solver, infer, and compare; see `InferenceReport`.
+
+    Args:
+        model: a trained model.
+        observation: sensors and noise.
+        method: see `LatentVariableModel.infer`.
+        n_data: data sets, at least 20.
+        seed: of everything random.
+
+    Raises:
+        InputError: too few data sets.
+    """
+    if n_data < 20:
+        raise InputError(f"a validation of the inference needs at least 20 data sets, got {n_data}")
+    prior = model.problem.prior
+    z = prior.sample((n_data,), seed=seed)
+    y = observation.simulate(model.problem.solve(z), seed=seed + 1)
+    draws, means, stds = [], [], []
+    for start in range(0, n_data, _CHUNK):
+        posterior = model.infer(y[start : start + _CHUNK], observation, method, seed=seed)
+        draws.append(posterior.sample((_N_DRAWS,), seed=seed + 2 + start))
+        means.append(posterior.mean)
+        stds.append(posterior.std)
+    found, mean, std = torch.cat(draws, dim=1), torch.cat(means), torch.cat(stds)
+    ranks = (found < z).sum(0)
+    p_values = torch.tensor([_uniform_ranks(r) for r in ranks.numpy().T], dtype=torch.float64)
+    nominal = np.linspace(0.05, 0.95, 19)
+    levels = [0.5, 0.8, 0.95]
+    reference = prior.sample((n_data,), seed=seed + 3)
+    share = _share_closer(*(prior.standardise(x) for x in (found, z, reference)))
+    return InferenceReport(
+        method=method,
+        p_values=p_values,
+        p_value=min(1.0, float(p_values.min()) * len(p_values)),
+        tarp_p_value=float(kstest(share.numpy(), "uniform").pvalue),
+        coverage={level: _coverage(ranks, level) for level in levels},
+        error=float(((mean - z) / std).square().mean().sqrt()),
+        n_data=n_data,
+        n_draws=_N_DRAWS,
+        ranks=ranks,
+        nominal=nominal,
+        observed=np.array([_coverage(ranks, level) for level in nominal]),
+        tarp=np.array([float((share < level).double().mean()) for level in nominal]),
+    )
+
+
+def _uniform_ranks(ranks: Array) -> float:
+    """p-value of the hypothesis that ranks 0 ... L are uniform."""
+    n_bins = max(2, min(_N_BINS, len(ranks) // _PER_BIN))
+    counts, edges = np.histogram(ranks, bins=n_bins, range=(-0.5, _N_DRAWS + 0.5))
+    # Bins need not hold the same number of ranks.
+    widths = np.diff(np.searchsorted(np.arange(_N_DRAWS + 1), edges))
+    return float(chisquare(counts, len(ranks) * widths / widths.sum()).pvalue)
+
+
+def _coverage(ranks: Tensor, level: float) -> float:
+    """Fraction of true values in central intervals of this level."""
+    share = (ranks.double() + 0.5) / (_N_DRAWS + 1)
+    return float(((share - 0.5).abs() < 0.5 * level).double().mean())
+
+
+def _share_closer(draws: Tensor, truth: Tensor, reference: Tensor) -> Tensor:
+    """Fraction of the draws that are closer to the reference point than the truth, (n_data,)."""
+    near = (draws - reference).norm(dim=-1) < (truth - reference).norm(dim=-1)
+    return (near.double().sum(0) + 0.5) / (len(draws) + 1)
