@@ -250,8 +250,8 @@ def infer(
     start = time.perf_counter()
     if method not in _METHODS:
         raise InputError(f"method must be one of {get_args(Method)}, got {method!r}")
-    check_count(1, n_chains=n_chains, n_samples=n_samples)
-    if n_samples < 4 * n_chains:
+    check_count(0, n_chains=n_chains, n_samples=n_samples)
+    if n_chains < 1 or n_samples < 4 * n_chains:
         raise InputError(
             f"n_samples must be at least 4 for each of {n_chains} chains, got {n_samples}"
         )
