@@ -25,7 +25,6 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.export import Exported, export_maps
 from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
@@ -39,6 +38,7 @@ from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.reduced.bases import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.reduced.reduction import reduce
+from pddlvm.results.exported import Exported, export_maps
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,

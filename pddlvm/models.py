@@ -4,12 +4,13 @@
 `CollocationModel` of one in strong form.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 import torch
+from meshio import Mesh
 from torch import Tensor, nn
 
 from pddlvm.amortized.amortized import Amortized
@@ -39,10 +40,12 @@ from pddlvm.inference.whole_field import inverse_of_noisy
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import restore_state, save, with_saved_fields
-from pddlvm.output import write_pvd, write_vtu
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.reduction import Reduction
+from pddlvm.results.elements import element_mesh
+from pddlvm.results.grid import mesh_of_grid, meshes_over_time
+from pddlvm.results.vtu import write_pvd, write_vtu
 from pddlvm.sensors.observation import Observation
 from pddlvm.strong.points import PointSampler
 from pddlvm.strong.problem import CollocationProblem
@@ -220,11 +223,11 @@ class LatentVariableModel(LatentModel):
         save(self, path)
 
     def to_vtu(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
-        """Write mean, std, draws and parameter fields to a file; see `pddlvm.output.write_vtu`."""
+        """Write mean, std, draws and fields to a file; see `pddlvm.results.vtu.write_vtu`."""
         write_vtu(self, path, z, n_samples=n_samples, seed=seed)
 
     def to_pvd(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
-        """Write a parameter sweep, or the time series of one z; see `pddlvm.output.write_pvd`."""
+        """Write a sweep, or the time series of one z; see `pddlvm.results.vtu.write_pvd`."""
         write_pvd(self, path, z, n_samples=n_samples, seed=seed)
 
     def _inverse_of_noisy(
@@ -268,6 +271,9 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         calibrate(self, n_samples, generator)
         calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
 
+    def mesh_of(self, z: Tensor, n_samples: int, seed: int) -> Mesh:  # noqa: D102
+        return element_mesh(self, z, n_samples, seed)
+
     def content(self) -> dict[str, Any]:  # noqa: D102
         return galerkin_content.content_of(self)
 
@@ -310,6 +316,16 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
             collocation_calibration.calibrate_forward(self, n_samples, seed)
         collocation_calibration.calibrate_inverse(self, seed)
         collocation_calibration.calibrate_misfit(self)
+
+    def mesh_of(self, z: Tensor, n_samples: int, seed: int) -> Mesh:  # noqa: D102
+        return mesh_of_grid(self, z, n_samples, seed)
+
+    def series_of(  # noqa: D102
+        self, z: Tensor, n_samples: int, seed: int
+    ) -> Iterator[tuple[float, Mesh]]:
+        if self.problem.box.names[-1] != "t":
+            return super().series_of(z, n_samples, seed)
+        return meshes_over_time(self, z, n_samples, seed)
 
     def content(self) -> dict[str, Any]:  # noqa: D102
         return collocation_content.content_of(self)

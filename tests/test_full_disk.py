@@ -12,7 +12,7 @@ import torch
 
 import pddlvm
 from pddlvm.basics.files import replacing
-from pddlvm.runs.plot import plt
+from pddlvm.runs.figures import plt
 from pddlvm.runs.report import Table, write_report
 from pddlvm.runs.tables import write_table
 from problems import poisson

@@ -260,7 +260,7 @@ def _trained(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) ->
 def _report(
     run: Run, model: LatentVariableModel, result: TrainingResult, report: ValidationReport
 ) -> None:
-    from pddlvm.runs.plot import write_figures
+    from pddlvm.runs.figures import write_figures
 
     figures = write_figures(run.path / "figures", model, result, report, _SHOWN_SEED)
     info = run.info

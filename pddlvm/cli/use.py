@@ -17,10 +17,10 @@ from pddlvm.cli.common import (
     check_file,
     parameters,
 )
-from pddlvm.export import Format, export_maps
 from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior
 from pddlvm.models import LatentVariableModel
+from pddlvm.results.exported import Format, export_maps
 from pddlvm.runs.folder import Run
 from pddlvm.runs.tables import read_measurements, write_table
 from pddlvm.sensors.observation import Observation

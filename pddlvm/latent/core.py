@@ -12,13 +12,14 @@ learnt functions of space and time for one in strong form.
 """
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
 import pyro.distributions as dist
 import torch
+from meshio import Mesh
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -212,6 +213,11 @@ class LatentModel(nn.Module, ABC):
         raise NotImplementedError
 
     @supplied
+    def mesh_of(self, z: Tensor, n_samples: int, seed: int) -> Mesh:
+        """Mean, std, draws and parameter fields at one z (d,), for files."""
+        raise NotImplementedError
+
+    @supplied
     def content(self) -> dict[str, Any]:
         """What the constructor needs to make it again, for a file."""
         raise NotImplementedError
@@ -254,6 +260,10 @@ class LatentModel(nn.Module, ABC):
         u = self.forward(self.problem.prior.sample((_N_SHAPES,), seed=0)).mean / std
         _, sizes, shapes = torch.linalg.svd(u.double().cpu(), full_matrices=False)
         return shapes[sizes > _SMALL_SHAPE * sizes[0]].T
+
+    def series_of(self, z: Tensor, n_samples: int, seed: int) -> Iterator[tuple[float, Mesh]]:
+        """`mesh_of` in parts, with their times; one part where there is no time."""
+        yield 0.0, self.mesh_of(z, n_samples, seed)
 
     def after_loading(self) -> None:
         """Bring up to date what is not in the state."""

@@ -1,26 +1,17 @@
 """Results for other programs: VTU files and PVD collections of them, which ParaView opens."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import meshio
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import check_folder_of, replacing, replacing_together, write_text
-from pddlvm.collocation.model import CollocationMaps
-from pddlvm.collocation.output import grid_data, grid_mesh
-from pddlvm.fem import SurfaceMesh
-from pddlvm.fem.cells import kind_of
-from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.latent.core import LatentModel
-from pddlvm.weak.problem import Problem
-from pddlvm.weak.stresses import shell_stresses
 
 __all__ = ["write_pvd", "write_vtu"]
 
@@ -50,8 +41,8 @@ def write_vtu(
     if z.ndim not in (1, 2) or not len(z):
         raise InputError(f"z must be (d,) or (n, d), got shape {tuple(z.shape)}")
     if z.ndim == 1:
-        return _write(_mesh(model, z, n_samples, seed), path)
-    whole, *others = (_numbered(_mesh(model, one, n_samples, seed), i) for i, one in enumerate(z))
+        return _write(model.mesh_of(z, n_samples, seed), path)
+    whole, *others = (_numbered(model.mesh_of(one, n_samples, seed), i) for i, one in enumerate(z))
     for mesh in others:
         whole.point_data |= mesh.point_data
         whole.cell_data |= mesh.cell_data
@@ -81,10 +72,10 @@ def write_pvd(
     path = _checked(path, ".pvd")
     z = model.problem.prior.check(z).reshape(-1, model.problem.n_parameters)
     meshes: Iterable[tuple[float, meshio.Mesh]]
-    if len(z) == 1 and isinstance(model, CollocationMaps) and model.problem.box.names[-1] == "t":
-        meshes = _over_time(model, z[0], n_samples, seed)
+    if len(z) == 1:
+        meshes = model.series_of(z[0], n_samples, seed)
     else:
-        meshes = ((float(i), _mesh(model, one, n_samples, seed)) for i, one in enumerate(z))
+        meshes = ((float(i), model.mesh_of(one, n_samples, seed)) for i, one in enumerate(z))
     folder = path.with_suffix("")
     root = ElementTree.Element("VTKFile", type="Collection", version="0.1")
     collection = ElementTree.SubElement(root, "Collection")
@@ -124,64 +115,3 @@ def _numbered(mesh: meshio.Mesh, i: int) -> meshio.Mesh:
         point_data={f"{name}[{i}]": values for name, values in mesh.point_data.items()},
         cell_data={f"{name}[{i}]": values for name, values in mesh.cell_data.items()},
     )
-
-
-def _mesh(model: LatentModel, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
-    if isinstance(model, CollocationMaps):
-        axes = [axis.double().numpy() for axis in model.problem.axes]
-        return grid_mesh(axes, grid_data(model, z, n_samples, seed))
-    assert isinstance(model, GalerkinMaps)
-    return _element_mesh(model, z, n_samples, seed)
-
-
-def _over_time(
-    model: CollocationMaps, z: Tensor, n_samples: int, seed: int
-) -> Iterator[tuple[float, meshio.Mesh]]:
-    *space, times = (axis.double().numpy() for axis in model.problem.axes)
-    data = grid_data(model, z, n_samples, seed)
-    for i, time in enumerate(times):
-        yield float(time), grid_mesh(space, {name: v[..., i] for name, v in data.items()})
-
-
-def _element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
-    problem, prediction = model.problem, model.forward(z)
-    cell_data = {
-        name: [problem.parameter_field(z, name).double().cpu().numpy()]
-        for name in problem.random_fields
-    }
-    if isinstance(problem.space.mesh, SurfaceMesh):
-        stresses = vars(shell_stresses(problem, prediction.mean, z))
-        cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
-    point_data = {
-        **_at_nodes(problem, prediction.mean, "mean"),
-        **_at_nodes(problem, prediction.std, "std"),
-    }
-    if n_samples:
-        for i, sample in enumerate(prediction.sample((n_samples,), seed=seed)):
-            point_data |= _at_nodes(problem, sample, f"sample_{i}")
-    return meshio.Mesh(
-        points=_in_space(problem.space.mesh.p.T),
-        cells=[_cells(problem)],
-        point_data=point_data,
-        cell_data=cell_data,
-    )
-
-
-def _cells(problem: Problem) -> tuple[str, NDArray[np.int64]]:
-    mesh = problem.space.mesh
-    if isinstance(mesh, SurfaceMesh):
-        return "triangle", np.ascontiguousarray(mesh.t.T)
-    kind = kind_of(mesh)
-    return kind.name, mesh.dofs.element_dofs[np.argsort(kind.order)].T.astype(np.int64)
-
-
-def _at_nodes(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
-    values = problem.space.at_nodes(u.detach().double().cpu().numpy())
-    if isinstance(problem.space.mesh, SurfaceMesh):
-        return {f"displacement_{what}": values[:, :3], f"rotation_{what}": values[:, 3:]}
-    return {f"u_{what}": values[:, 0] if values.shape[1] == 1 else _in_space(values)}
-
-
-def _in_space(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows padded with zeros to three components, as VTK wants vectors."""
-    return np.pad(x, ((0, 0), (0, 3 - x.shape[1])))

@@ -3,7 +3,7 @@
     forward    z (batch, d)       -> mean and std of u, (batch, n_dofs) each
     inverse    u (batch, n_dofs)  -> mean and std of z, (batch, d) each; nothing known, uncorrected
 
-See `pddlvm.recording` for how the maps become graphs.
+See `pddlvm.results.tracing` for how the maps become graphs.
 """
 
 import io
@@ -23,7 +23,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import replacing
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
-from pddlvm.recording import RECORDED, Map, record
+from pddlvm.results.tracing import RECORDED, Map, record
 
 __all__ = ["Exported", "Format", "export_maps"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import pddlvm
-from pddlvm.export import export_maps
-from pddlvm.recording import _diagonal_scatter, _erf, record
+from pddlvm.results.exported import export_maps
+from pddlvm.results.tracing import _diagonal_scatter, _erf, record
 from problems import nonlinear_poisson, pinn, poisson
 
 # The same float32 operations in another order.

@@ -1,6 +1,6 @@
 """The grid of a problem in strong form as a mesh, for VTU files: x and t are its axes."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import meshio
 import numpy as np
@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
+from pddlvm.collocation.model import CollocationMaps
 
-if TYPE_CHECKING:
-    from pddlvm.collocation.model import CollocationMaps
-
-__all__ = ["grid_data", "grid_mesh"]
+__all__ = ["mesh_of_grid", "meshes_over_time"]
 
 _CELLS = {1: "line", 2: "quad", 3: "hexahedron"}
 _CORNERS: dict[int, list[tuple[int, ...]]] = {
@@ -24,8 +22,24 @@ _CORNERS: dict[int, list[tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-def grid_data(
-    model: "CollocationMaps", z: Tensor, n_samples: int, seed: int
+def mesh_of_grid(model: CollocationMaps, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
+    """Mean, std, draws and fields at one z (d,)."""
+    axes = [axis.double().numpy() for axis in model.problem.axes]
+    return _mesh(axes, _data(model, z, n_samples, seed))
+
+
+def meshes_over_time(
+    model: CollocationMaps, z: Tensor, n_samples: int, seed: int
+) -> Iterator[tuple[float, meshio.Mesh]]:
+    """The same at each time of the grid, whose last coordinate is t, and that time."""
+    *space, times = (axis.double().numpy() for axis in model.problem.axes)
+    data = _data(model, z, n_samples, seed)
+    for i, time in enumerate(times):
+        yield float(time), _mesh(space, {name: v[..., i] for name, v in data.items()})
+
+
+def _data(
+    model: CollocationMaps, z: Tensor, n_samples: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
     """Mean, std, samples and fields at one z (d,), by name, each in the shape of the grid."""
     problem = model.problem
@@ -39,7 +53,7 @@ def grid_data(
     return {k: v.double().cpu().numpy().reshape(problem.grid) for k, v in data.items()}
 
 
-def grid_mesh(axes: list[NDArray[np.float64]], data: dict[str, NDArray[np.float64]]) -> meshio.Mesh:
+def _mesh(axes: list[NDArray[np.float64]], data: dict[str, NDArray[np.float64]]) -> meshio.Mesh:
     """A tensor grid with point data.
 
     Args:

@@ -1,0 +1,1 @@
+"""Results for other programs: VTU files, and both maps as graphs."""
