@@ -120,7 +120,7 @@ def test_doubled_nodes_of_an_interface_are_named(tmp_path):
     path = write_2(tmp_path / "a.msh", APART, [*SIDES, *TWO], NAMES)
     with pytest.warns(UserWarning, match=re.escape("4 nodes lie at the place of another one")):
         mesh = fem.read_mesh(path)
-    with pytest.raises(pddlvm.ProblemError, match=r"1 parts .* nothing holds.*between \[1.0, 0.0"):
+    with pytest.raises(pddlvm.ProblemError, match=r"nothing holds a part between \[1.0, 0.0"):
         stretched(mesh)
 
 

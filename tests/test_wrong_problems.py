@@ -248,7 +248,6 @@ def test_a_condition_on_a_hard_face_is_named():
         ("made of functions", {"residual_scale": 2.0}),
         ("grid must give", {"grid": (6.5, 6)}),
     ],
-    ids=str,
 )
 def test_an_argument_of_another_kind_is_named(message, changes):
     refuses(message, strong, **changes)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve_triangular
 from torch import Tensor
 
@@ -27,6 +26,9 @@ Array = NDArray[np.float64]
 
 _SINGULAR = 1e-13
 """A pivot relative to its diagonal entry: between round-off and thin shells (1e-10)."""
+_WHY_SINGULAR = (
+    "is a coefficient zero, can it move as a rigid body, or is the prior centred at a resonance?"
+)
 
 
 def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> SparseFactors:
@@ -40,7 +42,7 @@ def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> SparseFactor
     try:
         factors = factorise(matrix, symmetric=True)
     except RuntimeError as error:
-        raise ProblemError(f"{start} is singular: {_why_singular(problem)}") from error
+        raise ProblemError(f"{start} is singular: {_WHY_SINGULAR}") from error
     pivots = relative_pivots(matrix, factors)
     n_negative = int((pivots < -_SINGULAR).sum())
     if n_negative:
@@ -50,7 +52,7 @@ def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> SparseFactor
             "(problem.solve(z) does without a positive operator, a model does not)"
         )
     if not pivots.min() > _SINGULAR:
-        raise ProblemError(f"{start} is singular: {_why_singular(problem)}")
+        raise ProblemError(f"{start} is singular: {_WHY_SINGULAR}")
     return factors
 
 
@@ -75,36 +77,6 @@ def relative_pivots(matrix: sp.csc_matrix, factors: SparseFactors) -> Array:
     if not np.array_equal(factors.lu.perm_r, factors.lu.perm_c):
         return np.full(matrix.shape[0], -np.inf)
     return factors.lu.U.diagonal()[factors.lu.perm_c] / np.abs(matrix.diagonal())
-
-
-def _why_singular(problem: "Problem") -> str:
-    """Names the parts of the mesh that float, if there are any."""
-    dofs = np.concatenate(
-        [
-            np.stack([t.region.dofs, np.roll(t.region.dofs, 1, axis=1)]).reshape(2, -1)
-            for t in problem.terms
-        ],
-        axis=1,
-    )
-    n = problem.n_dofs
-    graph = sp.csr_matrix((np.ones(dofs.shape[1]), dofs), shape=(n, n))
-    n_parts, part = connected_components(graph, directed=False)
-    used = np.zeros(n_parts, dtype=bool)
-    used[part[problem.fixed_dofs]] = True
-    loose = np.flatnonzero(~used)
-    if not loose.size:
-        return (
-            "is a coefficient zero, can it move as a rigid body, or is the prior centred at a "
-            "resonance?"
-        )
-    x = problem.space.dof_points[part == loose[0]]
-    low, high = (tuple(float(f"{v:.4g}") for v in end) for end in (x.min(0), x.max(0)))
-    others = f" and {loose.size - 1} more parts" if loose.size > 1 else ""
-    return (
-        f"a part of the mesh floats, {len(x)} degrees of freedom between {low} and {high}{others}, "
-        "connected to no Dirichlet value; are there vertices that should be merged, or is a "
-        "boundary without a name? Give it a Dirichlet value, or join it to the rest"
-    )
 
 
 def _why_indefinite(problem: "Problem", factors: SparseFactors, pivots: Array) -> str:

@@ -96,10 +96,11 @@ class Problem(ParametricProblem):
         loose = loose_parts(self.form, self._exact)
         if loose:
             low, high = (f(self.space.dof_points[loose[0]], axis=0) for f in (np.min, np.max))
+            which = "a part" if len(loose) == 1 else f"{len(loose)} parts, the first"
             raise ProblemError(
-                f"problem {self.name!r} has {len(loose)} parts of its mesh that nothing holds, the "
-                f"first between {low.tolist()} and {high.tolist()}: connect it with the rest "
-                "(parts that touch need common nodes), or give it a term and a Dirichlet condition"
+                f"nothing holds {which} between {low.tolist()} and {high.tolist()} of the mesh of "
+                f"problem {self.name!r}: connect it with the rest (parts that touch need common "
+                "nodes), or give it a term and a Dirichlet condition"
             )
 
     def __repr__(self) -> str:
