@@ -360,7 +360,10 @@ def load(
     """
     content = read_content(Path(path))
     # Networks are made with random weights before theirs are read.
-    with decoding(f"{str(path)!r} is damaged or incomplete"), seeded(0):
+    with (
+        decoding(f"{str(path)!r} is damaged, incomplete, or of another version of pddlvm"),
+        seeded(0),
+    ):
         own = with_saved_fields(problem, content, path)
         networks = (forward_network, inverse_network)
         model: LatentVariableModel
