@@ -98,6 +98,18 @@ def test_a_saved_density_is_the_same(family, line, sensors, tmp_path: Path):
     torch.testing.assert_close(after.sample((9,), seed=1), before.sample((9,), seed=1))
 
 
+def test_a_density_far_from_the_prior_is_read_as_it_was_saved(line, sensors, tmp_path: Path):
+    # As a training that was cut off may leave it.
+    trained = line.amortize(sensors, Full, max_steps=1, seed=4)
+    with torch.no_grad():
+        for weights in trained.family.parameters():
+            weights.mul_(1e3)
+    trained.save(tmp_path / "far.pt")
+    loaded = line.load_amortized(tmp_path / "far.pt", sensors)
+    y = torch.full((1, sensors.n), 0.1, dtype=torch.float64)
+    assert torch.equal(loaded(y).mean, trained(y).mean)
+
+
 def test_steps_alone_make_a_training_repeatable(line, sensors):
     y = torch.tensor([[0.1, 0.12, 0.1]], dtype=torch.float64)
     first, second = (

@@ -24,8 +24,6 @@ from pddlvm.sensors.observation import Observation
 __all__ = ["load_amortized"]
 
 _N_DRAWS = 64
-_FAR = 50.0
-"""Standard deviations of the prior, which no sound density reaches."""
 _SAME = 1e-3
 """Relative, for what a density says."""
 
@@ -62,12 +60,14 @@ def load_amortized(model: LatentModel, path: str | Path, observation: Observatio
 
 
 def _try(amortized: Amortized, data: Tensor) -> None:
-    """Tensors of wrong shapes and values show here: posteriors of usual data are near the prior."""
+    """Tensors of wrong shapes and values show here.
+
+    One that was hardly trained may be far from the prior, and is as good as when it was saved.
+    """
     posterior = amortized.resampled(data)
     z = torch.cat([posterior.mean, posterior.std, *posterior.propose((_N_DRAWS,), seed=SEED)])
-    xi = amortized.prior.standardise(z[2 * len(data) :])
-    if not torch.isfinite(z).all() or (xi.abs() > _FAR).any():
-        raise ValueError("a density that is not near the prior")
+    if not torch.isfinite(z).all():
+        raise ValueError("a density whose draws or moments are not finite")
 
 
 def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
