@@ -72,7 +72,7 @@ def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ..
     found = tuple(values) if is_list else (values,)
     wrong = [value for value in found if not isinstance(value, kind)]
     if wrong or not is_list:
-        got = f"{type(wrong[0]).__name__}" if wrong else "one alone: add brackets"
+        got = type(wrong[0]).__name__ if wrong else "one alone: add brackets"
         raise ProblemError(f"{name} must be a list of {kind.__name__}, as {example}, got {got}")
     return found
 

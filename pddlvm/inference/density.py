@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import generator_of
 from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Density", "Draws", "log_prob_of_z"]
@@ -59,7 +60,7 @@ class Draws(Density):
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Draws of the chains, drawn again with equal probability."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else generator_of(seed)
         pooled = self.z.flatten(0, 1)
         rows = torch.randint(len(pooled), shape, generator=generator)
         return pooled[rows]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.sampling.coordinates import Coordinates
 
@@ -34,7 +35,7 @@ class PushedGaussian(Density):
         return self._moments[1]
 
     def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else generator_of(seed)
         size = (*shape, *self.coordinates.centre.shape)
         return self._push(torch.randn(size, generator=generator, dtype=torch.float64))
 

@@ -132,9 +132,9 @@ class KarhunenLoeve(Field):
             raise InputError(
                 f"the covariance has fewer than {n_terms} terms above round-off; ask for fewer"
             )
-        scaled = root[:, None] * vectors * np.sqrt(values)
-        rotation = canonical_rotation(values, scaled, inducing, n_terms)
-        modes = root[:, None] * vectors / np.sqrt(values) @ rotation
+        weighted, sizes = root[:, None] * vectors, np.sqrt(values)
+        rotation = canonical_rotation(values, weighted * sizes, inducing, n_terms)
+        modes = weighted / sizes @ rotation
         return cls(
             prior=Normal(),
             link=link,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_vectors
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import generator_of
 from pddlvm.fem import Space
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
@@ -101,7 +102,7 @@ class Observation(ABC):
     def simulate(self, u: Tensor, *, seed: int | None = None) -> Tensor:
         """Noisy data of solutions, (..., n_dofs) -> (..., n)."""
         u = self.problem.check_solution(u)
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else generator_of(seed)
         clean = self.apply(u)
         return clean + self.noise.sample(tuple(u.shape[:-1]), generator).to(clean)
 
