@@ -18,8 +18,10 @@ send the iteration out of all numbers: it stays within 12 standard deviations of
 parameters that it pushes against the edge are held.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import distinct, objective
 from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sampling.coordinates import FAR, Coordinates
 
 __all__ = ["Laplace", "laplace"]
@@ -124,22 +127,25 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
         start, is_new, before = _rough(surrogate, y, start)
     of = is_new.nonzero()[:, 0]
     found = _maximise(surrogate, y[of], start[is_new], _DECREMENT)
-    value = objective(surrogate, y[of], found.eta, found.data)
+    at, converged = found.at, found.converged
     # Numbers of the searches of each data set; one that was not made has no density.
     index = is_new.flatten().cumsum(0).reshape(is_new.shape) - 1
-    value = torch.where(is_new, value[index], -torch.inf)
+    value = torch.where(is_new, at.value[index], -torch.inf)
     best = value.amax(1, keepdim=True)
-    is_good = (value == best) | (found.converged[index] & (value > best - _HOPELESS))
-    factor = _spread(surrogate, y[of], found)
+    is_good = (value == best) | (converged[index] & (value > best - _HOPELESS))
+    factor = _spread(surrogate, y[of], at)
     value = torch.where(is_good, value, -torch.inf)
-    is_mode = distinct(found.eta[index], value, factor[index], partial(_value_at, surrogate, y))
+    is_mode = distinct(at.eta[index], value, factor[index], partial(_value_at, surrogate, y))
     modes, of = index[is_mode], is_mode.nonzero()[:, 0]
-    error = surrogate.covariance(plain.xi_of(found.eta[modes]))
-    found = found.with_rows(modes, _moved(surrogate, y[of], found.of(modes), error))
-    factor[modes] = _spread(surrogate, y[of], found.of(modes), error)
+    error = surrogate.covariance(plain.xi_of(at.eta[modes]))
+    moved, is_near = _with_errors(surrogate, y[of], at.of(modes), error)
+    at = at.with_rows(modes, moved)
+    # Where the error hides what stopped the search, that has arrived.
+    converged[modes] |= is_near
+    factor[modes] = _spread(surrogate, y[of], moved, error)
     masses = is_mode.to(y)
     if len(modes) > len(y):
-        evidence = _log_evidence(surrogate, y[of], found.of(modes), error, factor[modes])
+        evidence = _log_evidence(surrogate, y[of], moved, error, factor[modes])
         masses = masses.log().masked_scatter(is_mode, evidence).softmax(1)
         masses = torch.where(masses > _LEAST_MASS, masses, 0.0)
         masses = masses / masses.sum(1, keepdim=True)
@@ -148,15 +154,15 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     masses, index = masses[:, :n_modes].T, index.gather(1, order)[:, :n_modes].T
     index = torch.where(masses > 0, index, index[0])
     first = index[0]
-    xi, misfit = plain.xi_of(found.eta[first]), y - found.data[first]
+    xi, misfit = plain.xi_of(at.eta[first]), y - at.data[first]
     has_bounds = torch.isfinite(prior.standard_bounds(xi)[1])
-    learnt = 1 - plain.prior_slope(found.eta[first])[1] * factor[first].square().sum(-1)
+    learnt = 1 - plain.prior_slope(at.eta[first])[1] * factor[first].square().sum(-1)
     n_seen = (~torch.isnan(y)).sum(-1)
     return Laplace(
-        modes=Coordinates(prior, found.eta[index], factor[index]),
+        modes=Coordinates(prior, at.eta[index], factor[index]),
         masses=masses,
         iterations=before + found.iterations,
-        converged=found.converged[first],
+        converged=converged[first],
         misfit=noise.square(misfit) + torch.where(has_bounds, 0.0, xi.square()).sum(-1),
         degrees=(n_seen - torch.where(has_bounds, learnt, 0.0).sum(-1)).clamp(min=_TINY),
         n_seen=n_seen,
@@ -172,8 +178,9 @@ def _rough(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Tensor, Tens
     map_alone, plain = surrogate.uncorrected(), Coordinates.plain(surrogate.prior)
     rows, flat = y.repeat_interleave(start.shape[1], 0), start.flatten(0, 1)
     found = _maximise(map_alone, rows, flat, _ROUGH_DECREMENT)
+    at = found.at
     seen, is_good, values = ~torch.isnan(rows), torch.ones(len(rows), dtype=torch.bool), []
-    for eta in (flat, found.eta):
+    for eta in (flat, at.eta):
         xi = plain.xi_of(eta)
         data = surrogate.mean(xi)
         error = torch.where(seen, map_alone.mean(xi) - data, rows)
@@ -181,9 +188,9 @@ def _rough(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Tensor, Tens
         values.append(objective(surrogate, rows, eta, data))
     before, after = values
     is_good = is_good & (after >= before)
-    eta = torch.where(is_good[:, None], found.eta, flat).reshape(start.shape)
+    eta = torch.where(is_good[:, None], at.eta, flat).reshape(start.shape)
     value = torch.where(is_good, after, before).reshape(start.shape[:2])
-    factor = _spread(surrogate, rows, found).reshape(*start.shape, -1)
+    factor = _spread(surrogate, rows, at).reshape(*start.shape, -1)
     is_new = distinct(eta, value, factor, partial(_value_at, map_alone, y))
     is_new = is_new | ~is_good.reshape(value.shape)
     is_new[:, 0] |= ~is_new.any(1)
@@ -196,161 +203,151 @@ def _value_at(surrogate: Surrogate, y: Tensor, of: Tensor, eta: Tensor) -> Tenso
     return objective(surrogate, y[of], eta, surrogate.mean(xi))
 
 
-def _spread(
-    surrogate: Surrogate, y: Tensor, found: "_Maximum", error: Tensor | None = None
-) -> Tensor:
+def _spread(surrogate: Surrogate, y: Tensor, at: "_Points", error: Tensor | None = None) -> Tensor:
     """L of the Gaussian at a maximum, maybe with the error of the surrogate, (batch, d, d)."""
-    precision = surrogate.observation.noise.precision(y - found.data)
+    precision = surrogate.observation.noise.precision(y - at.data)
     if error is not None:
         precision = _with_error(precision, error)
-    curvature = Coordinates.plain(surrogate.prior).prior_slope(found.eta)[1]
-    return _factor(found.jacobian.mT @ precision @ found.jacobian, curvature)
+    curvature = Coordinates.plain(surrogate.prior).prior_slope(at.eta)[1]
+    return _factor(at.jacobian.mT @ precision @ at.jacobian, curvature)
 
 
 def _log_evidence(
-    surrogate: Surrogate, y: Tensor, found: "_Maximum", error: Tensor, factor: Tensor
+    surrogate: Surrogate, y: Tensor, at: "_Points", error: Tensor, factor: Tensor
 ) -> Tensor:
     """log p(y | eta) p(eta) |L| at a maximum, with the error of the surrogate, (batch,)."""
     noise, seen = surrogate.observation.noise, ~torch.isnan(y)
     value = [
-        noise.of_seen(s, c).log_prob(e[s])
-        for s, c, e in zip(seen, error, y - found.data, strict=True)
+        noise.of_seen(s, c).log_prob(e[s]) for s, c, e in zip(seen, error, y - at.data, strict=True)
     ]
     size = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return torch.stack(value) + Coordinates.plain(surrogate.prior).log_prior(found.eta) + size
+    return torch.stack(value) + Coordinates.plain(surrogate.prior).log_prior(at.eta) + size
 
 
 @dataclass(frozen=True)
-class _Maximum:
-    """Where the iteration ended: eta (batch, d), data there, and their derivatives by eta."""
+class _Points:
+    """eta (batch, d), data there, their derivatives by eta, and the log density that is climbed."""
 
     eta: Tensor
     data: Tensor
     jacobian: Tensor
+    value: Tensor
+
+    def of(self, rows: Tensor) -> "_Points":
+        """Some of them."""
+        return _Points(*(part[rows] for part in vars(self).values()))
+
+    def with_rows(self, rows: Tensor, new: "_Points") -> "_Points":
+        """Some of them replaced."""
+        pairs = zip(vars(self).values(), vars(new).values(), strict=True)
+        return _Points(*(part.index_copy(0, rows, other) for part, other in pairs))
+
+    def or_better(self, new: "_Points") -> tuple["_Points", Tensor]:
+        """Those replaced that are worse than the new ones; which they are, (batch,)."""
+        better = new.value > self.value
+        rows = better.nonzero()[:, 0]
+        return self.with_rows(rows, new.of(rows)), better
+
+
+@dataclass(frozen=True)
+class _Maximum:
+    """Where an iteration ended; whether the maximum is near there, (batch,)."""
+
+    at: _Points
     iterations: int
     converged: Tensor
 
-    def of(self, rows: Tensor) -> "_Maximum":
-        """Some of them."""
-        parts = (self.eta[rows], self.data[rows], self.jacobian[rows])
-        return _Maximum(*parts, self.iterations, self.converged[rows])
 
-    def with_rows(self, rows: Tensor, new: "_Maximum") -> "_Maximum":
-        """Some of them replaced."""
-        return _Maximum(
-            self.eta.index_copy(0, rows, new.eta),
-            self.data.index_copy(0, rows, new.data),
-            self.jacobian.index_copy(0, rows, new.jacobian),
-            self.iterations,
-            self.converged.index_copy(0, rows, new.converged),
+def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) -> _Maximum:
+    """Iterate until the squared Newton decrement of each data set is below the tolerance."""
+    prior, precision = surrogate.prior, surrogate.observation.noise.precision
+    damping = torch.full((len(y), 1, 1), _DAMPING, dtype=y.dtype)
+    identity = torch.eye(prior.size, dtype=y.dtype)
+    log_density = partial(objective, surrogate, y)
+    at = _points(surrogate, eta, log_density)
+    if not torch.isfinite(at.value).all():
+        eta = torch.where(torch.isfinite(at.value)[:, None], eta, 0.0)
+        at = _points(surrogate, eta, log_density)
+    if not torch.isfinite(at.value).all():
+        raise ConvergenceError(
+            "the predicted data, or their derivatives, are not finite at the centre of the prior; "
+            "was the model trained, and does the problem have a solution there?"
         )
+    is_over = torch.zeros(len(y), dtype=torch.bool)
+    for iterations in count(1):
+        hessian, gradient = _newton_system(prior, at, y, precision(y - at.data))
+        decrement = (gradient * _solve(hessian, gradient)).sum(-1)
+        scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        step = _solve(hessian + damping * scale * identity, gradient)
+        # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
+        at, better = at.or_better(_points(surrogate, _moved(at.eta, step), log_density))
+        damping = torch.where(better[:, None, None], 0.1 * damping, 10.0 * damping)
+        # A step that no damping makes better has reached the accuracy of the surrogate.
+        is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
+        is_over = is_over | (decrement < tolerance) | is_stuck
+        if iterations == _MAX_ITERATIONS or is_over.all():
+            break
+    # Stuck, or slow along a curved valley, but there.
+    is_near = decrement < _STUCK_DECREMENT + _ROUNDED * at.value.abs()
+    return _Maximum(at, iterations, is_near)
 
 
-def _moved(surrogate: Surrogate, y: Tensor, found: _Maximum, error: Tensor) -> _Maximum:
-    """The maximum with the error of the surrogate in the precision, both held, by Gauss-Newton.
+def _with_errors(
+    surrogate: Surrogate, y: Tensor, at: _Points, error: Tensor
+) -> tuple[_Points, Tensor]:
+    """The maximum with the error of the surrogate in the precision, both held; is it near?
 
     Where the error is larger than the noise in some directions only, their sum weighs the data
-    otherwise than the noise does.
+    otherwise than the noise does. It is not far: undamped steps, as long as they help.
     """
     plain = Coordinates.plain(surrogate.prior)
-    precision = _with_error(surrogate.observation.noise.precision(y - found.data), error)
+    precision = _with_error(surrogate.observation.noise.precision(y - at.data), error)
 
     def log_density(eta: Tensor, data: Tensor) -> Tensor:
         misfit = (y - data).nan_to_num()
         square = (misfit[:, None, :] @ precision @ misfit[..., None])[:, 0, 0]
         return plain.log_prior(eta) - 0.5 * square
 
-    eta, data, jacobian = found.eta, found.data, found.jacobian
-    best = log_density(eta, data)
+    at = replace(at, value=log_density(at.eta, at.data))
     for k in range(_MAX_MOVES + 1):
-        hessian, gradient = _newton_system(plain, eta, y - data, jacobian, precision)
+        hessian, gradient = _newton_system(surrogate.prior, at, y, precision)
         step = _solve(hessian, gradient)
         decrement = (gradient * step).sum(-1)
         if k == _MAX_MOVES or not (decrement >= _DECREMENT).any():
             break
-        trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
-        trial_data, trial_jacobian = _linearise(surrogate, plain, trial)
-        value = log_density(trial, trial_data)
-        better = (value > best) & torch.isfinite(trial_jacobian).flatten(1).all(-1)
+        at, better = at.or_better(_points(surrogate, _moved(at.eta, step), log_density))
         if not better.any():
             break
-        eta = torch.where(better[:, None], trial, eta)
-        best = torch.where(better, value, best)
-        data = torch.where(better[:, None], trial_data, data)
-        jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
-    # Where the error hides what stopped the search, that has arrived.
-    converged = found.converged | (decrement < _STUCK_DECREMENT)
-    return _Maximum(eta, data, jacobian, found.iterations, converged)
+    return at, decrement < _STUCK_DECREMENT
 
 
-def _linearise(surrogate: Surrogate, plain: Coordinates, eta: Tensor) -> tuple[Tensor, Tensor]:
-    """Data, and their derivatives by eta."""
+def _points(
+    surrogate: Surrogate, eta: Tensor, log_density: Callable[[Tensor, Tensor], Tensor]
+) -> _Points:
+    """Those of eta, by the log density of eta and the data; -inf where these are not finite."""
+    plain = Coordinates.plain(surrogate.prior)
     data, slope = surrogate.linearise(plain.xi_of(eta))
-    return data, slope * plain.slope(eta)[:, None, :]
+    jacobian = slope * plain.slope(eta)[:, None, :]
+    finite = torch.isfinite(data).all(-1) & torch.isfinite(jacobian).flatten(1).all(-1)
+    return _Points(eta, data, jacobian, torch.where(finite, log_density(eta, data), -torch.inf))
+
+
+def _moved(eta: Tensor, step: Tensor) -> Tensor:
+    return (eta + step.nan_to_num()).clamp(-FAR, FAR)
 
 
 def _newton_system(
-    plain: Coordinates, eta: Tensor, misfit: Tensor, jacobian: Tensor, precision: Tensor
+    prior: ParameterSpace, at: _Points, y: Tensor, precision: Tensor
 ) -> tuple[Tensor, Tensor]:
     """J^T P J + D, (batch, d, d), and the gradient, (batch, d); identity and zero where held."""
-    weighted = jacobian.mT @ precision
-    of_prior, curvature = plain.prior_slope(eta)
-    hessian = weighted @ jacobian + curvature.diag_embed()
-    gradient = (weighted @ misfit.nan_to_num()[..., None])[..., 0] + of_prior
+    weighted = at.jacobian.mT @ precision
+    of_prior, curvature = Coordinates.plain(prior).prior_slope(at.eta)
+    hessian = weighted @ at.jacobian + curvature.diag_embed()
+    gradient = (weighted @ (y - at.data).nan_to_num()[..., None])[..., 0] + of_prior
     # At the edge, and pushed beyond: held there.
-    free = ~((eta.abs() >= FAR) & (gradient * eta > 0))
+    free = ~((at.eta.abs() >= FAR) & (gradient * at.eta > 0))
     hessian = hessian * free[:, None, :] * free[:, :, None] + (~free).diag_embed()
     return hessian, gradient * free
-
-
-def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) -> _Maximum:
-    """Iterate until the squared Newton decrement of each data set is below the tolerance."""
-    prior, noise = surrogate.prior, surrogate.observation.noise
-    plain = Coordinates.plain(prior)
-    damping = torch.full((len(y), 1, 1), _DAMPING, dtype=y.dtype)
-    identity = torch.eye(prior.size, dtype=y.dtype)
-
-    def linearise(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        data, jacobian = _linearise(surrogate, plain, at)
-        return data, jacobian, objective(surrogate, y, at, data, jacobian)
-
-    data, jacobian, best = linearise(eta)
-    if not torch.isfinite(best).all():
-        eta = torch.where(torch.isfinite(best)[:, None], eta, 0.0)
-        data, jacobian, best = linearise(eta)
-    if not torch.isfinite(best).all():
-        raise ConvergenceError(
-            "the predicted data, or their derivatives, are not finite at the centre of the prior; "
-            "was the model trained, and does the problem have a solution there?"
-        )
-    converged = torch.zeros(len(y), dtype=torch.bool)
-    is_stuck = converged
-    iterations = 0
-    while iterations < _MAX_ITERATIONS and not (converged | is_stuck).all():
-        iterations += 1
-        precision = noise.precision(y - data)
-        hessian, gradient = _newton_system(plain, eta, y - data, jacobian, precision)
-        decrement = (gradient * _solve(hessian, gradient)).sum(-1)
-        close_enough = _STUCK_DECREMENT + _ROUNDED * best.abs()
-        converged = converged | (decrement < tolerance)
-        scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        step = _solve(hessian + damping * scale * identity, gradient)
-        trial = (eta + step.nan_to_num()).clamp(-FAR, FAR)
-        trial_data, trial_jacobian, value = linearise(trial)
-        # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
-        better = value > best
-        eta = torch.where(better[:, None], trial, eta)
-        best = torch.where(better, value, best)
-        data = torch.where(better[:, None], trial_data, data)
-        jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
-        damping = torch.where(better[:, None, None], damping * 0.1, damping * 10.0)
-        # A step that no damping makes better has reached the accuracy of the surrogate.
-        is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
-        converged = converged | (is_stuck & (decrement < close_enough))
-    # Slow at the end, along a curved valley, but there.
-    if iterations == _MAX_ITERATIONS:
-        converged = converged | (decrement < close_enough)
-    return _Maximum(eta, data, jacobian, iterations, converged)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -83,13 +83,12 @@ def distinct(
     return torch.zeros_like(kept).scatter(1, order, kept)
 
 
-def objective(surrogate: Surrogate, y: Tensor, eta: Tensor, *predicted: Tensor) -> Tensor:
-    """log p(y | eta) + log p(eta) with predicted data, and maybe their derivatives, (batch,)."""
+def objective(surrogate: Surrogate, y: Tensor, eta: Tensor, data: Tensor) -> Tensor:
+    """log p(y | eta) + log p(eta) with predicted data, (batch,)."""
     prior = Coordinates.plain(surrogate.prior).log_prior(eta)
-    value = surrogate.observation.noise.log_prob(y - predicted[0]) + prior
+    value = surrogate.observation.noise.log_prob(y - data) + prior
     # A misfit that is not finite would count as a missing value.
-    finite = torch.stack([torch.isfinite(part).flatten(1).all(-1) for part in predicted]).all(0)
-    return torch.where(finite, value, -torch.inf)
+    return torch.where(torch.isfinite(data).all(-1), value, -torch.inf)
 
 
 _HUGE = 1e12
