@@ -31,7 +31,6 @@ __all__ = [
     "default_n_samples",
 ]
 
-_SEED = 1
 
 _MIN_SAMPLES = 32
 _N_FINE = 24
@@ -45,11 +44,8 @@ def default_n_samples() -> int:
     return 96
 
 
-def calibrate_forward(
-    model: CollocationMaps, n_samples: int | None = None, seed: int = _SEED
-) -> None:
+def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None:
     """Fit the error modes and their variances; see the module's docstring."""
-    n_samples = default_n_samples() if n_samples is None else n_samples
     if n_samples < _MIN_SAMPLES:
         raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
     generator = torch.Generator().manual_seed(seed)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pddlvm.collocation.calibration import calibrate_forward
+from pddlvm.collocation import calibration
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.projection import fit_branch
 from pddlvm.latent.core import Stage
@@ -13,6 +13,8 @@ __all__ = ["stages"]
 
 _INVERSE_SHARE = 0.25
 _N_SCALING = 256
+_SEED = 1
+"""That of `calibrate`, which then finds its draws there."""
 
 
 def stages(model: CollocationMaps, calibrate: bool) -> tuple[Stage, ...]:
@@ -43,7 +45,7 @@ def stages(model: CollocationMaps, calibrate: bool) -> tuple[Stage, ...]:
         model.basis.freeze()
         fit_branch(model, model.seed + 1)
         if calibrate:
-            calibrate_forward(model)
+            calibration.calibrate_forward(model, calibration.default_n_samples(), _SEED)
         z = model.problem.prior.sample((_N_SCALING,), seed=model.seed)
         z = z.to(model.sigma_residual.device)
         with torch.no_grad():

@@ -75,10 +75,5 @@ class ReducedModel(nn.Module):
             parts.append(total[:, :m, :m])
         return torch.cat(parts)
 
-    def newton_step(self, c: Tensor, z: Tensor) -> Tensor:
-        """c - (V^T K V)^{-1} V^T r, (batch, n_modes)."""
-        step = torch.linalg.solve(self.stiffness(c, z), self.residual(c, z)[..., None])
-        return c - step[..., 0]
-
     def _augment(self, c: Tensor, z: Tensor) -> Tensor:
         return self.representation.augment(c, self.representation.boundary_coordinates(z))

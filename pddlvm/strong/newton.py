@@ -120,10 +120,18 @@ class SpaceTimeNewton:
         jet = self.jet(torch.zeros(1, self.n_nodes, dtype=torch.float64), z)
         rows = self._rows(jet, z)
         e = self._factorise(jet, z)(rows)
-        for a in _SHRINK:
-            if self._rows(self.correct(jet, a * e, z), z).norm() < rows.norm():
-                return a * float(e.abs().max())
-        return 0.0
+        found = self._damped(jet, e, z, rows.norm())
+        return 0.0 if found is None else found[0] * float(e.abs().max())
+
+    def _damped(
+        self, jet: Jet, e: Tensor, z: Tensor, size: Tensor
+    ) -> tuple[float, Jet, Tensor] | None:
+        """The largest part of a step that lowers |r|, the jet there and its |r|, if any does."""
+        for part in _SHRINK:
+            moved = self.correct(jet, part * e, z)
+            if (norm := self._rows(moved, z).norm()) < size:
+                return part, moved, norm
+        return None
 
     def solve(self, z: Tensor, *, tolerance: float = 1e-10) -> Tensor:
         """Solutions on the grid from the lift, (n, d) -> (n, n_dofs).
@@ -141,10 +149,7 @@ class SpaceTimeNewton:
             e = self._factorise(jet, z)(self._rows(jet, z))
             if not torch.isfinite(e).all():
                 break
-            trials = ((a, self.correct(jet, a * e, z)) for a in _SHRINK)
-            found = next(
-                ((a, t, s) for a, t in trials if (s := self._rows(t, z).norm()) < size), None
-            )
+            found = self._damped(jet, e, z, size)
             # Half a step at a time, from zero too.
             largest = max(float(jet[()].abs().max()), float(total.abs().max()))
             small = float(e.abs().max()) <= tolerance * largest
