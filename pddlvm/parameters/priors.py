@@ -57,12 +57,18 @@ class Prior(ABC):
         """Draws of xi, float64."""
 
 
-def _standard_normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+class _StandardNormal(Prior):
+    """xi ~ N(0, 1)."""
+
+    def standard_log_prob(self, xi: Tensor) -> Tensor:
+        return -0.5 * xi**2 - 0.5 * math.log(2 * math.pi)
+
+    def sample_standard(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class Normal(Prior):
+class Normal(_StandardNormal):
     """z ~ N(mean, std^2); xi = (z - mean) / std."""
 
     mean: float = 0.0
@@ -86,14 +92,6 @@ class Normal(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         return self.standard_log_prob(self.standardise(z)) - math.log(self.std)
-
-    def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
-        return -0.5 * xi**2 - 0.5 * math.log(2 * math.pi)
-
-    def sample_standard(  # noqa: D102
-        self, shape: tuple[int, ...], generator: torch.Generator | None
-    ) -> Tensor:
-        return _standard_normal(shape, generator)
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ class Uniform(Prior):
 
 
 @dataclass(frozen=True)
-class LogNormal(Prior):
+class LogNormal(_StandardNormal):
     """log z ~ N(mean, std^2); xi = (log z - mean) / std."""
 
     mean: float = 0.0
@@ -166,11 +164,3 @@ class LogNormal(Prior):
         log_z = torch.where(z > 0, z, 1.0).log()
         inside = self.standard_log_prob((log_z - self.mean) / self.std) - math.log(self.std) - log_z
         return torch.where(z > 0, inside, -torch.inf)
-
-    def standard_log_prob(self, xi: Tensor) -> Tensor:  # noqa: D102
-        return -0.5 * xi**2 - 0.5 * math.log(2 * math.pi)
-
-    def sample_standard(  # noqa: D102
-        self, shape: tuple[int, ...], generator: torch.Generator | None
-    ) -> Tensor:
-        return _standard_normal(shape, generator)

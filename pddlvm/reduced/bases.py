@@ -81,9 +81,9 @@ class Basis(ABC):
     """How to make V, (n_free, n_modes), K0-orthonormal."""
 
     @property
-    @abstractmethod
     def n_kept(self) -> int | None:
         """Modes to keep after compression by principal components; None: keep V as it is."""
+        return None
 
     @abstractmethod
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:
@@ -143,10 +143,6 @@ class EnergyModes(Basis):
 
     n_modes: int = 64
 
-    @property
-    def n_kept(self) -> int | None:  # noqa: D102
-        return None
-
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem, reference = galerkin.problem, galerkin.reference
         if not 0 < self.n_modes < problem.n_free:
@@ -174,10 +170,6 @@ class ChebyshevBasis(Basis):
 
     n_terms: int = 8
 
-    @property
-    def n_kept(self) -> int | None:  # noqa: D102
-        return None
-
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem = galerkin.problem
         if self.n_terms < 1:
@@ -200,10 +192,6 @@ class ChebyshevBasis(Basis):
 @dataclass(frozen=True)
 class Nodal(Basis):
     """All free degrees of freedom, whitened by the Cholesky factor of K0."""
-
-    @property
-    def n_kept(self) -> int | None:  # noqa: D102
-        return None
 
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         k0: sp.csc_matrix = galerkin.reference.matrix

@@ -115,18 +115,14 @@ class Stretch(ABC):
         """s of x, the inverse of `place`."""
 
     @property
-    @abstractmethod
     def reads(self) -> tuple[str, ...]:
-        """Names of the parameters that it depends on."""
+        """Names of the parameters that it depends on, none by default."""
+        return ()
 
 
 @dataclass(frozen=True)
 class Affine(Stretch):
     """x = middle + half length * s."""
-
-    @property
-    def reads(self) -> tuple[str, ...]:  # noqa: D102
-        return ()
 
     def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
         low, high = interval
@@ -154,10 +150,6 @@ class Graded(Stretch):
     def __post_init__(self) -> None:
         if not self.a > 0:
             raise InputError(f"Graded needs a > 0, got {self.a}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:  # noqa: D102
-        return ()
 
     def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
         low, high = interval
