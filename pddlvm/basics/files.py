@@ -179,7 +179,7 @@ def replacing_together(folder: Path) -> Iterator[Path]:
                 os.replace(path, target)
     except OSError as error:
         raise RunFileError(
-            f"the files of {str(folder)!r} were not written ({error.strerror})"
+            f"{str(folder)!r} was not written ({error.strerror or error}); is the disk full?"
         ) from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpbtrf, dpbtrs
+from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 __all__ = ["Band", "BandedFactors", "find_band"]
@@ -36,7 +36,7 @@ class BandedFactors:
     def solve(self, b: NDArray[np.float64], trans: str = "N") -> NDArray[np.float64]:
         """K^{-1} b, (n,) or (n, k); the transposed system is the same."""
         found = np.empty_like(b)
-        found[self.order] = dpbtrs(self.lower, b[self.order], lower=1)[0]
+        found[self.order] = cho_solve_banded((self.lower, True), b[self.order], check_finite=False)
         return found
 
 
@@ -61,8 +61,11 @@ class Band:
         """Factors of the matrix with these entries; None where it is not positive definite."""
         band = np.zeros((self.width + 1, len(self.order)), order="F")
         band[self.rows, self.columns] = data[self.lower]
-        lower, failed = dpbtrf(band, lower=1, overwrite_ab=1)
-        return None if failed else BandedFactors(lower, self.order)
+        try:
+            lower = cholesky_banded(band, overwrite_ab=True, lower=True, check_finite=False)
+        except LinAlgError:
+            return None
+        return BandedFactors(lower, self.order)
 
 
 def find_band(pattern: sp.csc_matrix) -> Band | None:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.memory import multiply
 from pddlvm.linalg.factors import SparseFactors, factorise
 from pddlvm.weak.definite import factorise_positive
 from pddlvm.weak.problem import Problem
@@ -267,7 +266,7 @@ class Representation(nn.Module):
             InputError: u leaves the range of the dtype.
         """
         self.check_range(a, dtype)
-        shape = multiply(a, self.rows).to(dtype)
+        shape = (a @ self.rows).to(dtype)
         unit = torch.tensor(self.units.u, dtype=dtype, device=shape.device)
         return torch.addcmul(self.offset.to(dtype), shape, unit, out=shape)
 

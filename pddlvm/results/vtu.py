@@ -83,7 +83,7 @@ def write_pvd(
     with replacing_together(folder) as new:
         for i, (time, mesh) in enumerate(meshes):
             name = f"{folder.name}_{i:04d}.vtu"
-            _write(mesh, new / name)
+            mesh.write(new / name)
             entry = {"timestep": f"{time:.10g}", "part": "0", "file": f"{folder.name}/{name}"}
             ElementTree.SubElement(collection, "DataSet", entry)
     # Last: it names whole files only.

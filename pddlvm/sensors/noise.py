@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 import torch
+from scipy.special import wrightomega
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
@@ -270,12 +271,10 @@ class UnknownStd(Noise):
         count, square = self._count_and_square(misfit)
         with torch.no_grad():
             a = (2 * self.spread**2 * square / self.scale**2).log() + 2 * count * self.spread**2
-            log_v = torch.where(a < 1, a, a.clamp(min=1).log())
-            for _ in range(_N_NEWTON):
-                log_v = log_v - (log_v.exp() + log_v - a) / (log_v.exp() + 1)
-            v = log_v.exp()
+            # wrightomega(a) exp(wrightomega(a)) = exp(a), which may overflow.
+            v = torch.as_tensor(wrightomega(a.cpu().numpy())).to(a)
             # t = v / (2 spread) - n spread, of two numbers that cancel, by the logarithms.
-            mode = (a - 2 * count * self.spread**2 - log_v) / (2 * self.spread)
+            mode = (a - 2 * count * self.spread**2 - v.log()) / (2 * self.spread)
             left = _REACH / (1 + v).sqrt()
             b = self.spread * _REACH**2
             right = ((b + (b**2 + 4 * v * _REACH**2).sqrt()) / (2 * v)).clamp(max=_REACH)
@@ -303,8 +302,8 @@ class UnknownStd(Noise):
 _OUTLIER = 3.0
 """Standard deviations that an outlier counts in the size of misfits at most."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_REACH, _N_POINTS, _N_NEWTON = 9.0, 257, 12
-"""Standard deviations to each side where nothing is left of a density; points between; steps."""
+_REACH, _N_POINTS = 9.0, 257
+"""Standard deviations to each side where nothing is left of a density; points between."""
 _WIDE = np.linspace(-9.0, 38.0, 2705)
 _STEEP = np.linspace(-12.0, 12.0, 257)
 _RAREST, _SMALLEST = 1e-300, 1e-200
