@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import settings
 from linear import linear_problem
 
 import pddlvm
@@ -12,6 +13,10 @@ from problems import poisson
 
 # The problems of the tests are tiny: a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+# The same examples in each run, on machines that may be slow.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_finish():

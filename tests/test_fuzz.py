@@ -29,7 +29,6 @@ from pddlvm.basics.files import digest_of
 from pddlvm.fem.mesh_reader import PROGRAM
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
-from pddlvm.runs.tables import read_measurements, read_parameters
 from problems import pinn, poisson
 
 MESHES = Path(__file__).parents[1] / "meshes"
@@ -325,22 +324,7 @@ def test_meshes(n: int, tmp_path: Path):
         path.write_bytes(original)
 
 
-# --- tables and configurations -------------------------------------------------------------------
-
-
-@COUNTS
-def test_tables(n: int, tmp_path: Path):
-    problem = poisson.make(4, n_terms=2)
-    names = problem.parameter_names
-    measured = b"x,y,value,std\n0.2,0.3,0.01,0.1\n0.5,0.5,,0.1\n0.7,0.2,0.03,0.1\n"
-    drawn = (",".join(names) + "\n0.1,0.2\n-0.3,0.4\n").encode()
-    chance = random.Random(3)
-    path = tmp_path / "table.csv"
-    for _ in range(n // 2):
-        path.write_bytes(mutated_text(measured, chance))
-        attempt(lambda: read_measurements(path, problem, None))
-        path.write_bytes(mutated_text(drawn, chance))
-        attempt(lambda: read_parameters(path, problem))
+# --- run folders ---------------------------------------------------------------------------------
 
 
 @COUNTS

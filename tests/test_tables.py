@@ -1,15 +1,25 @@
 """Tables as people and programs write them: what is clear is read, the rest is named."""
 
+import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from damaged import damaged
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pddlvm
-from pddlvm.runs.tables import read_measurements, read_parameters
+from pddlvm.cli.common import parameters
+from pddlvm.runs.tables import number, read_measurements, read_parameters, write_table
 from problems import poisson
 
 NAN = float("nan")
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+MEASURED = b"x,value,std\n0.2,0.01,0.1\n0.5,,0.1\n0.7,0.03,0.1\n"
+DRAWN = b"# of May\nkappa\n0,1\n-0,3\n"
+ANYTHING = st.binary() | st.text().map(str.encode) | damaged(MEASURED) | damaged(DRAWN)
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +94,46 @@ def test_parameters_are_read_alike(problem, tmp_path: Path):
     for text in ("kappa\n0.5\n1\n", "Kappa\n0.5\n1\n", ";kappa\n0;0,5\n1;1\n"):
         (tmp_path / "z.csv").write_text(text)
         assert read_parameters(tmp_path / "z.csv", problem).tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("tables") / "table.csv"
+
+
+@given(st.lists(FINITE, min_size=1))
+def test_a_table_is_read_as_it_was_written(problem, path: Path, values: list[float]):
+    write_table(path, ["kappa"], torch.tensor(values, dtype=torch.float64)[:, None])
+    assert read_parameters(path, problem)[:, 0].tolist() == values
+
+
+@given(ANYTHING, st.sampled_from([None, 0.1]))
+def test_whatever_a_file_holds_is_read_or_refused(problem, path: Path, content: bytes, noise_std):
+    path.write_bytes(content)
+    with suppress(pddlvm.InputError):
+        assert torch.isfinite(read_parameters(path, problem)).all()
+    with suppress(pddlvm.InputError):
+        found = read_measurements(path, problem, noise_std)
+        assert found.y.shape == (found.observation.n,)
+
+
+@given(st.floats())
+def test_a_number_is_read_as_it_was_written(value: float):
+    found = number(repr(value))
+    assert found == value or (math.isnan(found) and math.isnan(value))
+
+
+@given(st.lists(FINITE, min_size=1, max_size=3))
+def test_parameters_of_the_command_line_are_read_as_they_were_written(problem, values: list[float]):
+    text = ",".join(map(repr, values))
+    if len(values) == 1:
+        assert parameters(problem, text, None, None, 0).tolist() == [values]
+    else:
+        with pytest.raises(pddlvm.InputError, match="needs 1 values"):
+            parameters(problem, text, None, None, 0)
+
+
+@given(st.text())
+def test_whatever_is_typed_is_a_parameter_or_refused(problem, text: str):
+    with suppress(pddlvm.InputError):
+        assert parameters(problem, text, None, None, 0).shape == (1, 1)
