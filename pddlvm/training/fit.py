@@ -1,4 +1,7 @@
-"""Adam with a cosine schedule within a budget: how densities of z are trained."""
+"""Adam with a cosine schedule within a budget: how densities of z are trained.
+
+Models have a loop of their own (`loop`): stages, two optimisers, checkpoints, an ELBO to look at.
+"""
 
 import math
 import time

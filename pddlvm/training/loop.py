@@ -9,13 +9,13 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_positive
+from pddlvm.basics.checks import check_count
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
@@ -24,6 +24,7 @@ from pddlvm.basics.random import Stream, seeded
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.training.certificates import Certificates, certificates
 from pddlvm.training.checkpoints import Checkpoints, interruptible
+from pddlvm.training.fit import Budget
 from pddlvm.training.muon import Muon
 from pddlvm.training.state import (
     RECORD_STEPS,
@@ -120,7 +121,7 @@ def train(
     start = time.perf_counter()
     if max_seconds is None and max_steps is None:
         raise InputError("give max_seconds, max_steps or both")
-    check_positive(max_seconds=max_seconds, max_steps=max_steps)
+    budget = Budget.of(max_seconds, max_steps, math.inf)
     batch_size = model.batch_size if batch_size is None else batch_size
     check_count(1, batch_size=batch_size)
     where = usable_device(device)
@@ -142,11 +143,9 @@ def train(
         if checkpoints is not None:
             with random.turn():
                 at = restore(checkpoints, resume, model, generator, options)
-        seconds = math.inf if max_seconds is None else max_seconds
         if calibrate:
-            seconds *= 1 - model.calibration_share
-        steps = math.inf if max_steps is None else max_steps
-        clock = _Clock(start - at.seconds, seconds, steps)
+            budget = replace(budget, seconds=(1 - model.calibration_share) * budget.seconds)
+        clock = _Clock(start - at.seconds, budget)
         stages = model.stages(calibrate)
         if at.stage > len(stages):
             raise RunFileError(f"a checkpoint says stage {at.stage}, of {len(stages)} stages")
@@ -172,19 +171,18 @@ class _Clock:
 
     Attributes:
         start: when it began, less what passed before it was interrupted.
-        max_seconds, max_steps: may be infinite.
+        budget: for all of it.
     """
 
     start: float
-    max_seconds: float
-    max_steps: float
+    budget: Budget
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
     def fraction(self, step: int) -> float:
-        return max(step / self.max_steps, self.seconds / self.max_seconds)
+        return self.budget.spent(self.seconds, step)
 
 
 @dataclass(frozen=True)
