@@ -50,6 +50,7 @@ _ADVICE = "where u is measured give noise_std; where it is a solution train long
 class CollocationMaps(LatentModel):
     """Forward and inverse maps of a problem in strong form; see `CollocationModel`."""
 
+    calibration_share, batch_size = 0.03, 64
     problem: CollocationProblem
     basis: LearntBasis
     forward_map: Branch
@@ -111,14 +112,6 @@ class CollocationMaps(LatentModel):
     @property
     def n_modes(self) -> int:  # noqa: D102
         return self.basis.at_nodes.shape[1]
-
-    @property
-    def calibration_share(self) -> float:  # noqa: D102
-        return 0.03
-
-    @property
-    def batch_size(self) -> int:  # noqa: D102
-        return 64
 
     # --- training ------------------------------------------------------------------------------
 

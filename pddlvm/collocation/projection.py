@@ -90,9 +90,7 @@ class GalerkinProjection:
         All steps of a draw share its first matrix, kept in float32: the residuals are exact.
         """
         found = []
-        for start in range(0, len(c), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            part, at = c[rows], z[rows]
+        for part, at in zip(c.split(_CHUNK), z.split(_CHUNK), strict=True):
             matrix, unit = self._matrix(part, at)
             factors = torch.linalg.lu_factor_ex(matrix)[:2]
             sizes = []

@@ -6,7 +6,8 @@ For a full solution the PDE itself says how wrong a guess of z is:
 
 sigma is what V^T r of a true solution amounts to, because u has a part outside of the basis; it is
 measured by the calibration. No PDE is solved. The damping follows the misfit (Yamashita and
-Fukushima, 2001), so that it vanishes where u is explained.
+Fukushima, 2001), so that it vanishes where u is explained. The search of `pddlvm.inference.laplace`
+for the parameters behind data only ever goes up, between no bounds; here it has to cross ridges.
 """
 
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ class GaussNewton:
             unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
             n_steps: number of steps; fewer where they become small.
         """
-        pieces = [slice(i, i + _CHUNK) for i in range(0, max(1, len(c)), _CHUNK)]
-        parts = [self._correct(c[p], b[p], xi[p], unknown[p], n_steps) for p in pieces]
+        n = _CHUNK
+        pieces = zip(c.split(n), b.split(n), xi.split(n), unknown.split(n), strict=True)
+        parts = [self._correct(*piece, n_steps) for piece in pieces]
         return Laplace(*(torch.cat(t) for t in zip(*parts, strict=True)))
 
     def misfit(self, c: Tensor, b: Tensor, xi: Tensor) -> Tensor:

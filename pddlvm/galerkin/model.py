@@ -51,6 +51,7 @@ class GalerkinMaps(LatentModel):
 
     uncorrected: ClassVar = {"corrections": 0}
     cheap_corrections = 1
+    calibration_share, batch_size = 0.1, 256
     reduced: ReducedModel
     forward_map: ForwardMap
     inverse_map: InverseMap
@@ -110,14 +111,6 @@ class GalerkinMaps(LatentModel):
     @property
     def n_modes(self) -> int:  # noqa: D102
         return self.reduced.n_modes
-
-    @property
-    def calibration_share(self) -> float:  # noqa: D102
-        return 0.1
-
-    @property
-    def batch_size(self) -> int:  # noqa: D102
-        return 256
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """Both maps at once, by the whole ELBO."""

@@ -89,17 +89,11 @@ def refine(
         max_iterations: Krylov iterations of a sample, in all.
     """
     chunk = reduced.representation.problem.solver.chunk
-    limits = (tolerance, reduction, max_iterations)
     parts = [
-        _refine(reduced, reference, u[i : i + chunk], z[i : i + chunk], *limits)
-        for i in range(0, max(1, len(u)), chunk)
+        vars(_refine(reduced, reference, *piece, tolerance, reduction, max_iterations)).values()
+        for piece in zip(u.split(chunk), z.split(chunk), strict=True)
     ]
-    return Refined(
-        torch.cat([p.u for p in parts]),
-        torch.cat([p.iterations for p in parts]),
-        torch.cat([p.residual_norm for p in parts]),
-        torch.cat([p.converged for p in parts]),
-    )
+    return Refined(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def nearly_exact(reduced: ReducedModel, reference: Reference, u: Tensor, z: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class LatentModel(nn.Module, ABC):
         seed: of the initial weights.
         uncorrected: arguments of `inverse` that leave it to the neural map.
         cheap_corrections: of `forward` that cost next to nothing.
+        calibration_share: part of the training time that is kept for the calibration at the end.
+        batch_size: prior draws per training step, unless told otherwise.
     """
 
     problem: Any
@@ -81,6 +83,8 @@ class LatentModel(nn.Module, ABC):
     seed: int
     uncorrected: ClassVar[dict[str, Any]] = {}
     cheap_corrections = 0
+    calibration_share: ClassVar[float]
+    batch_size: ClassVar[int]
     sigma_residual: Tensor
     forward_map: nn.Module
     inverse_map: nn.Module
@@ -148,18 +152,6 @@ class LatentModel(nn.Module, ABC):
     @supplied
     def n_modes(self) -> int:
         """Length of c."""
-        raise NotImplementedError
-
-    @property
-    @supplied
-    def calibration_share(self) -> float:
-        """Part of the training time that is kept for the calibration at the end."""
-        raise NotImplementedError
-
-    @property
-    @supplied
-    def batch_size(self) -> int:
-        """Prior draws per training step, unless told otherwise."""
         raise NotImplementedError
 
     @supplied

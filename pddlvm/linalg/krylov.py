@@ -1,7 +1,7 @@
 """Preconditioned Krylov methods for a batch of systems K x = b.
 
 Each sample iterates until it is done, whatever the others need. Residuals are measured in the norm
-of K0^{-1}, K0 symmetric positive and next to K.
+of K0^{-1}, K0 symmetric positive and next to K. Those of SciPy know neither batches nor this norm.
 """
 
 from typing import Protocol, Self

@@ -50,7 +50,7 @@ class RunConfig:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "RunConfig":
-        """From names and values.
+        """From names and values; pydantic would not say which options there are.
 
         Raises:
             InputError: an unknown name, a missing problem, a value of the wrong type or sign.

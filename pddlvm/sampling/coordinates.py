@@ -2,7 +2,9 @@
 
     xi = T(eta),   eta = centre + L w
 
-T is the identity where the prior is unbounded, else low + (high - low) sigmoid(eta).
+T is the identity where the prior is unbounded, else low + (high - low) sigmoid(eta): searches and
+chains need a smooth map. The error bars of the inverse map need none, and are truncated instead
+(`pddlvm.latent.inverse`): at a bound an error has the size that it has elsewhere.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ less half of those at its ends, points backwards at one end (Betancourt, 2017, A
 are drawn by their densities. Each chain has momenta, directions and turns of its own: one that has
 turned waits for the others, whose gradients are computed together. Trees grow leaf by leaf; the
 momenta at which a subtree began are all that is kept of it (Phan, Pradhan and Jankowiak, 2019).
+Pyro runs one chain after the other, and none that jumps between modes.
 """
 
 import math

@@ -4,7 +4,8 @@
 
 in the coordinates of the Laplace approximation, where it starts: m = 0, L = I. The draws of a step
 come in pairs w = m +- L e whose second moment is exactly the identity: for a Gaussian posterior the
-gradient has no noise at all.
+gradient has no noise at all. The second half of a fixed number of steps is averaged, which a
+training of networks (`pddlvm.training.fit`) has no use for.
 """
 
 import math

@@ -1,7 +1,6 @@
 """Where the residual is taken: points of the reference box [-1, 1]^k, new ones at each step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 
 __all__ = ["AdaptivePoints", "LatinHypercube", "PointSampler", "Sobol", "UniformPoints"]
-
-Score = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,8 @@ class LatinHypercube(PointSampler):
     """One point in each of n slices of each coordinate."""
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
-        slices = torch.stack([torch.randperm(n, generator=generator) for _ in range(k)], dim=1)
-        within = torch.rand(n, k, generator=generator, dtype=torch.float64)
-        return 2 * (slices + within) / n - 1
+        engine = qmc.LatinHypercube(k, rng=_seed(generator))
+        return 2 * torch.from_numpy(engine.random(n)) - 1
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,7 @@ class Sobol(PointSampler):
     """Scrambled Sobol points, scrambled anew at each draw."""
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        engine = qmc.Sobol(k, scramble=True, rng=seed)
+        engine = qmc.Sobol(k, scramble=True, rng=_seed(generator))
         # A power of two is balanced; the first n points of it are nearly so.
         points = engine.random_base2(max(0, (n - 1).bit_length()))[:n]
         return 2 * torch.from_numpy(points) - 1
@@ -101,3 +96,7 @@ class AdaptivePoints(PointSampler):
         return candidates[
             torch.multinomial(density.cpu(), n, replacement=True, generator=generator)
         ]
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (1,), generator=generator))
