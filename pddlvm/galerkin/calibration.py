@@ -50,14 +50,12 @@ def calibrate(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -
 
     with torch.no_grad():
         sizes = [model.log_sizes(f.c.to(like), z, i) for i, f in enumerate((predicted, corrected))]
-    log_rest = uncertainty.rest[0].fit(xi, 2 * sizes[0][0], rest)
-    # No correction reaches what lies outside of the basis.
-    uncertainty.rest[1].load_state_dict(uncertainty.rest[0].state_dict())
     free = torch.from_numpy(problem.free_dofs)
     for level, forward in enumerate((predicted, corrected)):
         features, base = uncertainty.forward_features(xi, *sizes[level])
         errors = (c_true.to(forward.c) - forward.c).to(like)
         log_c = uncertainty.c[level].fit(features, base, errors)
+        log_rest = uncertainty.rest[level].fit(xi, 2 * sizes[level][0], rest)
         mean = means[level]
         std = model.reduced.representation.std(log_c.exp(), log_rest.exp(), mean).cpu()[:, free]
         error = (mean.cpu() - truth)[:, free]
