@@ -304,11 +304,11 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
     def calibrate(self, n_samples: int | None = None, *, seed: int = 1) -> None:
         """Fit the reported standard deviations to the errors of both maps on fresh prior draws.
 
-        The error of a mean solves the linearised PDE driven by its residual: one dense solve on the
-        space-time nodes per draw. `train` ends with it.
+        The error of a mean solves the linearised PDE driven by its residual, on the space-time
+        nodes. `train` ends with it.
 
         Args:
-            n_samples: prior draws, at least 32; 96 by default.
+            n_samples: prior draws, at least 32; 512 by default.
             seed: of the draws.
         """
         n_samples = collocation_calibration.default_n_samples() if n_samples is None else n_samples

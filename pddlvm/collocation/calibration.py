@@ -1,4 +1,4 @@
-"""Calibration of a collocation model on fresh prior draws: one linearised solve per draw.
+"""Calibration of a collocation model on fresh prior draws: linearised solves from its means.
 
 The error e of a mean solves  sum_a dr/du_a D_a e = -r(mean)  up to second order. Its principal
 components relative to the residual of each draw become the error modes E,
@@ -22,6 +22,7 @@ from pddlvm.collocation.references import References
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
+from pddlvm.strong.nearby import nearby_error
 from pddlvm.strong.newton import SpaceTimeNewton
 
 __all__ = [
@@ -33,15 +34,18 @@ __all__ = [
 
 
 _MIN_SAMPLES = 32
-_N_FINE = 24
-"""Draws solved on finer nodes, which cost twice to three times as much."""
+_N_FINE = 96
+"""Draws solved on finer nodes, which cost several times as much."""
+_N_CENTRES, _N_CENTRES_FINE = 8, 4
+"""Factorisations; those on finer nodes fill the memory."""
+_TO_ROUNDING = 1e-6
 _N_INVERSE = 1024
 _CHUNK = 128
 
 
 def default_n_samples() -> int:
-    """Draws of a calibration, a dense solve each."""
-    return 96
+    """Draws of a calibration."""
+    return 512
 
 
 def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None:
@@ -57,7 +61,7 @@ def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None
     with torch.no_grad():
         c, _ = model.forward_map(xi)
         jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
-        e = model.newton.error(jet, z64) / unit
+        e = nearby_error(model.newton, jet, z64, xi, n_centres=_N_CENTRES) / unit
         size = model.log_residual(c, z)
     uncertainty.is_calibrated.fill_(True)
     on_grid = interpolate(model.problem.form, e, z64)
@@ -66,7 +70,8 @@ def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None
     few = slice(0, _N_FINE)
     _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
     with torch.no_grad():
-        u = model.basis.on_grid(c, z) + unit * on_grid.to(z)
+        # No finer than what the inverse map reads: checkpoints hold them.
+        u = (model.basis.on_grid(c, z) + unit * on_grid.to(z)).to(like)
     model.references = References((n_samples, seed), xi, u)
 
 
@@ -77,11 +82,21 @@ def _corrected(model: CollocationMaps, c: Tensor, z: Tensor) -> tuple[Tensor, Te
     """
     problem, nodes = model.problem, finer_nodes(model.problem)
     fine = SpaceTimeNewton(problem.form, nodes)
+    xi = problem.prior.standardise(z)
     with torch.no_grad():
-        start = model.basis.nodal(c)
-        mean = start + model.newton.change(start, z, 1)[()]
-        found = _between(mean.cpu(), problem.nodes, nodes)
-        e = fine.error(fine.jet(found, z), z) / float(model.basis.unit)
+        start = model.basis.nodal(c).double().cpu()
+        # As in a query, but for rounding.
+        mean = start + nearby_error(
+            model.newton,
+            model.newton.jet(start, z),
+            z,
+            xi,
+            n_centres=_N_CENTRES,
+            tolerance=_TO_ROUNDING,
+        )
+        found = _between(mean, problem.nodes, nodes)
+        e = nearby_error(fine, fine.jet(found, z), z, xi, n_centres=_N_CENTRES_FINE)
+        e = e / float(model.basis.unit)
         size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
     return e, interpolate(problem.form, e, z, nodes=nodes), size
 

@@ -61,10 +61,27 @@ class SpaceTimeNewton:
         found = []
         for i in range(len(z)):
             at, one = {k: u[i : i + 1] for k, u in jet.items()}, z[i : i + 1]
-            solve = self._factorise(at, one)
-            e = solve(self._rows(at, one))
-            found.append(e + solve(self._rows(self.correct(at, e, one), one)))
+            solve = self.factorise(at, one)
+            e = solve(self.rows(at, one))
+            found.append(e + solve(self.rows(self.correct(at, e, one), one)))
         return torch.cat(found) if found else torch.zeros(0, self.n_nodes, dtype=torch.float64)
+
+    def tangent(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
+        """The linearised problem at u: e (n_samples, n_nodes) -> its rows (n_samples, n_free)."""
+        geometry = self.form.ansatz.place(self.s, z)
+        values = self.form.ansatz.values(z, geometry[0])
+        parts = [(f.linearise(jet, values)[1], at) for f, at in self._rows_of]
+        wanted = {index for slopes, _ in parts for index in slopes}
+
+        def apply(e: Tensor) -> Tensor:
+            along = {index: self._along_x(index, e, geometry) for index in wanted}
+            rows = torch.zeros_like(e)
+            for slopes, at in parts:
+                found = torch.stack([a * along[index] for index, a in slopes.items()]).sum(0)
+                rows[:, at] = found[:, at]
+            return rows[:, self.free]
+
+        return apply
 
     def jet(self, n: Tensor, z: Tensor) -> Jet:
         """Jet along x of lift + n, n given at the nodes (n_samples, n_nodes), z float64."""
@@ -120,8 +137,8 @@ class SpaceTimeNewton:
     def _first_step(self, z: Tensor) -> float:
         """Size of the first damped step from the lift; zero if none lowers the residual."""
         jet = self.jet(torch.zeros(1, self.n_nodes, dtype=torch.float64), z)
-        rows = self._rows(jet, z)
-        e = self._factorise(jet, z)(rows)
+        rows = self.rows(jet, z)
+        e = self.factorise(jet, z)(rows)
         found = self._damped(jet, e, z, rows.norm())
         return 0.0 if found is None else found[0] * float(e.abs().max())
 
@@ -131,7 +148,7 @@ class SpaceTimeNewton:
         """The largest part of a step that lowers |r|, the jet there and its |r|, if any does."""
         for part in _SHRINK:
             moved = self.correct(jet, part * e, z)
-            if (norm := self._rows(moved, z).norm()) < size:
+            if (norm := self.rows(moved, z).norm()) < size:
                 return part, moved, norm
         return None
 
@@ -146,9 +163,9 @@ class SpaceTimeNewton:
     def _solve_one(self, z: Tensor, tolerance: float, sample: int) -> Tensor:
         total = torch.zeros(1, self.n_nodes, dtype=torch.float64)
         jet = self.jet(total, z)
-        size = self._rows(jet, z).norm()
+        size = self.rows(jet, z).norm()
         for _ in range(_MAX_STEPS):
-            e = self._factorise(jet, z)(self._rows(jet, z))
+            e = self.factorise(jet, z)(self.rows(jet, z))
             if not torch.isfinite(e).all():
                 break
             found = self._damped(jet, e, z, size)
@@ -170,8 +187,8 @@ class SpaceTimeNewton:
             "more nodes or a stretch that resolves the layers"
         )
 
-    def _factorise(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
-        """The linearised problem at one u: residual of the free rows -> e, (1, n_nodes)."""
+    def factorise(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
+        """The linearised problem at one u: rows (n, n_free) -> e (n, n_nodes) that removes them."""
         geometry = self.form.ansatz.place(self.s, z)
         values = self.form.ansatz.values(z, geometry[0])
         matrix = torch.empty(self.n_nodes, self.n_nodes, dtype=torch.float64)
@@ -181,18 +198,18 @@ class SpaceTimeNewton:
         factors = torch.linalg.lu_factor(matrix[self.free][:, self.free])
 
         def solve(rows: Tensor) -> Tensor:
-            e = torch.zeros(1, self.n_nodes, dtype=torch.float64)
+            e = torch.zeros(len(rows), self.n_nodes, dtype=torch.float64)
             e[:, self.free] = -torch.linalg.lu_solve(*factors, rows.mT).mT
             return e
 
         return solve
 
-    def _rows(self, jet: Jet, z: Tensor) -> Tensor:
-        """The residual of the free rows alone."""
+    def rows(self, jet: Jet, z: Tensor) -> Tensor:
+        """The residual at the free nodes, (n_samples, n_free)."""
         values = self.form.ansatz.values(z, self.form.ansatz.place(self.s, z)[0])
-        rows = torch.empty(1, self.n_nodes, dtype=torch.float64)
+        rows = torch.empty(len(z), self.n_nodes, dtype=torch.float64)
         for function, at in self._rows_of:
-            rows[:, at] = function(jet, values).expand(1, self.n_nodes)[:, at]
+            rows[:, at] = function(jet, values).expand(len(z), self.n_nodes)[:, at]
         return rows[:, self.free]
 
     @property
@@ -218,22 +235,32 @@ class SpaceTimeNewton:
 
     def _along_x(self, index: Index, e: Tensor, geometry: tuple[list[Tensor], ...]) -> Tensor:
         _, first, second = geometry
-        along = e @ self._operators[index].T
+        along = self._along_s(index, e)
         if len(index) < 2:
             return along / first[index[0]] if index else along
         i, j = index
         if i == j:
-            along = along - (e @ self._operators[(i,)].T) * second[i] / first[i]
+            along = along - self._along_s((i,), e) * second[i] / first[i]
         return along / (first[i] * first[j])
+
+    def _along_s(self, index: Index, e: Tensor) -> Tensor:
+        values = e.reshape(len(e), *self.nodes)
+        for i in index:
+            values = (values.movedim(1 + i, -1) @ self._derivatives[i].T).movedim(-1, 1 + i)
+        return values.flatten(1)
+
+    @cached_property
+    def _derivatives(self) -> list[Tensor]:
+        """D along each coordinate, (n_i, n_i) each."""
+        return [chebyshev.derivative(n) for n in self.nodes]
 
     @cached_property
     def _operators(self) -> dict[Index, Tensor]:
         """D_a on the nodes of the box, (n_nodes, n_nodes) each."""
-        first = [chebyshev.derivative(n) for n in self.nodes]
         found = {}
         for index in self.form.ansatz.indices:
             factors = []
-            for i, d in enumerate(first):
+            for i, d in enumerate(self._derivatives):
                 power = index.count(i)
                 factors.append(torch.linalg.matrix_power(d, power))
             found[index] = reduce(torch.kron, factors)
