@@ -27,7 +27,8 @@ _CGROUPS = (
 
 def predict_fill(matrix: sp.csc_matrix) -> float:
     """About how many entries L and U of a sparse matrix have by minimum degree."""
-    n = matrix.shape[0]
+    n, matrix = matrix.shape[0], matrix.copy()
+    matrix.eliminate_zeros()
     return 3.5 * _width(matrix) ** 2 + 0.6 * matrix.nnz * float(np.log2(n + 1))
 
 

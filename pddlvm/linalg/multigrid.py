@@ -134,7 +134,14 @@ class MultigridFactors(Factorisation):
             self._levels.append(_level(a, p, down, bound))
             a = sp.csr_matrix(down @ (a @ p))
             nodes = np.arange(a.shape[0]) // candidates.shape[1]
-        self._coarsest = _inverse(a)
+        try:
+            self._coarsest = _inverse(a)
+        except NotPositiveError as error:
+            # The quadratic form of a coarser level is that of what it stands for.
+            direction = torch.from_numpy(error.direction).float()[:, None]
+            for level in reversed(self._levels):
+                direction = level.p @ direction
+            raise NotPositiveError((self._scale * direction)[:, 0].numpy()) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MultigridFactors, self._made_of
@@ -274,5 +281,5 @@ def _inverse(a: sp.csr_matrix) -> Tensor:
     try:
         inverse = cho_solve(cho_factor(dense), np.eye(len(dense)))
     except LinAlgError as error:
-        raise NotPositiveError(None) from error
+        raise NotPositiveError(np.linalg.eigh(dense)[1][:, 0]) from error
     return torch.from_numpy(inverse).float()

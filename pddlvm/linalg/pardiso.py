@@ -6,6 +6,7 @@ Cholesky where the matrix is positive; else with pivots, whose signs are those o
 """
 
 import weakref
+from copy import copy
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -101,7 +102,7 @@ class PardisoFactors(Factorisation):
         """Is there a factorisation of this kind?"""
         library = import_module("pypardiso")
         self._matrix, self._kind = matrix, kind
-        self._pardiso: Any = library.PyPardisoSolver(mtype=kind)
+        self._pardiso: Any = _another(library.ps, kind)
         self._free = weakref.finalize(self, self._pardiso.free_memory, True)
         if kind != _POSITIVE:
             # Scalings and weighted matchings, on an ordering by nested dissection.
@@ -164,3 +165,11 @@ class PardisoFactors(Factorisation):
         b = np.cos(np.arange(len(self._scale), dtype=np.float64) ** 2)
         r = b - self._scale * (matrix @ self.solve(b / self._scale))
         return not np.linalg.norm(r) <= _ACCURATE * np.linalg.norm(b)
+
+
+def _another(first: Any, kind: int) -> Any:
+    """One more solver: to construct it is to search all folders for the library again."""
+    solver = copy(first)
+    solver.pt, solver.iparm = np.zeros_like(first.pt), np.zeros_like(first.iparm)
+    solver.set_matrix_type(kind)
+    return solver
