@@ -17,7 +17,7 @@ from torch import Tensor
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.linalg.banded import find_band
 from pddlvm.linalg.empirical_interpolation import find_interpolation
-from pddlvm.linalg.factorisation import Factorisation, SingularMatrixError
+from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
@@ -133,6 +133,8 @@ class AffineSystem:
             return self._form.factorise(matrix, symmetric=self._symmetric)
         except SingularMatrixError as error:
             raise ConvergenceError("a matrix is singular: is a coefficient zero?") from error
+        except NotPositiveError as error:
+            raise ConvergenceError(str(error)) from error
 
 
 def affine_system(form: WeakForm, operators: Discretisation) -> AffineSystem | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.linalg.factorisation import Factorisation, SingularMatrixError
+from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
@@ -149,6 +149,8 @@ class ReferenceSolver:
                 f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "
                 "the mesh without a Dirichlet boundary, or a coefficient zero?"
             ) from error
+        except (NotPositiveError, ConvergenceError) as error:
+            raise ConvergenceError(f"sample {number} (z = {z.tolist()}): {error}") from error
 
     def _linear_solve(self, tangents: list[Tensor], b: Tensor) -> Tensor:
         return torch.from_numpy(self._factorise(tangents).solve(b.numpy()))
@@ -192,7 +194,7 @@ class ReferenceSolver:
             ]
             try:
                 step = self._linear_solve(secants, -r_start)
-            except SingularMatrixError:
+            except (SingularMatrixError, NotPositiveError):
                 # A singular secant is no help; Newton's own step goes on.
                 return None
             u = start[0].index_add(0, self._operators.free, step)
