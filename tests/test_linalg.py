@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -27,6 +28,8 @@ from pddlvm.linalg import (
     pardiso,
     petsc,
 )
+from pddlvm.linalg.nearby import solve_nearby
+from pddlvm.linalg.superlu import SuperLUFactors
 from pddlvm.weak import definite
 
 needs_pardiso = pytest.mark.skipif(not pardiso.has_pardiso(), reason="needs the extra pardiso")
@@ -294,6 +297,69 @@ def whole_of(problem: pddlvm.Problem) -> sp.csr_matrix:
     z = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters).double())
     tangents = problem._exact.tangents(u, z)
     return problem.solver.assemble_unconstrained([t[0] for t in tangents]).tocsr()
+
+
+# Newton's method with factors of a nearby matrix
+
+
+class _Costly(SuperLUFactors):
+    """Factors that are worth twenty solves."""
+
+    n_worth = 20
+
+
+@dataclass(frozen=True)
+class _Counted(LinearSolver):
+    made: list = field(default_factory=list)
+
+    def factorise(self, matrix, **options):
+        self.made.append(_Costly(matrix, symmetric=True))
+        return self.made[-1]
+
+
+def nonlinear(solver: LinearSolver) -> pddlvm.Problem:
+    """-u'' + a u^3 = 30 on [0, 1]."""
+    space = fem.Space(fem.interval(20))
+
+    def density(u, du, x, a):
+        return 0.5 * (du * du).sum() + 0.25 * a * u**4 - 30 * u
+
+    return pddlvm.Problem(
+        "cubic",
+        space,
+        terms=[pddlvm.Energy(space.interior(), density)],
+        fields={"a": pddlvm.Constant(pddlvm.Uniform(0.5, 2.0))},
+        dirichlet=[pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right")],
+        solver=solver,
+    )
+
+
+def test_newton_reuses_costly_factors_of_the_same_sample():
+    solver = _Counted()
+    z = torch.tensor([[0.6], [1.0], [1.9]], dtype=torch.float64)
+    u = nonlinear(solver).solve(z)
+    # Newton alone factorises some 15 times, once a step.
+    assert len(solver.made) <= 8
+    # The residual of both is 1e-10 of what it was at the start.
+    torch.testing.assert_close(u, nonlinear(SuperLU()).solve(z), rtol=1e-8, atol=1e-9)
+    # No matter what was solved before.
+    assert torch.equal(u[2], nonlinear(_Counted()).solve(z[2:])[0])
+
+
+def test_far_matrices_are_given_up_early():
+    matrix = matrix_of(poisson(5))
+    far = sp.csc_matrix(sp.diags(10.0 ** np.linspace(0, 6, matrix.shape[0])))
+    factors = _Costly(far, symmetric=True)
+    calls = []
+    factors.solve = lambda b: calls.append(1) or SuperLUFactors.solve(factors, b)
+    assert solve_nearby(matrix, factors, rough(matrix.shape[0], 1)[:, 0]) is None
+    assert len(calls) <= 4
+
+
+@needs_pardiso
+def test_factors_by_pardiso_of_a_body_are_worth_many_solves():
+    assert Pardiso().factorise(matrix_of(poisson(12)), symmetric=True).n_worth > 0
+    assert Pardiso().factorise(matrix_of(poisson(5, square=60.0)), symmetric=True).n_worth == 0
 
 
 # Errors

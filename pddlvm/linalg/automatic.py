@@ -1,14 +1,15 @@
 """The solver that is taken where none is given: by size, by dimension and by what is installed.
 
-| predicted entries of L and U by SuperLU | taken |
-| --- | --- |
-| few | SuperLU |
-| many | PARDISO, where it is installed |
-| still more, or no PARDISO | multigrid, where the matrix is symmetric |
+| matrix | one right-hand side | hundreds |
+| --- | --- | --- |
+| few predicted entries of L and U | SuperLU | SuperLU |
+| symmetric, as in the plane | PARDISO or else multigrid | PARDISO or else SuperLU |
+| symmetric, as in space | multigrid | PARDISO or else multigrid |
+| not symmetric | PARDISO or else SuperLU | PARDISO or else SuperLU |
 
-In the plane the factors are small for their number of unknowns, and where hundreds of right-hand
-sides follow they beat the cycles of multigrid. A symmetric matrix on which multigrid fails, since
-it is not positive or badly conditioned, is factorised in the end.
+"As in the plane": the factors have few entries for each of the matrix, and solve faster than the
+cycles of multigrid. PARDISO gives way to multigrid where they are far too many. A symmetric matrix
+on which multigrid fails, since it is not positive or badly conditioned, is factorised in the end.
 """
 
 from dataclasses import dataclass
@@ -34,9 +35,9 @@ __all__ = ["Automatic"]
 
 _FEW_UNKNOWNS = 10_000
 _FEW, _MANY = 1.5e7, 5e8
-"""Entries from which SuperLU takes seconds, and from which PARDISO takes longer than multigrid."""
+"""Entries from which SuperLU takes seconds, and PARDISO minutes."""
 _CHEAP = 25
-"""Entries of the factors for each of the matrix, up to which they solve faster than multigrid."""
+"""Entries of the factors for each of the matrix, up to which it is as in the plane."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class Automatic(LinearSolver):
         return direct.factorise(matrix, symmetric=symmetric)
 
     def _is_for_multigrid(self, matrix: sp.csc_matrix, fill: float, many: bool) -> bool:
+        is_plane = fill < _CHEAP * matrix.nnz
         if has_pardiso():
-            return fill > _MANY
+            return fill > _MANY or not (many or is_plane)
         fits = BYTES_PER_ENTRY * fill < 0.5 * available_memory()
-        return not (many and fits and fill < _CHEAP * matrix.nnz)
+        return not (many and is_plane and fits)
 
 
 class _Hedged(Factorisation):

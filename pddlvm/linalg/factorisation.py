@@ -85,6 +85,14 @@ class Factorisation(ABC):
             ConvergenceError: an iteration did not reach its tolerance.
         """
 
+    @property
+    def n_worth(self) -> int:
+        """About how many solves cost as much as the factorisation of a positive matrix.
+
+        Zero: they are few, or nobody knows. See `pddlvm.linalg.nearby`.
+        """
+        return 0
+
     @abstractmethod
     def definiteness(self) -> Definiteness:
         """Is the matrix, which is symmetric, positive?"""

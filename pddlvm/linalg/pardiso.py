@@ -36,6 +36,9 @@ _ANALYSE, _FACTORISE, _SOLVE = 11, 22, 33
 _PERTURBED, _N_NEGATIVE = 14, 23
 _MEMORY = (15, 16, 17)
 """Its parameters, counted from one: pivots that were moved, signs, KiB of analysis and factors."""
+_OPERATIONS = (18, 19)
+"""Entries of the factors, and millions of operations to find them."""
+_WAITING = 12.0
 _ACCURATE = 1e-6
 _SINGULAR = 1e13
 
@@ -141,6 +144,14 @@ class PardisoFactors(Factorisation):
         scale = self._scale if b.ndim == 1 else self._scale[:, None]
         self._pardiso.set_iparm(12, 2 if trans == "T" else 0)
         return scale * self._call(_SOLVE, scale * b)
+
+    @property
+    def n_worth(self) -> int:
+        """By the operations of both; those of a solve wait for the memory."""
+        if self._kind != _POSITIVE:
+            return 0
+        entries, mega = (float(self._pardiso.get_iparm(i)) for i in _OPERATIONS)
+        return int(1e6 * mega / (4 * entries) / _WAITING)
 
     def definiteness(self) -> Definiteness:
         """By the signs of the pivots, and by an inverse iteration from a rough vector."""

@@ -11,7 +11,9 @@ u_D is the lifting of the boundary values, and K_s (u - u_D) = r(u, z) - r(u_D, 
 The pointwise tangents come from `torch.func` for a whole batch of parameters; each sample is then
 assembled into one fixed sparsity pattern and factorised. For a linear problem this is one
 factorisation, and a sample whose matrix equals the one before (only loads or boundary values
-differ) reuses its factors.
+differ) reuses its factors. For a nonlinear one a sample's later matrices are next to its earlier
+ones, whose factors then serve (`pddlvm.linalg.nearby`) where that is faster: never those of another
+sample, so that no solution depends on what was solved before.
 """
 
 import numpy as np
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
+from pddlvm.linalg.nearby import solve_nearby
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
@@ -102,6 +105,7 @@ class ReferenceSolver:
         r = self._operators.residual(u, z)
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
+        near: dict[int, Factorisation] = {}
         for _ in range(_MAX_ITERATIONS):
             self._check_finite(r[active], z[active], first + active)
             if not len(active):
@@ -110,7 +114,7 @@ class ReferenceSolver:
             steps = []
             for i, j in enumerate(active.tolist()):
                 own = [t[i] for t in tangents]
-                steps.append(self._step(own, r[j], z[j], first + j))
+                steps.append(self._step(own, r[j], z[j], first + j, near))
                 if kept is not None:
                     kept[first + j] = self._factorise(own)
             step = torch.stack(steps)
@@ -141,9 +145,24 @@ class ReferenceSolver:
                 "check the physics at these parameters"
             )
 
-    def _step(self, tangents: list[Tensor], r: Tensor, z: Tensor, number: int) -> Tensor:
+    def _step(
+        self,
+        tangents: list[Tensor],
+        r: Tensor,
+        z: Tensor,
+        number: int,
+        near: dict[int, Factorisation],
+    ) -> Tensor:
+        """Newton's step of a sample; `near` has factors of its earlier matrices."""
         try:
-            return self._linear_solve(tangents, -r)
+            if number in near:
+                found = solve_nearby(self.assembler(tangents), near[number], -r.numpy())
+                if found is not None:
+                    return torch.from_numpy(found)
+            factors = self._factorise(tangents)
+            if factors.n_worth:
+                near[number] = factors
+            return torch.from_numpy(factors.solve(-r.numpy()))
         except SingularMatrixError as error:
             raise ConvergenceError(
                 f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "
