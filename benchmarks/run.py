@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, inference, objectives, operators, pinn, speed
+from benchmarks import accuracy, inference, objectives, operators, pinn, size, speed
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -43,6 +43,8 @@ def main() -> None:
         ("Posteriors: errors against long chains", "posteriors", inference.accuracy),
         ("Posteriors: effective draws per second", "chains", inference.speed),
         ("Operators of a large mesh", "operators", operators.run),
+        ("Reference solves of large problems", "size", size.run),
+        ("Set-up of large problems", "set_up", size.set_up),
     ):
         results[name] = run(shorter)
         table(title, results[name])

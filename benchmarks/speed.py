@@ -18,7 +18,7 @@ from scipy.linalg import solveh_banded
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 import pddlvm
-from pddlvm.linalg.factors import factorise
+from pddlvm.linalg import SuperLU
 from problems import poisson
 
 BRACKET = Path(__file__).parent.parent / "meshes" / "bracket.msh"
@@ -84,7 +84,7 @@ def _direct_times(problem: pddlvm.Problem, z: torch.Tensor) -> tuple[float, floa
     banded[(coo.row - coo.col)[lower], coo.col[lower]] = coo.data[lower]
     return (
         milliseconds(lambda: solveh_banded(banded, b, lower=True), 5),
-        milliseconds(lambda: factorise(matrix, symmetric=True).solve(b), 5),
+        milliseconds(lambda: SuperLU().factorise(matrix, symmetric=True).solve(b), 5),
     )
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pddlvm import dependencies as dependencies  # the first of all
-from pddlvm import fem, links, supports
+from pddlvm import fem, linalg, links, supports
 from pddlvm.amortized.amortized import Amortized
 from pddlvm.amortized.families import Diagonal, Family, Flow, Full
 from pddlvm.amortized.population import Generated, Population, learn_population
@@ -158,6 +158,7 @@ __all__ = [
     "gaussian",
     "gradient_matrix",
     "learn_population",
+    "linalg",
     "links",
     "load",
     "mask_matrix",

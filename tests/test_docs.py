@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import pddlvm
-from pddlvm import fem, plot
+from pddlvm import fem, linalg, plot
 from pddlvm.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -108,8 +108,9 @@ def reference() -> list[str]:
 
 
 def test_every_public_name_is_in_the_reference():
-    public = {f"pddlvm.{name}" for name in pddlvm.__all__ if name not in ("fem", "plot")}
+    public = {f"pddlvm.{name}" for name in pddlvm.__all__ if name not in ("fem", "linalg", "plot")}
     public |= {f"pddlvm.fem.{name}" for name in fem.__all__}
+    public |= {f"pddlvm.linalg.{name}" for name in linalg.__all__}
     public |= {f"pddlvm.plot.{name}" for name in plot.__all__}
     assert sorted(public - set(reference())) == []
 

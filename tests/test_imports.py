@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import pddlvm
-from pddlvm import fem, links
+from pddlvm import fem, linalg, links
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = sorted((ROOT / "pddlvm").rglob("*.py"))
 PROBLEMS = sorted((ROOT / "problems").rglob("*.py"))
-MODULES = {"fem": fem, "links": links}
+MODULES = {"fem": fem, "linalg": linalg, "links": links}
 
 ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "strong", "sensors"),
@@ -126,7 +126,7 @@ def test_imports_are_absolute_and_without_star(path):
     assert not any(node.level or node.names[0].name == "*" for node in lines)
 
 
-@pytest.mark.parametrize("module", [pddlvm, fem, links], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [pddlvm, fem, linalg, links], ids=lambda m: m.__name__)
 def test_every_public_name_exists(module):
     missing = [name for name in module.__all__ if not hasattr(module, name)]
     assert missing == []
@@ -154,7 +154,7 @@ def private_uses(tree: ast.AST) -> set[str]:
                     aliases[alias.asname or alias.name] = MODULES[alias.name]
 
     def module(node: ast.expr) -> object:
-        """pddlvm, fem or links, where an expression is one of them."""
+        """pddlvm, fem, linalg or links, where an expression is one of them."""
         if isinstance(node, ast.Name):
             return aliases.get(node.id)
         inside = isinstance(node, ast.Attribute) and module(node.value) is pddlvm

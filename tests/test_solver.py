@@ -17,6 +17,7 @@ from torch.func import grad, jacrev, vmap
 import pddlvm
 from pddlvm import fem
 from pddlvm.basics.errors import ConvergenceError
+from pddlvm.linalg import SuperLU
 from pddlvm.weak import newton
 from pddlvm.weak.assembly import Assembler
 
@@ -317,13 +318,13 @@ def test_residual_that_is_not_finite_is_an_error_and_no_solution():
 def calls(monkeypatch):
     """The matrices that were factorised."""
     seen = []
-    original = newton.factorise
+    original = SuperLU.factorise
 
-    def counted(matrix, **kwargs):
+    def counted(self, matrix, **kwargs):
         seen.append(matrix)
-        return original(matrix, **kwargs)
+        return original(self, matrix, **kwargs)
 
-    monkeypatch.setattr(newton, "factorise", counted)
+    monkeypatch.setattr(SuperLU, "factorise", counted)
     return seen
 
 
@@ -406,7 +407,7 @@ def test_problem_without_potential_is_solved():
 def test_factors_solve_their_system(matrix):
     matrix = np.array(matrix, dtype=float)
     symmetric = bool((matrix == matrix.T).all())
-    lu = newton.factorise(sp.csc_matrix(matrix), symmetric=symmetric)
+    lu = SuperLU().factorise(sp.csc_matrix(matrix), symmetric=symmetric)
     # A 3 x 3 system of small numbers: round-off.
     np.testing.assert_allclose(matrix @ lu.solve(np.arange(3.0)), np.arange(3.0), atol=1e-14)
 

@@ -121,6 +121,13 @@ class FunctionSpace(Protocol):
     def rigid_modes(self) -> Mapping[str, Array]:
         """Motions without strain by name, (n_dofs,) each, that Dirichlet values must exclude."""
 
+    @property
+    def near_nullspace(self) -> Array:
+        """What an elliptic operator hardly resists, (n_dofs, k).
+
+        The unknowns of a node follow each other, the first of them of component 0.
+        """
+
     def dofs_on(self, where: Where | None = None, component: int | None = None) -> Index:
         """Degrees of freedom of a part of the boundary."""
 

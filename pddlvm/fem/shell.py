@@ -119,6 +119,11 @@ class ShellSpace:
             modes[f"rotation about {name}"] = np.hstack([np.cross(unit, x), still + unit]).ravel()
         return modes
 
+    @property
+    def near_nullspace(self) -> Array:
+        """The rigid motions, (n_dofs, 6)."""
+        return np.column_stack(list(self.rigid_modes.values()))
+
     def membrane(self) -> Region:
         """Membrane strains (e11, e22, 2 e12) in the frame of each triangle, as `du` (3,)."""
         basic = membrane_basic(self._facets, self._alpha)

@@ -11,6 +11,7 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,20 @@ class Space:
     def rigid_modes(self) -> Mapping[str, Array]:
         """None is looked for: what has no strain depends on the physics."""
         return {}
+
+    @property
+    def near_nullspace(self) -> Array:
+        """Constants of each component; of a vector in space also rotations, (n_dofs, k)."""
+        component, c = self.dof_components, self.n_components
+        constants = np.eye(c)[component]
+        if c == 1 or c != self.dim:
+            return constants
+        x = self.dof_points - self.dof_points.mean(axis=0)
+        rotations = [
+            constants[:, j] * x[:, i] - constants[:, i] * x[:, j]
+            for i, j in combinations(range(c), 2)
+        ]
+        return np.column_stack([constants, *rotations])
 
     def interior(self, subdomain: str | int | None = None) -> Region:
         """The cells of a named subdomain, by default all cells; made once."""

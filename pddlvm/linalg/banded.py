@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+from pddlvm.linalg.factorisation import Definiteness, Factorisation
+
 __all__ = ["Band", "BandedFactors", "find_band"]
 
 _MAX_WIDTH = 100
@@ -22,7 +24,7 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class BandedFactors:
+class BandedFactors(Factorisation):
     """L of one matrix.
 
     Attributes:
@@ -38,6 +40,10 @@ class BandedFactors:
         found = np.empty_like(b)
         found[self.order] = cho_solve_banded((self.lower, True), b[self.order], check_finite=False)
         return found
+
+    def definiteness(self) -> Definiteness:
+        """Cholesky's factors are of a positive matrix."""
+        return Definiteness(0, False)
 
 
 @dataclass(frozen=True)

@@ -167,12 +167,17 @@ def _inducing_points(x: Array, volumes: Array) -> tuple[Array, Array]:
     """Farthest-point samples of x, and the volume that is nearest to each."""
     if len(x) <= _N_INDUCING:
         return x, volumes
+    coordinates = np.ascontiguousarray(x.T)
+
+    def squared_distance(k: int) -> Array:
+        return sum(((s - s[k]) ** 2 for s in coordinates), np.zeros(len(x)))
+
     chosen = np.empty(_N_INDUCING, dtype=np.int64)
     chosen[0] = np.argmin(((x - x.mean(axis=0)) ** 2).sum(axis=1))
-    nearest = ((x - x[chosen[0]]) ** 2).sum(axis=1)
+    nearest = squared_distance(chosen[0])
     for k in range(1, _N_INDUCING):
         chosen[k] = np.argmax(nearest)
-        nearest = np.minimum(nearest, ((x - x[chosen[k]]) ** 2).sum(axis=1))
+        nearest = np.minimum(nearest, squared_distance(chosen[k]))
     _, owner = cKDTree(x[chosen]).query(x)
     weights = np.bincount(owner, weights=volumes, minlength=_N_INDUCING)
     return x[chosen], weights.astype(np.float64)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
+from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.eigenvectors import canonical_rotation
-from pddlvm.linalg.factors import factorise
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
 from pddlvm.parameters.priors import Normal
@@ -79,7 +79,8 @@ class SurfaceField(Field):
         area = float(mass.sum())
         # Shifted to the left of the eigenvalue zero of constants.
         shift = -1.0 / area
-        factors = factorise((stiffness - shift * mass).tocsc(), symmetric=True)
+        shifted = (stiffness - shift * mass).tocsc()
+        factors = Automatic().factorise(shifted, symmetric=True, many=True)
         inverse = LinearOperator((n, n), matvec=factors.solve, dtype=np.float64)
         start = np.cos(np.arange(n, dtype=np.float64) ** 2)
         n_found = min(n_terms + _MOST_EQUAL, n - 1)

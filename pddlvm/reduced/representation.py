@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError
-from pddlvm.linalg.factors import SparseFactors, factorise
+from pddlvm.linalg.factorisation import Factorisation
 from pddlvm.weak.definite import factorise_positive
 from pddlvm.weak.problem import Problem
 
@@ -70,11 +70,11 @@ class Reference:
     matrix: sp.csc_matrix
     coupling: sp.csc_matrix
     whole: sp.csr_matrix
-    factors: SparseFactors
+    factors: Factorisation
     lifts: Array
     phi: Array
     centres: Tensor
-    factors_at: tuple[SparseFactors, ...]
+    factors_at: tuple[Factorisation, ...]
 
     @classmethod
     def of(cls, problem: Problem) -> "Reference":
@@ -109,7 +109,7 @@ class Reference:
         factors_at = []
         for z in problem.prior.unstandardise(centres)[:, None]:
             matrix_at = problem.solver.matrix(torch.from_numpy(lifts[:, 0]), z[0])
-            factors_at.append(factorise(matrix_at, symmetric=False))
+            factors_at.append(problem.form.factorise(matrix_at, symmetric=False, many=True))
         return cls(matrix, coupling, whole, factors, lifts, phi, centres, tuple(factors_at))
 
     def energy_norm(self, u: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Reference:
         return w
 
 
-def _solve(factors: SparseFactors, r: Tensor) -> Tensor:
+def _solve(factors: Factorisation, r: Tensor) -> Tensor:
     rows = np.ascontiguousarray(r.detach().cpu().double().numpy().T)
     return torch.from_numpy(factors.solve(rows).T).to(r)
 

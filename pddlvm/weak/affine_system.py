@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.linalg.banded import BandedFactors, find_band
+from pddlvm.linalg.banded import find_band
 from pddlvm.linalg.empirical_interpolation import find_interpolation
-from pddlvm.linalg.factors import SparseFactors, factorise
+from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.terms import TermEvaluator
 
-__all__ = ["AffineSystem", "Factors", "affine_system"]
-
-Factors = SparseFactors | BandedFactors
+__all__ = ["AffineSystem", "affine_system"]
 
 _N_DRAWS = 128
 _MAX_RANK = 96
@@ -55,6 +53,7 @@ class AffineSystem:
         matrices: list[sp.csc_matrix],
         loads: Tensor,
     ) -> None:
+        self._form = form
         self._operators = operators
         self._symmetric = form.has_potential
         self._terms = terms
@@ -73,7 +72,7 @@ class AffineSystem:
         self._indices, self._indptr = inside.indices, inside.indptr
         self._band = find_band(inside) if self._symmetric else None
 
-    def solve(self, z: Tensor) -> tuple[Tensor, list[Factors]]:
+    def solve(self, z: Tensor) -> tuple[Tensor, list[Factorisation]]:
         """Solutions (batch, n_dofs) and factors of each matrix.
 
         Raises:
@@ -124,16 +123,18 @@ class AffineSystem:
     def _times(self, data: Tensor, u: Tensor) -> Tensor:
         return torch.zeros_like(u).index_add(1, self._rows, data * u[:, self._columns])
 
-    def _factorise(self, data: np.ndarray) -> Factors:
+    def _factorise(self, data: np.ndarray) -> Factorisation:
         found = self._band.factorise(data) if self._band is not None else None
         if found is not None:
             return found
         n = len(self._operators.free)
         matrix = sp.csc_matrix((data, self._indices, self._indptr), shape=(n, n))
         try:
-            return factorise(matrix, symmetric=self._symmetric)
-        except RuntimeError as error:
+            return self._form.factorise(matrix, symmetric=self._symmetric)
+        except SingularMatrixError as error:
             raise ConvergenceError("a matrix is singular: is a coefficient zero?") from error
+        except NotPositiveError as error:
+            raise ConvergenceError(str(error)) from error
 
 
 def affine_system(form: WeakForm, operators: Discretisation) -> AffineSystem | None:

@@ -1,8 +1,8 @@
 """Is a reference operator positive? If it is not, what it probably is.
 
-    K = P^T L D L^T P,    as many eigenvalues of K are negative as there are negative pivots D
+    p^T K p > 0 for all p
 
-(Sylvester's law of inertia). The norm |u|_K, the basis with V^T K V = I and the energy as a
+The norm |u|_K, the basis with V^T K V = I and the energy as a
 likelihood all need K to be positive.
 """
 
@@ -10,28 +10,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
-from scipy.sparse.linalg import spsolve_triangular
 from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
-from pddlvm.linalg.factors import SparseFactors, factorise
+from pddlvm.linalg.factorisation import (
+    Definiteness,
+    Factorisation,
+    NotPositiveError,
+    SingularMatrixError,
+)
 
 if TYPE_CHECKING:
     from pddlvm.weak.problem import Problem
 
 __all__ = ["check_positive_at", "factorise_positive"]
 
-Array = NDArray[np.float64]
-
-_SINGULAR = 1e-13
-"""A pivot relative to its diagonal entry: between round-off and thin shells (1e-10)."""
 _WHY_SINGULAR = (
     "is a coefficient zero, can it move as a rigid body, or is the prior centred at a resonance?"
 )
 
 
-def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> SparseFactors:
+def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> Factorisation:
     """Factors of the free rows and columns of a symmetric matrix on all degrees of freedom.
 
     Raises:
@@ -40,30 +39,32 @@ def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> SparseFactor
     matrix = whole[problem.free_dofs][:, problem.free_dofs].tocsc()
     start = f"the operator of problem {problem.name!r} at the centre of the prior"
     try:
-        factors = factorise(matrix, symmetric=True)
-    except RuntimeError as error:
+        factors = problem.form.factorise(matrix, symmetric=True, many=True)
+        found = factors.definiteness()
+    except SingularMatrixError as error:
         raise ProblemError(f"{start} is singular: {_WHY_SINGULAR}") from error
-    pivots = relative_pivots(matrix, factors)
-    n_negative = int((pivots < -_SINGULAR).sum())
-    if n_negative:
+    except NotPositiveError as error:
+        found = Definiteness(1, False, error.direction, is_counted=False)
+    if found.n_negative:
+        least = "" if found.is_counted else "at least "
         raise ProblemError(
-            f"{start} is not positive: {n_negative} of its {len(pivots)} eigenvalues are negative, "
-            f"and the energy is not bounded below. {_why_indefinite(problem, factors, pivots)} "
+            f"{start} is not positive: {least}{found.n_negative} of its {problem.n_free} "
+            "eigenvalues are negative, and the energy is not bounded below. "
+            f"{_why_indefinite(problem, found)} "
             "(problem.solve(z) does without a positive operator, a model does not)"
         )
-    if not pivots.min() > _SINGULAR:
+    if found.is_singular:
         raise ProblemError(f"{start} is singular: {_WHY_SINGULAR}")
     return factors
 
 
 def check_positive_at(problem: "Problem", u: Tensor, z: Tensor, share: str) -> None:
     """Raise a ProblemError if K(u, z) of one sample is not positive, u (n_dofs,), z (d,)."""
-    matrix = problem.solver.matrix(u, z)
     try:
-        pivots = relative_pivots(matrix, factorise(matrix, symmetric=True))
-    except RuntimeError:
-        pivots = np.zeros(1)
-    if not pivots.min() > _SINGULAR:
+        found = problem.form.factorise(problem.solver.matrix(u, z), symmetric=True).definiteness()
+    except (SingularMatrixError, NotPositiveError):
+        found = Definiteness(0, True)
+    if found.n_negative or found.is_singular:
         raise ProblemError(
             f"the operator of problem {problem.name!r} loses its positivity within the prior, at "
             f"{share}, z = {[float(f'{value:.4g}') for value in z.tolist()]} for one: does a "
@@ -72,22 +73,12 @@ def check_positive_at(problem: "Problem", u: Tensor, z: Tensor, share: str) -> N
         )
 
 
-def relative_pivots(matrix: sp.csc_matrix, factors: SparseFactors) -> Array:
-    """D_i / |K_ii| of each row i, all negative where the pivots had to leave the diagonal."""
-    if not np.array_equal(factors.lu.perm_r, factors.lu.perm_c):
-        return np.full(matrix.shape[0], -np.inf)
-    return factors.lu.U.diagonal()[factors.lu.perm_c] / np.abs(matrix.diagonal())
-
-
-def _why_indefinite(problem: "Problem", factors: SparseFactors, pivots: Array) -> str:
-    if (pivots < 0).all():
+def _why_indefinite(problem: "Problem", found: Definiteness) -> str:
+    if found.n_negative == problem.n_free:
         return "All are: look for the wrong sign of an energy."
-    # L^T P p = e_j gives p^T K p = D_j < 0.
-    j = int(factors.lu.perm_c[int(pivots.argmin())])
-    unit = np.zeros(len(pivots))
-    unit[j] = 1.0
-    p = spsolve_triangular(sp.csr_matrix(factors.lu.L.T), unit, lower=False)[factors.lu.perm_c]
-    x = problem.space.dof_points[problem.free_dofs[int(np.abs(p).argmax())]]
+    if found.direction is None:
+        return "Has an energy the wrong sign, or is this a wave problem above its first resonance?"
+    x = problem.space.dof_points[problem.free_dofs[int(np.abs(found.direction).argmax())]]
     where = tuple(float(f"{v:.4g}") for v in x)
     return (
         f"One negative direction is largest at x = {where}: has an energy there the wrong sign, or "

@@ -1,4 +1,4 @@
-"""Reference solutions: Newton's method with a sparse direct factorisation, in float64.
+"""Reference solutions: Newton's method with sparse linear solves, in float64.
 
     K(u, z) du = -r(u, z),    u <- u + t du,    t by halving until |r| decreases
 
@@ -9,9 +9,11 @@ Where no t is found, secant (Picard) steps are tried until |r| has decreased:
 u_D is the lifting of the boundary values, and K_s (u - u_D) = r(u, z) - r(u_D, z).
 
 The pointwise tangents come from `torch.func` for a whole batch of parameters; each sample is then
-assembled into one fixed sparsity pattern and factorised by SuperLU. For a linear problem this is
-one factorisation, and a sample whose matrix equals the one before (only loads or boundary values
-differ) reuses its factors.
+assembled into one fixed sparsity pattern and factorised. For a linear problem this is one
+factorisation, and a sample whose matrix equals the one before (only loads or boundary values
+differ) reuses its factors. For a nonlinear one a sample's later matrices are next to its earlier
+ones, whose factors then serve (`pddlvm.linalg.nearby`) where that is faster: never those of another
+sample, so that no solution depends on what was solved before.
 """
 
 import numpy as np
@@ -20,7 +22,8 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.linalg.factors import SparseFactors, factorise
+from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
+from pddlvm.linalg.nearby import solve_nearby
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
@@ -55,7 +58,7 @@ class ReferenceSolver:
         self.assembler = Assembler(form.terms, form.free_dofs, form.n_dofs)
         entries = sum(int(np.prod(t.region.shape[:3])) * t.region.shape[2] for t in form.terms)
         self.chunk = max(1, _MEMORY // (8 * entries))
-        self._factors: tuple[list[Tensor], SparseFactors] | None = None
+        self._factors: tuple[list[Tensor], Factorisation] | None = None
 
     def solve(self, z: Tensor) -> Tensor:
         """Solutions, (batch, d) -> (batch, n_dofs), float64.
@@ -66,13 +69,13 @@ class ReferenceSolver:
         parts = [self._solve_chunk(part, i) for i, part in self._chunks(z)]
         return torch.cat(parts) if parts else z.new_zeros(0, self._form.n_dofs)
 
-    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[SparseFactors]]:
+    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[Factorisation]]:
         """Solutions, and for each of them factors of K in its last Newton step.
 
         K may have moved since where the problem is not linear. The factors of the whole batch are
         in memory at once.
         """
-        kept: dict[int, SparseFactors] = {}
+        kept: dict[int, Factorisation] = {}
         parts = [self._solve_chunk(part, i, kept) for i, part in self._chunks(z)]
         u = torch.cat(parts)
         # Where the lifting was the solution there was no step.
@@ -95,13 +98,14 @@ class ReferenceSolver:
         return [(i, z[i : i + self.chunk]) for i in range(0, len(z), self.chunk)]
 
     def _solve_chunk(
-        self, z: Tensor, first: int, kept: dict[int, SparseFactors] | None = None
+        self, z: Tensor, first: int, kept: dict[int, Factorisation] | None = None
     ) -> Tensor:
         free = self._operators.free
         u = self._operators.lift(z)
         r = self._operators.residual(u, z)
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
+        near: dict[int, Factorisation] = {}
         for _ in range(_MAX_ITERATIONS):
             self._check_finite(r[active], z[active], first + active)
             if not len(active):
@@ -110,7 +114,7 @@ class ReferenceSolver:
             steps = []
             for i, j in enumerate(active.tolist()):
                 own = [t[i] for t in tangents]
-                steps.append(self._step(own, r[j], z[j], first + j))
+                steps.append(self._step(own, r[j], z[j], first + j, near))
                 if kept is not None:
                     kept[first + j] = self._factorise(own)
             step = torch.stack(steps)
@@ -141,24 +145,41 @@ class ReferenceSolver:
                 "check the physics at these parameters"
             )
 
-    def _step(self, tangents: list[Tensor], r: Tensor, z: Tensor, number: int) -> Tensor:
+    def _step(
+        self,
+        tangents: list[Tensor],
+        r: Tensor,
+        z: Tensor,
+        number: int,
+        near: dict[int, Factorisation],
+    ) -> Tensor:
+        """Newton's step of a sample; `near` has factors of its earlier matrices."""
         try:
-            return self._linear_solve(tangents, -r)
-        except RuntimeError as error:
+            if number in near:
+                found = solve_nearby(self.assembler(tangents), near[number], -r.numpy())
+                if found is not None:
+                    return torch.from_numpy(found)
+            factors = self._factorise(tangents)
+            if factors.n_worth:
+                near[number] = factors
+            return torch.from_numpy(factors.solve(-r.numpy()))
+        except SingularMatrixError as error:
             raise ConvergenceError(
                 f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "
                 "the mesh without a Dirichlet boundary, or a coefficient zero?"
             ) from error
+        except (NotPositiveError, ConvergenceError) as error:
+            raise ConvergenceError(f"sample {number} (z = {z.tolist()}): {error}") from error
 
     def _linear_solve(self, tangents: list[Tensor], b: Tensor) -> Tensor:
         return torch.from_numpy(self._factorise(tangents).solve(b.numpy()))
 
-    def _factorise(self, tangents: list[Tensor]) -> SparseFactors:
+    def _factorise(self, tangents: list[Tensor]) -> Factorisation:
         previous = self._factors
         if previous is None or not all(map(torch.equal, previous[0], tangents)):
             matrix = self.assembler(tangents)
-            lu = factorise(matrix, symmetric=self._form.has_potential)
-            self._factors = previous = ([t.clone() for t in tangents], lu)
+            factors = self._form.factorise(matrix, symmetric=self._form.has_potential)
+            self._factors = previous = ([t.clone() for t in tangents], factors)
         return previous[1]
 
     def _line_search(
@@ -192,7 +213,7 @@ class ReferenceSolver:
             ]
             try:
                 step = self._linear_solve(secants, -r_start)
-            except RuntimeError:
+            except (SingularMatrixError, NotPositiveError):
                 # A singular secant is no help; Newton's own step goes on.
                 return None
             u = start[0].index_add(0, self._operators.free, step)

@@ -21,9 +21,11 @@ from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace
+from pddlvm.linalg.automatic import Automatic
+from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.weak.affine_system import AffineSystem, Factors, affine_system
+from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
 from pddlvm.weak.discretisation import Discretisation
@@ -53,6 +55,8 @@ class Problem(ParametricProblem):
         fields: name -> field (with parameters and prior) or number (known). Point functions
             receive their values as keyword arguments of these names.
         dirichlet: prescribed values. At least one boundary: without it the operator is singular.
+        solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
+            size and on what is installed.
 
     Raises:
         ProblemError: no Dirichlet boundary, a part of the mesh that nothing holds, a field that no
@@ -67,6 +71,7 @@ class Problem(ParametricProblem):
         terms: Sequence[Term],
         fields: Fields,
         dirichlet: Sequence[Dirichlet] = (),
+        solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
     ) -> None:
         if not hasattr(space, "dofs_on"):
             raise ProblemError(
@@ -74,7 +79,11 @@ class Problem(ParametricProblem):
                 "pddlvm.fem.Space(mesh) makes one of a mesh"
             )
         super().__init__(name, fields, _TAKEN)
-        self.space = space
+        if not isinstance(solver, LinearSolver):
+            raise ProblemError(
+                f"solver must be one of pddlvm.linalg, Multigrid() for one, got {solver!r}"
+            )
+        self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
         fixed = [space.dofs_on(d.boundary, d.component) for d in self.dirichlet]
@@ -83,7 +92,7 @@ class Problem(ParametricProblem):
         if not len(self.free_dofs):
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
         self.form = WeakForm(
-            self.prior, space, self.terms, self.fields, self.dirichlet, self.free_dofs
+            self.prior, space, self.terms, self.fields, self.dirichlet, self.free_dofs, solver
         )
         check_rigid_modes(name, space, self.fixed_dofs)
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
@@ -180,7 +189,7 @@ class Problem(ParametricProblem):
         """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
         return affine_system(self.form, self._exact)
 
-    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, Sequence[Factors]]:
+    def solve_with_factors(self, z: Tensor) -> tuple[Tensor, Sequence[Factorisation]]:
         """Solutions (n, n_dofs) at z (n, d), float64, and factors of K at each or close to it.
 
         Without assembly where the problem allows it; the factors of the whole batch are in memory.
@@ -189,12 +198,14 @@ class Problem(ParametricProblem):
 
     @cached_property
     def solver(self) -> ReferenceSolver:
-        """The reference solver: Newton with a sparse direct factorisation, float64."""
+        """The reference solver: Newton's method, float64."""
         return ReferenceSolver(self.form, self._exact)
 
     def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "Problem":  # noqa: D102
         fields = self._fields_with(states)
-        return Problem(self.name, self.space, self.terms, fields, self.dirichlet)
+        return Problem(
+            self.name, self.space, self.terms, fields, self.dirichlet, self.linear_solver
+        )
 
     def discretisation(self, dtype: torch.dtype, device: torch.device) -> Discretisation:
         """The operators in a dtype on a device; built once for each."""
@@ -249,7 +260,8 @@ class Problem(ParametricProblem):
 
     @property
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Problem, (self.name, self.space, self.terms, self.fields, self.dirichlet)
+        arguments = self.space, self.terms, self.fields, self.dirichlet, self.linear_solver
+        return Problem, (self.name, *arguments)
 
     @property
     def _pickled_parts(self) -> dict[str, Any]:
