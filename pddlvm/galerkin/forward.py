@@ -41,6 +41,7 @@ class Forward:
     c: Tensor
     shape: ErrorShape
     _reduced: Unchanged[ReducedModel]
+    _source: Unchanged[ReducedModel]
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
@@ -50,10 +51,16 @@ class Forward:
         """V and L."""
         return self._reduced().representation
 
+    @property
+    def _shown(self) -> Representation:
+        """Those of the mean, which may be of more digits, on the CPU."""
+        self._reduced()
+        return self._source().representation
+
     @cached_property
     def mean(self) -> Tensor:
         """Mean solution, (..., n_dofs)."""
-        return self.representation.solution(self._augmented, self.c.dtype).to(self.c.device)
+        return self._shown.solution(self._augmented, self.c.dtype).to(self.c.device)
 
     @cached_property
     def std(self) -> Tensor:
@@ -96,7 +103,7 @@ class Forward:
         free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
         units = self.representation.units
         # Relative to U, as the variances are.
-        mean = self._augmented.double() @ self.representation.rows.double()
+        mean = (self._augmented.double() @ self._shown.rows.double()).to(var_c)
         mean, offset = mean[..., free], self.representation.offset[free]
         floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
         factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]

@@ -151,7 +151,6 @@ class GalerkinMaps(LatentModel):
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         check_count(0, corrections=corrections)
-        representation = self.reduced.representation
         with torch.no_grad():
             like = self.sigma_residual
             # Standardised before it is rounded: the prior may be narrow and far from zero.
@@ -162,9 +161,12 @@ class GalerkinMaps(LatentModel):
             if corrections:
                 c = correct(self.exact, self.reduced, c, flat_z, corrections)
             check_predictions(c, flat)
-            b = representation.boundary_coordinates(flat_z)
-            augmented = representation.augment(c.to(flat), b)
-            representation.check_range(augmented, z.dtype)
+            # Corrections are exact to more digits than the matrices of the map.
+            source = self.exact if corrections else self.reduced
+            shown = source.representation
+            b = shown.boundary_coordinates(flat_z.to(shown.rows.device))
+            augmented = shown.augment(c.to(shown.rows), b)
+            shown.check_range(augmented, z.dtype)
         level, batch = 1 if corrections else 0, z.shape[:-1]
         calibrated, reduced = Unchanged(self.uncertainty), Unchanged(self.reduced)
 
@@ -177,7 +179,8 @@ class GalerkinMaps(LatentModel):
 
         @torch.no_grad()
         def residual_norm() -> Tensor:
-            mean = reduced().representation.solution(augmented, torch.float64).cpu()
+            reduced()
+            mean = shown.solution(augmented, torch.float64).cpu()
             reference = self.reduction.reference
             found = refine(self.exact, reference, mean, flat_z.cpu(), max_iterations=0)
             return found.residual_norm.reshape(batch).to(z)
@@ -186,6 +189,7 @@ class GalerkinMaps(LatentModel):
             c=unflatten(c.to(z), batch),
             shape=self.uncertainty.forward_shape(level),
             _reduced=reduced,
+            _source=Unchanged(source),
             _augmented=unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,
