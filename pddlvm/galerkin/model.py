@@ -3,6 +3,7 @@
 See `pddlvm.latent.core` for the probabilistic program.
 """
 
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -167,16 +168,10 @@ class GalerkinMaps(LatentModel):
             b = shown.boundary_coordinates(flat_z.to(shown.rows.device))
             augmented = shown.augment(c.to(shown.rows), b)
             shown.check_range(augmented, z.dtype)
-        level, batch = 1 if corrections else 0, z.shape[:-1]
+        batch = z.shape[:-1]
         calibrated, reduced = Unchanged(self.uncertainty), Unchanged(self.reduced)
 
-        @torch.no_grad()
-        def variances() -> tuple[Tensor, Tensor]:
-            reduced()
-            calibrated().warn_if_not_fitted()
-            var_c, var_rest = self.variances(flat, flat_z, c, log_variance, level)
-            return unflatten(var_c, batch), unflatten(var_rest, batch)
-
+        @cache
         @torch.no_grad()
         def residual_norm() -> Tensor:
             reduced()
@@ -185,9 +180,17 @@ class GalerkinMaps(LatentModel):
             found = refine(self.exact, reference, mean, flat_z.cpu(), max_iterations=0)
             return found.residual_norm.reshape(batch).to(z)
 
+        @torch.no_grad()
+        def variances() -> tuple[Tensor, Tensor]:
+            reduced()
+            calibrated().warn_if_not_fitted()
+            norm = residual_norm().reshape(-1, 1).to(flat) if corrections else None
+            var_c, var_rest = self.variances(flat, flat_z, c, log_variance, norm)
+            return unflatten(var_c, batch), unflatten(var_rest, batch)
+
         return Forward(
             c=unflatten(c.to(z), batch),
-            shape=self.uncertainty.forward_shape(level),
+            shape=self.uncertainty.forward_shape(1 if corrections else 0),
             _reduced=reduced,
             _source=Unchanged(source),
             _augmented=unflatten(augmented, batch),
@@ -200,7 +203,7 @@ class GalerkinMaps(LatentModel):
         xi = self.problem.prior.standardise(work).to(self.sigma_residual)
         c, log_variance = self.forward_map(xi)
         a = representation.augment(c, representation.boundary_coordinates(work))
-        var_c, var_rest = self.variances(xi, work, c, log_variance, 0)
+        var_c, var_rest = self.variances(xi, work, c, log_variance)
         variance = var_c @ representation.vectors.square().T + var_rest
         units, offset = representation.units, representation.offset
         mean = (units.u * (a @ representation.rows).double() + offset).to(z)
@@ -326,22 +329,37 @@ class GalerkinMaps(LatentModel):
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
         self.likelihood = self.covariance.likelihood(self.reduced, scales)
 
-    def log_sizes(self, c: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """log |c|, and that of |V^T r| / |c| at level 0 (else 0), (batch, 1) each."""
+    def log_sizes(
+        self, c: Tensor, z: Tensor, residual_norm: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """log |c|, and that of |V^T r| / |c|, or of the certificate (batch, 1); (batch, 1) each."""
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30).log()
-        if level == 1:
-            return size, torch.zeros_like(size)
-        r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
-        return size, (r * (-size).exp()).clamp(min=1e-12).log()
+        if residual_norm is None:
+            r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
+            residual_norm = r * (-size).exp()
+        return size, residual_norm.clamp(min=1e-12).log()
 
     def variances(
-        self, xi: Tensor, z: Tensor, c: Tensor, log_variance: Tensor, level: int
+        self,
+        xi: Tensor,
+        z: Tensor,
+        c: Tensor,
+        log_variance: Tensor,
+        residual_norm: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Variances of the coefficients and of the part outside of the basis, per dof."""
+        """Variances of the coefficients and of the part outside of the basis, per dof.
+
+        Args:
+            xi: standard parameters, (batch, d).
+            z: parameters, (batch, d).
+            c: mean coefficients, (batch, n_modes).
+            log_variance: of the map itself.
+            residual_norm: the certificate of corrected means, (batch, 1).
+        """
         if not self.is_calibrated:
             return log_variance.exp(), xi.new_zeros(len(xi), self.problem.n_dofs)
-        sizes = self.log_sizes(c.to(xi), z, level)
-        return self.uncertainty.forward_variances(xi, *sizes, level)
+        sizes = self.log_sizes(c.to(xi), z, residual_norm)
+        return self.uncertainty.forward_variances(xi, *sizes, 0 if residual_norm is None else 1)
 
     def neural_inverse(
         self, c: Tensor, b: Tensor, xi_known: Tensor, known: Tensor

@@ -1,11 +1,12 @@
 """Calibrated variances of both maps.
 
-    c:            var = factor^2 exp(2 log |c| + 2 log |V^T r| + shift + 2 s(xi, log |V^T r|))
-    rest of u:    var = factor^2 exp(2 log |c| + shift + 2 s(xi))
+    c:            var = factor^2 exp(2 log |c| + 2 log rho + shift + 2 s(xi, log rho))
+    rest of u:    var = factor^2 exp(2 log |c| + shift + 2 s(xi)),  corrected: + 2 log rho
     xi:           var = factor^2 exp(base + shift + 2 s(xi, base, misfit, what is known))
 
-The first follows the residual of each query. Level 0 is a map as it is, level 1 after corrections,
-where V^T r is round-off and left out. The factors make std the root mean square of the error; the
+rho is the size of the residual of each query. Level 0 is a map as it is, where rho sees what lies
+in the basis, |V^T r|; level 1 after corrections, where that is round-off, and rho the certificate,
+which sees the rest. The factors make std the root mean square of the error; the
 distribution of error / std is an `ErrorShape`, fitted with them, both to errors whose variance was
 fitted without them.
 """
@@ -93,12 +94,17 @@ class Uncertainty(nn.Module):
         """Features and base log variance of c; log_size = log |c|, log_residual (batch, 1) each."""
         return torch.cat([xi, log_residual], dim=-1), 2 * (log_size + log_residual)
 
+    def rest_base(self, log_size: Tensor, log_residual: Tensor, level: int) -> Tensor:
+        """Base log variance of the rest, (batch, 1)."""
+        return 2 * (log_size + log_residual if level else log_size)
+
     def forward_variances(
         self, xi: Tensor, log_size: Tensor, log_residual: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
         """Variances of c, (batch, n_modes), and of the rest of u, (batch, n_dofs)."""
         var_c = self.c[level](*self.forward_features(xi, log_size, log_residual)).exp()
-        var_rest = self.rest[level](xi, 2 * log_size).exp().index_fill(1, self.fixed, 0.0)
+        base = self.rest_base(log_size, log_residual, level)
+        var_rest = self.rest[level](xi, base).exp().index_fill(1, self.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
     def forward_shape(self, level: int) -> ErrorShape:
