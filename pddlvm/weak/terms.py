@@ -172,7 +172,7 @@ class TermEvaluator(nn.Module):
     def tangents(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * d flux/de at the points, (batch, n_points, s, s)."""
         derivative, e = jacrev(self.term.flux), self.strains(u)
-        part = max(1, _IN_CACHE // len(e))
+        part = max(1, _IN_CACHE // max(1, len(e)))
         part_or_all = part if part < e.shape[-2] else None
         return self.weights[:, None, None] * self._map(derivative, e, z, part_or_all)
 
