@@ -97,6 +97,28 @@ def test_intervals_of_the_forward_map_hold(model, corrections):
     assert float(torch.corrcoef(logs)[0, 1]) > 0.7
 
 
+@pytest.fixture(scope="module")
+def line() -> pddlvm.LatentVariableModel:
+    """Its one mode is the solution: corrected, it is right to eight digits and more."""
+    trained = pddlvm.LatentVariableModel(poisson.make_1d())
+    pddlvm.train(trained, max_steps=60, calibrate=False)
+    trained.calibrate(512)
+    return trained
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_error_bars_reach_down_to_rounding(line, dtype):
+    z = line.problem.prior.sample((300,), seed=11).to(dtype)
+    free = torch.from_numpy(line.problem.free_dofs)
+    forward = line.forward(z, corrections=1)
+    error = (forward.mean.double() - line.problem.solve(z.double()))[:, free]
+    ratio = forward.std[:, free].double().square().mean().sqrt() / error.square().mean().sqrt()
+    # A handful of draws far out decide means of squares.
+    assert float(ratio) == pytest.approx(1, abs=0.25)
+    digits = error.norm() / forward.mean.norm()
+    assert 0.1 * torch.finfo(dtype).eps < digits < (1e-8 if dtype == torch.float64 else 1e-7)
+
+
 def test_intervals_of_the_inverse_map_hold(model):
     z = model.problem.prior.sample((1000,), seed=12)
     inverse = model.inverse(model.problem.solve(z))

@@ -66,9 +66,13 @@ class Forward:
     def std(self) -> Tensor:
         """Standard deviation, (..., n_dofs); zero on the Dirichlet boundary.
 
-        The root mean square of the error, as the calibration found it.
+        The root mean square of the error, as the calibration found it, and of the rounding of the
+        mean: corrected means may be right to more digits than single precision has.
         """
-        return self.representation.std(*self._both_variances, self.c)
+        std = self.representation.std(*self._both_variances, self.c)
+        # A value is off by up to half of its last digit, evenly.
+        rounding = torch.finfo(std.dtype).eps / math.sqrt(12) * self.mean.abs()
+        return torch.where(std > 0, torch.hypot(std, rounding), std)
 
     @cached_property
     def residual_norm(self) -> Tensor:

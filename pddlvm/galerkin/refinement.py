@@ -27,7 +27,9 @@ __all__ = ["Refined", "check_converged", "correct", "nearly_exact", "refine"]
 _MAX_NEWTON = 20
 _N_NAMED = 5
 _NEGLIGIBLE = 0.01
-"""Part of a residual that is left where errors are measured."""
+"""Part of a residual that is left where errors are measured, ..."""
+_ROUND_OFF = 1e-14
+"""... or |r| / |u|: corrected means may be right to twelve digits."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def nearly_exact(reduced: ReducedModel, reference: Reference, u: Tensor, z: Tens
     Raises:
         ConvergenceError: one is not finite.
     """
-    found = refine(reduced, reference, u, z, reduction=_NEGLIGIBLE).u
+    found = refine(reduced, reference, u, z, tolerance=_ROUND_OFF, reduction=_NEGLIGIBLE).u
     failed = (~torch.isfinite(found).all(-1)).nonzero()[:, 0].tolist()
     if failed:
         raise ConvergenceError(
