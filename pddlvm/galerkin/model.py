@@ -336,8 +336,9 @@ class GalerkinMaps(LatentModel):
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30).log()
         if residual_norm is None:
             r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)
-            residual_norm = r * (-size).exp()
-        return size, residual_norm.clamp(min=1e-12).log()
+            # No map is right to more digits than it has, though its residual may round to zero.
+            residual_norm = (r * (-size).exp()).clamp(min=torch.finfo(c.dtype).eps)
+        return size, residual_norm.clamp(min=torch.finfo(torch.float64).eps).log()
 
     def variances(
         self,
