@@ -89,6 +89,37 @@ def test_cells_that_overlap_are_refused(points, triangles):
         check_mesh(mesh, "a")
 
 
+PARTS = [
+    fem.interval(2),
+    fem.unit_square(2),
+    fem.unit_square(2, quadrilaterals=True),
+    fem.unit_cube(1),
+    fem.unit_cube(1, hexahedra=True),
+]
+
+
+@pytest.mark.parametrize("overlap", [2e-3, 0.05])
+@pytest.mark.parametrize("part", PARTS, ids=lambda mesh: type(mesh).__name__)
+def test_parts_that_overlap_by_a_part_of_a_cell_are_refused(part, overlap):
+    along = np.eye(part.dim())
+    for aside in (0.0, 0.3 * along[-1] * (part.dim() > 1)):
+        both = part + part.translated((1 - overlap) * along[0] + aside)
+        with pytest.raises(pddlvm.MeshError, match="overlap"):
+            check_mesh(both, "a")
+        if type(part) is skfem.MeshTri1:
+            with pytest.raises(pddlvm.MeshError, match="overlap"):
+                check_mesh(skfem.MeshTri2.from_mesh(both), "a")
+
+
+@pytest.mark.parametrize("n", [33, 100])
+def test_parts_on_both_sides_of_a_circle_may_have_other_chords(n):
+    disc = skfem.MeshTri.init_circle(3)
+    ring = skfem.MeshTri.init_tensor([1.0, 1.5], np.linspace(0.01, 6.28, n))
+    radius, angle = ring.p
+    at = radius * np.stack([np.cos(angle), np.sin(angle)])
+    check_mesh(disc + dataclasses.replace(ring, doflocs=at), "a")
+
+
 def test_a_part_that_is_there_twice_is_refused(tmp_path):
     elements = [(QUAD, 3, n) for n in SQUARES] + [(QUAD, 4, [i + 6 for i in n]) for n in SQUARES]
     with pytest.raises(pddlvm.MeshError, match="overlap"):
@@ -99,6 +130,27 @@ def test_a_quadrilateral_that_is_not_convex_is_refused():
     points = np.array([[0, 0], [1, 0], [0.2, 0.2], [0, 1]])
     with pytest.raises(pddlvm.MeshError, match="folded, cell 0"):
         check_mesh(skfem.MeshQuad(points.T, np.arange(4)[:, None]), "a")
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        fem.unit_square(1, quadrilaterals=True),
+        skfem.MeshTri2.from_mesh(fem.unit_square(1)),
+        fem.unit_cube(1, hexahedra=True),
+    ],
+    ids=lambda mesh: type(mesh).__name__,
+)
+def test_cells_of_no_volume_are_refused(mesh):
+    flat = mesh.p * (np.arange(mesh.dim()) > 0)[:, None]
+    with pytest.raises(pddlvm.MeshError, match="cells of no volume"):
+        check_mesh(dataclasses.replace(mesh, doflocs=flat), "a")
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e200])
+def test_a_mesh_whose_volume_no_number_holds_is_refused(scale):
+    with pytest.raises(pddlvm.MeshError, match="other units"):
+        check_mesh(fem.unit_cube(1).scaled(scale), "a")
 
 
 def test_a_triangle_whose_curved_side_crosses_another_is_refused():
