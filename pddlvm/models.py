@@ -19,9 +19,10 @@ from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.amortized.stored import load_amortized
 from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
+from pddlvm.basics.checks import check_kind, check_path
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.grad_mode import out_of_inference, with_gradients
-from pddlvm.basics.random import seeded
+from pddlvm.basics.random import generator_of, seeded
 from pddlvm.collocation import calibration as collocation_calibration
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
@@ -267,7 +268,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         """
         if n_samples is None:
             n_samples = default_n_samples(self.problem.n_dofs)
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         calibrate(self, n_samples, generator)
         calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
 
@@ -358,7 +359,8 @@ def load(
     Raises:
         RunFileError: no such file, not a saved model, or saved from another problem.
     """
-    content = read_content(Path(path))
+    check_kind(ParametricProblem, problem=problem)
+    content = read_content(check_path(path))
     # Networks are made with random weights before theirs are read.
     with (
         decoding(f"{str(path)!r} is damaged, incomplete, or of another version of pddlvm"),

@@ -9,10 +9,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_no_gradient, check_predictions
+from pddlvm.basics.checks import (
+    check_count,
+    check_kind,
+    check_no_gradient,
+    check_predictions,
+)
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
-from pddlvm.basics.random import seeded
+from pddlvm.basics.random import check_seed, seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
@@ -72,11 +77,18 @@ class GalerkinMaps(LatentModel):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if objective not in ("detached", "coupled"):
+        check_kind(Problem, problem=problem)
+        check_kind(Basis | None, basis=basis)
+        check_kind(Covariance | None, covariance=covariance)
+        check_kind(nn.Module | None, forward_network=forward_network)
+        check_kind(nn.Module | None, inverse_network=inverse_network)
+        check_kind(Reduction | None, reduction=reduction)
+        check_kind(torch.dtype, dtype=dtype)
+        if not isinstance(objective, str) or objective not in ("detached", "coupled"):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
         self.problem = problem
         self.objective = objective
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.covariance = covariance or default_covariance(problem)
         self.reduction = reduction or reduce(problem, basis, seed=seed)
         self.reduced = self.reduction.model(problem, dtype)
@@ -87,10 +99,10 @@ class GalerkinMaps(LatentModel):
         n_features = m + 1 + rank
         with seeded(seed):
             log_variance = 2 * torch.tensor(self.covariance.tolerance).log().item()
-            forward_network = forward_network or NeuralGaussian(d, m, log_variance=log_variance)
-            inverse_network = inverse_network or NeuralGaussian(
-                n_features + (2 * d if self.has_known else 0), d
-            )
+            if forward_network is None:
+                forward_network = NeuralGaussian(d, m, log_variance=log_variance)
+            if inverse_network is None:
+                inverse_network = NeuralGaussian(n_features + (2 * d if self.has_known else 0), d)
             self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)

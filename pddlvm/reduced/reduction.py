@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.random import generator_of
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
 from pddlvm.reduced.bases import Basis, Galerkin, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
@@ -83,8 +85,10 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     Raises:
         ProblemError: K0 is not positive, or K(z) within the prior; or there is nothing to learn.
     """
+    check_kind(Problem, problem=problem)
+    check_kind(Basis | None, basis=basis)
     basis = basis or ResidualEnriched()
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     reference = Reference.of(problem)
     galerkin = Galerkin(problem, reference)
     v = basis.build(galerkin, generator)

@@ -7,7 +7,6 @@ coordinate that follows it makes all solutions look alike, and few functions of 
 """
 
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_vectors
+from pddlvm.basics.checks import check_real, check_vectors
 from pddlvm.basics.errors import InputError
 
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
@@ -55,8 +54,8 @@ class Box:
             if not isinstance(ends, Sequence | np.ndarray | Tensor) or len(ends) != 2:
                 raise InputError(f"{name} needs an interval, {name}=(0.0, 1.0), got {ends!r}")
             low, high = ends
-            if not -math.inf < low < high < math.inf:
-                raise InputError(f"{name} needs finite low < high, got ({low}, {high})")
+            check_real(**{f"the start of {name}": low})
+            check_real(float(low), **{f"the end of {name}": high})
         self.intervals = {k: (float(low), float(high)) for k, (low, high) in intervals.items()}
 
     def __repr__(self) -> str:
@@ -148,8 +147,7 @@ class Graded(Stretch):
     a: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.a > 0:
-            raise InputError(f"Graded needs a > 0, got {self.a}")
+        check_real(0, a=self.a)
 
     def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
         low, high = interval
