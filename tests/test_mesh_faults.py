@@ -214,3 +214,38 @@ def test_a_part_that_radiation_holds_is_legal():
 def test_a_part_that_nothing_holds_is_refused():
     with pytest.raises(pddlvm.ProblemError, match=r"between \[2.0, 0.0\] and \[3.0, 1.0\]"):
         two_bars([pddlvm.Dirichlet("left")])
+
+
+def strain_energy(u, du, x, k):
+    strain = (du + du.T) / 2
+    return 0.5 * k * (strain**2).sum()
+
+
+@pytest.mark.parametrize("mesh", [fem.unit_square(2), fem.unit_cube(1)], ids=["plane", "space"])
+@pytest.mark.parametrize("degree", [1, 2])
+def test_a_part_that_may_turn_about_what_holds_it_is_refused(mesh, degree):
+    space = fem.Space(mesh, degree, n_components=mesh.dim())
+    corner, other = fem.Nodes([0]), fem.Nodes([int(np.argmax(mesh.p.sum(axis=0)))])
+
+    def problem(*dirichlet, energy=strain_energy):
+        terms = [pddlvm.Energy(space.interior(), energy)]
+        fields = {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+        return pddlvm.Problem("turning", space, terms, fields, dirichlet)
+
+    for held in ([corner], [corner, other] if mesh.dim() == 3 else [other]):
+        with pytest.raises(pddlvm.ProblemError, match="keep it from turning"):
+            problem(*(pddlvm.Dirichlet(one) for one in held))
+    assert problem(pddlvm.Dirichlet("left")).n_free > 0
+    # A Laplacian resists a turn.
+    assert problem(pddlvm.Dirichlet(corner), energy=lambda u, du, x, k: k * (du**2).sum()).n_free
+
+
+def test_a_plate_on_rollers_may_not_slide():
+    space = fem.Space(fem.unit_square(2), n_components=2)
+    terms = [pddlvm.Energy(space.interior(), strain_energy)]
+    fields = {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+    left = pddlvm.Dirichlet("left", component=0)
+    with pytest.raises(pddlvm.ProblemError, match="nothing holds a part"):
+        pddlvm.Problem("rollers", space, terms, fields, [left])
+    point = pddlvm.Dirichlet(fem.Nodes([0]), component=1)
+    assert pddlvm.Problem("rollers", space, terms, fields, [left, point]).n_free == 14

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-__all__ = ["closest"]
+__all__ = ["closest", "on_triangles"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,14 +36,14 @@ def closest(corners: Array, points: Array) -> tuple[Index, Array, Array]:
         found = tree.query_ball_point(points[chunk], near[chunk] * (1 + 1e-9))
         i = np.repeat(np.arange(start, start + len(found)), [len(f) for f in found])
         cell = np.concatenate([np.asarray(f, dtype=np.int64) for f in found])
-        at, distance = _on_triangles(corners[cell], points[i])
+        at, distance = on_triangles(corners[cell], points[i])
         order = np.lexsort((distance, i))
         best = order[np.unique(i[order], return_index=True)[1]]
         cells[chunk], weights[chunk], distances[chunk] = cell[best], at[best], distance[best]
     return cells, weights, distances
 
 
-def _on_triangles(corners: Array, x: Array) -> tuple[Array, Array]:
+def on_triangles(corners: Array, x: Array) -> tuple[Array, Array]:
     """Barycentric coordinates and distance of the point of each triangle that is closest to x.
 
     Args:

@@ -110,8 +110,9 @@ class Problem(ParametricProblem):
             which = "a part" if len(loose) == 1 else f"{len(loose)} parts, the first"
             raise ProblemError(
                 f"nothing holds {which} between {low.tolist()} and {high.tolist()} of the mesh of "
-                f"problem {self.name!r}: connect it with the rest (parts that touch need common "
-                "nodes), or give it a term and a Dirichlet condition"
+                f"problem {self.name!r}, or not enough to keep it from turning: connect it with "
+                "the rest (parts that touch need common nodes), or give it a term and Dirichlet "
+                "conditions"
             )
 
     def __repr__(self) -> str:
