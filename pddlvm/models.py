@@ -64,7 +64,7 @@ class LatentVariableModel(LatentModel):
     `LatentVariableModel(problem, ...)` makes the model that fits the problem, see there for the
     arguments: of a `Problem` a `GalerkinModel` (basis, covariance, objective, reduction), of a
     `CollocationProblem` a `CollocationModel` (points, tolerance, causal, n_functions); of both
-    forward_network, inverse_network, seed, dtype.
+    forward_network, inverse_network, seed, dtype, progress.
     """
 
     @overload
@@ -80,6 +80,7 @@ class LatentVariableModel(LatentModel):
         reduction: Reduction | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> "GalerkinModel": ...
 
     @overload
@@ -95,6 +96,7 @@ class LatentVariableModel(LatentModel):
         inverse_network: nn.Module | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> "CollocationModel": ...
 
     @overload
@@ -106,6 +108,7 @@ class LatentVariableModel(LatentModel):
         inverse_network: nn.Module | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> "LatentVariableModel": ...
 
     def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":
@@ -126,6 +129,7 @@ class LatentVariableModel(LatentModel):
         n_samples: int = 1000,
         n_chains: int = 4,
         seed: int = 0,
+        progress: bool = False,
     ) -> Posterior:
         """Posterior of the parameters from noisy, partial data.
 
@@ -142,6 +146,7 @@ class LatentVariableModel(LatentModel):
             n_samples: draws of "nuts" and "exact", all chains together.
             n_chains: Markov chains of "nuts" and "exact".
             seed: of everything random.
+            progress: show a progress bar, as `train` does; of "exact" by data sets.
 
         Returns:
             `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
@@ -160,6 +165,7 @@ class LatentVariableModel(LatentModel):
             n_samples=n_samples,
             n_chains=n_chains,
             seed=seed,
+            progress=progress,
         )
 
     def _by_network(self, observation: Observation, y: Tensor) -> Density:
@@ -253,6 +259,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         reduction: a prepared `Reduction` to share between models of the same problem.
         seed: of the basis and of the initial weights.
         dtype: of the maps; float32 by default.
+        progress: say on stderr what is prepared.
     """
 
     @with_gradients
@@ -296,6 +303,7 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
             default a `PrincipalGaussian`; a `GridGaussian` is convolutional.
         seed: of the initial weights.
         dtype: of the maps; float32 by default.
+        progress: say on stderr what is prepared.
     """
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102

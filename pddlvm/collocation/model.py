@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pddlvm.basics.checks import check_count, check_kind, check_no_gradient, check_share
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
+from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
@@ -70,6 +71,7 @@ class CollocationMaps(LatentModel):
         inverse_network: nn.Module | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> None:
         super().__init__()
         check_kind(CollocationProblem, problem=problem)
@@ -88,7 +90,8 @@ class CollocationMaps(LatentModel):
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
-        with seeded(seed):
+        with seeded(seed), ProgressBar(progress) as bar:
+            bar.say("making the functions of space and time")
             if forward_network is None:
                 forward_network = NeuralGaussian(
                     d, n_functions, width=64, depth=3, log_variance=-8.0

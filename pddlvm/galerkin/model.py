@@ -75,6 +75,7 @@ class GalerkinMaps(LatentModel):
         reduction: Reduction | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> None:
         super().__init__()
         check_kind(Problem, problem=problem)
@@ -90,7 +91,7 @@ class GalerkinMaps(LatentModel):
         self.objective = objective
         self.seed = check_seed(seed)
         self.covariance = covariance or default_covariance(problem)
-        self.reduction = reduction or reduce(problem, basis, seed=seed)
+        self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
         self.reduced = self.reduction.model(problem, dtype)
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
         self._float64 = (self.reduction.model(problem, torch.float64),)
