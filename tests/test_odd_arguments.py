@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small
 import torch
 
 import pddlvm
@@ -35,7 +36,7 @@ NUMBERS = {
     "rate": lambda v, _: pddlvm.Causal(rate=v),
     "a": lambda v, _: pddlvm.Graded(v),
     "every": lambda v, _: pddlvm.Checkpoints("a", every=v),
-    "the start of x": lambda v, _: pddlvm.Box(x=(v, 1.0)),
+    "x needs": lambda v, _: pddlvm.Box(x=(v, 1.0)),
     "log_variance": lambda v, _: pddlvm.NeuralGaussian(2, 2, log_variance=v),
 }
 COUNTS = {
@@ -90,6 +91,36 @@ OBJECTS = {
     "problem of a file": lambda v, _: pddlvm.load("a.pt", v),
 }
 INFINITY = float("inf")
+LINE = poisson.make_1d(4)
+CURVE = pddlvm.Box(x=(0.0, 1.0)).start("x")
+NUMBERS |= {
+    "tolerance of a condition": lambda v, _: pddlvm.Condition(CURVE, torch.abs, v),
+    "df": lambda v, _: pddlvm.StudentT(0.1, 2, v),
+    "scale": lambda v, _: pddlvm.UnknownStd(v, 0.1, 2),
+}
+COUNTS |= {
+    "n of sensors": lambda v, _: pddlvm.StudentT(0.1, v),
+    "n of values": lambda v, _: pddlvm.FunctionObservation(LINE, torch.abs, v, 0.1),
+    "seed of a training": lambda v, _: pddlvm.train(small.galerkin(), max_steps=1, seed=v),
+}
+OBJECTS |= {
+    "learning_rates": lambda v, _: pddlvm.train(small.galerkin(), max_steps=1, learning_rates=v),
+    "noise": lambda v, _: pddlvm.PointObservation(LINE, [0.0], v),
+    "observed problem": lambda v, _: pddlvm.PointObservation(v, [0.0], 0.1),
+    "places": lambda v, _: pddlvm.PointObservation(LINE, v, 0.1),
+    "matrix": lambda v, _: pddlvm.LinearObservation(LINE, v, 0.1),
+    "function": lambda v, _: pddlvm.FunctionObservation(LINE, v, 2, 0.1),
+    "what is seen": lambda v, _: pddlvm.mask_matrix(LINE, v),
+    "patches": lambda v, _: pddlvm.average_matrix(LINE, v),
+    "face": lambda v, _: pddlvm.Condition(v, torch.abs),
+    "function of a condition": lambda v, _: pddlvm.Condition(CURVE, v),
+    "model": lambda v, _: pddlvm.train(v, max_steps=1),
+    "checkpoints": lambda v, _: pddlvm.train(small.galerkin(), max_steps=1, checkpoints=v),
+    "validated": lambda v, _: pddlvm.validate(v),
+    "exported": lambda v, _: pddlvm.export_maps(v, "folder", "torch"),
+    "observation": lambda v, _: small.galerkin().infer([[0.1]], v),
+    "written": lambda v, _: small.galerkin().save(v),
+}
 NO_NUMBER = [None, "1", [1.0], 1j, float("nan"), INFINITY, torch.ones(2)]
 NO_COUNT = [None, "2", 2.5, -1, [1], float("nan"), torch.ones(2)]
 NO_OBJECT = [0, b"a", {"a": 1.0}, [[1.0], [2.0, 3.0]], torch.ones(2) > 0, np.array([None])]

@@ -32,6 +32,7 @@ __all__ = [
     "check_shape",
     "check_share",
     "check_vectors",
+    "numbers_of",
 ]
 
 
@@ -67,6 +68,16 @@ def array_of(values: Any, name: str) -> NDArray[Any]:
         return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{name} is no array of numbers ({error})") from error
+
+
+def numbers_of(values: Any, name: str) -> NDArray[np.float64]:
+    """Return real numbers as an array of its own, float64, or raise an InputError."""
+    if isinstance(values, Tensor) and values.dtype == torch.bfloat16:
+        values = values.float()
+    array = array_of(values, name)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name} must be numbers, got {type(values).__name__} of {array.dtype}")
+    return array.astype(np.float64)
 
 
 def _tensor_of(values: Any, name: str) -> Any:
@@ -191,8 +202,9 @@ def check_positive(**limits: float | None) -> None:
 
 def check_level(level: float) -> float:
     """Return the probability of an interval, or raise an InputError."""
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, got {level}; 0.95 for 95 %")
+    is_real = isinstance(level, Real)
+    if not (is_real and 0 < level < 1):
+        raise InputError(f"level must lie between 0 and 1, got {level!r}; 0.95 for 95 %")
     return level
 
 

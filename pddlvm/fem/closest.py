@@ -27,7 +27,7 @@ def closest(corners: Array, points: Array) -> tuple[Index, Array, Array]:
     """
     middles = corners.mean(axis=1)
     radius = float(np.linalg.norm(corners - middles[:, None], axis=-1).max())
-    near = cKDTree(corners.reshape(-1, 3)).query(points)[0] + radius
+    near = np.asarray(cKDTree(corners.reshape(-1, 3)).query(points)[0]) + radius
     tree = cKDTree(middles)
     cells, weights = np.empty(len(points), dtype=np.int64), np.empty((len(points), 3))
     distances = np.empty(len(points))

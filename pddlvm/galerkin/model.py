@@ -14,6 +14,7 @@ from pddlvm.basics.checks import (
     check_kind,
     check_no_gradient,
     check_predictions,
+    check_real,
 )
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
@@ -300,6 +301,7 @@ class GalerkinMaps(LatentModel):
             InputError, SupportError: z or u is not of the problem, or requires a gradient.
             ConvergenceError: samples that did not reach the tolerance, named.
         """
+        check_real(0, tolerance=tolerance)
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))

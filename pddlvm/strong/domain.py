@@ -7,9 +7,11 @@ coordinate that follows it makes all solutions look alike, and few functions of 
 """
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_real, check_vectors
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import owned
 
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
 
@@ -54,8 +57,9 @@ class Box:
             if not isinstance(ends, Sequence | np.ndarray | Tensor) or len(ends) != 2:
                 raise InputError(f"{name} needs an interval, {name}=(0.0, 1.0), got {ends!r}")
             low, high = ends
-            check_real(**{f"the start of {name}": low})
-            check_real(float(low), **{f"the end of {name}": high})
+            are_real = all(isinstance(owned(end), Real) for end in ends)
+            if not (are_real and -math.inf < low < high < math.inf):
+                raise InputError(f"{name} needs finite low < high, got ({low}, {high})")
         self.intervals = {k: (float(low), float(high)) for k, (low, high) in intervals.items()}
 
     def __repr__(self) -> str:
