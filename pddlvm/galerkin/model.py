@@ -80,10 +80,9 @@ class GalerkinMaps(LatentModel):
     ) -> None:
         super().__init__()
         check_kind(Problem, problem=problem)
-        check_kind(Basis | None, basis=basis)
         check_kind(Covariance | None, covariance=covariance)
-        check_kind(nn.Module | None, forward_network=forward_network)
-        check_kind(nn.Module | None, inverse_network=inverse_network)
+        networks = {"forward_network": forward_network, "inverse_network": inverse_network}
+        check_kind(nn.Module | None, **networks)
         check_kind(Reduction | None, reduction=reduction)
         check_kind(torch.dtype, dtype=dtype)
         if not isinstance(objective, str) or objective not in ("detached", "coupled"):
