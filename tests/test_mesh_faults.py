@@ -147,6 +147,12 @@ def test_cells_of_no_volume_are_refused(mesh):
         check_mesh(dataclasses.replace(mesh, doflocs=flat), "a")
 
 
+def test_a_quadrilateral_with_one_node_at_two_corners_is_refused(tmp_path):
+    elements = [(QUAD, 3, (0, 1, 4, 4)), (QUAD, 3, SQUARES[1])]
+    with pytest.raises(pddlvm.MeshError, match="one node at two corners, cell 0"):
+        fem.read_mesh(write_2(tmp_path / "a.msh", BAR, elements))
+
+
 @pytest.mark.parametrize("scale", [1e-100, 1e200])
 def test_a_mesh_whose_volume_no_number_holds_is_refused(scale):
     with pytest.raises(pddlvm.MeshError, match="other units"):

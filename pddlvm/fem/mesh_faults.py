@@ -59,6 +59,12 @@ def _check_volumes(mesh: skfem.Mesh, name: str) -> None:
             f"{name!r} has {flat.size} cells of no volume, the first is cell {flat[0]}; "
             "repair the mesh (duplicate nodes, slivers) and export it again"
         )
+    collapsed = np.flatnonzero((np.diff(np.sort(mesh.t, axis=0), axis=0) == 0).any(axis=0))
+    if collapsed.size:
+        raise MeshError(
+            f"{name!r} has cells with one node at two corners, {_named(collapsed)}; make them "
+            "triangles or tetrahedra, and all others too"
+        )
     folded = np.flatnonzero(volume.min(axis=1) < -1e-10 * volume[:, 0])
     if folded.size:
         raise MeshError(
