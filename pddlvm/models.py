@@ -19,9 +19,10 @@ from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
 from pddlvm.amortized.stored import load_amortized
 from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
+from pddlvm.basics.checks import check_kind, check_path
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.grad_mode import out_of_inference, with_gradients
-from pddlvm.basics.random import seeded
+from pddlvm.basics.random import generator_of, seeded
 from pddlvm.collocation import calibration as collocation_calibration
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
@@ -63,7 +64,7 @@ class LatentVariableModel(LatentModel):
     `LatentVariableModel(problem, ...)` makes the model that fits the problem, see there for the
     arguments: of a `Problem` a `GalerkinModel` (basis, covariance, objective, reduction), of a
     `CollocationProblem` a `CollocationModel` (points, tolerance, causal, n_functions); of both
-    forward_network, inverse_network, seed, dtype.
+    forward_network, inverse_network, seed, dtype, progress.
     """
 
     @overload
@@ -79,6 +80,7 @@ class LatentVariableModel(LatentModel):
         reduction: Reduction | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> "GalerkinModel": ...
 
     @overload
@@ -94,6 +96,7 @@ class LatentVariableModel(LatentModel):
         inverse_network: nn.Module | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> "CollocationModel": ...
 
     @overload
@@ -105,6 +108,7 @@ class LatentVariableModel(LatentModel):
         inverse_network: nn.Module | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> "LatentVariableModel": ...
 
     def __new__(cls, *arguments: Any, **options: Any) -> "LatentVariableModel":
@@ -125,6 +129,7 @@ class LatentVariableModel(LatentModel):
         n_samples: int = 1000,
         n_chains: int = 4,
         seed: int = 0,
+        progress: bool = False,
     ) -> Posterior:
         """Posterior of the parameters from noisy, partial data.
 
@@ -141,6 +146,7 @@ class LatentVariableModel(LatentModel):
             n_samples: draws of "nuts" and "exact", all chains together.
             n_chains: Markov chains of "nuts" and "exact".
             seed: of everything random.
+            progress: show a progress bar, as `train` does; of "exact" by data sets.
 
         Returns:
             `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
@@ -159,6 +165,7 @@ class LatentVariableModel(LatentModel):
             n_samples=n_samples,
             n_chains=n_chains,
             seed=seed,
+            progress=progress,
         )
 
     def _by_network(self, observation: Observation, y: Tensor) -> Density:
@@ -252,6 +259,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         reduction: a prepared `Reduction` to share between models of the same problem.
         seed: of the basis and of the initial weights.
         dtype: of the maps; float32 by default.
+        progress: say on stderr what is prepared.
     """
 
     @with_gradients
@@ -267,7 +275,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         """
         if n_samples is None:
             n_samples = default_n_samples(self.problem.n_dofs)
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         calibrate(self, n_samples, generator)
         calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
 
@@ -295,6 +303,7 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
             default a `PrincipalGaussian`; a `GridGaussian` is convolutional.
         seed: of the initial weights.
         dtype: of the maps; float32 by default.
+        progress: say on stderr what is prepared.
     """
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:  # noqa: D102
@@ -358,7 +367,8 @@ def load(
     Raises:
         RunFileError: no such file, not a saved model, or saved from another problem.
     """
-    content = read_content(Path(path))
+    check_kind(ParametricProblem, problem=problem)
+    content = read_content(check_path(path))
     # Networks are made with random weights before theirs are read.
     with (
         decoding(f"{str(path)!r} is damaged, incomplete, or of another version of pddlvm"),

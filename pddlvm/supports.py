@@ -3,6 +3,8 @@
 Components 0, 1, 2 are displacements along x, y, z; 3, 4, 5 rotations about x, y, z.
 """
 
+from numbers import Integral
+
 from pddlvm.basics.errors import InputError
 from pddlvm.fem.where import Where
 from pddlvm.weak.boundary import Dirichlet
@@ -35,5 +37,5 @@ def diaphragm(name: Where, axis: int) -> list[Dirichlet]:
 
 
 def _check(axis: int) -> None:
-    if axis not in (0, 1, 2):
-        raise InputError(f"axis must be 0, 1 or 2, got {axis}")
+    if not isinstance(axis, Integral) or axis not in (0, 1, 2):
+        raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")

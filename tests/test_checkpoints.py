@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import pddlvm
 from pddlvm.basics.files import read_content
+from pddlvm.training.state import Progress
 from problems import pinn, poisson
 
 STEPS = 24
@@ -306,3 +308,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(line, monkeypatch, tmp_path: Pat
 def test_bad_options_are_refused(options, tmp_path: Path):
     with pytest.raises(pddlvm.InputError):
         pddlvm.Checkpoints(tmp_path, **options)
+
+
+def test_a_count_of_stages_that_was_edited_takes_no_memory():
+    row = {"step": 0, "seconds": 0.0, "elbo": 0.0, "stage": 0}
+    at = Progress(stage=10**6, step=1, history=[row], begin=0.0, optimizers=[])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="does not fit the history"):
+        at.check(3)
+    # A number for each stage were 60 MB.
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()

@@ -288,7 +288,10 @@ def test_a_run_that_was_killed_before_its_first_step_goes_on(call: Call, tmp_pat
         (["train", "nothing", "--max-steps", "3"], "there is no problem 'nothing'"),
         (["train", "poisson-1d", "--set", "m=3", "--max-steps", "3"], "no setting"),
         (["train", "poisson-1d", "--set", "n", "--max-steps", "3"], "name=value"),
-        (["train", "poisson-1d", "--set", "n=text", "--max-steps", "3"], "could not be made"),
+        (
+            ["train", "poisson-1d", "--set", "n=text", "--max-steps", "3"],
+            "an integer, got n = 'text'",
+        ),
         (["train", "nowhere.py:make", "--max-steps", "3"], "no file"),
         (["train", "--max-steps", "3"], "needs a problem"),
         (["train", "--resume"], "not a run folder"),

@@ -89,7 +89,7 @@ def test_gaussian_and_exponential_have_their_closed_forms():
 
 @pytest.mark.parametrize("nu", [0.0, -1.0, math.nan])
 def test_matern_without_smoothness_is_refused(nu):
-    with pytest.raises(InputError, match="nu > 0"):
+    with pytest.raises(InputError, match="nu must be positive"):
         pddlvm.Matern(nu)
 
 

@@ -89,6 +89,37 @@ def test_cells_that_overlap_are_refused(points, triangles):
         check_mesh(mesh, "a")
 
 
+PARTS = [
+    fem.interval(2),
+    fem.unit_square(2),
+    fem.unit_square(2, quadrilaterals=True),
+    fem.unit_cube(1),
+    fem.unit_cube(1, hexahedra=True),
+]
+
+
+@pytest.mark.parametrize("overlap", [2e-3, 0.05])
+@pytest.mark.parametrize("part", PARTS, ids=lambda mesh: type(mesh).__name__)
+def test_parts_that_overlap_by_a_part_of_a_cell_are_refused(part, overlap):
+    along = np.eye(part.dim())
+    for aside in (0.0, 0.3 * along[-1] * (part.dim() > 1)):
+        both = part + part.translated((1 - overlap) * along[0] + aside)
+        with pytest.raises(pddlvm.MeshError, match="overlap"):
+            check_mesh(both, "a")
+        if type(part) is skfem.MeshTri1:
+            with pytest.raises(pddlvm.MeshError, match="overlap"):
+                check_mesh(skfem.MeshTri2.from_mesh(both), "a")
+
+
+@pytest.mark.parametrize("n", [33, 100])
+def test_parts_on_both_sides_of_a_circle_may_have_other_chords(n):
+    disc = skfem.MeshTri.init_circle(3)
+    ring = skfem.MeshTri.init_tensor([1.0, 1.5], np.linspace(0.01, 6.28, n))
+    radius, angle = ring.p
+    at = radius * np.stack([np.cos(angle), np.sin(angle)])
+    check_mesh(disc + dataclasses.replace(ring, doflocs=at), "a")
+
+
 def test_a_part_that_is_there_twice_is_refused(tmp_path):
     elements = [(QUAD, 3, n) for n in SQUARES] + [(QUAD, 4, [i + 6 for i in n]) for n in SQUARES]
     with pytest.raises(pddlvm.MeshError, match="overlap"):
@@ -99,6 +130,33 @@ def test_a_quadrilateral_that_is_not_convex_is_refused():
     points = np.array([[0, 0], [1, 0], [0.2, 0.2], [0, 1]])
     with pytest.raises(pddlvm.MeshError, match="folded, cell 0"):
         check_mesh(skfem.MeshQuad(points.T, np.arange(4)[:, None]), "a")
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        fem.unit_square(1, quadrilaterals=True),
+        skfem.MeshTri2.from_mesh(fem.unit_square(1)),
+        fem.unit_cube(1, hexahedra=True),
+    ],
+    ids=lambda mesh: type(mesh).__name__,
+)
+def test_cells_of_no_volume_are_refused(mesh):
+    flat = mesh.p * (np.arange(mesh.dim()) > 0)[:, None]
+    with pytest.raises(pddlvm.MeshError, match="cells of no volume"):
+        check_mesh(dataclasses.replace(mesh, doflocs=flat), "a")
+
+
+def test_a_quadrilateral_with_one_node_at_two_corners_is_refused(tmp_path):
+    elements = [(QUAD, 3, (0, 1, 4, 4)), (QUAD, 3, SQUARES[1])]
+    with pytest.raises(pddlvm.MeshError, match="one node at two corners, cell 0"):
+        fem.read_mesh(write_2(tmp_path / "a.msh", BAR, elements))
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e200])
+def test_a_mesh_whose_volume_no_number_holds_is_refused(scale):
+    with pytest.raises(pddlvm.MeshError, match="other units"):
+        check_mesh(fem.unit_cube(1).scaled(scale), "a")
 
 
 def test_a_triangle_whose_curved_side_crosses_another_is_refused():
@@ -162,3 +220,38 @@ def test_a_part_that_radiation_holds_is_legal():
 def test_a_part_that_nothing_holds_is_refused():
     with pytest.raises(pddlvm.ProblemError, match=r"between \[2.0, 0.0\] and \[3.0, 1.0\]"):
         two_bars([pddlvm.Dirichlet("left")])
+
+
+def strain_energy(u, du, x, k):
+    strain = (du + du.T) / 2
+    return 0.5 * k * (strain**2).sum()
+
+
+@pytest.mark.parametrize("mesh", [fem.unit_square(2), fem.unit_cube(1)], ids=["plane", "space"])
+@pytest.mark.parametrize("degree", [1, 2])
+def test_a_part_that_may_turn_about_what_holds_it_is_refused(mesh, degree):
+    space = fem.Space(mesh, degree, n_components=mesh.dim())
+    corner, other = fem.Nodes([0]), fem.Nodes([int(np.argmax(mesh.p.sum(axis=0)))])
+
+    def problem(*dirichlet, energy=strain_energy):
+        terms = [pddlvm.Energy(space.interior(), energy)]
+        fields = {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+        return pddlvm.Problem("turning", space, terms, fields, dirichlet)
+
+    for held in ([corner], [corner, other] if mesh.dim() == 3 else [other]):
+        with pytest.raises(pddlvm.ProblemError, match="keep it from turning"):
+            problem(*(pddlvm.Dirichlet(one) for one in held))
+    assert problem(pddlvm.Dirichlet("left")).n_free > 0
+    # A Laplacian resists a turn.
+    assert problem(pddlvm.Dirichlet(corner), energy=lambda u, du, x, k: k * (du**2).sum()).n_free
+
+
+def test_a_plate_on_rollers_may_not_slide():
+    space = fem.Space(fem.unit_square(2), n_components=2)
+    terms = [pddlvm.Energy(space.interior(), strain_energy)]
+    fields = {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+    left = pddlvm.Dirichlet("left", component=0)
+    with pytest.raises(pddlvm.ProblemError, match="nothing holds a part"):
+        pddlvm.Problem("rollers", space, terms, fields, [left])
+    point = pddlvm.Dirichlet(fem.Nodes([0]), component=1)
+    assert pddlvm.Problem("rollers", space, terms, fields, [left, point]).n_free == 14

@@ -72,6 +72,34 @@ def test_numbers_survive_the_conversion_to_vtu(tmp_path):
     assert lengths(mesh, 11) == [1.0] and fem.Space(mesh).cells(3).tolist() == [0, 1]
 
 
+def test_numbers_that_became_data_of_gmsh_are_whole(tmp_path):
+    points = np.pad(np.array(BAR, dtype=float), ((0, 0), (0, 1)))
+    numbers = {"medit:ref": [np.array([7, 8])]}
+    raw = meshio.Mesh(points, [("quad", np.array(SQUARES))], cell_data=numbers)
+    raw.write(tmp_path / "a.msh", file_format="gmsh")
+    assert set(fem.read_mesh(tmp_path / "a.msh").subdomains) == {"7", "8"}
+
+
+@pytest.mark.parametrize("write", [write_2, write_41])
+@pytest.mark.parametrize("section", ["NodeData", "ElementData"])
+def test_data_of_some_nodes_or_cells_do_no_harm(write, section, tmp_path):
+    cells = [(QUAD, 7, n) for n in SQUARES] if write is write_2 else [(QUAD, [7], SQUARES)]
+    path = write(tmp_path / "a.msh", BAR, cells)
+    data = f'${section}\n1\n"T"\n1\n0\n3\n0\n1\n1\n2 0.5\n$End{section}\n'
+    path.write_text(path.read_text() + data)
+    assert fem.read_mesh(path).nelements == 2
+
+
+@pytest.mark.parametrize("write", [write_2, write_41])
+def test_a_node_of_number_zero_is_not_the_last(write, tmp_path):
+    # The last node would make a cell that is not flat, folded or over another.
+    wrong = [(-1, 1, 4, 3)]
+    cells = [(QUAD, 7, n) for n in wrong] if write is write_2 else [(QUAD, [7], wrong)]
+    path = write(tmp_path / "a.msh", [BAR[i] for i in (5, 1, 2, 3, 4, 0)], cells)
+    with pytest.raises(pddlvm.MeshError, match="nodes it does not have"):
+        fem.read_mesh(path)
+
+
 def test_node_sets_of_abaqus_are_boundaries(tmp_path):
     points = "".join(f"{i + 1}, {x}, {y}, 0\n" for i, (x, y) in enumerate(BAR))
     cells = "".join(f"{i + 1}, {', '.join(str(n + 1) for n in c)}\n" for i, c in enumerate(SQUARES))

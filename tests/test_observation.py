@@ -317,7 +317,7 @@ def test_noise_is_checked(std):
     "build", [lambda: StudentT(0.1, 2, df=2.0), lambda: UnknownStd(0.0, 1.0, 2)]
 )
 def test_other_noise_is_checked(build):
-    with pytest.raises(pddlvm.InputError, match="needs"):
+    with pytest.raises(pddlvm.InputError, match="must be"):
         build()
 
 

@@ -7,6 +7,7 @@ import small
 
 import pddlvm
 from pddlvm.basics.progress import ProgressBar
+from problems import poisson
 
 
 class Terminal(StringIO):
@@ -44,3 +45,22 @@ def test_a_training_logs_a_line_for_each_percent(monkeypatch):
     pddlvm.train(model, max_steps=5, calibrate=False, progress=True)
     percents = [line.split("%")[0].strip() for line in log.getvalue().splitlines()]
     assert percents[-1] == "100" and "elbo=" in log.getvalue()
+
+
+def test_a_model_says_what_it_prepares(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", log := StringIO())
+    pddlvm.LatentVariableModel(poisson.make(2, n_terms=2), progress=True)
+    lines = log.getvalue().splitlines()
+    assert [line.split("%")[0].strip() for line in lines[-4:]] == ["20", "60", "80", "100"]
+    assert "basis" in lines[-4]
+
+
+def test_chains_say_how_far_they_are(monkeypatch):
+    model = small.galerkin()
+    observation = pddlvm.PointObservation(model.problem, [[0.5, 0.5]], 0.01)
+    monkeypatch.setattr(sys, "stderr", log := StringIO())
+    options = {"n_samples": 16, "n_chains": 4, "seed": 0}
+    model.infer([[0.1], [0.2]], observation, "nuts", **options, progress=True)
+    percents = [int(line.split("%")[0]) for line in log.getvalue().splitlines()]
+    # A line for each draw of a chain, the 50 that adapt it included, of both data sets.
+    assert percents == sorted(percents) and percents[-1] == 100 and len(percents) > 50

@@ -14,6 +14,7 @@ from skfem.helpers import dd, ddot
 
 import pddlvm
 from pddlvm import fem, supports
+from pddlvm.fem import closest as closest_points
 from pddlvm.fem.shell_element import Facets, bending, membrane_basic, membrane_higher
 from problems import shell as shell_problems
 
@@ -320,3 +321,34 @@ def test_ready_shells_are_positive_definite(make):
     z = problem.prior.sample((2,), seed=0)
     # Work of the load is positive: the energy at the solution is minus half of it.
     assert (problem.energy(u, z) < 0).all()
+
+
+def test_displacements_at_points_are_those_of_the_closest_triangle():
+    mesh = fem.sphere(4)
+    space = fem.ShellSpace(mesh)
+    chance = np.random.default_rng(0)
+    u = chance.standard_normal(space.n_dofs)
+    points = mesh.p.T[chance.integers(mesh.p.shape[1], size=200)]
+    points = points + 0.1 * chance.standard_normal(points.shape)
+    found = (space.evaluation(points) @ u).reshape(-1, 3)
+    corners = mesh.p.T[mesh.t.T]
+    for x, value in zip(points, found, strict=True):
+        weights, distance = closest_points.on_triangles(
+            corners, np.broadcast_to(x, (len(corners), 3))
+        )
+        cell = distance.argmin()
+        expected = weights[cell] @ u.reshape(-1, 6)[mesh.t[:, cell], :3]
+        # Equal but for the order of the sums.
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12)
+
+
+def test_ten_thousand_sensors_on_a_shell_are_found_together(monkeypatch):
+    mesh = fem.sphere(8)
+    n_calls, on_triangles = [], closest_points.on_triangles
+    monkeypatch.setattr(
+        closest_points, "on_triangles", lambda c, x: n_calls.append(len(x)) or on_triangles(c, x)
+    )
+    points = mesh.p.T[np.arange(10_000) % mesh.p.shape[1]]
+    assert fem.ShellSpace(mesh).evaluation(points).shape[0] == 30_000
+    # Of 512 triangles about 20 are near a vertex; point by point there were all.
+    assert len(n_calls) < 100 and sum(n_calls) < 50 * len(points)

@@ -137,3 +137,11 @@ def test_parameters_of_the_command_line_are_read_as_they_were_written(problem, v
 def test_whatever_is_typed_is_a_parameter_or_refused(problem, text: str):
     with suppress(pddlvm.InputError):
         assert parameters(problem, text, None, None, 0).shape == (1, 1)
+
+
+def test_a_cell_of_a_sheet_without_a_value_is_no_comment(measured):
+    assert measured("x,value\n0.25,1\n0.5,#N/A\n").y.isnan().tolist() == [False, True]
+    # Of the first column it was taken for a comment, and the row was gone.
+    for cell in ("#N/A", "#DIV/0!", "#NAME?"):
+        with pytest.raises(pddlvm.InputError, match=r"row 2 .*which is no number"):
+            measured(f"x,value\n0.25,1\n{cell},2\n")

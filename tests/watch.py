@@ -6,6 +6,7 @@ child process is watched by the `sitecustomize` that it finds on its path.
 
 import os
 import sys
+import zoneinfo
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,11 @@ from pathlib import Path
 _STARTED = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn", "socket.connect"}
 _LIBRARIES = tuple(
     os.path.realpath(folder)
-    for folder in {*filter(os.path.isdir, sys.path), sys.prefix, sys.base_prefix, "/proc", "/sys"}
+    for folder in {
+        *filter(os.path.isdir, sys.path),
+        *(sys.prefix, sys.base_prefix, "/proc", "/sys"),
+        *zoneinfo.TZPATH,
+    }
 )
 _looking: list["Watch"] = []
 

@@ -47,7 +47,7 @@ def amortize(
     n, d = observation.n, surrogate.prior.size
     with seeded(seed):
         estimate = Diagonal(d + 2 * n, d)
-        density = (family or Flow)(d + 2 * n, d)
+        density = (Flow if family is None else family)(d + 2 * n, d)
     data_alone = Context(surrogate, simulator.compression())
     left = budget.since(start)
     n_steps = _train(estimate, data_alone, simulator, left.share(_ESTIMATE_SHARE))

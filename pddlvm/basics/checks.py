@@ -1,26 +1,38 @@
 """Checks of what users hand over, and of what is handed back."""
 
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
+from pddlvm.basics.owned import owned
 
 __all__ = [
+    "array_of",
     "check_all",
     "check_count",
     "check_finite",
+    "check_kind",
     "check_level",
     "check_no_gradient",
+    "check_path",
     "check_positive",
     "check_predictions",
+    "check_real",
     "check_shape",
+    "check_share",
     "check_vectors",
+    "numbers_of",
 ]
 
 
@@ -50,14 +62,29 @@ def check_vectors(values: Any, name: str, size: int, what: str, hint: str = "") 
     return values.clone() if values.is_inference() else values
 
 
+def array_of(values: Any, name: str) -> NDArray[Any]:
+    """Return values as an array of whatever type, or raise an InputError."""
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers ({error})") from error
+
+
+def numbers_of(values: Any, name: str) -> NDArray[np.float64]:
+    """Return real numbers as an array of its own, float64, or raise an InputError."""
+    if isinstance(values, Tensor) and values.dtype == torch.bfloat16:
+        values = values.float()
+    array = array_of(values, name)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name} must be numbers, got {type(values).__name__} of {array.dtype}")
+    return array.astype(np.float64)
+
+
 def _tensor_of(values: Any, name: str) -> Any:
     """The tensor that an array, or lists of numbers, mean; anything else as it is."""
     if not isinstance(values, np.ndarray | list | tuple):
         return values
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{name} is no array of numbers ({error})") from error
+    array = array_of(values, name)
     if array.dtype.kind not in "iuf":
         raise InputError(
             f"{name} must be numbers, got an array of {array.dtype}; missing values are NaN"
@@ -75,6 +102,45 @@ def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ..
         got = type(wrong[0]).__name__ if wrong else "one alone: add brackets"
         raise ProblemError(f"{name} must be a list of {kind.__name__}, as {example}, got {got}")
     return found
+
+
+def check_kind(kind: type | UnionType, /, **values: Any) -> None:
+    """Raise an InputError that names the first of some values that is of another kind."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            expected = getattr(kind, "__name__", kind)
+            raise InputError(f"{name} must be a {expected}, got {type(value).__name__}: {value!r}")
+
+
+def check_path(path: Any) -> Path:
+    """Return the path of a file or folder, or raise an InputError."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InputError(f"expected the path of a file or folder, got {path!r}")
+    return Path(path)
+
+
+def check_real(above: float = -math.inf, /, **numbers: Any) -> None:
+    """Raise an InputError that names the first of some numbers that is none, or out of range.
+
+    Args:
+        above: they must be larger, and finite.
+        numbers: by the names of the arguments.
+    """
+    for name, number in numbers.items():
+        value = owned(number)
+        is_real = isinstance(value, Real)
+        if not (is_real and above < value < math.inf):
+            limit = "be positive and finite" if above == 0 else "be a finite number"
+            more = "" if above in (0, -math.inf) else f" above {above:g}"
+            raise InputError(f"{name} must {limit}{more}, got {number!r}")
+
+
+def check_share(**shares: Any) -> None:
+    """Raise an InputError that names the first of some numbers that is not between 0 and 1."""
+    for name, share in shares.items():
+        is_real = isinstance(share, Real)
+        if not (is_real and 0 < share < 1):
+            raise InputError(f"{name} must lie between 0 and 1, got {share!r}")
 
 
 def check_finite(values: Tensor, name: str) -> Tensor:
@@ -119,7 +185,8 @@ def check_count(least: int, **counts: Any) -> None:
 def check_shape(shape: Any) -> tuple[int, ...]:
     """Return the shape of a sample, (n,) for a number n, or raise an InputError."""
     sizes = (shape,) if isinstance(shape, Integral) else shape
-    if not isinstance(sizes, Sequence) or not all(isinstance(n, Integral) for n in sizes):
+    is_list = isinstance(sizes, Sequence) and not isinstance(sizes, str | bytes)
+    if not is_list or not all(isinstance(n, Integral) for n in sizes):
         raise InputError(f"the shape of a sample must be integers, as (1000,), got {shape!r}")
     if any(n < 0 for n in sizes):
         raise InputError(f"the shape of a sample must not be negative, got {shape!r}")
@@ -135,8 +202,9 @@ def check_positive(**limits: float | None) -> None:
 
 def check_level(level: float) -> float:
     """Return the probability of an interval, or raise an InputError."""
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, got {level}; 0.95 for 95 %")
+    is_real = isinstance(level, Real)
+    if not (is_real and 0 < level < 1):
+        raise InputError(f"level must lie between 0 and 1, got {level!r}; 0.95 for 95 %")
     return level
 
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from pddlvm.basics.checks import check_path
 from pddlvm.basics.errors import InputError, RunFileError
 
 __all__ = [
@@ -78,7 +79,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         RunFileError: see `write_content`.
     """
     # A link stays: what it points to is replaced.
-    path = Path(path).resolve()
+    path = check_path(path).resolve()
     if path.is_dir():
         raise RunFileError(f"{str(path)!r} is a folder; give the name of a file in it")
     try:

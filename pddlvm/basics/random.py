@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "generator_of", "normal_like", "seeded"]
+from pddlvm.basics.checks import check_count
+from pddlvm.basics.errors import InputError
+
+__all__ = ["Stream", "check_seed", "generator_of", "normal_like", "seeded"]
 
 
 class _Turns:
@@ -57,7 +60,7 @@ class Stream:
     """
 
     def __init__(self, seed: int, device: torch.device | None = None) -> None:
-        self._seed = seed
+        self._seed = check_seed(seed)
         self._gpus = [device] if device is not None and device.type == "cuda" else []
         self._states: list[Any] | None = None
 
@@ -91,7 +94,15 @@ def generator_of(seed: int | None) -> torch.Generator:
     if seed is None:
         generator.seed()
         return generator
-    return generator.manual_seed(seed)
+    return generator.manual_seed(check_seed(seed))
+
+
+def check_seed(seed: Any) -> int:
+    """Return a seed, or raise an InputError: NumPy takes no negative one, torch 64 bits."""
+    check_count(0, seed=seed)
+    if seed >= 2**63:
+        raise InputError(f"seed must be below 2**63, got {seed}")
+    return int(seed)
 
 
 def normal_like(x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

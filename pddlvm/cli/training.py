@@ -210,11 +210,12 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> d
 
 def _trained(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> dict[str, Any]:
     config = run.config
+    is_shown = not as_json and sys.stderr.isatty()
     start = time.perf_counter()
     found = run.checkpoints.newest()
     # A saved model has its basis: it need not be found again.
     if found is None:
-        model = LatentVariableModel(problem, seed=config.seed)
+        model = LatentVariableModel(problem, seed=config.seed, progress=is_shown)
         run.start([])
     else:
         model = load(found[0], problem)
@@ -232,7 +233,7 @@ def _trained(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) ->
             batch_size=config.batch_size,
             device=config.device,
             seed=config.seed,
-            progress=not as_json and sys.stderr.isatty(),
+            progress=is_shown,
             checkpoints=run.checkpoints,
             resume=True,
             record=record,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.collocation.trunk import Trunk
 from pddlvm.strong.jets import Jet
@@ -36,8 +37,8 @@ class Causal:
     rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise InputError(f"causal weights need a rate > 0, got {self.rate}")
+        check_kind(str, coordinate=self.coordinate)
+        check_real(0, rate=self.rate)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_no_gradient
-from pddlvm.basics.errors import InputError
+from pddlvm.basics.checks import check_count, check_kind, check_no_gradient, check_share
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
+from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
@@ -71,10 +71,17 @@ class CollocationMaps(LatentModel):
         inverse_network: nn.Module | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < tolerance < 1:
-            raise InputError(f"tolerance must lie between 0 and 1, got {tolerance}")
+        check_kind(CollocationProblem, problem=problem)
+        check_kind(PointSampler, points=points)
+        check_kind(Causal | None, causal=causal)
+        check_kind(nn.Module | None, forward_network=forward_network)
+        check_kind(nn.Module | None, inverse_network=inverse_network)
+        check_kind(torch.dtype, dtype=dtype)
+        check_share(tolerance=tolerance)
+        check_count(1, n_functions=n_functions)
         self.problem = problem
         self.objective = "detached"
         self.tolerance, self.seed = tolerance, seed
@@ -83,14 +90,17 @@ class CollocationMaps(LatentModel):
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
         self.zero_residual = CollocationLikelihood(problem, causal)
         n_extra = 2 * d if self.has_known else 0
-        with seeded(seed):
-            forward_network = forward_network or NeuralGaussian(
-                d, n_functions, width=64, depth=3, log_variance=-8.0
-            )
+        with seeded(seed), ProgressBar(progress) as bar:
+            bar.say("making the functions of space and time")
+            if forward_network is None:
+                forward_network = NeuralGaussian(
+                    d, n_functions, width=64, depth=3, log_variance=-8.0
+                )
             trunk = Trunk(len(problem.box.names), n_functions).to(dtype)
             self.basis = LearntBasis(problem, trunk, self.newton.s, unit, seed)
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
-            inverse_network = inverse_network or PrincipalGaussian(problem.grid, n_extra, d)
+            if inverse_network is None:
+                inverse_network = PrincipalGaussian(problem.grid, n_extra, d)
             self.inverse_map = InverseField(inverse_network.to(dtype), problem.grid)
             finer = SpaceTimeNewton(problem.form, finer_nodes(problem))
             n_nodes, hard = finer.n_nodes, (~finer.free).nonzero()[:, 0].numpy()

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import skfem
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "CellKind", "kind_of", "missing_nodes", "straight"]
+from pddlvm.basics.errors import MeshError
+
+__all__ = ["KINDS", "CellKind", "check_cells", "kind_of", "missing_nodes", "straight"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -53,6 +57,12 @@ class CellKind:
             return np.arange(len(nodes))
         known = {node: i for i, node in enumerate(_hexahedron())}
         return np.array([known[tuple(node)] for node in nodes])
+
+
+def check_cells(n: Any) -> None:
+    """Raise a MeshError if n is no number of cells along a side."""
+    if not isinstance(n, Integral) or n < 1:
+        raise MeshError(f"a mesh needs at least one cell per side, an integer, got n = {n!r}")
 
 
 def _hexahedron() -> list[tuple[float, ...]]:

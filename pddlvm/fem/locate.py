@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skfem.refdom import RefHex, RefQuad
 
-__all__ = ["Finder", "facet_normals", "rounding"]
+__all__ = ["Finder", "facet_normals", "rounding", "sagitta"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -91,6 +91,10 @@ class Finder:
         found[which], x[which], d[which] = cells[best], local[best], distance[best]
         return found, x, d
 
+    def at(self, cells: Index, local: Array) -> Array:
+        """Points F(X), (n, dim), of cells (n,) and X (n, dim)."""
+        return self._map(cells, local)[0]
+
     def distance(self, point: Array) -> float:
         """From a point (dim,) to the mesh."""
         bound = float((np.linalg.norm(self._middles - point, axis=1) + self._radii).min())
@@ -102,6 +106,8 @@ class Finder:
         radii = self._radii * (1 + _INSIDE) + slack
         size = np.floor(np.log2(radii))
         numbers, cells = [], []
+        if not len(points):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         for one in np.unique(size):
             group = np.flatnonzero(size == one)
             found = cKDTree(self._middles[group]).query_ball_point(points, radii[group].max())
@@ -197,11 +203,14 @@ def rounding(mesh: skfem.Mesh, facets: Index) -> Array:
     the chord h of a curve that turns by theta from facet to facet lies inside of the curve.
     """
     diagonal = float(np.linalg.norm(np.ptp(mesh.p, axis=1)))
-    return _ROUNDING * diagonal + _sagitta(mesh, facets)
+    return _ROUNDING * diagonal + sagitta(mesh, facets)
 
 
-def _sagitta(mesh: skfem.Mesh, facets: Index) -> Array:
-    """Of each outer facet (n,); none where the boundary has a corner."""
+def sagitta(mesh: skfem.Mesh, facets: Index) -> Array:
+    """How far outer facets may lie inside of the curve that they are chords of, (n,).
+
+    None where the boundary has a corner.
+    """
     if mesh.dim() == 1:
         return np.zeros(len(facets))
     corners = mesh.p[:, mesh.facets[:, facets]]

@@ -8,12 +8,17 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pddlvm.basics.errors import MeshError
-from pddlvm.fem.locate import Finder, facet_normals
+from pddlvm.fem.locate import Finder, facet_normals, sagitta
 
 __all__ = ["check_mesh"]
 
+Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+_SMALLEST, _LARGEST = 1e-50, 1e50
+"""Of the size of a mesh and of its coordinates: products of others leave the range of float64."""
+_DEPTH, _MOST_DEPTH = 1e-3, 0.25
+"""How far from a facet to the middle of its cell another cell may reach, and be rounded."""
 _COINCIDENT = 1e-9
 """Nodes this close, relative to the size of the mesh, are at one place."""
 _MOST_NAMED = 5
@@ -27,11 +32,17 @@ def check_mesh(mesh: skfem.Mesh, name: str) -> None:
         name: for messages.
 
     Raises:
-        MeshError: coordinates that are not finite, cells of no volume or folded, cells that
-            overlap.
+        MeshError: coordinates that are not finite, too large or too small, cells of no volume or
+            folded, cells that overlap.
     """
     if not np.isfinite(mesh.p).all():
         raise MeshError(f"{name!r} has coordinates that are not finite")
+    largest, size = float(np.abs(mesh.p).max()), float(np.ptp(mesh.p, axis=1).max())
+    if largest > _LARGEST or size < _SMALLEST:
+        raise MeshError(
+            f"{name!r} has a size of {size:g} and coordinates up to {largest:g}; expected at least "
+            f"{_SMALLEST:g} and at most {_LARGEST:g}: choose other units"
+        )
     _check_volumes(mesh, name)
     _check_overlaps(mesh, name)
     _check_doubled_nodes(mesh, name)
@@ -39,14 +50,20 @@ def check_mesh(mesh: skfem.Mesh, name: str) -> None:
 
 def _check_volumes(mesh: skfem.Mesh, name: str) -> None:
     nodes = np.column_stack([mesh.elem.refdom.p.mean(axis=1), mesh.elem().doflocs.T])
-    with np.errstate(all="ignore"):
-        volume = np.asarray(mesh.mapping().detDF(nodes)).reshape(mesh.nelements, -1)
+    jacobian = np.moveaxis(np.asarray(mesh.mapping().DF(nodes)), (0, 1), (-2, -1))
+    volume = np.linalg.det(jacobian)
     volume *= np.sign(volume[:, :1])
     flat = np.flatnonzero(volume[:, 0] <= 1e-14 * volume.max())
     if flat.size:
         raise MeshError(
             f"{name!r} has {flat.size} cells of no volume, the first is cell {flat[0]}; "
             "repair the mesh (duplicate nodes, slivers) and export it again"
+        )
+    collapsed = np.flatnonzero((np.diff(np.sort(mesh.t, axis=0), axis=0) == 0).any(axis=0))
+    if collapsed.size:
+        raise MeshError(
+            f"{name!r} has cells with one node at two corners, {_named(collapsed)}; make them "
+            "triangles or tetrahedra, and all others too"
         )
     folded = np.flatnonzero(volume.min(axis=1) < -1e-10 * volume[:, 0])
     if folded.size:
@@ -68,11 +85,9 @@ def _check_overlaps(mesh: skfem.Mesh, name: str) -> None:
     from_facet = middles - mesh.p[:, mesh.facets[:, inner]].mean(axis=1)
     same_side = inner[(facet_normals(mesh, inner) * from_facet).sum(axis=0) <= 0]
     # Of parts that do not know of each other one reaches into the other.
-    outer = mesh.boundary_facets()
-    cells = mesh.f2t[0, outer]
-    facets, corners = mesh.facets[:, outer], mesh.t[:, cells]
-    inside = 0.75 * mesh.p[:, facets].mean(axis=1) + 0.25 * mesh.p[:, corners].mean(axis=1)
-    point, found, _ = Finder(mesh).containing(inside.T)
+    finder = Finder(mesh)
+    cells, local = _inside(mesh)
+    point, found, _ = finder.containing(finder.at(cells, local))
     pairs = np.stack([found, cells[point]])
     pairs = np.column_stack([mesh.f2t[:, same_side], pairs[:, pairs[0] != pairs[1]]])
     if pairs.size:
@@ -80,6 +95,25 @@ def _check_overlaps(mesh: skfem.Mesh, name: str) -> None:
             f"{name!r} has cells that overlap: {_named(np.unique(pairs))}; remove what is there "
             "twice, and make one mesh of all parts"
         )
+
+
+def _inside(mesh: skfem.Mesh) -> tuple[Index, Array]:
+    """Cells and coordinates in them just inside of each outer facet and each of its corners.
+
+    Where the boundary is a curve they are as far inside as its chords may leave another mesh of it.
+    """
+    outer = mesh.boundary_facets()
+    cells = mesh.f2t[0, outer]
+    sides = np.array(mesh.refdom.facets)[(mesh.t2f[:, cells] == outer).argmax(axis=0)]
+    middles = mesh.p[:, mesh.facets[:, outer]].mean(axis=1)
+    height = np.linalg.norm(mesh.p[:, mesh.t[:, cells]].mean(axis=1) - middles, axis=0)
+    depth = np.minimum(_MOST_DEPTH, _DEPTH + sagitta(mesh, outer) / height)
+    corners = np.moveaxis(mesh.refdom.p[:, sides], 0, -1)
+    # Each vertex once.
+    _, once = np.unique(mesh.t[sides, cells[:, None]], return_index=True)
+    facet = np.concatenate([np.arange(len(outer)), once // sides.shape[1]])
+    on = np.concatenate([corners.mean(axis=1), corners.reshape(-1, mesh.dim())[once]])
+    return cells[facet], on + depth[facet, None] * (mesh.refdom.p.mean(axis=1) - on)
 
 
 def _check_doubled_nodes(mesh: skfem.Mesh, name: str) -> None:

@@ -113,7 +113,7 @@ def _named_sets(
     sets: dict[str, list[Any]] = {}
     for i, (block, tags) in enumerate(zip(mesh.cells, numbers, strict=True)):
         for number in np.unique(tags):
-            for name in (names or {}).get((int(number), block.dim), [str(number)]):
+            for name in (names or {}).get((int(number), block.dim), [str(int(number))]):
                 parts = sets.setdefault(name, [np.empty(0, dtype=np.int64) for _ in mesh.cells])
                 # Several numbers may have one name.
                 parts[i] = np.union1d(parts[i], np.flatnonzero((tags == number).any(axis=1)))
@@ -130,19 +130,33 @@ def _read_msh(path: Path) -> meshio.Mesh:
 def _read_gmsh(path: Path) -> meshio.Mesh:
     """With groups by name, or by number: those of each cell in format 2, of each entity in 4.1.
 
-    Of an entity meshio keeps one number, and it reads no file where an entity has none.
+    Of an entity meshio keeps one number, and it reads no file where an entity has none. It takes
+    the number 0 of a node for the last one, and reads no data of some nodes or cells only.
     """
     entities: list[dict[int, list[int]]] = []
-    read = meshio.gmsh.main._gmsh41._read_entities
+    gmsh = meshio.gmsh.main
+    read_entities, read_data = gmsh._gmsh41._read_entities, gmsh._gmsh41._read_data
 
-    def read_entities(*arguments: Any) -> Any:
-        numbers, boundaries = read(*arguments)
+    def all_entities(*arguments: Any) -> Any:
+        numbers, boundaries = read_entities(*arguments)
         # Negative where the cells of the group are turned around.
         entities.extend({k: [abs(int(i)) for i in v] or [0] for k, v in d.items()} for d in numbers)
         return tuple(entities), boundaries
 
-    meshio.gmsh.main._gmsh41._read_entities = read_entities
+    def data_of_groups(file: Any, section: str, found: dict[str, Any], *arguments: Any) -> None:
+        data: dict[str, Any] = {}
+        try:
+            read_data(file, section, data, *arguments)
+        except (ValueError, meshio.ReadError):
+            gmsh._fast_forward_to_end_block(file, section)
+        found |= {name: values for name, values in data.items() if name in _TAGS}
+
+    gmsh._gmsh41._read_entities = all_entities
+    for version in (gmsh._gmsh22, gmsh._gmsh40, gmsh._gmsh41):
+        version._read_nodes = _with_one_more(version._read_nodes)
+        version._read_data = data_of_groups
     mesh = meshio.gmsh.read(path)
+    mesh.points = mesh.points[:-1]
     names: Names = {(0, dimension): [] for dimension in range(4)}
     for name, (number, dimension) in mesh.field_data.items():
         names.setdefault((int(number), int(dimension)), []).append(name)
@@ -155,6 +169,17 @@ def _read_gmsh(path: Path) -> meshio.Mesh:
         ]
     mesh.cell_sets = _named_sets(mesh, numbers, names) if numbers else {}
     return mesh
+
+
+def _with_one_more(read_nodes: Callable[..., Any]) -> Callable[..., Any]:
+    """Nodes, numbers and whatever else of nodes there is, the last of which no cell names."""
+
+    def read(*arguments: Any) -> Any:
+        points, numbers, *rest = read_nodes(*arguments)
+        more = (np.append(part, part[-1:], axis=0) for part in (points, *rest))
+        return next(more), np.append(numbers, numbers.max() + 1), *more
+
+    return read
 
 
 def _read_med(path: Path) -> meshio.Mesh:

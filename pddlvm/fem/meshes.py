@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import skfem
 
+from pddlvm.basics.checks import check_path, check_real
 from pddlvm.basics.errors import MeshError
+from pddlvm.fem.cells import check_cells
 from pddlvm.fem.mesh_content import mesh_of
 from pddlvm.fem.mesh_faults import check_mesh
 from pddlvm.fem.mesh_files import read_raw, unreadable
@@ -19,8 +21,10 @@ __all__ = ["interval", "read_mesh", "unit_cube", "unit_square"]
 
 def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
     """Interval [left, right] in n equal elements; its ends are named `left` and `right`."""
-    if n < 1 or not left < right:
-        raise MeshError(f"interval needs n >= 1 and left < right, got {n}, {left}, {right}")
+    check_cells(n)
+    check_real(left=left, right=right)
+    if not left < right:
+        raise MeshError(f"interval needs left < right, got {left} and {right}")
     mesh = skfem.MeshLine(np.linspace(left, right, n + 1))
     middle = 0.5 * (left + right)
     return mesh.with_boundaries({"left": lambda x: x[0] < middle, "right": lambda x: x[0] > middle})
@@ -28,8 +32,7 @@ def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
 
 def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
     """Unit square in n x n cells (triangles in pairs); sides `left`, `right`, `bottom`, `top`."""
-    if n < 1:
-        raise MeshError(f"a mesh needs at least one cell per side, got n = {n}")
+    check_cells(n)
     ticks = np.linspace(0, 1, n + 1)
     kind = skfem.MeshQuad if quadrilaterals else skfem.MeshTri
     return kind.init_tensor(ticks, ticks).with_defaults()
@@ -37,8 +40,7 @@ def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
 
 def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
     """Unit cube in n x n x n cells (six tetrahedra each); named sides as scikit-fem names them."""
-    if n < 1:
-        raise MeshError(f"a mesh needs at least one cell per side, got n = {n}")
+    check_cells(n)
     ticks = np.linspace(0, 1, n + 1)
     kind = skfem.MeshHex if hexahedra else skfem.MeshTet
     return kind.init_tensor(ticks, ticks, ticks).with_defaults()
@@ -69,7 +71,7 @@ def read_mesh(path: str | Path) -> skfem.Mesh:
             there twice and were merged. A cell that is there once for each of its groups (MSH 2.2)
             is as it should be.
     """
-    path = Path(path)
+    path = check_path(path)
     raw = read_raw(path)
     try:
         mesh = mesh_of(raw, str(path))

@@ -10,9 +10,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from pddlvm.basics.checks import check_finite, check_vectors
+from pddlvm.basics.errors import InputError
 from pddlvm.fem.where import Where
 
-__all__ = ["FunctionSpace", "Points", "Region"]
+__all__ = ["FunctionSpace", "Points", "Region", "check_points"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -28,6 +30,14 @@ class Points:
     def take(self, index: Index) -> "Points":
         """The points of the given indices."""
         return Points(self.x[index], self.cells[index])
+
+
+def check_points(points: Any, dim: int) -> Array:
+    """Return points as an array (n_points, dim), or raise an InputError."""
+    found = check_vectors(points, "points", dim, f"have {dim} coordinates on the last axis")
+    if found.ndim != 2:
+        raise InputError(f"points must have shape (n_points, {dim}), got {tuple(found.shape)}")
+    return check_finite(found, "points").detach().cpu().double().numpy()
 
 
 @dataclass(frozen=True)

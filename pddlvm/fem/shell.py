@@ -15,9 +15,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from pddlvm.basics.checks import check_kind, check_real
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.closest import closest
-from pddlvm.fem.regions import Points, Region
+from pddlvm.fem.regions import Points, Region, check_points
 from pddlvm.fem.shell_element import (
     MIDPOINTS,
     Facets,
@@ -50,8 +51,8 @@ class ShellSpace:
     """
 
     def __init__(self, mesh: SurfaceMesh, *, alpha: float = 1.0, beta: float = 0.01) -> None:
-        if not (alpha > 0 and beta > 0):
-            raise InputError(f"alpha and beta must be positive, got {alpha} and {beta}")
+        check_kind(SurfaceMesh, mesh=mesh)
+        check_real(0, alpha=alpha, beta=beta)
         self.mesh = mesh
         self._alpha, self._beta = alpha, beta
         self._facets = Facets.of(mesh.p, mesh.t)
@@ -216,22 +217,22 @@ class ShellSpace:
         """
         if gradient:
             raise InputError("a shell has no gradient of u at points; see membrane() and bending()")
+        points = check_points(points, 3)
         corners = self.mesh.p.T[self.mesh.t.T]
         longest = float(np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max())
-        rows, columns, data = [], [], []
-        for i, x in enumerate(points):
-            cell, weights, distance = closest(corners, x)
-            if distance > longest:
-                raise InputError(
-                    f"point {i}, {x.tolist()}, is {distance:.3g} away from the surface, which is "
-                    f"more than its longest edge, {longest:.3g}"
-                )
-            for corner, weight in zip(self.mesh.t[:, cell], weights, strict=True):
-                rows += [3 * i + axis for axis in range(3)]
-                columns += [6 * int(corner) + axis for axis in range(3)]
-                data += 3 * [float(weight)]
+        cells, weights, distances = closest(corners, points)
+        far = np.flatnonzero(distances > longest)
+        if far.size:
+            i = far[0]
+            raise InputError(
+                f"point {i}, {points[i].tolist()}, is {distances[i]:.3g} away from the surface, "
+                f"which is more than its longest edge, {longest:.3g}"
+            )
+        rows = 3 * np.arange(len(points))[:, None, None] + np.zeros((3, 1), int) + np.arange(3)
+        columns = 6 * self.mesh.t.T[cells][:, :, None] + np.arange(3)
+        data = np.repeat(weights.ravel(), 3)
         shape = (3 * len(points), self.n_dofs)
-        return sp.csr_matrix((data, (rows, columns)), shape=shape)
+        return sp.csr_matrix((data, (rows.ravel(), columns.ravel())), shape=shape)
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Lumped mass (displacements; rotations times the squared facet size) and unit stiffness.

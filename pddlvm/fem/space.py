@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
+from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.locate import Finder, rounding
-from pddlvm.fem.regions import Points, Region
+from pddlvm.fem.regions import Points, Region, check_points
 from pddlvm.fem.where import Facets, Nodes, Where, satisfying
 
 __all__ = ["Space"]
@@ -87,6 +88,12 @@ class Space:
         element: skfem.Element | None = None,
         quadrature: int | None = None,
     ) -> None:
+        check_count(0, degree=degree)
+        check_count(1, n_components=n_components)
+        check_kind(skfem.Mesh, mesh=mesh)
+        check_kind(skfem.Element | None, element=element)
+        if quadrature is not None:
+            check_count(0, quadrature=quadrature)
         if element is None:
             kind = next((k for k in _ELEMENTS if isinstance(mesh, k[0]) and k[1] == degree), None)
             if kind is None:
@@ -236,7 +243,7 @@ class Space:
         Raises:
             InputError: a point is outside of the mesh.
         """
-        cells, local = self._located(points)
+        cells, local = self._located(check_points(points, self.dim))
         return self._evaluation(cells, local, gradient=gradient)
 
     def at_nodes(self, u: Array) -> Array:

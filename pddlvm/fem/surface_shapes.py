@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from pddlvm.basics.checks import check_count, check_real
 from pddlvm.basics.errors import MeshError
+from pddlvm.fem.cells import check_cells
 from pddlvm.fem.surfaces import SurfaceMesh, surface
 
 __all__ = ["cylinder", "hare", "hemisphere", "roof", "sphere"]
@@ -28,6 +30,8 @@ def roof(n: int, *, radius: float = 25.0, length: float = 50.0, angle: float = 4
         length: of the whole roof.
         angle: half of the opening, degrees.
     """
+    check_cells(n)
+    check_real(0, radius=radius, length=length, angle=angle)
     half = np.radians(angle)
 
     def place(s: Array, t: Array) -> Array:
@@ -45,6 +49,8 @@ def cylinder(n: int, *, radius: float = 300.0, length: float = 600.0) -> Surface
 
     Sets: `top` (x = 0), `side` (z = 0), `middle` (y = 0), `end`, `corner` (top of the middle).
     """
+    check_cells(n)
+    check_real(0, radius=radius, length=length)
 
     def place(s: Array, t: Array) -> Array:
         phi = 0.5 * np.pi * s
@@ -64,6 +70,9 @@ def hemisphere(n: int, *, radius: float = 10.0, hole: float = 18.0) -> SurfaceMe
     Raises:
         MeshError: the hole is not between 0 and 90 degrees.
     """
+    check_cells(n)
+    check_real(0, radius=radius)
+    check_real(hole=hole)
     if not 0 <= hole < 90:
         raise MeshError(f"hole must be an angle from 0 to below 90 degrees, got {hole}")
     top = np.radians(hole)
@@ -93,6 +102,10 @@ def sphere(n: int, *, radius: float = 1.0, perturbation: float = 0.1, seed: int 
         perturbation: standard deviation of the radius relative to it.
         seed: of the polynomial.
     """
+    check_cells(n)
+    check_count(0, seed=seed)
+    check_real(0, radius=radius)
+    check_real(perturbation=perturbation)
     octant = _octant(n, 1.0)
     signs = [np.array([a, b, c]) for a in (1, -1) for b in (1, -1) for c in (1, -1)]
     points = np.concatenate([octant.p.T * sign for sign in signs])
@@ -140,6 +153,7 @@ def hare(levels: int = 2) -> SurfaceMesh:
     Args:
         levels: subdivisions, each quadruples the triangles; 2 give some thousand.
     """
+    check_count(0, levels=levels)
     filled = np.zeros((9, 11, 5), dtype=bool)
     offset = np.array([2, 1, 1])
     for low, high in _HARE:
@@ -201,8 +215,6 @@ def _patch(
     n: int, m: int, place: Callable[[Array, Array], Array], sides: tuple[str, str, str, str]
 ) -> SurfaceMesh:
     """The unit square (s, t), n x m cells, placed in space; sides s = 0, s = 1, t = 0, t = 1."""
-    if min(n, m) < 1:
-        raise MeshError(f"a surface needs at least one cell per side, got {n}")
     s, t = np.meshgrid(np.linspace(0, 1, n + 1), np.linspace(0, 1, m + 1), indexing="ij")
     i, j = np.meshgrid(np.arange(n), np.arange(m), indexing="ij")
     a = (i * (m + 1) + j).ravel()
@@ -225,8 +237,6 @@ def _patch(
 
 def _octant(n: int, radius: float) -> SurfaceMesh:
     """An eighth of a sphere: a face of the octahedron, n pieces per edge, pushed outwards."""
-    if n < 1:
-        raise MeshError(f"a surface needs at least one cell per side, got {n}")
     number: dict[tuple[int, int], int] = {}
     for i in range(n + 1):
         for j in range(n + 1 - i):

@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
-from pddlvm.basics.errors import MeshError
+from pddlvm.basics.checks import array_of, check_path, check_real
+from pddlvm.basics.errors import InputError, MeshError
 from pddlvm.fem.mesh_files import read_raw
+from pddlvm.fem.regions import check_points
 
 __all__ = ["SurfaceMesh", "box", "plane", "read_surface", "surface"]
 
@@ -82,7 +85,7 @@ class SurfaceMesh:
         """
         sets = dict(self.vertex_sets)
         for name, contains in predicates.items():
-            sets[name] = np.flatnonzero(contains(self.p))
+            sets[name] = _chosen(contains, self.p, name)
             if not sets[name].size:
                 raise MeshError(f"the vertex set {name!r} is empty; check its predicate")
         return dataclasses.replace(self, vertex_sets=sets)
@@ -90,12 +93,15 @@ class SurfaceMesh:
 
 def plane(axis: int, value: float, tolerance: float) -> Predicate:
     """Vertices within a distance of a plane x_axis = value, for `SurfaceMesh.with_sets`."""
+    if not isinstance(axis, Integral) or axis not in (0, 1, 2):
+        raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
+    check_real(value=value, tolerance=tolerance)
     return lambda x: np.asarray(np.abs(x[axis] - value) <= tolerance)
 
 
 def box(low: Sequence[float], high: Sequence[float]) -> Predicate:
     """Vertices in a box, for `SurfaceMesh.with_sets`."""
-    a, b = np.asarray(low, dtype=float)[:, None], np.asarray(high, dtype=float)[:, None]
+    a, b = (check_points([corner], 3).T for corner in (low, high))
     return lambda x: np.asarray(((x >= a) & (x <= b)).all(axis=0))
 
 
@@ -111,7 +117,8 @@ def read_surface(path: str | Path, *, closed: bool = False) -> SurfaceMesh:
     Raises:
         MeshError: no such file, not a surface of triangles, or a fault that `surface` names.
     """
-    raw = read_raw(Path(path))
+    path = check_path(path)
+    raw = read_raw(path)
     try:
         parts = [raw.cells_dict[k] for k in ("triangle", "triangle6") if k in raw.cells_dict]
         if "quad" in raw.cells_dict:
@@ -129,7 +136,7 @@ def read_surface(path: str | Path, *, closed: bool = False) -> SurfaceMesh:
             f"{str(path)!r} has no triangles in space; a shell needs a surface of triangles"
         )
     # In an STL file each triangle has its own corners.
-    is_soup = Path(path).suffix.lower() == ".stl"
+    is_soup = path.suffix.lower() == ".stl"
     return surface(points, t, name=str(path), closed=closed, is_soup=is_soup)
 
 
@@ -154,6 +161,12 @@ def surface(
         MeshError: coordinates that are not finite, slivers, edges with more than two triangles,
             vertices where parts touch, a Möbius strip, several parts, or a boundary.
     """
+    points, triangles = array_of(points, "points"), array_of(triangles, "triangles")
+    for array, kinds, what in ((points, "fiu", "points"), (triangles, "iu", "triangles")):
+        if array.dtype.kind not in kinds or array.ndim != 2 or array.shape[1] != 3:
+            raise MeshError(
+                f"{name}: {what} must have shape (n, 3), got {array.shape} of {array.dtype}"
+            )
     if not np.isfinite(points).all():
         raise MeshError(f"{name}: some coordinates are not finite")
     if points.size and np.abs(points).max() > _LARGEST:
@@ -299,6 +312,17 @@ def _turned(edges: _Edges, name: str) -> NDArray[np.bool_]:
         raise MeshError(f"{name}: the surface has only one side (a Möbius strip)")
     # Turn the smaller part.
     return turned if turned.sum() <= n / 2 else ~turned
+
+
+def _chosen(contains: Predicate, p: Array, name: str) -> Index:
+    """Vertices that a predicate says to be in a set."""
+    chosen = np.asarray(contains(p)) if callable(contains) else np.zeros(0)
+    if chosen.dtype != np.bool_ or chosen.shape != p.shape[1:]:
+        raise MeshError(
+            f"the vertex set {name!r} needs a function of x (3, n_vertices) that returns True or "
+            f"False for each vertex, as {name}=lambda x: x[1] < 0.1"
+        )
+    return np.flatnonzero(chosen)
 
 
 def _named(items: Index, kind: str = "triangle") -> str:

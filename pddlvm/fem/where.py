@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.checks import array_of
 from pddlvm.basics.errors import MeshError
 
 __all__ = ["Facets", "Nodes", "Where", "satisfying"]
@@ -34,7 +35,7 @@ class _Numbers:
     numbers: Sequence[int] | Index
 
     def __post_init__(self) -> None:
-        found = np.array(self.numbers)
+        found = array_of(self.numbers, type(self).__name__)
         if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
             raise MeshError(
                 f"{type(self).__name__} needs a list of whole numbers, got {self.numbers!r}"

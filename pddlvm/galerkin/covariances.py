@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.checks import check_share
+from pddlvm.basics.errors import ProblemError
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
@@ -59,8 +60,7 @@ class Covariance(ABC):
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+        check_share(tolerance=self.tolerance)
 
     @abstractmethod
     def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:

@@ -9,10 +9,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_no_gradient, check_predictions
+from pddlvm.basics.checks import (
+    check_count,
+    check_kind,
+    check_no_gradient,
+    check_predictions,
+    check_real,
+)
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
-from pddlvm.basics.random import seeded
+from pddlvm.basics.random import check_seed, seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
@@ -70,15 +76,22 @@ class GalerkinMaps(LatentModel):
         reduction: Reduction | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        progress: bool = False,
     ) -> None:
         super().__init__()
-        if objective not in ("detached", "coupled"):
+        check_kind(Problem, problem=problem)
+        check_kind(Covariance | None, covariance=covariance)
+        networks = {"forward_network": forward_network, "inverse_network": inverse_network}
+        check_kind(nn.Module | None, **networks)
+        check_kind(Reduction | None, reduction=reduction)
+        check_kind(torch.dtype, dtype=dtype)
+        if not isinstance(objective, str) or objective not in ("detached", "coupled"):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
         self.problem = problem
         self.objective = objective
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.covariance = covariance or default_covariance(problem)
-        self.reduction = reduction or reduce(problem, basis, seed=seed)
+        self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
         self.reduced = self.reduction.model(problem, dtype)
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
         self._float64 = (self.reduction.model(problem, torch.float64),)
@@ -87,10 +100,10 @@ class GalerkinMaps(LatentModel):
         n_features = m + 1 + rank
         with seeded(seed):
             log_variance = 2 * torch.tensor(self.covariance.tolerance).log().item()
-            forward_network = forward_network or NeuralGaussian(d, m, log_variance=log_variance)
-            inverse_network = inverse_network or NeuralGaussian(
-                n_features + (2 * d if self.has_known else 0), d
-            )
+            if forward_network is None:
+                forward_network = NeuralGaussian(d, m, log_variance=log_variance)
+            if inverse_network is None:
+                inverse_network = NeuralGaussian(n_features + (2 * d if self.has_known else 0), d)
             self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)
@@ -287,6 +300,7 @@ class GalerkinMaps(LatentModel):
             InputError, SupportError: z or u is not of the problem, or requires a gradient.
             ConvergenceError: samples that did not reach the tolerance, named.
         """
+        check_real(0, tolerance=tolerance)
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))

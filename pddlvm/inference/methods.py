@@ -14,9 +14,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from pddlvm.basics.checks import check_count
+from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
+from pddlvm.basics.progress import ProgressBar
+from pddlvm.basics.random import check_seed
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.density import Density, Draws
 from pddlvm.inference.diagnostics import Diagnostics
@@ -125,12 +127,12 @@ class Found:
     search: Callable[[], Laplace] | None = None
 
 
-def _laplace(query: Query) -> Found:
+def _laplace(query: Query, bar: ProgressBar) -> Found:
     density = query.laplace.density
     return Found(density, _of_density(query, density))
 
 
-def _amortized(query: Query) -> Found:
+def _amortized(query: Query, bar: ProgressBar) -> Found:
     if torch.isnan(query.y).any():
         raise InputError(
             "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
@@ -140,7 +142,7 @@ def _amortized(query: Query) -> Found:
     return Found(density, _of_density(query, density))
 
 
-def _variational(query: Query) -> Found:
+def _variational(query: Query, bar: ProgressBar) -> Found:
     centre, factor = query.laplace.modes.centre.clone(), query.laplace.modes.factor.clone()
     elbo = torch.full_like(query.laplace.masses, -torch.inf)
     for i in range(len(query.y)):
@@ -148,6 +150,7 @@ def _variational(query: Query) -> Found:
             mean, spread, elbo[k, i] = variational(target, query.generator)
             best = target.coordinates.moved(mean, spread)
             centre[k, i], factor[k, i] = best.centre, best.factor
+        bar.show((i + 1) / len(query.y))
     coordinates = Coordinates(query.surrogate.prior, centre, factor)
     parts = [PushedGaussian(coordinates.of(k)) for k in range(len(elbo))]
     # The best masses of Gaussians that do not overlap.
@@ -155,7 +158,7 @@ def _variational(query: Query) -> Found:
     return Found(density, _of_density(query, density))
 
 
-def _nuts(query: Query) -> Found:
+def _nuts(query: Query, bar: ProgressBar) -> Found:
     n_draws = -(-query.n_samples // query.n_chains)
     targets: list[Charts] = []
     found = []
@@ -164,14 +167,18 @@ def _nuts(query: Query) -> Found:
         generator = torch.Generator().manual_seed(query.seed + i)
         # More chains than explorers: some begin at the same place and part at once.
         start = dispersed(target, w, query.n_chains, generator)
-        w = nuts(target, start, step, n_draws, generator)
+
+        def watch(share: float, done: int = i) -> None:
+            bar.show((done + share) / len(query.y))
+
+        w = nuts(target, start, step, n_draws, generator, watch=watch)
         found.append(target.coordinates.xi_of(w))
         targets.append(target)
     xi = torch.stack(found, dim=2)
     return Found(_draws(query, xi), partial(_of_targets, targets), xi)
 
 
-def _exact(query: Query) -> Found:
+def _exact(query: Query, bar: ProgressBar) -> Found:
     n_draws = -(-query.n_samples // query.n_chains)
     found = []
     for i, y in enumerate(query.y):
@@ -179,6 +186,7 @@ def _exact(query: Query) -> Found:
         posterior = FiniteElementPosterior(query.sensors, y)
         start = partial(_of_finite_elements, query, i)
         found.append(exact(posterior, surrogate, start, query.n_chains, n_draws, query.generator))
+        bar.show((i + 1) / len(query.y))
     xi = torch.stack([one.xi for one in found], dim=2)
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
@@ -226,7 +234,7 @@ def _jumps(query: Query, xi: Tensor) -> Tensor:
     return (region[:, 1:] != region[:, :-1]).sum((0, 1))
 
 
-_METHODS: dict[Method, Callable[[Query], Found]] = {
+_METHODS: dict[Method, Callable[[Query, ProgressBar], Found]] = {
     "amortized": _amortized,
     "laplace": _laplace,
     "variational": _variational,
@@ -245,10 +253,13 @@ def infer(
     n_samples: int,
     n_chains: int,
     seed: int,
+    progress: bool,
 ) -> Posterior:
     """See `LatentVariableModel.infer`."""
     start = time.perf_counter()
-    if method not in _METHODS:
+    check_kind(Observation, observation=observation)
+    check_seed(seed)
+    if not isinstance(method, str) or method not in _METHODS:
         raise InputError(f"method must be one of {get_args(Method)}, got {method!r}")
     check_count(0, n_chains=n_chains, n_samples=n_samples)
     if n_chains < 1 or n_samples < 4 * n_chains:
@@ -262,7 +273,9 @@ def infer(
     flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = model.surrogate(observation, corrections=1)
     query = Query(model, observation, network, surrogate, flat, n_samples, n_chains, seed)
-    found = _METHODS[method](query)
+    with ProgressBar(progress) as bar:
+        bar.say(method)
+        found = _METHODS[method](query, bar)
     evidence: dict[str, Any] = {
         name: None if value is None else value.reshape((*batch, *value.shape[1:]))
         for name, value in {

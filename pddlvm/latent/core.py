@@ -23,6 +23,7 @@ from meshio import Mesh
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
@@ -231,6 +232,7 @@ class LatentModel(nn.Module, ABC):
         Raises:
             InputError: the observation belongs to another problem.
         """
+        check_kind(Observation, observation=observation)
         if not is_like(self.problem, observation.problem):
             raise InputError(
                 f"the observation is of problem {observation.problem.name!r}, the model of "

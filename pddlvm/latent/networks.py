@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pddlvm.basics.checks import check_count, check_real
 from pddlvm.basics.errors import RunFileError
 from pddlvm.basics.random import seeded
 
@@ -37,6 +38,8 @@ class NeuralGaussian(nn.Module):
         log_variance: float = 0.0,
     ) -> None:
         super().__init__()
+        check_count(1, n_in=n_in, n_out=n_out, width=width, depth=depth)
+        check_real(log_variance=log_variance)
         layers: list[nn.Module] = [nn.Linear(n_in, width), nn.SiLU()]
         for _ in range(depth - 1):
             layers += [nn.Linear(width, width), nn.SiLU()]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pddlvm.basics.checks import check_count, check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import Points, Space
@@ -132,14 +133,18 @@ class Chebyshev(Field):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_terms < 1 or not self.low < self.high:
-            raise InputError(f"Chebyshev needs n_terms >= 1 and low < high, got {self}")
+        check_count(1, **{"n_terms of Chebyshev": self.n_terms})
+        check_count(0, **{"axis of Chebyshev": self.axis})
+        check_real(**{"low of Chebyshev": self.low})
+        check_real(self.low, **{"high of Chebyshev": self.high})
 
     @property
     def size(self) -> int:  # noqa: D102
         return self.n_terms
 
     def shapes(self, points: Points) -> Tensor:  # noqa: D102
+        if self.axis >= points.x.shape[1]:
+            raise InputError(f"x has {points.x.shape[1]} coordinates, and no axis {self.axis}")
         s = 2 * (points.x[:, self.axis] - self.low) / (self.high - self.low) - 1
         return torch.from_numpy(np.polynomial.chebyshev.chebvander(s, self.n_terms - 1))
 
@@ -157,14 +162,32 @@ class Piecewise(Field):
     labels: Tensor
     n_parts: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(1, n_parts=self.n_parts)
+        check_kind(Tensor, labels=self.labels)
+        if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
+            raise InputError(f"labels must be (n_cells,) of torch.int64, got {self.labels!r}")
+        if not ((self.labels >= 0) & (self.labels < self.n_parts)).all():
+            raise InputError(f"labels must lie between 0 and {self.n_parts - 1}")
+
     @classmethod
     def on_subdomains(
         cls, space: Space, names: Sequence[str | int], *, prior: Prior, link: Link = identity
     ) -> "Piecewise":
-        """One parameter per named subdomain; together they must cover the mesh."""
+        """One parameter per named subdomain; together they must cover the mesh, each cell once."""
+        check_kind(Space, space=space)
+        check_kind(Sequence, names=names)
         labels = torch.full((space.mesh.nelements,), -1)
         for i, name in enumerate(names):
-            labels[torch.from_numpy(space.cells(name))] = i
+            cells = torch.from_numpy(space.cells(name))
+            shared = cells[labels[cells] >= 0]
+            if len(shared):
+                raise InputError(
+                    f"{len(shared)} cells are in the subdomain {name!r} and in another one, the "
+                    f"first in {names[int(labels[shared[0]])]!r} too; name parts without overlap"
+                )
+            labels[cells] = i
         if (labels < 0).any():
             raise InputError(
                 f"subdomains {names} leave {(labels < 0).sum()} cells of the mesh without a "
@@ -177,6 +200,12 @@ class Piecewise(Field):
         cls, space: Space, counts: tuple[int, ...], *, prior: Prior, link: Link = identity
     ) -> "Piecewise":
         """One parameter per block of a regular grid in the bounding box, first axis fastest."""
+        check_kind(Space, space=space)
+        check_kind(Sequence, counts=counts)
+        if len(counts) != space.dim:
+            raise InputError(f"counts must be {space.dim} numbers of blocks, got {counts!r}")
+        for count in counts:
+            check_count(1, counts=count)
         x = space.centroids.x
         low, high = space.mesh.p.min(axis=1), space.mesh.p.max(axis=1)
         labels, stride = np.zeros(len(x), dtype=np.int64), 1

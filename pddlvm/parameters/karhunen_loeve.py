@@ -14,6 +14,7 @@ is wanted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import gammaln, kve
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
 from pddlvm.linalg.eigenvectors import canonical_rotation
@@ -58,8 +60,7 @@ class Matern:
     nu: float = 1.5
 
     def __post_init__(self) -> None:
-        if not self.nu > 0:
-            raise InputError(f"Matern needs a smoothness nu > 0, got {self.nu}")
+        check_real(0, nu=self.nu)
 
     def __call__(self, distance: Array) -> Array:
         """Correlation at a distance in correlation lengths."""
@@ -115,16 +116,21 @@ class KarhunenLoeve(Field):
         Raises:
             InputError: lengths or sizes out of range, more terms than the mesh can carry.
         """
-        if not (length > 0 and std > 0):
-            raise InputError(f"length and std must be positive, got {length} and {std}")
+        check_kind(Space, space=space)
+        check_real(0, length=length, std=std)
         centroids = space.centroids.x
-        if not 1 <= n_terms <= min(len(centroids), _N_INDUCING):
-            raise InputError(
-                f"n_terms must be between 1 and {min(len(centroids), _N_INDUCING)}, got {n_terms}"
-            )
+        most = min(len(centroids), _N_INDUCING)
+        if not (isinstance(n_terms, Integral) and 1 <= n_terms <= most):
+            raise InputError(f"n_terms must be between 1 and {most}, got {n_terms!r}")
         inducing, weights = _inducing_points(centroids, space.cell_volumes)
         root = np.sqrt(weights)
-        kernel = covariance(cdist(inducing, inducing) / length)
+        distance = cdist(inducing, inducing) / length
+        kernel = covariance(distance) if callable(covariance) else None
+        if np.shape(kernel) != distance.shape or not np.isfinite(kernel).all():
+            raise InputError(
+                "covariance must be a function of an array of distances that returns an array of "
+                f"correlations, such as gaussian, exponential or Matern(1.5), got {covariance!r}"
+            )
         values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
         kept = values > 1e-12 * values[-1]
         values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]

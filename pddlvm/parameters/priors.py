@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.basics.checks import check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields
 
@@ -76,8 +77,8 @@ class Normal(_StandardNormal):
 
     def __post_init__(self) -> None:
         own_fields(self)
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise InputError(f"Normal needs a finite mean and std > 0, got {self}")
+        check_real(**{"mean of Normal": self.mean})
+        check_real(0, **{"std of Normal": self.std})
         if not math.isfinite(abs(self.mean) + _FAR * self.std):
             raise InputError(f"draws of {self} overflow; choose other units")
 
@@ -103,8 +104,8 @@ class Uniform(Prior):
 
     def __post_init__(self) -> None:
         own_fields(self)
-        if not -math.inf < self.low < self.high < math.inf:
-            raise InputError(f"Uniform needs finite low < high, got {self}")
+        check_real(**{"low of Uniform": self.low})
+        check_real(self.low, **{"high of Uniform": self.high})
         if not math.isfinite(self.high - self.low):
             raise InputError(f"draws of {self} overflow; choose other units")
 
@@ -146,8 +147,8 @@ class LogNormal(_StandardNormal):
 
     def __post_init__(self) -> None:
         own_fields(self)
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise InputError(f"LogNormal needs a finite mean and std > 0, got {self}")
+        check_real(**{"mean of LogNormal": self.mean})
+        check_real(0, **{"std of LogNormal": self.std})
         if abs(self.mean) + _FAR * self.std > _LARGEST_LOG:
             raise InputError(f"draws of {self} overflow or vanish; mean and std are those of log z")
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pddlvm.basics.by_object import ByObject
-from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors
+from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors, numbers_of
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.parameters.fields import Field, Fields
@@ -175,8 +175,7 @@ class ParametricProblem(ABC):
         Raises:
             InputError: another shape, or values that are not finite.
         """
-        points = points.detach().cpu() if isinstance(points, Tensor) else points
-        values = np.asarray(points, dtype=np.float64)
+        values = numbers_of(points, "points")
         dim = self.dim
         values = values[:, None] if values.ndim == 1 and dim == 1 else values
         if values.ndim != 2 or values.shape[1] != dim or not len(values):

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_finite, check_shape, check_vectors
+from pddlvm.basics.checks import check_finite, check_kind, check_shape, check_vectors
 from pddlvm.basics.errors import InputError, SupportError
+from pddlvm.basics.random import generator_of
 from pddlvm.parameters.priors import Prior
 
 __all__ = ["Block", "ParameterSpace"]
@@ -68,7 +69,8 @@ class ParameterSpace:
     ) -> Tensor:
         """Independent draws, (*shape, d), float64; pass a generator or a seed to repeat them."""
         if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
+            generator = generator_of(seed)
+        check_kind(torch.Generator | None, generator=generator)
         return self.unstandardise(self.sample_standard(check_shape(shape), generator=generator))
 
     def sample_standard(

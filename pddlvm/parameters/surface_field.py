@@ -14,6 +14,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count, check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
 from pddlvm.linalg.automatic import Automatic
@@ -68,13 +69,12 @@ class SurfaceField(Field):
         Raises:
             InputError: a number out of range.
         """
+        check_kind(SurfaceMesh, mesh=mesh)
+        check_count(1, n_terms=n_terms)
+        check_real(0, length=length, std=std, smoothness=smoothness)
         n = mesh.p.shape[1]
-        if not 1 <= n_terms < n - 1:
+        if n_terms >= n - 1:
             raise InputError(f"n_terms must be between 1 and {n - 2}, got {n_terms}")
-        if not (length > 0 and std > 0 and smoothness > 0):
-            raise InputError(
-                f"length, std and smoothness must be positive, got {length}, {std}, {smoothness}"
-            )
         mass, stiffness = surface_gram_matrices(mesh)
         area = float(mass.sum())
         # Shifted to the left of the eigenvalue zero of constants.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count, check_share
 from pddlvm.basics.errors import InputError
 from pddlvm.reduced.representation import Reference, orthonormalise
 from pddlvm.weak.problem import Problem
@@ -104,8 +105,8 @@ class ResidualEnriched(Basis):
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.n_modes < 1 or not 0 < self.tolerance < 1:
-            raise InputError(f"needs n_modes >= 1 and 0 < tolerance < 1, got {self}")
+        check_count(1, n_modes=self.n_modes)
+        check_share(tolerance=self.tolerance)
 
     @property
     def n_kept(self) -> int | None:  # noqa: D102
@@ -143,9 +144,12 @@ class EnergyModes(Basis):
 
     n_modes: int = 64
 
+    def __post_init__(self) -> None:
+        check_count(1, n_modes=self.n_modes)
+
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem, reference = galerkin.problem, galerkin.reference
-        if not 0 < self.n_modes < problem.n_free:
+        if self.n_modes >= problem.n_free:
             raise InputError(
                 f"n_modes must be between 1 and {problem.n_free - 1}, got {self.n_modes}"
             )
@@ -170,10 +174,11 @@ class ChebyshevBasis(Basis):
 
     n_terms: int = 8
 
+    def __post_init__(self) -> None:
+        check_count(1, n_terms=self.n_terms)
+
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem = galerkin.problem
-        if self.n_terms < 1:
-            raise InputError(f"n_terms must be at least 1, got {self.n_terms}")
         x = problem.space.dof_points[problem.free_dofs]
         low, high = problem.space.mesh.p.min(axis=1), problem.space.mesh.p.max(axis=1)
         s = 2 * (x - low) / (high - low) - 1

@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.progress import ProgressBar
+from pddlvm.basics.random import generator_of
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
 from pddlvm.reduced.bases import Basis, Galerkin, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
@@ -72,22 +75,34 @@ class Reduction:
         return reduced_model(problem, self.reference, self.v, self.terms, dtype, self.units)
 
 
-def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Reduction:
+def reduce(
+    problem: Problem, basis: Basis | None = None, *, seed: int = 0, progress: bool = False
+) -> Reduction:
     """Prepare a problem for training; see the module's docstring.
 
     Args:
         problem: the problem.
         basis: how to represent the solution; default `ResidualEnriched()`.
         seed: of the prior draws.
+        progress: say on stderr what is done.
 
     Raises:
         ProblemError: K0 is not positive, or K(z) within the prior; or there is nothing to learn.
     """
-    basis = basis or ResidualEnriched()
-    generator = torch.Generator().manual_seed(seed)
+    check_kind(Problem, problem=problem)
+    check_kind(Basis | None, basis=basis)
+    with ProgressBar(progress) as bar:
+        return _reduction(problem, basis or ResidualEnriched(), seed, bar)
+
+
+def _reduction(problem: Problem, basis: Basis, seed: int, bar: ProgressBar) -> Reduction:
+    generator = generator_of(seed)
+    bar.say("factorising the reference operator")
     reference = Reference.of(problem)
     galerkin = Galerkin(problem, reference)
+    bar.show(0.2, now="making the basis")
     v = basis.build(galerkin, generator)
+    bar.show(0.6, now="reducing the terms")
     z = problem.prior.sample((_N_CUBATURE_DRAWS,), generator=generator)
     solutions, _ = galerkin.solve(v, z)
     if not np.any(solutions):
@@ -99,6 +114,7 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     exact = torch.from_numpy(galerkin.solve(v, checks)[0])
     difference = (solve_reduced(full, checks) - exact).norm(dim=1) / exact.norm(dim=1)
 
+    bar.show(0.8, now="solving in the basis")
     xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator)
     z = problem.prior.unstandardise(xi)
     c = solve_reduced(full, z)
@@ -118,6 +134,7 @@ def reduce(problem: Problem, basis: Basis | None = None, *, seed: int = 0) -> Re
     _check_positive(full, c, z, k)
     energy = (c * (k @ c[..., None])[..., 0]).sum(-1)
     units = _units(full, c, z)
+    bar.show(1.0)
     return Reduction(reference, v, terms, xi, c, energy, float(difference.max()), units)
 
 

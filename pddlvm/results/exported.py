@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind, check_path
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import replacing
 from pddlvm.latent.core import LatentModel
@@ -74,7 +75,9 @@ def export_maps(model: LatentModel, folder: Path, format: Format) -> Exported:
             model's own rounding where that is more (and by more than 1e-2 in any case). No file is
             written then.
     """
-    if format not in _SUFFIXES:
+    check_kind(LatentModel, model=model)
+    folder = check_path(folder)
+    if not isinstance(format, str) or format not in _SUFFIXES:
         raise InputError(f"format must be one of {', '.join(_SUFFIXES)}, got {format!r}")
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r}; create it first")

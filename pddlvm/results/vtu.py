@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import meshio
 from torch import Tensor
 
+from pddlvm.basics.checks import check_path
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import check_folder_of, replacing, replacing_together, write_text
 from pddlvm.latent.core import LatentModel
@@ -91,7 +92,7 @@ def write_pvd(
 
 
 def _checked(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
+    path = check_path(path)
     if path.suffix != suffix:
         raise InputError(f"path must end in {suffix}, got {str(path)!r}")
     check_folder_of(path)

@@ -4,9 +4,10 @@
     measurements   coordinates (x, y, ...), then value, and perhaps std; one row per sensor
 
 Of a vector-valued u there are columns value_0, value_1, ... instead of value. A value that is
-empty, NaN, NA, null, none or - was not measured. Columns may be parted by commas, semicolons, tabs
-or white space; numbers may have decimal commas where columns are parted otherwise. Lines that begin
-with # or % are comments; names may be in capitals, and the index that pandas writes is left out.
+empty, NaN, NA, #N/A, null, none or - was not measured. Columns may be parted by commas, semicolons,
+tabs or white space; numbers may have decimal commas where columns are parted otherwise. Lines that
+begin with # or % are comments; names may be in capitals, and the index that pandas writes is left
+out.
 """
 
 import csv
@@ -28,7 +29,9 @@ __all__ = ["Measurements", "number", "read_measurements", "read_parameters", "wr
 
 _MAX_BYTES = 256 * 2**20
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-_MISSING = ("", "nan", "na", "n/a", "null", "none", "-")
+_MISSING = ("", "nan", "na", "n/a", "#n/a", "null", "none", "-")
+_OF_A_SHEET = re.compile(r"#(N/A|DIV/0!|VALUE!|REF!|NAME\?|NUM!|NULL!)")
+"""What a spreadsheet writes in a cell whose formula has no value."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def _read(path: Path) -> _Table:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{str(path)!r} is larger than {_MAX_BYTES >> 20} MiB")
         text = path.read_text(encoding="utf-8-sig")
-        lines = [line for line in io.StringIO(text) if line.strip() and line[0] not in "#%"]
+        lines = [line for line in io.StringIO(text) if line.strip() and not _is_comment(line)]
         mark = _mark_between(lines[0] if lines else "", path)
         split = map(str.split, lines) if mark is None else _split(lines, mark)
         rows = [[part.strip() for part in row] for row in split]
@@ -180,6 +183,10 @@ def _read(path: Path) -> _Table:
     if "" in header:
         raise InputError(f"{str(path)!r} has a column without a name: {', '.join(header)}")
     return _Table(path, header, rows, mark != "," and _has_decimal_commas(rows, path))
+
+
+def _is_comment(line: str) -> bool:
+    return line[0] in "#%" and not _OF_A_SHEET.match(line)
 
 
 def _mark_between(header: str, path: Path) -> str | None:

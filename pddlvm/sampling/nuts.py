@@ -9,6 +9,7 @@ Pyro runs one chain after the other, and none that jumps between modes.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,13 @@ _MAX_ENERGY = 1000.0
 
 @torch.no_grad()
 def nuts(
-    target: Target, start: Tensor, step: float, n_draws: int, generator: torch.Generator
+    target: Target,
+    start: Tensor,
+    step: float,
+    n_draws: int,
+    generator: torch.Generator,
+    *,
+    watch: Callable[[float], None] = lambda share: None,
 ) -> Tensor:
     """Draws of w, (n_chains, n_draws, d).
 
@@ -37,6 +44,7 @@ def nuts(
         step: size to begin with.
         n_draws: per chain.
         generator: of everything random.
+        watch: is told the share that is done.
     """
     state, size, draws = start_at(target, start), StepSize(step), []
     for k in range(_N_WARMUP + n_draws):
@@ -47,6 +55,7 @@ def nuts(
             draws.append(state.w)
         else:
             size.update(float(acceptance.mean()))
+        watch((k + 1) / (_N_WARMUP + n_draws))
     return torch.stack(draws, dim=1)
 
 

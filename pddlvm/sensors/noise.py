@@ -17,8 +17,9 @@ import torch
 from scipy.special import wrightomega
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count, check_real, numbers_of
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.owned import own_fields, owned
+from pddlvm.basics.owned import own_fields
 
 __all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd"]
 
@@ -76,7 +77,8 @@ class Gaussian(Noise):
     """
 
     def __init__(self, std: float | Tensor, n: int) -> None:
-        given = torch.as_tensor(owned(std), dtype=torch.float64, device="cpu")
+        check_count(1, n=n)
+        given = torch.from_numpy(numbers_of(std, "noise_std"))
         if not torch.isfinite(given).all():
             raise InputError("the noise has values that are not finite")
         if given.ndim == 2:
@@ -167,8 +169,9 @@ class StudentT(Noise):
 
     def __post_init__(self) -> None:
         own_fields(self)
-        if not (self.std > 0 and self.df > 2):
-            raise InputError(f"StudentT needs std > 0 and df > 2, got {self}")
+        check_count(1, n=self.n)
+        check_real(0, **{"std of StudentT": self.std})
+        check_real(2, **{"df of StudentT": self.df})
 
     def covariance(self) -> Tensor:  # noqa: D102
         variance = self.std**2 * self.df / (self.df - 2)
@@ -222,8 +225,8 @@ class UnknownStd(Noise):
 
     def __post_init__(self) -> None:
         own_fields(self)
-        if not (self.scale > 0 and self.spread > 0):
-            raise InputError(f"UnknownStd needs scale > 0 and spread > 0, got {self}")
+        check_count(1, n=self.n)
+        check_real(0, **{"scale of UnknownStd": self.scale, "spread of UnknownStd": self.spread})
 
     def covariance(self) -> Tensor:  # noqa: D102
         return self.scale**2 * torch.eye(self.n, dtype=torch.float64)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.basics.checks import check_vectors
+from pddlvm.basics.checks import array_of, check_count, check_kind, check_vectors, numbers_of
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of
 from pddlvm.fem import Space
@@ -68,6 +68,7 @@ class Observation(ABC):
     """
 
     def __init__(self, problem: ParametricProblem, n: int, noise: "float | Tensor | Noise") -> None:
+        check_kind(ParametricProblem, problem=problem)
         _check_count(n)
         self.problem = problem
         self.n = n
@@ -146,8 +147,11 @@ class LinearObservation(Observation):
     def __init__(
         self, problem: ParametricProblem, matrix: Any, noise_std: "float | Tensor | Noise"
     ) -> None:
-        if isinstance(matrix, Tensor):
-            matrix = matrix.detach().cpu().numpy()
+        check_kind(ParametricProblem, problem=problem)
+        if not sp.issparse(matrix):
+            matrix = np.atleast_2d(numbers_of(matrix, "matrix"))
+        if matrix.ndim != 2 or matrix.dtype.kind not in "iufb":
+            raise InputError(f"matrix must be (n, {problem.n_dofs}) real numbers, got {matrix!r}")
         rows = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
         if rows.shape[1] != problem.n_dofs:
             raise InputError(
@@ -189,6 +193,7 @@ class PointObservation(LinearObservation):
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
     ) -> None:
+        check_kind(ParametricProblem, problem=problem)
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
         _check_count(len(self.points))
@@ -212,13 +217,15 @@ class FunctionObservation(Observation):
         n: int,
         noise_std: "float | Tensor | Noise",
     ) -> None:
+        check_count(1, n=n)
+        check_kind(Callable, function=function)  # type: ignore[arg-type]
         super().__init__(problem, n, noise_std)
         self.function = function
         found = function(torch.zeros(2, problem.n_dofs, dtype=torch.float64))
-        if found.shape != (2, n):
+        if not isinstance(found, Tensor) or found.shape != (2, n):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
-                f"the function must map (2, {problem.n_dofs}) to (2, {n}), it returns "
-                f"{tuple(found.shape)}"
+                f"the function must map (2, {problem.n_dofs}) to (2, {n}), it returns {shape}"
             )
 
     def apply(self, u: Tensor) -> Tensor:  # noqa: D102
@@ -252,6 +259,9 @@ def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp
             "average_matrix needs Lagrange elements; for shells and problems in strong form give "
             "the weights of your mean to LinearObservation"
         )
+    check_kind(Sequence, patches=patches)
+    if not len(patches):
+        raise InputError("average_matrix needs at least one patch")
     found = []
     for patch in patches:
         if callable(patch):
@@ -271,7 +281,11 @@ def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:
     """Rows of the identity: the degrees of freedom (n_dofs booleans, or numbers) that are seen."""
-    index = np.asarray(seen.detach().cpu() if isinstance(seen, Tensor) else seen)
+    index = np.asarray(seen.detach().cpu() if isinstance(seen, Tensor) else array_of(seen, "seen"))
+    if index.ndim != 1 or index.dtype.kind not in "biu":
+        raise InputError(f"seen must be booleans, or numbers of degrees of freedom, got {seen!r}")
+    if index.dtype == bool and len(index) != problem.n_dofs:
+        raise InputError(f"seen must have {problem.n_dofs} booleans, got {len(index)}")
     index = np.flatnonzero(index) if index.dtype == bool else index
     if index.size == 0 or index.min() < 0 or index.max() >= problem.n_dofs:
         raise InputError(f"the mask must select some of the {problem.n_dofs} degrees of freedom")

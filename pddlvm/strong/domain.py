@@ -11,14 +11,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_vectors
+from pddlvm.basics.checks import check_real, check_vectors
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.owned import owned
 
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
 
@@ -55,7 +57,8 @@ class Box:
             if not isinstance(ends, Sequence | np.ndarray | Tensor) or len(ends) != 2:
                 raise InputError(f"{name} needs an interval, {name}=(0.0, 1.0), got {ends!r}")
             low, high = ends
-            if not -math.inf < low < high < math.inf:
+            are_real = all(isinstance(owned(end), Real) for end in ends)
+            if not (are_real and -math.inf < low < high < math.inf):
                 raise InputError(f"{name} needs finite low < high, got ({low}, {high})")
         self.intervals = {k: (float(low), float(high)) for k, (low, high) in intervals.items()}
 
@@ -148,8 +151,7 @@ class Graded(Stretch):
     a: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.a > 0:
-            raise InputError(f"Graded needs a > 0, got {self.a}")
+        check_real(0, a=self.a)
 
     def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
         low, high = interval

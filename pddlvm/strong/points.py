@@ -7,6 +7,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count, check_kind, check_real
 from pddlvm.basics.errors import InputError
 
 __all__ = ["AdaptivePoints", "LatinHypercube", "PointSampler", "Sobol", "UniformPoints"]
@@ -23,8 +24,7 @@ class PointSampler(ABC):
     n_points: int = 256
 
     def __post_init__(self) -> None:
-        if self.n_points < 1:
-            raise InputError(f"a sampler needs at least one point, got {self.n_points}")
+        check_count(1, n_points=self.n_points)
 
     @abstractmethod
     def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:
@@ -80,10 +80,11 @@ class AdaptivePoints(PointSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1 or self.every < 1 or self.n_candidates < 1:
-            raise InputError(
-                f"AdaptivePoints needs 0 < share <= 1, every >= 1 and candidates, got {self}"
-            )
+        check_kind(PointSampler, base=self.base)
+        check_count(1, every=self.every, n_candidates=self.n_candidates)
+        check_real(0, share=self.share)
+        if self.share > 1:
+            raise InputError(f"share must be at most 1, got {self.share}")
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> Tensor:  # noqa: D102
         return self.base.draw(n, k, generator)

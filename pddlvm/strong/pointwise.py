@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind, check_real
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.fem import Points
 from pddlvm.parameters.fields import Constant, Field
@@ -39,8 +40,10 @@ class Condition:
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise InputError(f"a condition needs a tolerance > 0, got {self.tolerance}")
+        check_kind(Face, face=self.face)
+        if not callable(self.function):
+            raise InputError(f"function must be a function, as lambda u: u, got {self.function!r}")
+        check_real(0, **{"tolerance of a condition": self.tolerance})
 
 
 class PointFunction:

@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pddlvm.basics.checks import check_count, check_path
 from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import make_folder, read_content, write_content
 
@@ -36,11 +38,11 @@ class Checkpoints:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
-        if not self.every >= 0:
-            raise InputError(f"every must be a number of seconds, 0 or more, got {self.every}")
-        if self.keep < 1:
-            raise InputError(f"keep must be at least 1, got {self.keep}")
+        object.__setattr__(self, "folder", check_path(self.folder))
+        check_count(1, keep=self.keep)
+        is_real = isinstance(self.every, Real)
+        if not (is_real and self.every >= 0):
+            raise InputError(f"every must be a number of seconds, 0 or more, got {self.every!r}")
 
     def __str__(self) -> str:
         return str(self.folder)

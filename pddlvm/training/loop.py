@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count
+from pddlvm.basics.checks import check_count, check_kind, check_real, numbers_of
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.basics.random import Stream, seeded
+from pddlvm.basics.random import Stream, check_seed, seeded
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.training.certificates import Certificates, certificates
 from pddlvm.training.checkpoints import Checkpoints, interruptible
@@ -119,6 +119,8 @@ def train(
         KeyboardInterrupt: the user ended it; a checkpoint was written, if there are any.
     """
     start = time.perf_counter()
+    check_kind(LatentModel, model=model)
+    check_kind(Checkpoints | None, checkpoints=checkpoints)
     if max_seconds is None and max_steps is None:
         raise InputError("give max_seconds, max_steps or both")
     budget = Budget.of(max_seconds, max_steps, math.inf)
@@ -126,12 +128,16 @@ def train(
     check_count(1, batch_size=batch_size)
     where = usable_device(device)
     model.to(where)
-    seed = model.seed if seed is None else seed
+    seed = check_seed(model.seed if seed is None else seed)
+    learning_rates = numbers_of(learning_rates, "learning_rates").tolist()
+    if not (isinstance(learning_rates, list) and len(learning_rates) == 2):
+        raise InputError(f"learning_rates must be two numbers, got {learning_rates}")
+    check_real(0, **{"the rate of Muon": learning_rates[0], "the rate of Adam": learning_rates[1]})
     options = {
         "max_seconds": max_seconds,
         "max_steps": max_steps,
         "batch_size": batch_size,
-        "learning_rates": list(learning_rates),
+        "learning_rates": learning_rates,
         "seed": seed,
         "calibrate": calibrate,
     }

@@ -77,7 +77,8 @@ class Progress:
         inside = self.begin is not None
         present = self.stage if inside else self.stage - 1
         rows = [row for row in self.history if row["stage"] == present]
-        if {row["stage"] for row in self.history} != set(range(present + 1)):
+        stages = sorted({row["stage"] for row in self.history})
+        if len(stages) != present + 1 or stages != list(range(len(stages))):
             return False
         last = self.step
         if inside:

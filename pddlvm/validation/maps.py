@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.basics.checks import check_count
+from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.latent.core import LatentModel
 
@@ -159,7 +159,9 @@ def validate(
         known: names of the blocks of z that the inverse map is told.
         seed: of the draws.
     """
+    check_kind(LatentModel, model=model)
     check_count(2, n_samples=n_samples)
+    check_kind(Sequence, known=known)
     problem = model.problem
     unknown_names = sorted(set(known) - set(problem.prior.blocks))
     if unknown_names:

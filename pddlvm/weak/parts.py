@@ -1,8 +1,11 @@
 """Parts of a problem that nothing connects, and that nothing holds.
 
 The parts are those of the graph in which the degrees of freedom of a cell are neighbours. A part is
-loose if none of them is fixed and the tangent does not resist a shift, K 1 = 0 on the part.
+loose if a shift or a turn of it, v, leaves what is fixed where it is, and the tangent does not
+resist it: K v = 0.
 """
+
+from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +18,7 @@ from pddlvm.weak.form import WeakForm
 
 __all__ = ["loose_parts"]
 
+Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _ZERO = 1e-10
@@ -24,27 +28,49 @@ def loose_parts(form: WeakForm, discretisation: Discretisation) -> list[Index]:
     """Degrees of freedom of each loose part."""
     n = form.n_dofs
     label = _labels(form)
-    is_free = np.zeros(n, dtype=bool)
-    is_free[form.free_dofs] = True
-    held = np.unique(label[~is_free])
-    suspects = np.setdiff1d(label, held)
+    is_fixed = np.ones(n, dtype=bool)
+    is_fixed[form.free_dofs] = False
+    suspects = np.unique(label)
+    if form.space.n_components == 1:
+        suspects = np.setdiff1d(suspects, label[is_fixed])
     if not suspects.size:
         return []
     z = form.prior.unstandardise(torch.zeros(1, form.prior.size, dtype=torch.float64))
     tangents = discretisation.tangents(torch.ones(1, n, dtype=torch.float64), z)
 
-    def size(v: NDArray[np.float64]) -> float:
-        free = torch.from_numpy(v[form.free_dofs])[None]
-        return float(discretisation.apply_tangents(tangents, free).abs().max())
+    def forces(v: Array) -> Array:
+        free = torch.from_numpy(v[form.free_dofs].T.copy())
+        return np.stack([discretisation.apply_tangents(tangents, u[None])[0].numpy() for u in free])
 
-    rough = np.cos(np.arange(n))
+    rough = np.cos(np.arange(n))[:, None]
     loose = []
     for part in suspects:
         inside = label == part
-        shifts = [inside & (form.space.dof_components == c) for c in range(form.space.n_components)]
-        if min(size(1.0 * s) for s in shifts) <= _ZERO * size(rough * inside):
+        motions = _motions(form, inside)
+        # Those that leave what is fixed where it is.
+        _, sizes, mixed = np.linalg.svd(motions[inside & is_fixed], full_matrices=True)
+        rank = int((sizes > _ZERO * np.sqrt(n)).sum())
+        left = motions @ mixed[rank:].T
+        if not left.shape[1]:
+            continue
+        force = np.linalg.svd(forces(left), compute_uv=False)
+        if force[-1] <= _ZERO * np.linalg.norm(forces(rough * inside[:, None])):
             loose.append(np.flatnonzero(inside))
     return loose
+
+
+def _motions(form: WeakForm, inside: NDArray[np.bool_]) -> Array:
+    """Shifts of a part, and turns about its middle where u may be a displacement, (n_dofs, k)."""
+    space, component = form.space, form.space.dof_components
+    c = space.n_components
+    motions = [1.0 * (inside & (component == i)) for i in range(c)]
+    if c == space.dim > 1:
+        x = space.dof_points - space.dof_points[inside].mean(axis=0)
+        x = x / max(float(np.abs(x[inside]).max()), np.finfo(float).tiny)
+        motions += [
+            motions[i] * x[:, j] - motions[j] * x[:, i] for i, j in combinations(range(c), 2)
+        ]
+    return np.stack(motions, axis=1)
 
 
 def _labels(form: WeakForm) -> Index:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
@@ -73,6 +74,7 @@ class Problem(ParametricProblem):
         dirichlet: Sequence[Dirichlet] = (),
         solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
     ) -> None:
+        check_kind(str, name=name)
         if not hasattr(space, "dofs_on"):
             raise ProblemError(
                 f"space must be a function space, got {type(space).__name__}; "
@@ -108,8 +110,9 @@ class Problem(ParametricProblem):
             which = "a part" if len(loose) == 1 else f"{len(loose)} parts, the first"
             raise ProblemError(
                 f"nothing holds {which} between {low.tolist()} and {high.tolist()} of the mesh of "
-                f"problem {self.name!r}: connect it with the rest (parts that touch need common "
-                "nodes), or give it a term and a Dirichlet condition"
+                f"problem {self.name!r}, or not enough to keep it from turning: connect it with "
+                "the rest (parts that touch need common nodes), or give it a term and Dirichlet "
+                "conditions"
             )
 
     def __repr__(self) -> str:
