@@ -96,8 +96,7 @@ class GalerkinMaps(LatentModel):
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
         self._float64 = (self.reduction.model(problem, torch.float64),)
         d, m = problem.n_parameters, self.reduced.n_modes
-        rank = self.reduced.representation.n_lifts - 1
-        n_features = m + 1 + rank
+        n_features = m + self.reduced.representation.n_lifts
         with seeded(seed):
             log_variance = 2 * torch.tensor(self.covariance.tolerance).log().item()
             if forward_network is None:
@@ -315,13 +314,7 @@ class GalerkinMaps(LatentModel):
         found = refine(self.exact, self.reduction.reference, start, flat_z, tolerance=tolerance)
         if throw:
             check_converged(found, tolerance)
-        batch = z.shape[:-1]
-        return Refined(
-            unflatten(found.u, batch).to(z.device),
-            found.iterations.reshape(batch).to(z.device),
-            found.residual_norm.reshape(batch).to(z.device),
-            found.converged.reshape(batch).to(z.device),
-        )
+        return found.like(z)
 
     # --- pieces shared with calibration --------------------------------------------------------
 
@@ -331,8 +324,7 @@ class GalerkinMaps(LatentModel):
         return self._float64[0]
 
     def _fit_scales(self) -> None:
-        xi, c = self.reduction.xi, self.reduction.c
-        units = self.reduction.units
+        xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units
         self.forward_map.amplitude.fit(xi, c.norm(dim=1) / units.energy**0.5)
         self.energy_scale.fit(xi, self.reduction.energy / units.energy)
         z = self.problem.prior.unstandardise(xi)
@@ -364,12 +356,7 @@ class GalerkinMaps(LatentModel):
     ) -> tuple[Tensor, Tensor]:
         """Variances of the coefficients and of the part outside of the basis, per dof.
 
-        Args:
-            xi: standard parameters, (batch, d).
-            z: parameters, (batch, d).
-            c: mean coefficients, (batch, n_modes).
-            log_variance: of the map itself.
-            residual_norm: the certificate of corrected means, (batch, 1).
+        Those of corrected means follow the certificate, residual_norm (batch, 1).
         """
         if not self.is_calibrated:
             return log_variance.exp(), xi.new_zeros(len(xi), self.problem.n_dofs)
@@ -405,13 +392,9 @@ class GalerkinMaps(LatentModel):
         representation = self.reduced.representation
         c, b = representation.project(u), representation.boundary_coordinates_of(u)
         mean, log_variance = self.neural_inverse(c, b, xi_known, known)
-        if not corrections:
-            features, base = inverse_features(mean, log_variance, None, known)
-            level = 0
-        else:
-            laplace = self.correct_inverse(c, b, mean, known, corrections)
-            mean = laplace.xi
-            log_variance = 2 * laplace.std.log()
-            features, base = inverse_features(mean, log_variance, laplace.misfit, known)
-            level = 1
+        misfit, level = None, 0
+        if corrections:
+            found = self.correct_inverse(c, b, mean, known, corrections)
+            mean, log_variance, misfit, level = found.xi, 2 * found.std.log(), found.misfit, 1
+        features, base = inverse_features(mean, log_variance, misfit, known)
         return mean, self.uncertainty.inverse_std(features, base, known, level)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
+from pddlvm.latent.prediction import unflatten
 from pddlvm.linalg.krylov import conjugate_gradients, gmres
 from pddlvm.reduced.representation import Reference
 from pddlvm.reduced.residual import ReducedModel
@@ -47,6 +48,12 @@ class Refined:
     iterations: Tensor
     residual_norm: Tensor
     converged: Tensor
+
+    def like(self, z: Tensor) -> "Refined":
+        """With the leading axes of z (..., d), on its device."""
+        u, *others = vars(self).values()
+        shown = (unflatten(u, z.shape[:-1]), *(x.reshape(z.shape[:-1]) for x in others))
+        return Refined(*(x.to(z.device) for x in shown))
 
 
 def correct(
