@@ -60,7 +60,7 @@ def test_chains_say_how_far_they_are(monkeypatch):
     observation = pddlvm.PointObservation(model.problem, [[0.5, 0.5]], 0.01)
     monkeypatch.setattr(sys, "stderr", log := StringIO())
     options = {"n_samples": 16, "n_chains": 4, "seed": 0}
-    model.infer([[0.1], [0.2]], observation, "nuts", **options, progress=True)
+    model.infer([0.1], observation, "nuts", **options, progress=True)
     percents = [int(line.split("%")[0]) for line in log.getvalue().splitlines()]
-    # A line for each draw of a chain, the 50 that adapt it included, of both data sets.
+    # A line for each draw of a chain, the 50 that adapt it included.
     assert percents == sorted(percents) and percents[-1] == 100 and len(percents) > 50

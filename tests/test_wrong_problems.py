@@ -240,7 +240,6 @@ def test_a_condition_on_a_hard_face_is_named():
         ("hard must be a list", {"hard": ["left"]}),
         ("is no face of", {"hard": [pddlvm.Box(y=(0.0, 1.0)).start("y")]}),
         ("conditions must be a list", {"conditions": [lambda u: u]}),
-        ("'left' is no face of", {"conditions": [pddlvm.Condition("left", lambda u: u)]}),
         ("stretch of 'x' must be", {"stretch": {"x": "sinh"}}),
         (r"stretch .* reads \['q'\]", {"stretch": {"x": pddlvm.Sinh(0.0, lambda q: q)}}),
         (r"along names \['k'\]", {"along": {"k": "x"}}),
