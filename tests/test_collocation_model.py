@@ -16,7 +16,7 @@ from pddlvm.collocation.likelihood import Causal, Collocation, CollocationLikeli
 
 BOX = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
 HARD = (BOX.start("t"), BOX.start("x"), BOX.end("x"))
-N_DRAWS, N_CALIBRATION = 200, 384
+N_DRAWS, N_CALIBRATION = 200, 192
 
 
 def make(residual=None, **changes):

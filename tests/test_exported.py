@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import pddlvm
-from pddlvm.results.exported import export_maps
+from pddlvm.results.exported import _tasks, export_maps
 from pddlvm.results.tracing import _diagonal_scatter, _erf, record
 from problems import nonlinear_poisson, pinn, poisson
 
@@ -44,7 +44,7 @@ def line() -> pddlvm.LatentVariableModel:
     return trained("line")
 
 
-@pytest.fixture(scope="module", params=["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=FORMATS)
 def exported(request, line, tmp_path_factory) -> pddlvm.Exported:
     need(request.param)
     return export_maps(line, tmp_path_factory.mktemp(request.param), request.param)
@@ -79,11 +79,21 @@ def check_files(model: pddlvm.LatentVariableModel, files: tuple[Path, ...]) -> N
             assert relative(std, expected.std) < tolerance
 
 
+def test_recordings_give_what_the_model_gives(line):
+    for task in _tasks(line):
+        graph = record(task.function, task.x)
+        for n, tolerance in ((1, ALONE), (6, ROUNDING)):
+            for found, expected in zip(graph(task.x[:n]), task.reference(task.x[:n]), strict=True):
+                assert relative(found, expected) < tolerance
+
+
+@pytest.mark.slow
 def test_files_give_what_the_model_gives(line, exported):
     assert exported.difference < ROUNDING
     check_files(line, exported.files)
 
 
+@pytest.mark.slow
 def test_files_are_whole(exported):
     forward, inverse = exported.files
     # Weights are in the file itself.
@@ -156,6 +166,7 @@ def test_a_file_that_differs_is_not_written(tmp_path):
     assert [*tmp_path.iterdir()] == [old] and old.read_text() == "old"
 
 
+@pytest.mark.slow
 def test_a_map_that_reads_values_is_refused(line, tmp_path, monkeypatch):
     network = line.inverse_map.network.forward
     monkeypatch.setattr(

@@ -350,8 +350,8 @@ def test_a_field_that_varies_is_evaluated_along_its_coordinate(generator):
     f = problem.fields["f"]
     x = problem.axes[0]
     points = pddlvm.fem.Points(x[:, None].numpy(), np.zeros(11, dtype=np.int64))
-    # Cubic interpolation in a table of 2049 points: the fourth power of a step of 0.0025 lengths.
-    torch.testing.assert_close(problem.parameter_field(z), f.at(points)(z), rtol=0, atol=1e-9)
+    # Cubic interpolation in a table of 8193 points: the fourth power of a step of 0.0006 lengths.
+    torch.testing.assert_close(problem.parameter_field(z), f.at(points)(z), rtol=0, atol=5e-12)
     assert problem.inferred(z).shape == (3, 11)
 
 

@@ -22,7 +22,7 @@ from pddlvm.strong.jets import Index, Jet, parse_derivative
 
 __all__ = ["Condition", "FieldValues", "PointFunction"]
 
-_TABLE = 2049
+_TABLE = 8193
 
 
 @dataclass(frozen=True)
