@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
         model, max_seconds=options.seconds, max_steps=options.steps, progress=True
     )
 
+    print(f"after {result.n_steps} steps: {result.verdict}")
+
     # Forward: one new conductivity, its solution with an error bar.
     z = problem.prior.sample(seed=7)
     prediction = model.forward(z)
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
 
     model.to_vtu(options.out / "solution.vtu", z)
     model.save(options.out / "model.pt")
-    (options.out / "report.txt").write_text(f"{problem}\n\n{report}\n")
+    (options.out / "report.txt").write_text(f"{problem}\n\n{result.verdict}\n\n{report}\n")
     print(f"\n{report}\n\nfigures, VTU, model and report are in {options.out}/")
     return report
 

@@ -144,7 +144,9 @@ def make(
     """
     space = fem.Space(fem.unit_square(n) if mesh is None else fem.read_mesh(mesh))
     kappa = pddlvm.KarhunenLoeve.on(space, n_terms, length=length)
-    fields: dict[str, pddlvm.Field | float] = {"kappa": kappa, "f": source}
+    fields: dict[str, pddlvm.Field | float] = {"kappa": kappa}
+    if source:
+        fields["f"] = source
     if materials is None:
         stored = [pddlvm.Energy(space.interior(), diffusion)]
     else:

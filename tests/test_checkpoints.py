@@ -3,6 +3,7 @@
 import os
 import signal
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_a_checkpoint_is_a_model(line, tmp_path: Path):
     z = line.prior.sample((3,), seed=0)
     loaded = pddlvm.load(checkpoints.files[0], line)
     assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
+
+
+def test_a_checkpoint_does_not_warn_of_error_bars_that_nobody_asked_for(line, tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pddlvm.UncalibratedWarning)
+        train(new_model(line), 2, pddlvm.Checkpoints(tmp_path))
+    with pytest.warns(pddlvm.UncalibratedWarning):
+        new_model(line).forward(line.prior.sample((1,), seed=0)).std  # noqa: B018
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

@@ -574,3 +574,8 @@ def boundary_problem(value):
         {"k": pddlvm.Constant(pddlvm.LogNormal())},
         [pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right", value)],
     )
+
+
+def test_the_ready_problem_without_a_source_is_loaded_by_its_ends():
+    problem = poisson.make(4, n_terms=2, source=0.0, dirichlet={"left": 0.0, "right": 1.0})
+    assert problem.solve(problem.prior.sample((1,), seed=0)).abs().max() > 0.9

@@ -18,6 +18,7 @@ from pddlvm.basics.files import check_tensor, write_content
 from pddlvm.basics.summary import summarise
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.networks import evaluating
+from pddlvm.latent.uncertainty import unseen
 from pddlvm.parameters.identity import adopt, mark_of
 from pddlvm.parameters.problem import ParametricProblem
 
@@ -101,7 +102,7 @@ def _answers(model: LatentModel) -> Tensor:
     """What both maps say of a few draws, (n_rows, 4)."""
     z = model.problem.prior.sample((_N_DRAWS,), seed=_SEED)
     # Corrections would hide the inverse map.
-    with evaluating(model):
+    with evaluating(model), unseen():
         forward = model.forward(z)
         found = [forward.mean, forward.std]
         if torch.isfinite(forward.mean).all():

@@ -12,7 +12,9 @@ fitted without them.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import numpy as np
@@ -25,9 +27,20 @@ from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.variance_model import VarianceModel
 from pddlvm.parameters.space import ParameterSpace
 
-__all__ = ["Uncertainty"]
+__all__ = ["Uncertainty", "unseen"]
 
 _MAX_PATTERNS = 64
+_IS_SEEN = ContextVar("_IS_SEEN", default=True)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Answers that no user sees: nothing is said of what they are worth."""
+    token = _IS_SEEN.set(False)
+    try:
+        yield
+    finally:
+        _IS_SEEN.reset(token)
 
 
 class Uncertainty(nn.Module):
@@ -79,7 +92,7 @@ class Uncertainty(nn.Module):
 
     def warn_if_not_fitted(self) -> None:
         """Say that the error bars of an answer are worth nothing."""
-        if not self.is_calibrated:
+        if _IS_SEEN.get() and not self.is_calibrated:
             warnings.warn(
                 "this model was never calibrated: it may be far off, and its error bars do not "
                 "know it; pddlvm.train(model) trains and then calibrates, model.calibrate() fits "
