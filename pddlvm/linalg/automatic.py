@@ -52,11 +52,11 @@ class Automatic(LinearSolver):
         near_nullspace: NearNullspace | None = None,
         many: bool = False,
     ) -> Factorisation:
-        direct: LinearSolver = Pardiso() if has_pardiso() else SuperLU()
         fill = 0.0 if matrix.shape[0] < _FEW_UNKNOWNS else predict_fill(matrix)
         if fill < _FEW:
-            direct = SuperLU()
-        elif symmetric and self._is_for_multigrid(matrix, fill, many):
+            return SuperLU().factorise(matrix, symmetric=symmetric)
+        direct = Pardiso() if has_pardiso() else SuperLU()
+        if symmetric and self._is_for_multigrid(matrix, fill, many):
             return _Hedged(matrix, near_nullspace, direct)
         return direct.factorise(matrix, symmetric=symmetric)
 

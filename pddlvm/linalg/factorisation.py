@@ -21,6 +21,8 @@ __all__ = [
     "NearNullspace",
     "NotPositiveError",
     "SingularMatrixError",
+    "rough",
+    "scaled",
 ]
 
 Array = NDArray[np.float64]
@@ -122,3 +124,16 @@ class LinearSolver(ABC):
             SingularMatrixError: it is singular.
             MemoryError: it takes more than there is; says how much.
         """
+
+
+def rough(n: int) -> Array:
+    """A vector (n,) to which all eigenvectors contribute, the same one each time."""
+    found: Array = np.cos(np.arange(n, dtype=np.float64) ** 2)
+    return found
+
+
+def scaled(matrix: sp.csc_matrix) -> tuple[Array, sp.csr_matrix]:
+    """S = |diag(A)|^{-1/2}, (n,), one where the diagonal is zero, and S A S: free of units."""
+    diagonal = np.abs(matrix.diagonal())
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    return scale, sp.csr_matrix(sp.diags(scale) @ matrix @ sp.diags(scale))

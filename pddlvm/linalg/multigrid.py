@@ -27,6 +27,8 @@ from pddlvm.linalg.factorisation import (
     LinearSolver,
     NearNullspace,
     NotPositiveError,
+    rough,
+    scaled,
 )
 from pddlvm.linalg.operators import to_torch_csr
 
@@ -116,8 +118,7 @@ class MultigridFactors(Factorisation):
         n, diagonal = matrix.shape[0], matrix.diagonal()
         if not diagonal.min() > 0:
             raise NotPositiveError(np.eye(1, n, int(diagonal.argmin()))[0])
-        scale = 1 / np.sqrt(diagonal)
-        a = sp.csr_matrix(sp.diags(scale) @ matrix @ sp.diags(scale))
+        scale, a = scaled(matrix)
         a.eliminate_zeros()
         near = near_nullspace or NearNullspace(np.ones((n, 1)), np.arange(n))
         self._scale = torch.from_numpy(scale)[:, None]
@@ -154,13 +155,13 @@ class MultigridFactors(Factorisation):
 
     def definiteness(self) -> Definiteness:
         """By a solve with a rough right-hand side, to which all eigenvectors contribute."""
-        rough = np.cos(np.arange(len(self._scale), dtype=np.float64) ** 2)[:, None]
+        b = torch.from_numpy(rough(len(self._scale)))[:, None]
         try:
-            x = self._solve(torch.from_numpy(rough))
+            x = self._solve(b)
         except NotPositiveError as error:
             return Definiteness(1, False, error.direction, is_counted=False)
         bound = self._levels[0].bound if self._levels else 1.0
-        return Definiteness(0, float(x.norm()) * bound > _SINGULAR * float(np.linalg.norm(rough)))
+        return Definiteness(0, float(x.norm()) * bound > _SINGULAR * float(b.norm()))
 
     def _solve(self, b: Tensor) -> Tensor:
         """Of the scaled system, (n, k)."""
@@ -220,17 +221,15 @@ class MultigridFactors(Factorisation):
 
 
 def _level(a: sp.csr_matrix, p: sp.csr_matrix, down: sp.csr_matrix, bound: float) -> _Level:
-    diagonal = a.diagonal()
-    inverse = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
+    inverse = _inverse_diagonal(a)
     a32, p32, down32 = (to_torch_csr(m, torch.float32) for m in (a, p, down))
     return _Level(a32, p32, down32, torch.from_numpy(inverse).float()[:, None], bound)
 
 
 def _spectral_bound(a: sp.csr_matrix) -> float:
     """About the largest eigenvalue of D^{-1} A, from a rough start by the power method."""
-    diagonal = a.diagonal()
-    inverse = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
-    v, size = np.cos(np.arange(len(diagonal), dtype=np.float64) ** 2), 1.0
+    inverse = _inverse_diagonal(a)
+    v, size = rough(len(inverse)), 1.0
     for _ in range(_POWER_STEPS):
         v = inverse * (a @ v)
         size = float(np.linalg.norm(v))
@@ -259,9 +258,14 @@ def _prolongation(
     filled[rows] = candidates
     tentative, coarse = aggregation.fit_candidates(sp.csr_matrix(aggregates), filled)
     t = sp.csr_matrix(tentative)[rows]
+    smoothed = sp.diags(_OMEGA / bound * _inverse_diagonal(a)) @ (a @ t)
+    return sp.csr_matrix(t - smoothed), coarse
+
+
+def _inverse_diagonal(a: sp.csr_matrix) -> Array:
+    """Zero in the rows of candidates that were dropped."""
     diagonal = a.diagonal()
-    inverse = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
-    return sp.csr_matrix(t - sp.diags(_OMEGA / bound * inverse) @ (a @ t)), coarse
+    return np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
 
 
 def _inverse(a: sp.csr_matrix) -> Tensor:

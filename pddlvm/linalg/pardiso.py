@@ -24,6 +24,8 @@ from pddlvm.linalg.factorisation import (
     LinearSolver,
     NearNullspace,
     SingularMatrixError,
+    rough,
+    scaled,
 )
 from pddlvm.linalg.memory import require_memory
 
@@ -88,16 +90,14 @@ class PardisoFactors(Factorisation):
 
     def __init__(self, matrix: sp.csc_matrix, symmetric: bool) -> None:
         self._made_of = matrix, symmetric
-        diagonal = np.abs(matrix.diagonal())
-        self._scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        scaled = sp.csr_matrix(sp.diags(self._scale) @ matrix @ sp.diags(self._scale))
-        scaled.eliminate_zeros()
+        self._scale, a = scaled(matrix)
+        a.eliminate_zeros()
         # It wants each diagonal entry, zero or not.
-        scaled.setdiag(scaled.diagonal())
+        a.setdiag(a.diagonal())
         if not symmetric:
-            self._factorise(scaled, _GENERAL)
-        elif not self._factorise(sp.csr_matrix(sp.triu(scaled)), _POSITIVE):
-            self._factorise(sp.csr_matrix(sp.triu(scaled)), _INDEFINITE)
+            self._factorise(a, _GENERAL)
+        elif not self._factorise(sp.csr_matrix(sp.triu(a)), _POSITIVE):
+            self._factorise(sp.csr_matrix(sp.triu(a)), _INDEFINITE)
         if self._pardiso.get_iparm(_PERTURBED) > 0 and self._misses():
             raise SingularMatrixError("PARDISO finds no pivots")
 
@@ -157,8 +157,8 @@ class PardisoFactors(Factorisation):
         """By the signs of the pivots, and by an inverse iteration from a rough vector."""
         n = len(self._scale)
         if self._kind == _POSITIVE:
-            rough = np.cos(np.arange(n, dtype=np.float64) ** 2)
-            size = np.linalg.norm(self._call(_SOLVE, rough)) / np.linalg.norm(rough)
+            b = rough(n)
+            size = np.linalg.norm(self._call(_SOLVE, b)) / np.linalg.norm(b)
             return Definiteness(0, bool(size > _SINGULAR))
         n_negative = int(self._pardiso.get_iparm(_N_NEGATIVE))
         if not n_negative:
@@ -166,14 +166,13 @@ class PardisoFactors(Factorisation):
         if n_negative == n:
             return Definiteness(n, False, self._scale)
         inverse = LinearOperator((n, n), matvec=self.solve, dtype=np.float64)
-        start = np.cos(np.arange(n, dtype=np.float64) ** 2)
-        _, vectors = eigsh(inverse, 1, which="SA", v0=start, tol=1e-2)
+        _, vectors = eigsh(inverse, 1, which="SA", v0=rough(n), tol=1e-2)
         return Definiteness(n_negative, False, np.asarray(vectors[:, 0]))
 
     def _misses(self) -> bool:
         """Does it fail to solve, where pivots were moved away from zero?"""
         matrix, _ = self._made_of
-        b = np.cos(np.arange(len(self._scale), dtype=np.float64) ** 2)
+        b = rough(len(self._scale))
         r = b - self._scale * (matrix @ self.solve(b / self._scale))
         return not np.linalg.norm(r) <= _ACCURATE * np.linalg.norm(b)
 

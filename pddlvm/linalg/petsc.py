@@ -20,6 +20,8 @@ from pddlvm.linalg.factorisation import (
     LinearSolver,
     NearNullspace,
     NotPositiveError,
+    rough,
+    scaled,
 )
 
 __all__ = ["Petsc", "PetscFactors", "has_petsc"]
@@ -88,9 +90,7 @@ class PetscFactors(Factorisation):
     ) -> None:
         self._made_of = matrix, symmetric, near_nullspace, settings
         petsc: Any = import_module("petsc4py.PETSc")
-        diagonal = np.abs(matrix.diagonal())
-        self._scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        a = sp.csr_matrix(sp.diags(self._scale) @ matrix @ sp.diags(self._scale))
+        self._scale, a = scaled(matrix)
         index = petsc.IntType
         csr = a.indptr.astype(index), a.indices.astype(index), a.data
         self._a: Any = petsc.Mat().createAIJ(a.shape, csr=csr, comm=petsc.COMM_SELF)
@@ -140,7 +140,7 @@ class PetscFactors(Factorisation):
     def definiteness(self) -> Definiteness:
         """By a solve with a rough right-hand side, to which all eigenvectors contribute."""
         try:
-            self._solve(np.cos(np.arange(len(self._scale), dtype=np.float64) ** 2), "N")
+            self._solve(rough(len(self._scale)), "N")
         except NotPositiveError:
             return Definiteness(1, False, is_counted=False)
         return Definiteness(0, False)

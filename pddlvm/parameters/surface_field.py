@@ -19,6 +19,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.eigenvectors import canonical_rotation
+from pddlvm.linalg.factorisation import rough
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
 from pddlvm.parameters.priors import Normal
@@ -82,7 +83,7 @@ class SurfaceField(Field):
         shifted = (stiffness - shift * mass).tocsc()
         factors = Automatic().factorise(shifted, symmetric=True, many=True)
         inverse = LinearOperator((n, n), matvec=factors.solve, dtype=np.float64)
-        start = np.cos(np.arange(n, dtype=np.float64) ** 2)
+        start = rough(n)
         n_found = min(n_terms + _MOST_EQUAL, n - 1)
         values, vectors = eigsh(stiffness, n_found, M=mass, sigma=shift, OPinv=inverse, v0=start)
         order = np.argsort(values)
