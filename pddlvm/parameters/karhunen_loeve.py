@@ -29,6 +29,7 @@ from pddlvm.basics.checks import check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
 from pddlvm.linalg.eigenvectors import canonical_rotation
+from pddlvm.linalg.farthest_points import farthest_points
 from pddlvm.links import exp
 from pddlvm.parameters.fields import Field, Link
 from pddlvm.parameters.priors import Normal
@@ -173,17 +174,8 @@ def _inducing_points(x: Array, volumes: Array) -> tuple[Array, Array]:
     """Farthest-point samples of x, and the volume that is nearest to each."""
     if len(x) <= _N_INDUCING:
         return x, volumes
-    coordinates = np.ascontiguousarray(x.T)
-
-    def squared_distance(k: int) -> Array:
-        return sum(((s - s[k]) ** 2 for s in coordinates), np.zeros(len(x)))
-
-    chosen = np.empty(_N_INDUCING, dtype=np.int64)
-    chosen[0] = np.argmin(((x - x.mean(axis=0)) ** 2).sum(axis=1))
-    nearest = squared_distance(chosen[0])
-    for k in range(1, _N_INDUCING):
-        chosen[k] = np.argmax(nearest)
-        nearest = np.minimum(nearest, squared_distance(chosen[k]))
+    middle = int(np.argmin(((x - x.mean(axis=0)) ** 2).sum(axis=1)))
+    chosen = farthest_points(x, _N_INDUCING, middle)
     _, owner = cKDTree(x[chosen]).query(x)
     weights = np.bincount(owner, weights=volumes, minlength=_N_INDUCING)
     return x[chosen], weights.astype(np.float64)

@@ -21,6 +21,7 @@ __all__ = [
     "partials",
     "product",
     "pull_back",
+    "rows_of",
 ]
 
 Index = tuple[int, ...]
@@ -114,6 +115,11 @@ def chain(n: Mapping[Index, Tensor], first: Sequence[Tensor], second: Sequence[T
             top = n[index] - found[(i,)] * second[i] if i == j else n[index]
             found[index] = top / (first[i] * first[j])
     return found
+
+
+def rows_of(jet: Jet, rows: Tensor | slice) -> Jet:
+    """That of some samples."""
+    return {index: u[rows] for index, u in jet.items()}
 
 
 def pull_back(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.linalg.farthest_points import farthest_points
 from pddlvm.linalg.krylov import gmres
-from pddlvm.strong.jets import Jet
+from pddlvm.strong.jets import Jet, rows_of
 from pddlvm.strong.newton import SpaceTimeNewton
 
 __all__ = ["nearby_error"]
@@ -45,12 +46,13 @@ def nearby_error(
         tolerance: part of each step that may be left; its square is left of the error.
     """
     xi = xi.double().cpu()
-    centres = _spread_out(xi, n_centres)
-    solves = [newton.factorise(_rows_of(jet, k), z[k]) for k in centres.split(1)]
+    middle = int(xi.norm(dim=1).argmin())
+    centres = torch.from_numpy(farthest_points(xi.numpy(), min(n_centres, len(xi)), middle))
+    solves = [newton.factorise(rows_of(jet, k), z[k]) for k in centres.split(1)]
     nearest = torch.cdist(xi, xi[centres]).argmin(dim=1)
     found = []
     for rows in torch.arange(len(z)).split(_CHUNK):
-        at, part = _rows_of(jet, rows), z[rows]
+        at, part = rows_of(jet, rows), z[rows]
         system = _System(newton, newton.tangent(at, part), solves, nearest[rows])
         found.append(_of_chunk(system, at, part, tolerance))
     return torch.cat(found)
@@ -67,7 +69,7 @@ def _of_chunk(system: "_System", jet: Jet, z: Tensor, tolerance: float) -> Tenso
         is_found &= (b - system.apply(change)).norm(dim=1) <= _MISSED * target
         e = e + change
     astray = (~is_found).nonzero()[:, 0]
-    e[astray] = newton.error(_rows_of(jet, astray), z[astray])
+    e[astray] = newton.error(rows_of(jet, astray), z[astray])
     return e
 
 
@@ -96,17 +98,3 @@ class _System:
 
     def riesz(self, r: Tensor) -> Tensor:
         return r
-
-
-def _rows_of(jet: Jet, rows: Tensor) -> Jet:
-    return {index: u[rows] for index, u in jet.items()}
-
-
-def _spread_out(xi: Tensor, n: int) -> Tensor:
-    """Numbers of n draws of which none is near another: each the farthest from those before."""
-    chosen = [int(xi.norm(dim=1).argmin())]
-    distance = torch.full((len(xi),), torch.inf, dtype=xi.dtype)
-    while len(chosen) < min(n, len(xi)):
-        distance = torch.minimum(distance, (xi - xi[chosen[-1]]).norm(dim=1))
-        chosen.append(int(distance.argmax()))
-    return torch.tensor(chosen)

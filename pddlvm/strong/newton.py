@@ -21,7 +21,7 @@ from pddlvm.strong import chebyshev
 from pddlvm.strong.domain import Face
 from pddlvm.strong.form import StrongForm
 from pddlvm.strong.interpolation import interpolate
-from pddlvm.strong.jets import Index, Jet, pull_back
+from pddlvm.strong.jets import Index, Jet, pull_back, rows_of
 from pddlvm.strong.pointwise import PointFunction
 
 __all__ = ["SpaceTimeNewton"]
@@ -60,7 +60,7 @@ class SpaceTimeNewton:
         """
         found = []
         for i in range(len(z)):
-            at, one = {k: u[i : i + 1] for k, u in jet.items()}, z[i : i + 1]
+            at, one = rows_of(jet, slice(i, i + 1)), z[i : i + 1]
             solve = self.factorise(at, one)
             e = solve(self.rows(at, one))
             found.append(e + solve(self.rows(self.correct(at, e, one), one)))
