@@ -20,6 +20,7 @@ from pddlvm.basics.owned import owned
 __all__ = [
     "array_of",
     "check_all",
+    "check_axis",
     "check_count",
     "check_finite",
     "check_kind",
@@ -102,6 +103,12 @@ def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ..
         got = type(wrong[0]).__name__ if wrong else "one alone: add brackets"
         raise ProblemError(f"{name} must be a list of {kind.__name__}, as {example}, got {got}")
     return found
+
+
+def check_axis(axis: Any) -> None:
+    """Raise an InputError if this is no axis of space."""
+    if not isinstance(axis, Integral) or axis not in (0, 1, 2):
+        raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
 
 
 def check_kind(kind: type | UnionType, /, **values: Any) -> None:

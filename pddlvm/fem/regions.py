@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from pddlvm.basics.checks import check_finite, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.fem.where import Where
 
-__all__ = ["FunctionSpace", "Points", "Region", "check_points"]
+__all__ = ["FunctionSpace", "Points", "Region", "check_points", "turns"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -38,6 +39,17 @@ def check_points(points: Any, dim: int) -> Array:
     if found.ndim != 2:
         raise InputError(f"points must have shape (n_points, {dim}), got {tuple(found.shape)}")
     return check_finite(found, "points").detach().cpu().double().numpy()
+
+
+def turns(shifts: Array, x: Array) -> list[Array]:
+    """Infinitesimal rotations of displacements about the origin, (n_dofs,) each.
+
+    Args:
+        shifts: along each axis, (n_dofs, dim).
+        x: points of the degrees of freedom, (n_dofs, dim).
+    """
+    pairs = combinations(range(shifts.shape[1]), 2)
+    return [shifts[:, j] * x[:, i] - shifts[:, i] * x[:, j] for i, j in pairs]
 
 
 @dataclass(frozen=True)

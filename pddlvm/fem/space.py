@@ -11,7 +11,6 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 
 from collections.abc import Mapping
 from copy import deepcopy
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from skfem.refdom import RefTri
 from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.locate import Finder, rounding
-from pddlvm.fem.regions import Points, Region, check_points
+from pddlvm.fem.regions import Points, Region, check_points, turns
 from pddlvm.fem.where import Facets, Nodes, Where, satisfying
 
 __all__ = ["Space"]
@@ -167,11 +166,7 @@ class Space:
         if c == 1 or c != self.dim:
             return constants
         x = self.dof_points - self.dof_points.mean(axis=0)
-        rotations = [
-            constants[:, j] * x[:, i] - constants[:, i] * x[:, j]
-            for i, j in combinations(range(c), 2)
-        ]
-        return np.column_stack([constants, *rotations])
+        return np.column_stack([constants, *turns(constants, x)])
 
     def interior(self, subdomain: str | int | None = None) -> Region:
         """The cells of a named subdomain, by default all cells; made once."""

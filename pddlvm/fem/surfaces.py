@@ -4,7 +4,6 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
-from pddlvm.basics.checks import array_of, check_path, check_real
-from pddlvm.basics.errors import InputError, MeshError
+from pddlvm.basics.checks import array_of, check_axis, check_path, check_real
+from pddlvm.basics.errors import MeshError
 from pddlvm.fem.mesh_files import read_raw
 from pddlvm.fem.regions import check_points
 
@@ -93,8 +92,7 @@ class SurfaceMesh:
 
 def plane(axis: int, value: float, tolerance: float) -> Predicate:
     """Vertices within a distance of a plane x_axis = value, for `SurfaceMesh.with_sets`."""
-    if not isinstance(axis, Integral) or axis not in (0, 1, 2):
-        raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
+    check_axis(axis)
     check_real(value=value, tolerance=tolerance)
     return lambda x: np.asarray(np.abs(x[axis] - value) <= tolerance)
 

@@ -281,7 +281,7 @@ def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:
     """Rows of the identity: the degrees of freedom (n_dofs booleans, or numbers) that are seen."""
-    index = np.asarray(seen.detach().cpu() if isinstance(seen, Tensor) else array_of(seen, "seen"))
+    index = array_of(seen, "seen")
     if index.ndim != 1 or index.dtype.kind not in "biu":
         raise InputError(f"seen must be booleans, or numbers of degrees of freedom, got {seen!r}")
     if index.dtype == bool and len(index) != problem.n_dofs:

@@ -5,14 +5,13 @@ loose if a shift or a turn of it, v, leaves what is fixed where it is, and the t
 resist it: K v = 0.
 """
 
-from itertools import combinations
-
 import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from pddlvm.fem.regions import turns
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 
@@ -63,14 +62,12 @@ def _motions(form: WeakForm, inside: NDArray[np.bool_]) -> Array:
     """Shifts of a part, and turns about its middle where u may be a displacement, (n_dofs, k)."""
     space, component = form.space, form.space.dof_components
     c = space.n_components
-    motions = [1.0 * (inside & (component == i)) for i in range(c)]
+    shifts = np.eye(c)[component] * inside[:, None]
     if c == space.dim > 1:
         x = space.dof_points - space.dof_points[inside].mean(axis=0)
         x = x / max(float(np.abs(x[inside]).max()), np.finfo(float).tiny)
-        motions += [
-            motions[i] * x[:, j] - motions[j] * x[:, i] for i, j in combinations(range(c), 2)
-        ]
-    return np.stack(motions, axis=1)
+        return np.column_stack([shifts, *turns(shifts, x)])
+    return shifts
 
 
 def _labels(form: WeakForm) -> Index:
