@@ -48,20 +48,15 @@ def calibrate(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -
     uncertainty = model.uncertainty
     uncertainty.is_calibrated.fill_(False)
 
-    with torch.no_grad():
-        norms = None, corrected.residual_norm[:, None].to(like)
-        sizes = [
-            model.log_sizes(f.c.to(like), z, norm)
-            for f, norm in zip((predicted, corrected), norms, strict=True)
-        ]
     free = torch.from_numpy(problem.free_dofs)
+    norms = None, corrected.residual_norm[:, None].to(like)
     for level, forward in enumerate((predicted, corrected)):
-        features, base = uncertainty.forward_features(xi, *sizes[level])
+        with torch.no_grad():
+            sizes = model.log_sizes(forward.c.to(like), z, norms[level])
+        features, base = uncertainty.forward_features(xi, *sizes)
         errors = (c_true.to(forward.c) - forward.c).to(like)
         log_c = uncertainty.c[level].fit(features, base, errors)
-        log_rest = uncertainty.rest[level].fit(
-            xi, uncertainty.rest_base(*sizes[level], level), rest
-        )
+        log_rest = uncertainty.rest[level].fit(xi, uncertainty.rest_base(*sizes, level), rest)
         mean = means[level]
         std = model.reduced.representation.std(log_c.exp(), log_rest.exp(), mean).cpu()[:, free]
         error = (mean.cpu() - truth)[:, free]

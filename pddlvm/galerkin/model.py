@@ -175,8 +175,7 @@ class GalerkinMaps(LatentModel):
                 c = correct(self.exact, self.reduced, c, flat_z, corrections)
             check_predictions(c, flat)
             # Corrections are exact to more digits than the matrices of the map.
-            source = self.exact if corrections else self.reduced
-            shown = source.representation
+            shown = (self.exact if corrections else self.reduced).representation
             b = shown.boundary_coordinates(flat_z.to(shown.rows.device))
             augmented = shown.augment(c.to(shown.rows), b)
             shown.check_range(augmented, z.dtype)
@@ -204,7 +203,7 @@ class GalerkinMaps(LatentModel):
             c=unflatten(c.to(z), batch),
             shape=self.uncertainty.forward_shape(1 if corrections else 0),
             _reduced=reduced,
-            _source=Unchanged(source),
+            _source=Unchanged(self.exact) if corrections else reduced,
             _augmented=unflatten(augmented, batch),
             _variances=variances,
             _residual_norm=residual_norm,
