@@ -5,6 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.galerkin.gauss_newton import GaussNewton
 from problems import poisson
 from problems.poisson import diffusion, load
 
@@ -40,6 +41,27 @@ def test_gauss_newton_finds_the_field_behind_a_solution():
     inverse = model.inverse(problem.solve(z), corrections=12)
     # Untrained start, exact basis: float32 residuals limit it to some 1e-4.
     assert (inverse.mean - z).abs().median() < 1e-3
+
+
+def test_a_search_that_got_stuck_begins_again():
+    """Four steps from a far corner end in nowhere, from some draw of the prior at the solution."""
+    model = pddlvm.LatentVariableModel(poisson.make_missing_middle(20), seed=0)
+    model.calibrate(64)
+    prior, representation = model.problem.prior, model.reduced.representation
+    xi = prior.sample_standard((30,), generator=torch.Generator().manual_seed(0)).float()
+    u = model.problem.solve(prior.unstandardise(xi.double())).float()
+    c, b = representation.project(u), representation.boundary_coordinates_of(u)
+    search = GaussNewton(model.reduced, model.sigma_residual)
+    unknown = torch.ones_like(xi)
+    # The last one begins at its solution, and is not to be moved.
+    corner = torch.full_like(xi, -1.7)
+    corner[-1] = xi[-1]
+    stuck = search._search(c, b, corner, unknown, 4)
+    found = search(c, b, corner, unknown, 4)
+    assert stuck.misfit[:-1].median() > 1e4
+    assert found.misfit.median() < len(search.sigma)
+    assert (found.misfit <= stuck.misfit).all()
+    assert torch.equal(found.xi[-1], stuck.xi[-1])
 
 
 def test_a_known_block_is_kept_and_makes_the_other_certain(model):

@@ -1,6 +1,8 @@
 """A saved model comes back bit for bit; anything else is refused, nothing is executed or lost."""
 
+import gc
 import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.basics.files import read_content, write_content
 from pddlvm.latent.saved import content_of, differences
-from problems import poisson
+from problems import pinn, poisson
 from problems.poisson import diffusion, load
 
 BASIS = pddlvm.ResidualEnriched(n_modes=8)
@@ -61,6 +63,23 @@ def test_predictions_are_bit_equal(model, saved):
 def test_a_run_of_another_problem_is_refused(saved, other):
     with pytest.raises(pddlvm.RunFileError, match="another problem"):
         pddlvm.load(saved, other())
+
+
+@pytest.mark.parametrize("kind", ["elements", "strong form"])
+def test_a_loaded_model_ends_with_its_last_reference(kind, saved, tmp_path):
+    """Else those who load many wait for the garbage collector with their memory."""
+    problem = poisson.make(8, n_terms=3)
+    if kind == "strong form":
+        problem, saved = pinn.make_burgers((8, 8)), tmp_path / "strong.pt"
+        pddlvm.LatentVariableModel(problem, n_functions=4).save(saved)
+    loaded = pddlvm.load(saved, problem)
+    reference = weakref.ref(loaded)
+    gc.disable()
+    try:
+        del loaded
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_files_that_are_not_models_are_refused(saved, model, tmp_path):

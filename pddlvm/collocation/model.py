@@ -111,7 +111,7 @@ class CollocationMaps(LatentModel):
         self.register_buffer("residual_unit", torch.ones((), dtype=torch.float64))
         self.register_buffer("error_modes", torch.zeros(n_nodes, n_errors, dtype=dtype))
         self.references: References | None = None
-        self.stream = PointStream(problem, points, self._residual_at)
+        self.stream = PointStream(problem, points)
         self._fit_scales()
         self.basis.freeze()
 
@@ -143,7 +143,7 @@ class CollocationMaps(LatentModel):
 
     def draw_points(self, generator: torch.Generator) -> None:
         """New collocation points, and the functions there."""
-        parts = self.stream.draw(self.sigma_residual, generator)
+        parts = self.stream.draw(self.sigma_residual, generator, self._residual_at)
         everywhere = self.basis.at(torch.cat(parts))
         self.zero_residual.inside, *self.zero_residual.on_faces = everywhere.split(
             [len(part) for part in parts]

@@ -21,15 +21,11 @@ class PointStream:
     Args:
         problem: its box and conditions.
         sampler: draws the points.
-        residual: what adaptive points follow.
     """
 
-    def __init__(
-        self, problem: CollocationProblem, sampler: PointSampler, residual: Residual
-    ) -> None:
+    def __init__(self, problem: CollocationProblem, sampler: PointSampler) -> None:
         self.problem = problem
         self.sampler = sampler
-        self.residual = residual
         self.restart()
 
     def restart(self) -> None:
@@ -53,12 +49,16 @@ class PointStream:
             raise ValueError("an impossible state of the points")
         self._steps, self._candidates = steps, candidates
 
-    def draw(self, like: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Points inside, then those on the face of each condition, (n, k) each."""
+    def draw(self, like: Tensor, generator: torch.Generator, residual: Residual) -> list[Tensor]:
+        """Points inside, then those on the face of each condition, (n, k) each.
+
+        Adaptive points follow the residual. The stream does not keep it: models would keep
+        themselves alive.
+        """
         k, n = len(self.problem.box.names), self.sampler.n_points
         inside = self.sampler.draw(n, k, generator).to(like)
         if isinstance(self.sampler, AdaptivePoints):
-            inside = self._adapt(self.sampler, inside, generator)
+            inside = self._adapt(self.sampler, inside, generator, residual)
         found = [inside]
         for condition in self.problem.conditions:
             at = self.sampler.draw(max(1, n // 4), k, generator).to(like)
@@ -67,13 +67,15 @@ class PointStream:
             found.append(at)
         return found
 
-    def _adapt(self, sampler: AdaptivePoints, s: Tensor, generator: torch.Generator) -> Tensor:
+    def _adapt(
+        self, sampler: AdaptivePoints, s: Tensor, generator: torch.Generator, residual: Residual
+    ) -> Tensor:
         """Replace a share of the points by candidates with a large residual."""
         if self._candidates is None or self._steps % sampler.every == 0:
             at = sampler.draw(sampler.n_candidates, s.shape[1], generator).to(s)
-            self._candidates = (at, self.residual(at, generator))
+            self._candidates = (at, residual(at, generator))
         self._steps += 1
         n = round(sampler.share * len(s))
         # Those of a checkpoint lie on the CPU.
-        at, residual = (part.to(s) for part in self._candidates)
-        return torch.cat([sampler.draw_from(at, residual, n, generator), s[n:]])
+        at, size = (part.to(s) for part in self._candidates)
+        return torch.cat([sampler.draw_from(at, size, n, generator), s[n:]])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pddlvm.basics.random import generator_of
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.reduced.residual import ReducedModel
 
@@ -31,6 +32,10 @@ _DAMPING, _LOWER, _RAISE = 1e-2, 0.2, 10.0
 _FARTHEST = 1e6
 """Times the least objective that a step may have: valleys are narrow and bent, and a search that
 only ever goes down creeps along them. The best point is kept."""
+_STUCK = 10.0
+"""Times the misfit that a true solution is expected to have, from which on a search begins again:
+most ends beyond are local minima at the bounds, the others are of a u that is no solution."""
+_N_RESTARTS = 8
 _FAR = 12.0
 """Standard deviations of the prior within which a search stays."""
 
@@ -45,6 +50,22 @@ class Laplace:
     xi: Tensor
     std: Tensor
     misfit: Tensor
+
+    @property
+    def objective(self) -> Tensor:
+        """The misfit and |xi|^2, (batch,)."""
+        return self.misfit.double() + self.xi.double().square().sum(-1)
+
+    def rows(self, rows: Tensor) -> "Laplace":
+        """Some of them."""
+        return Laplace(self.xi[rows], self.std[rows], self.misfit[rows])
+
+    def better_of(self, others: "Laplace", rows: Tensor) -> "Laplace":
+        """These, but for the rows, (n_rows,), that the others, one for each, explain better."""
+        is_better = others.objective < self.rows(rows).objective
+        rows, others = rows[is_better], others.rows(is_better)
+        pairs = (self.xi, others.xi), (self.std, others.std), (self.misfit, others.misfit)
+        return Laplace(*(old.index_copy(0, rows, new) for old, new in pairs))
 
 
 class GaussNewton:
@@ -63,6 +84,8 @@ class GaussNewton:
     def __call__(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Laplace:
         """Correct xi, (batch, d), for the solutions with coefficients c and boundary values b.
 
+        A search that got stuck begins again, at draws of the prior (always the same ones).
+
         Args:
             c: coefficients of u, (batch, n_modes).
             b: boundary coordinates of u, (batch, rank).
@@ -70,6 +93,21 @@ class GaussNewton:
             unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
             n_steps: number of steps; fewer where they become small.
         """
+        found = self._search(c, b, xi, unknown, n_steps)
+        is_stuck = found.misfit > _STUCK * (len(self.sigma) + b.shape[-1])
+        if n_steps == 0 or not is_stuck.any():
+            return found
+        stuck = is_stuck.nonzero()[:, 0]
+        starts = self.prior.sample_standard((_N_RESTARTS,), generator=generator_of(0)).to(xi)
+        again = stuck.repeat_interleave(_N_RESTARTS)
+        c, b, xi, unknown = (part[again] for part in (c, b, xi, unknown))
+        starts = torch.where(unknown > 0, starts.repeat(len(stuck), 1), xi)
+        ends = self._search(c, b, starts, unknown, n_steps)
+        best = ends.objective.reshape(-1, _N_RESTARTS).argmin(1)
+        first = torch.arange(0, len(again), _N_RESTARTS, device=best.device)
+        return found.better_of(ends.rows(first + best), stuck)
+
+    def _search(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Laplace:
         n = _CHUNK
         pieces = zip(c.split(n), b.split(n), xi.split(n), unknown.split(n), strict=True)
         parts = [self._correct(*piece, n_steps) for piece in pieces]

@@ -23,6 +23,7 @@ from pddlvm.basics.checks import check_kind, check_path
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import replacing
 from pddlvm.latent.core import LatentModel
+from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.inverse import Inverse
 from pddlvm.results.tracing import RECORDED, Map, record
 
@@ -153,11 +154,14 @@ def _tasks(model: LatentModel) -> Iterator[_Task]:
 
 def _inverse(model: LatentModel) -> Map:
     """u -> mean and std of z, see `pddlvm.latent.inverse.Inverse`."""
+    nothing = model.sigma_residual.new_zeros(model.problem.n_parameters)
+    (values,) = model.uncertainty.inverse_shape(nothing[None], 0).values
+    shape = ErrorShape(values)
 
     def inverse(u: Tensor) -> Outputs:
-        known = model.sigma_residual.new_zeros(len(u), model.problem.n_parameters)
+        known = nothing.expand(len(u), -1)
         mean, std = model.invert(u.to(model.sigma_residual.device), known, known)
-        inferred = Inverse(mean.to(u), std.to(u), model.problem.prior)
+        inferred = Inverse(mean.to(u), std.to(u), model.problem.prior, shape)
         return inferred.mean, inferred.std
 
     return inverse

@@ -163,11 +163,18 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     return (scaled.clamp(min=0) + (1 + (-scaled.abs()).exp()).log()) / beta
 
 
+def _asinh(x: Tensor) -> Tensor:
+    """log(x + sqrt(x^2 + 1)), to 1e-15."""
+    size = x.abs()
+    return x.sign() * (size + (size.square() + 1).sqrt()).log()
+
+
 # ONNX does not have the first, and onnxruntime has the others in single precision only.
 _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.diagonal_scatter.default: _diagonal_scatter,
     torch.ops.aten.erf.default: _erf,
     torch.ops.aten.softplus.default: _softplus,
+    torch.ops.aten.asinh.default: _asinh,
 }
 
 # To ONNX a number is one of single precision.
