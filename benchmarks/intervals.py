@@ -1,6 +1,7 @@
 """Do error bars hold: every ready problem, 200 fresh draws, before and after one correction.
 
-Run:  python -m benchmarks.intervals [--problems heat,shell] [--steps 1000] [--jobs 1] [--out FILE]
+Run:  python -m benchmarks.intervals [--problems heat,shell] [--steps 1000] [--draws 200]
+      [--jobs 1] [--out FILE]
 
 Trainings are limited in steps, so that a busy machine changes no figure.
 """
@@ -38,7 +39,7 @@ PROBLEMS: dict[str, Any] = {
 KNOWN = {name: ("f",) for name in ("nonlinear-poisson", "nonlinear-poisson-1d", "quasilinear")}
 
 
-def measure(name: str, seed: int, steps: int, n_samples: int = 200) -> list[dict[str, Any]]:
+def measure(name: str, seed: int, steps: int, n_samples: int) -> list[dict[str, Any]]:
     """Train one model; one row for u, u corrected and z each."""
     torch.set_num_threads(1)
     model = pddlvm.LatentVariableModel(PROBLEMS[name](), seed=seed)
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=200, help="fresh ones, of each model")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "intervals.json")
     options = parser.parse_args()
@@ -83,7 +85,7 @@ def main() -> None:
     # A device is no friend of forks.
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         runs = [
-            pool.submit(measure, name, int(seed), options.steps)
+            pool.submit(measure, name, int(seed), options.steps, options.draws)
             for seed in options.seeds.split(",")
             for name in options.problems.split(",")
         ]

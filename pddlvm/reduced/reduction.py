@@ -42,7 +42,11 @@ _LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
 _N_CHECKS = 8
 _N_SIZES = 32
-_MAX_NEWTON = 30
+_MAX_NEWTON = 60
+_HELPS = 0.2
+"""Factor by which a step with an old matrix makes the residual smaller, or it is made anew."""
+_ROUNDED = 1e-8
+"""Share of the residual below which a step of Newton that does not help has met rounding."""
 _SOLVED = 1e-6
 
 
@@ -192,17 +196,34 @@ def reduced_model(
     return ReducedModel(representation, terms)
 
 
-def solve_reduced(model: ReducedModel, z: Tensor, tolerance: float = 1e-9) -> Tensor:
+def solve_reduced(model: ReducedModel, z: Tensor, tolerance: float = 1e-12) -> Tensor:
     """Galerkin coefficients by the reduced model alone, (batch, n_modes), by Newton's method.
 
-    A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
+    The matrix of a draw serves for as long as steps with it help (Shamanskii); draws that are
+    solved wait for the others. One that fails is a poor snapshot, and no error: what comes of a
+    basis is measured.
     """
     c = z.new_zeros(len(z), model.n_modes)
-    start = r = model.residual(c, z)
+    r = model.residual(c, z)
+    start = r.norm(dim=1)
+    factors = z.new_empty(len(z), model.n_modes, model.n_modes)
+    pivots = torch.empty(len(z), model.n_modes, dtype=torch.int32)
+    going, is_new = torch.arange(len(z)), torch.ones(len(z), dtype=torch.bool)
     for _ in range(_MAX_NEWTON):
-        c = c - torch.linalg.solve(model.stiffness(c, z), r[..., None])[..., 0]
-        r = model.residual(c, z)
-        if (r.norm(dim=1) <= tolerance * start.norm(dim=1)).all():
+        new = going[is_new]
+        if len(new):
+            factors[new], pivots[new] = torch.linalg.lu_factor(model.stiffness(c[new], z[new]))
+        step = torch.linalg.lu_solve(factors[going], pivots[going], r[going, :, None])[..., 0]
+        trial = c[going] - step
+        left = model.residual(trial, z[going])
+        ratio = left.norm(dim=1) / r[going].norm(dim=1)
+        # Newton's own step is taken as it is.
+        taken = is_new | (ratio < 1)
+        c[going[taken]], r[going[taken]] = trial[taken], left[taken]
+        size, helps = r[going].norm(dim=1) / start[going], ratio <= _HELPS
+        is_over = ~(size > tolerance) | (is_new & ~helps & (size < _ROUNDED))
+        going, is_new = going[~is_over], ~helps[~is_over]
+        if not len(going):
             break
     return c
 
