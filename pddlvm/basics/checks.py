@@ -1,12 +1,14 @@
 """Checks of what users hand over, and of what is handed back."""
 
+import inspect
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -33,8 +35,15 @@ __all__ = [
     "check_shape",
     "check_share",
     "check_vectors",
+    "kinds_checked",
     "numbers_of",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NUMBERS = (int, float, Tensor)
+"""Whose kinds others stand for: an int for a float, a list for a tensor."""
 
 
 def check_vectors(values: Any, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -96,6 +105,7 @@ def _tensor_of(values: Any, name: str) -> Any:
 
 def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ...]:
     """Return values, all of a kind, or raise a ProblemError that names the argument."""
+    values = owned(values)  # an array without axes is no list
     is_list = isinstance(values, Iterable) and not isinstance(values, str | Mapping)
     found = tuple(values) if is_list else (values,)
     wrong = [value for value in found if not isinstance(value, kind)]
@@ -116,7 +126,32 @@ def check_kind(kind: type | UnionType, /, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, kind):
             expected = getattr(kind, "__name__", kind)
-            raise InputError(f"{name} must be a {expected}, got {type(value).__name__}: {value!r}")
+            got = f"{type(value).__name__}: {value!r}"
+            if value is None:
+                got = "None; leave it out where it has a default"
+            raise InputError(f"{name} must be a {expected}, got {got}")
+
+
+def kinds_checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, with an InputError for objects of another kind than its annotations say."""
+    hints = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
+    kinds = {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type | UnionType)
+        and all(isinstance(kind, type) for kind in get_args(hint))
+        and not any(kind in _NUMBERS for kind in get_args(hint) or (hint,))
+    }
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        for name in kinds.keys() & given.keys():
+            check_kind(kinds[name], **{name: given[name]})
+        return function(*args, **kwargs)
+
+    return run
 
 
 def check_path(path: Any) -> Path:

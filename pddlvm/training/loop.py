@@ -39,6 +39,7 @@ from pddlvm.training.state import (
 __all__ = ["TrainingResult", "train", "usable_device"]
 
 _LEAST_SHARE = 0.5
+_FEW_STEPS = 100
 _LAST_RATE = 1e-3
 Record = Callable[[dict[str, float]], None]
 
@@ -59,6 +60,7 @@ class TrainingResult:
         history: one row per record: step, seconds, stage, elbo (mean over a few fixed prior draws,
             up to a constant; of the part that the stage of the training is about).
         certificates: relative residuals of the trained forward map on fresh draws.
+        was_short: did the limit on the seconds end it after a few steps?
     """
 
     n_steps: int
@@ -67,11 +69,18 @@ class TrainingResult:
     stages: tuple[str, ...]
     history: list[dict[str, float]] = field(repr=False)
     certificates: Certificates
+    was_short: bool = False
 
     @property
     def verdict(self) -> str:
         """Is the forward map good enough? "accept", or what is wrong and what to try."""
-        return self.certificates.verdict
+        found = self.certificates.verdict
+        if found == "accept" or not self.was_short:
+            return found
+        return (
+            f"{found}. Only {self.n_steps} steps fitted into max_seconds: give more seconds, and "
+            "set OMP_NUM_THREADS=1 on a busy machine"
+        )
 
 
 @with_gradients
@@ -168,7 +177,8 @@ def train(
                 model.calibrate()
     names = tuple(stage.name for stage in stages)
     found = certificates(model)
-    return TrainingResult(at.step, clock.seconds, where, names, at.history, found)
+    was_short = at.step < min(_FEW_STEPS, budget.steps)
+    return TrainingResult(at.step, clock.seconds, where, names, at.history, found, was_short)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,14 @@ class Energy(Term):
 
     def density(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """psi at one point."""
-        result: Tensor = self.function(*self.unpack(e), x, **values)
+        psi = self.function(*self.unpack(e), x, **values)
+        if isinstance(psi, tuple | list) or (isinstance(psi, Tensor) and psi.ndim):
+            got = f"{len(psi)} values" if isinstance(psi, tuple | list) else _shape(psi)
+            raise ProblemError(
+                f"it returns {got}, and an Energy is one number, the density; (f0, f1) of a weak "
+                "form make a Flux(region, function)"
+            )
+        result: Tensor = psi
         return result
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
@@ -105,7 +112,14 @@ class Flux(Term):
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """(f0, f1) at one point, (s,)."""
-        f0, f1 = self.function(*self.unpack(e), x, **values)
+        pair = self.function(*self.unpack(e), x, **values)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            got = f"{len(pair)} values" if isinstance(pair, tuple | list) else _shape(pair)
+            raise ProblemError(
+                f"it returns {got}, and a Flux is a pair (f0, f1); the density of an energy makes "
+                "an Energy(region, function)"
+            )
+        f0, f1 = pair
         f0 = torch.as_tensor(f0, dtype=e.dtype, device=e.device)
         return torch.cat([f0.reshape(-1).expand(self.region.size_u), f1.reshape(-1)])
 
@@ -201,6 +215,11 @@ class TermEvaluator(nn.Module):
             e, self.x, values
         )
         return result
+
+
+def _shape(value: Any) -> str:
+    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+    return f"a tensor of shape {shape}" if shape else "one number"
 
 
 def _lookup(name: str, fields: Fields) -> Field | float:
