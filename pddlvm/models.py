@@ -197,6 +197,7 @@ class LatentVariableModel(LatentModel):
             InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
                 of nothing; predictions, or the training, are not finite.
         """
+        check_kind(Observation, observation=observation)
         budget = Budget.of(max_seconds, max_steps, default=60.0)
         asked, weights = (max_seconds, max_steps, seed), checksum(self)
         kept = self.amortized.get(observation)

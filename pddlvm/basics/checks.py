@@ -20,11 +20,14 @@ from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
 from pddlvm.basics.owned import owned
 
 __all__ = [
+    "argument_names",
     "array_of",
+    "broadcast_batch",
     "check_all",
     "check_axis",
     "check_count",
     "check_finite",
+    "check_flag",
     "check_kind",
     "check_level",
     "check_no_gradient",
@@ -154,6 +157,13 @@ def kinds_checked(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def check_flag(**flags: Any) -> None:
+    """Raise an InputError that names the first of some values that is neither true nor false."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise InputError(f"{name} must be True or False, got {flag!r}")
+
+
 def check_path(path: Any) -> Path:
     """Return the path of a file or folder, or raise an InputError."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
@@ -169,9 +179,8 @@ def check_real(above: float = -math.inf, /, **numbers: Any) -> None:
         numbers: by the names of the arguments.
     """
     for name, number in numbers.items():
-        value = owned(number)
-        is_real = isinstance(value, Real)
-        if not (is_real and above < value < math.inf):
+        is_real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+        if not (is_real and above < number < math.inf):
             limit = "be positive and finite" if above == 0 else "be a finite number"
             more = "" if above in (0, -math.inf) else f" above {above:g}"
             raise InputError(f"{name} must {limit}{more}, got {number!r}")
@@ -217,10 +226,34 @@ def check_predictions(values: Tensor, xi: Tensor) -> None:
         )
 
 
+def argument_names(function: Callable[..., Any], example: str) -> tuple[str, ...]:
+    """Names of the arguments of a user's function, or a ProblemError if it does not say them."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except ValueError as error:
+        name = getattr(function, "__name__", function)
+        raise ProblemError(
+            f"the function {name!r} does not say the names of its arguments; write one that does, "
+            f"{example}"
+        ) from error
+
+
+def broadcast_batch(**values: Tensor) -> torch.Size:
+    """The common batch shape of some vectors, by their names, or an InputError."""
+    batches = {name: tuple(value.shape[:-1]) for name, value in values.items()}
+    try:
+        return torch.broadcast_shapes(*batches.values())
+    except RuntimeError as error:
+        shapes = " and ".join(f"{name} {batch}" for name, batch in batches.items())
+        raise InputError(
+            f"the batch shapes of {shapes} do not broadcast; make them equal"
+        ) from error
+
+
 def check_count(least: int, **counts: Any) -> None:
     """Raise an InputError that names the first of some numbers that is no integer >= least."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < least:
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
             raise InputError(f"{name} must be an integer, at least {least}, got {count!r}")
 
 

@@ -18,7 +18,7 @@ from pddlvm.basics.checks import check_count, check_kind, check_no_gradient, che
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.basics.random import seeded
+from pddlvm.basics.random import check_seed, seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
@@ -84,7 +84,7 @@ class CollocationMaps(LatentModel):
         check_count(1, n_functions=n_functions)
         self.problem = problem
         self.objective = "detached"
-        self.tolerance, self.seed = tolerance, seed
+        self.tolerance, self.seed = tolerance, check_seed(seed)
         d = problem.n_parameters
         self.newton = SpaceTimeNewton(problem.form)
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
@@ -97,7 +97,7 @@ class CollocationMaps(LatentModel):
                     d, n_functions, width=64, depth=3, log_variance=-8.0
                 )
             trunk = Trunk(len(problem.box.names), n_functions).to(dtype)
-            self.basis = LearntBasis(problem, trunk, self.newton.s, unit, seed)
+            self.basis = LearntBasis(problem, trunk, self.newton.s, unit, self.seed)
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
             if inverse_network is None:
                 inverse_network = PrincipalGaussian(problem.grid, n_extra, d)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pddlvm.basics.checks import (
     check_count,
+    check_flag,
     check_kind,
     check_no_gradient,
     check_predictions,
@@ -299,6 +300,7 @@ class GalerkinMaps(LatentModel):
             ConvergenceError: samples that did not reach the tolerance, named.
         """
         check_real(0, tolerance=tolerance)
+        check_flag(throw=throw)
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))

@@ -187,6 +187,7 @@ class Posterior:
                 f"to_arviz takes one data set, and this posterior has a batch {tuple(self.batch)};"
                 " infer from y[i]"
             )
+        check_count(1, n_samples=n_samples)
         z = self.chains(n_samples, seed)
         prior = self.observation.problem.prior.sample((1, n_samples), seed=seed + 2)
         return data_tree(

@@ -46,11 +46,13 @@ _CHUNK = 20_000
 
 def gaussian(distance: Array) -> Array:
     """exp(-r^2 / 2), r in correlation lengths."""
+    check_kind(np.ndarray | float | int, distance=distance)
     return np.exp(-0.5 * distance**2)
 
 
 def exponential(distance: Array) -> Array:
     """exp(-r), r in correlation lengths."""
+    check_kind(np.ndarray | float | int, distance=distance)
     return np.exp(-distance)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
+from pddlvm.basics.checks import array_of
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.parameters.fields import Constant, Fields
@@ -96,8 +97,11 @@ class CollocationProblem(ParametricProblem):
         self.scale_function = PointFunction(residual_scale or _one, box, fields)
         self.conditions = conditions
         self.condition_functions = tuple(PointFunction(c.function, box, fields) for c in conditions)
-        self.grid = tuple(np.atleast_1d(grid or (64,) * k).tolist())
-        self.nodes = tuple(np.atleast_1d(nodes or _DEFAULT_NODES.get(k, (6,) * k)).tolist())
+        nodes = _DEFAULT_NODES.get(k, (6,) * k) if nodes is None else nodes
+        self.grid, self.nodes = (
+            tuple(np.atleast_1d(array_of(sizes, name)).tolist())
+            for name, sizes in (("grid", (64,) * k if grid is None else grid), ("nodes", nodes))
+        )
         self.along, self._reference = dict(along or {}), reference
         functions = (self.residual_function, self.scale_function, *self.condition_functions)
         self.functions = functions

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_kind, check_real, numbers_of
+from pddlvm.basics.checks import check_count, check_flag, check_kind, check_real, numbers_of
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
@@ -135,6 +135,7 @@ def train(
     budget = Budget.of(max_seconds, max_steps, math.inf)
     batch_size = model.batch_size if batch_size is None else batch_size
     check_count(1, batch_size=batch_size)
+    check_flag(progress=progress, calibrate=calibrate, resume=resume)
     where = usable_device(device)
     model.to(where)
     seed = check_seed(model.seed if seed is None else seed)
@@ -344,6 +345,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     Raises:
         InputError: there is no such device, or it cannot be used here.
     """
+    check_kind(str | torch.device, device=device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -10,7 +10,6 @@ batches. For a scalar problem u is a number and grad u a vector (dim,); for a ve
 (c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
+from pddlvm.basics.checks import argument_names
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
@@ -57,7 +57,7 @@ class Term(ABC):
     @property
     def field_names(self) -> tuple[str, ...]:
         """Names of the fields that the function reads: its arguments after (u, du, x)."""
-        return tuple(inspect.signature(self.function).parameters)[3:]
+        return argument_names(self.function, "lambda u, du, x, k: ...")[3:]
 
     @abstractmethod
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
