@@ -198,6 +198,7 @@ class LatentVariableModel(LatentModel):
                 of nothing; predictions, or the training, are not finite.
         """
         check_kind(Observation, observation=observation)
+        check_kind(Callable | None, family=family)  # type: ignore[arg-type]
         budget = Budget.of(max_seconds, max_steps, default=60.0)
         asked, weights = (max_seconds, max_steps, seed), checksum(self)
         kept = self.amortized.get(observation)

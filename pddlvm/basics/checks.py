@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from types import UnionType
 from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
@@ -120,7 +120,7 @@ def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ..
 
 def check_axis(axis: Any) -> None:
     """Raise an InputError if this is no axis of space."""
-    if not isinstance(axis, Integral) or axis not in (0, 1, 2):
+    if not isinstance(axis, Integral) or isinstance(axis, bool) or axis not in (0, 1, 2):
         raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
 
 
@@ -179,8 +179,7 @@ def check_real(above: float = -math.inf, /, **numbers: Any) -> None:
         numbers: by the names of the arguments.
     """
     for name, number in numbers.items():
-        is_real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
-        if not (is_real and above < number < math.inf):
+        if not (_is_number(number) and above < number < math.inf):
             limit = "be positive and finite" if above == 0 else "be a finite number"
             more = "" if above in (0, -math.inf) else f" above {above:g}"
             raise InputError(f"{name} must {limit}{more}, got {number!r}")
@@ -189,8 +188,7 @@ def check_real(above: float = -math.inf, /, **numbers: Any) -> None:
 def check_share(**shares: Any) -> None:
     """Raise an InputError that names the first of some numbers that is not between 0 and 1."""
     for name, share in shares.items():
-        is_real = isinstance(share, Real)
-        if not (is_real and 0 < share < 1):
+        if not (_is_number(share) and 0 < share < 1):
             raise InputError(f"{name} must lie between 0 and 1, got {share!r}")
 
 
@@ -271,16 +269,21 @@ def check_shape(shape: Any) -> tuple[int, ...]:
 def check_positive(**limits: float | None) -> None:
     """Raise an InputError that names the first of some numbers that is given and not positive."""
     for name, limit in limits.items():
-        if limit is not None and not (isinstance(limit, Real) and limit > 0):
+        if limit is not None and not (_is_number(limit) and limit > 0):
             raise InputError(f"{name} must be positive, got {limit!r}")
 
 
 def check_level(level: float) -> float:
     """Return the probability of an interval, or raise an InputError."""
-    is_real = isinstance(level, Real)
-    if not (is_real and 0 < level < 1):
+    if not (_is_number(level) and 0 < level < 1):
         raise InputError(f"level must lie between 0 and 1, got {level!r}; 0.95 for 95 %")
     return level
+
+
+def _is_number(value: Any) -> bool:
+    """Is this a number that torch and NumPy compute with? A Fraction is none, True is no number."""
+    is_real = isinstance(value, int | float | np.integer | np.floating)
+    return is_real and not isinstance(value, bool)
 
 
 def _is_differentiated(values: Tensor) -> bool:

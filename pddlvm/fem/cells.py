@@ -61,7 +61,7 @@ class CellKind:
 
 def check_cells(n: Any) -> None:
     """Raise a MeshError if n is no number of cells along a side."""
-    if not isinstance(n, Integral) or n < 1:
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
         raise MeshError(f"a mesh needs at least one cell per side, an integer, got n = {n!r}")
 
 

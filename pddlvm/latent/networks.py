@@ -53,7 +53,7 @@ class NeuralGaussian(nn.Module):
         with torch.no_grad():
             self.head.weight[n_out:] = 0
             self.head.bias[:n_out] = 0
-            self.head.bias[n_out:] = log_variance
+            self.head.bias[n_out:] = float(log_variance)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance, (batch, n_out) each."""

@@ -67,6 +67,8 @@ def field(
     per_cell = len(data) == mesh.nelements
     if not per_cell:
         data = _magnitude(problem, data)
+    if warp is not None and not isinstance(mesh, SurfaceMesh):
+        raise InputError("warp is for shells; leave it out for other meshes")
     ax.set_title(title)
     if mesh.dim() == 1:
         return _line(mesh.p[0], mesh.t, data, ax, label)

@@ -27,6 +27,7 @@ from pddlvm.basics.checks import (
     numbers_of,
 )
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.explained import explained
 from pddlvm.basics.random import generator_of
 from pddlvm.fem import Space
 from pddlvm.linalg.operators import SparseOperator
@@ -158,6 +159,7 @@ class LinearObservation(Observation):
         self._operators: dict[tuple[torch.dtype, torch.device], SparseOperator] = {}
 
     def apply(self, u: Tensor) -> Tensor:  # noqa: D102
+        u = check_vectors(u, "u", self.problem.n_dofs, f"have {self.problem.n_dofs} values")
         key = (u.dtype, u.device)
         if key not in self._operators:
             self._operators[key] = SparseOperator(self.matrix, u.dtype).to(u.device)
@@ -214,7 +216,13 @@ class FunctionObservation(Observation):
         check_kind(Callable, function=function)  # type: ignore[arg-type]
         super().__init__(problem, n, noise_std)
         self.function = function
-        found = function(torch.zeros(2, problem.n_dofs, dtype=torch.float64))
+        try:
+            found = function(torch.zeros(2, problem.n_dofs, dtype=torch.float64))
+        except Exception as error:
+            raise InputError(
+                f"the function cannot be evaluated at u (2, {problem.n_dofs}), float64 "
+                f"({explained(error)})"
+            ) from error
         if not isinstance(found, Tensor) or found.shape != (2, n):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
@@ -222,6 +230,7 @@ class FunctionObservation(Observation):
             )
 
     def apply(self, u: Tensor) -> Tensor:  # noqa: D102
+        u = check_vectors(u, "u", self.problem.n_dofs, f"have {self.problem.n_dofs} values")
         return self.function(u)
 
 

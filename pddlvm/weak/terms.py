@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
-from pddlvm.basics.checks import argument_names
+from pddlvm.basics.checks import argument_names, check_flag
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
@@ -105,6 +105,10 @@ class Flux(Term):
     """
 
     has_secant: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag(has_secant=self.has_secant)
 
     @property
     def is_coercive(self) -> bool:  # noqa: D102
