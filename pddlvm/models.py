@@ -218,6 +218,7 @@ class LatentVariableModel(LatentModel):
             RunFileError: no such file, damaged, or trained for another model, sensors or noise.
             InputError: an observation of another problem.
         """
+        check_kind(Observation, observation=observation)
         kept = KeptDensity(load_amortized(self, path, observation), checksum(self), ANYTHING)
         self.amortized[observation] = kept
         return kept.density

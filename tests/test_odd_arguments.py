@@ -95,6 +95,14 @@ OBJECTS = {
     "problem of a file": lambda v, _: pddlvm.load("a.pt", v),
 }
 INFINITY = float("inf")
+
+
+def heat(**changes):
+    box = pddlvm.Box(x=(0.0, 1.0))
+    fields = {"k": pddlvm.Constant(PRIOR)}
+    return pddlvm.CollocationProblem("heat", box, lambda u_xx, k: u_xx - k, fields, **changes)
+
+
 Z = torch.tensor([0.5, 0.5], dtype=torch.float64)
 LINE = poisson.make_1d(4)
 MODEL = small.galerkin()
@@ -159,6 +167,15 @@ OBJECTS |= {
     "stresses": lambda v, _: pddlvm.shell_stresses(v, Z, Z),
     "coordinate": lambda v, _: pddlvm.Box(x=(0.0, 1.0)).start(v),
     "interval": lambda v, _: pddlvm.Box(x=v),
+    "path of a density": lambda v, _: MODEL.load_amortized(v, SENSORS),
+    "context": lambda v, _: pddlvm.Full(v, 2),
+    "grid of a network": lambda v, _: pddlvm.GridGaussian(v, 0, 1),
+    "name of a field": lambda v, _: MODEL.problem.parameter_field(Z, v),
+    "stretch": lambda v, _: heat(stretch=v),
+    "along": lambda v, _: heat(along=v),
+    "odd": lambda v, _: heat(odd=v),
+    "lift": lambda v, _: heat(lift=v),
+    "reference": lambda v, _: heat(reference=v),
     "g": lambda v, _: links.exp(v),
     "boundary values": lambda v, _: poisson.make(2, 1, dirichlet=v),
     "flux": lambda v, _: poisson.make(2, 1, flux=v),
@@ -186,6 +203,7 @@ FLAGS = {
     "calibrate": lambda v: pddlvm.train(MODEL, max_steps=1, calibrate=v),
     "resume": lambda v: pddlvm.train(MODEL, max_steps=1, resume=v),
     "throw": lambda v: MODEL.refine(Z, throw=v),
+    "closed": lambda v: fem.surface(CORNERS, FACES, closed=v),
 }
 NO_NUMBER = [None, "1", [1.0], 1j, float("nan"), INFINITY, torch.ones(2)]
 NO_COUNT = [None, "2", 2.5, -1, [1], float("nan"), torch.ones(2)]

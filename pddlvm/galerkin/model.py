@@ -88,8 +88,7 @@ class GalerkinMaps(LatentModel):
         check_kind(torch.dtype, dtype=dtype)
         if not isinstance(objective, str) or objective not in ("detached", "coupled"):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
-        self.problem = problem
-        self.objective = objective
+        self.problem, self.objective = problem, objective
         self.seed = check_seed(seed)
         self.covariance = covariance or default_covariance(problem)
         self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)

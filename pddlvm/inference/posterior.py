@@ -187,7 +187,6 @@ class Posterior:
                 f"to_arviz takes one data set, and this posterior has a batch {tuple(self.batch)};"
                 " infer from y[i]"
             )
-        check_count(1, n_samples=n_samples)
         z = self.chains(n_samples, seed)
         prior = self.observation.problem.prior.sample((1, n_samples), seed=seed + 2)
         return data_tree(
@@ -215,6 +214,7 @@ class Posterior:
 
     def chains(self, n_samples: int, seed: int) -> Tensor:
         """Draws of z in chains, (n_chains, n_draws, ..., d); four where there are none."""
+        check_count(1, n_samples=n_samples)
         if self._xi is None:
             return self.sample((4, -(-n_samples // 4)), seed=seed)
         return self._unflatten(self._model.problem.prior.unstandardise(self._xi))
