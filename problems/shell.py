@@ -71,7 +71,7 @@ def make(
     """
     if not (isinstance(thickness, float | int) and 0 < thickness < math.inf):
         raise pddlvm.InputError(f"thickness must be positive and finite, got {thickness!r}")
-    if not (isinstance(up, int) and 0 <= up <= 2):
+    if not (isinstance(up, int) and not isinstance(up, bool) and 0 <= up <= 2):
         raise pddlvm.InputError(f"up must be 0, 1 or 2, got {up!r}")
     if mesh is None:
         mesh = fem.hare()

@@ -140,6 +140,8 @@ COUNTS |= {
     "n_samples of a file": lambda v, _: MODEL.to_vtu("a.vtu", Z, n_samples=v),
     "n_samples of a figure": lambda v, _: plot.inverse_figure(MODEL, Z, n_samples=v),
     "n_data": lambda v, _: pddlvm.validate_inference(MODEL, SENSORS, n_data=v),
+    "corrections": lambda v, _: MODEL.forward(Z, corrections=v),
+    "batch_size": lambda v, _: pddlvm.train(MODEL, max_steps=1, batch_size=v),
     "grid": lambda v, _: pinn.make_burgers((6, v)),
     "n per side": lambda v, _: bayesian_poisson.make(v),
     "up": lambda v, _: shell.make(fem.roof(2), up=v),
@@ -206,7 +208,7 @@ FLAGS = {
     "closed": lambda v: fem.surface(CORNERS, FACES, closed=v),
 }
 NO_NUMBER = [None, "1", [1.0], 1j, float("nan"), INFINITY, torch.ones(2)]
-NO_COUNT = [None, "2", 2.5, -1, [1], float("nan"), torch.ones(2)]
+NO_COUNT = [None, "2", 2.5, -1, True, 10**22, [1], float("nan"), torch.ones(2)]
 NO_OBJECT = [0, b"a", {"a": 1.0}, [[1.0], [2.0, 3.0]], torch.ones(2) > 0, np.array([None])]
 
 
@@ -228,7 +230,7 @@ def test_what_is_no_number_is_refused_by_name(name, problem):
 def test_what_is_no_count_is_refused_by_name(name, problem):
     for value in NO_COUNT:
         # Without a seed every draw is another one.
-        if not (value is None and name.startswith(("seed", "quadrature"))):
+        if not (value is None and name.startswith(("seed", "quadrature", "batch"))):
             assert name.split(" ")[0] in refused(COUNTS[name], value, problem)
 
 

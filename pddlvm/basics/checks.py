@@ -25,6 +25,7 @@ __all__ = [
     "broadcast_batch",
     "check_all",
     "check_axis",
+    "check_corrections",
     "check_count",
     "check_finite",
     "check_flag",
@@ -45,6 +46,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LARGEST, _MOST_CORRECTIONS = 2**63 - 1, 100
 _NUMBERS = (int, float, Tensor)
 """Whose kinds others stand for: an int for a float, a list for a tensor."""
 
@@ -248,11 +250,18 @@ def broadcast_batch(**values: Tensor) -> torch.Size:
         ) from error
 
 
-def check_count(least: int, **counts: Any) -> None:
-    """Raise an InputError that names the first of some numbers that is no integer >= least."""
+def check_count(least: int, most: int = _LARGEST, /, **counts: Any) -> None:
+    """Raise an InputError that names the first of some numbers that is no integer in a range."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
-            raise InputError(f"{name} must be an integer, at least {least}, got {count!r}")
+        is_count = isinstance(count, Integral) and not isinstance(count, bool)
+        if not (is_count and least <= count <= most):
+            limit = f", at most {most}" if is_count and count > most else ""
+            raise InputError(f"{name} must be an integer, at least {least}{limit}, got {count!r}")
+
+
+def check_corrections(corrections: Any) -> None:
+    """Raise an InputError if this is no number of corrections, of which few converge."""
+    check_count(0, _MOST_CORRECTIONS, corrections=corrections)
 
 
 def check_shape(shape: Any) -> tuple[int, ...]:

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_kind, check_no_gradient, check_share
+from pddlvm.basics.checks import (
+    check_corrections,
+    check_count,
+    check_kind,
+    check_no_gradient,
+    check_share,
+)
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
 from pddlvm.basics.progress import ProgressBar
@@ -205,7 +211,7 @@ class CollocationMaps(LatentModel):
         z = check_no_gradient(z, "z")
         prior = self.problem.prior
         z = prior.vectors(z) if extrapolate else prior.check(z)
-        check_count(0, corrections=corrections)
+        check_corrections(corrections)
         points = owned(points)
         x = self.problem.grid_points if points is None else self.problem.box.check(points)
         level = 1 if corrections else 0

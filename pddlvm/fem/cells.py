@@ -59,10 +59,17 @@ class CellKind:
         return np.array([known[tuple(node)] for node in nodes])
 
 
+_MOST_CELLS = 10**6
+"""Per side; no memory holds more."""
+
+
 def check_cells(n: Any) -> None:
     """Raise a MeshError if n is no number of cells along a side."""
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
-        raise MeshError(f"a mesh needs at least one cell per side, an integer, got n = {n!r}")
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1 or n > _MOST_CELLS:
+        raise MeshError(
+            "a mesh needs at least one cell per side, an integer, "
+            f"at most {_MOST_CELLS}, got n = {n!r}"
+        )
 
 
 def _hexahedron() -> list[tuple[float, ...]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import (
-    check_count,
+    check_corrections,
     check_flag,
     check_kind,
     check_no_gradient,
@@ -163,7 +163,7 @@ class GalerkinMaps(LatentModel):
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
-        check_count(0, corrections=corrections)
+        check_corrections(corrections)
         with torch.no_grad():
             like = self.sigma_residual
             # Standardised before it is rounded: the prior may be narrow and far from zero.
@@ -249,7 +249,7 @@ class GalerkinMaps(LatentModel):
                 Dirichlet boundary, a u that requires a gradient, or an unknown block name.
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
-        check_count(0, corrections=corrections)
+        check_corrections(corrections)
         if noise_std is not None:
             return self._inverse_of_noisy(u, noise_std, z_known)
         batch = u.shape[:-1]
