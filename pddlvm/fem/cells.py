@@ -65,7 +65,8 @@ _MOST_CELLS = 10**6
 
 def check_cells(n: Any) -> None:
     """Raise a MeshError if n is no number of cells along a side."""
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1 or n > _MOST_CELLS:
+    is_count = isinstance(n, Integral) and not isinstance(n, bool)
+    if not (is_count and 1 <= n <= _MOST_CELLS):
         raise MeshError(
             "a mesh needs at least one cell per side, an integer, "
             f"at most {_MOST_CELLS}, got n = {n!r}"
