@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
-from pddlvm.basics.checks import check_count, check_kind
+from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region, check_points, turns
@@ -239,6 +239,7 @@ class Space:
         Raises:
             InputError: a point is outside of the mesh.
         """
+        check_flag(gradient=gradient)
         cells, local = self._located(check_points(points, self.dim))
         return self._evaluation(cells, local, gradient=gradient)
 

@@ -134,6 +134,7 @@ class Posterior:
             seed: of the draws.
         """
         check_count(2, n_samples=n_samples)
+        check_count(0, seed=seed)
         u = self._solutions(self.sample((n_samples,), seed=seed), seed + 1)
         return PosteriorSolution(u.mean(0), u.std(0), u)
 
