@@ -68,8 +68,8 @@ def check_cells(n: Any) -> None:
     is_count = isinstance(n, Integral) and not isinstance(n, bool)
     if not (is_count and 1 <= n <= _MOST_CELLS):
         raise MeshError(
-            "a mesh needs at least one cell per side, an integer, "
-            f"at most {_MOST_CELLS}, got n = {n!r}"
+            f"a mesh needs at least one cell per side, at most {_MOST_CELLS}, an integer, "
+            f"got n = {n!r}"
         )
 
 
