@@ -197,6 +197,8 @@ class LatentVariableModel(LatentModel):
             InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
                 of nothing; predictions, or the training, are not finite.
         """
+        check_kind(Observation, observation=observation)
+        check_kind(Callable | None, family=family)  # type: ignore[arg-type]
         budget = Budget.of(max_seconds, max_steps, default=60.0)
         asked, weights = (max_seconds, max_steps, seed), checksum(self)
         kept = self.amortized.get(observation)
@@ -216,6 +218,7 @@ class LatentVariableModel(LatentModel):
             RunFileError: no such file, damaged, or trained for another model, sensors or noise.
             InputError: an observation of another problem.
         """
+        check_kind(Observation, observation=observation)
         kept = KeptDensity(load_amortized(self, path, observation), checksum(self), ANYTHING)
         self.amortized[observation] = kept
         return kept.density

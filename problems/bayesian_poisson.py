@@ -44,9 +44,9 @@ def make(n: int = 32) -> pddlvm.Problem:
     Args:
         n: squares per side, a multiple of 8.
     """
-    if n < 8 or n % 8:
-        raise pddlvm.InputError(f"n must be a multiple of the 8 blocks per side, got {n}")
     space = fem.Space(fem.unit_square(n, quadrilaterals=True))
+    if n % 8:
+        raise pddlvm.InputError(f"n must be a multiple of the 8 blocks per side, got {n}")
     theta = pddlvm.Piecewise.on_blocks(space, (8, 8), prior=pddlvm.LogNormal(4.0, 2.0))
     return pddlvm.Problem(
         "Bayesian Poisson benchmark",

@@ -13,9 +13,13 @@ import math
 import torch
 from torch import Tensor
 
+import pddlvm
+
 __all__ = ["burgers"]
 
 _FARTHEST, _STEP = 16.0, 0.125
+_LEAST = math.log(0.01 / math.pi) - 1e-6
+"""Of log nu, with some slack for round-off."""
 
 
 def burgers(z: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -25,7 +29,20 @@ def burgers(z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         z: log nu, (n, 1), at least log(0.01 / pi).
         x: grid in [-1, 1].
         t: grid in [0, 1].
+
+    Raises:
+        InputError: other shapes, or values out of range.
     """
+    given = (z, x, t)
+    if not all(isinstance(v, Tensor) and v.is_floating_point() for v in given) or not (
+        z.ndim == 2 and z.shape[1] == x.ndim == t.ndim == 1
+    ):
+        raise pddlvm.InputError(
+            "burgers takes floating-point tensors z (n, 1), x (n_x,) and t (n_t,), got "
+            f"{', '.join(str(getattr(v, 'shape', type(v).__name__)) for v in given)}"
+        )
+    if not ((z >= _LEAST).all() and (x.abs() <= 1).all() and (t >= 0).all() and (t <= 1).all()):
+        raise pddlvm.InputError("z must be at least log(0.01 / pi), x in [-1, 1] and t in [0, 1]")
     s = torch.arange(-_FARTHEST, _FARTHEST + _STEP, _STEP, dtype=torch.float64)
 
     def solve(nu: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 -div(kappa(x) grad u) + b . grad u = f           `make_advection_diffusion`: not symmetric
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -154,6 +155,8 @@ def make_advection_diffusion(
         length: correlation length of g.
         peclet: largest element Péclet number |b| h / (2 kappa); it sets kappa_min.
     """
+    if not (isinstance(peclet, float | int) and 0 < peclet < math.inf):
+        raise pddlvm.InputError(f"peclet must be positive and finite, got {peclet!r}")
     space = fem.Space(fem.unit_square(n))
     flux = partial(_advection_diffusion, 1.0 / (2 * n * peclet), 1.0 / n)
     return pddlvm.Problem(

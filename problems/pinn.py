@@ -120,6 +120,10 @@ def make_reaction_diffusion(
         rate: of the reaction.
         grid: points in x and t on which solutions are compared and inverted.
     """
+    if not (isinstance(diffusion, float | int) and 0 < diffusion < math.inf):
+        raise pddlvm.InputError(f"diffusion must be positive and finite, got {diffusion!r}")
+    if not (isinstance(rate, float | int) and math.isfinite(rate)):
+        raise pddlvm.InputError(f"rate must be a finite number, got {rate!r}")
     box = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
     f = pddlvm.KarhunenLoeve.on(
         fem.Space(fem.interval(256)), 5, length=0.2, link=pddlvm.links.identity

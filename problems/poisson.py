@@ -103,6 +103,8 @@ def make_missing_middle(n: int = 100) -> pddlvm.Problem:
 
 def both_ends(problem: pddlvm.Problem, noise_std: float = 0.01) -> pddlvm.LinearObservation:
     """u at the 40 % of the nodes nearest to each end, as in the paper."""
+    if not isinstance(problem, pddlvm.Problem) or problem.dim != 1:
+        raise pddlvm.InputError(f"problem must be that of make_missing_middle, got {problem!r}")
     x = problem.space.mesh.p[0]
     order = x.argsort()
     n = round(0.4 * (len(x) - 1))
@@ -142,10 +144,14 @@ def make(
     Raises:
         MeshError: the file is not a mesh, or lacks a boundary or subdomain that is named.
     """
+    for name, given in {"dirichlet": dirichlet, "flux": flux, "materials": materials}.items():
+        if not isinstance(given, Mapping | None):
+            raise pddlvm.InputError(f"{name} must map names to numbers, got {given!r}")
     space = fem.Space(fem.unit_square(n) if mesh is None else fem.read_mesh(mesh))
     kappa = pddlvm.KarhunenLoeve.on(space, n_terms, length=length)
     fields: dict[str, pddlvm.Field | float] = {"kappa": kappa}
-    if source:
+    has_source = not (isinstance(source, float | int) and source == 0)
+    if has_source:
         fields["f"] = source
     if materials is None:
         stored = [pddlvm.Energy(space.interior(), diffusion)]
@@ -157,7 +163,7 @@ def make(
         fields["material"] = pddlvm.Piecewise.on_subdomains(
             space, list(materials), prior=pddlvm.LogNormal(0.0, spread)
         )
-    loads = [pddlvm.Energy(space.interior(), load)] if source else []
+    loads = [pddlvm.Energy(space.interior(), load)] if has_source else []
     inflow = [
         pddlvm.Energy(space.boundary(name), partial(boundary_flux, q))
         for name, q in (flux or {}).items()

@@ -6,6 +6,7 @@ e and k are membrane strain and curvature of the mid-surface (Kirchhoff-Love), C
 stress.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -68,10 +69,10 @@ def make(
         MeshError: the file is not a surface that a shell can be put on.
         InputError: thickness or axis out of range.
     """
-    if not thickness > 0:
-        raise pddlvm.InputError(f"thickness must be positive, got {thickness}")
-    if up not in (0, 1, 2):
-        raise pddlvm.InputError(f"up must be 0, 1 or 2, got {up}")
+    if not (isinstance(thickness, float | int) and 0 < thickness < math.inf):
+        raise pddlvm.InputError(f"thickness must be positive and finite, got {thickness!r}")
+    if not (isinstance(up, int) and not isinstance(up, bool) and 0 <= up <= 2):
+        raise pddlvm.InputError(f"up must be 0, 1 or 2, got {up!r}")
     if mesh is None:
         mesh = fem.hare()
     elif not isinstance(mesh, fem.SurfaceMesh):

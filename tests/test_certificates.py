@@ -40,6 +40,15 @@ def test_a_basis_that_is_too_small_is_rejected(problem):
     assert result.verdict.startswith("reject") and "more modes" in result.verdict
 
 
+def test_a_training_that_was_cut_short_says_so(problem):
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.EnergyModes(1))
+    # No machine takes a hundred steps in a millisecond.
+    result = pddlvm.train(model, max_seconds=1e-3, calibrate=False)
+    assert result.verdict.startswith("reject") and "steps fitted into max_s" in result.verdict
+    result = pddlvm.train(model, max_steps=2, max_seconds=100.0, calibrate=False)
+    assert "max_seconds" not in result.verdict
+
+
 def test_a_trained_map_is_accepted(problem):
     model = pddlvm.LatentVariableModel(problem)
     result = pddlvm.train(model, max_steps=150, calibrate=False)

@@ -223,6 +223,15 @@ def test_a_figure_that_cannot_be_drawn_costs_no_run(call: Call, tmp_path: Path, 
     assert "latex could not be found" in page and "data:image/png" not in page
 
 
+def test_what_is_read_is_not_written_over(call: Call, tmp_path: Path):
+    table = tmp_path / "data.csv"
+    table.write_text("x,value\n0.5,0.1\n")
+    for command in (("infer", "--data"), ("forward", "--table")):
+        done = call(command[0], tmp_path, command[1], table, "--out", table)
+        assert done.code == 2 and "is what is read" in done.err
+    assert table.read_text() == "x,value\n0.5,0.1\n"
+
+
 def test_a_toml_file_says_the_same_as_flags(call: Call, tmp_path: Path):
     config = tmp_path / "run.toml"
     config.write_text(

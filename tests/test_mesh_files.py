@@ -147,3 +147,19 @@ def test_vertices_that_nearly_coincide_are_one_wherever_they_are():
     with pytest.warns(UserWarning, match="4 duplicate vertices"):
         mesh = surface(points, np.array([[0, 1, 2]]))
     assert mesh.p.shape == (3, 3)
+
+
+@pytest.mark.parametrize("suffix", [".MSH", ".VTU", ".INP", ".MESH", ".BDF"])
+def test_a_name_may_be_in_upper_case(suffix: str, tmp_path: Path):
+    square = fem.unit_square(1)
+    points = np.column_stack([square.p.T, np.zeros(4)])
+    meshio.Mesh(points, [("triangle", square.t.T)]).write(tmp_path / f"a{suffix.lower()}")
+    (tmp_path / f"a{suffix.lower()}").rename(tmp_path / f"b{suffix}")
+    assert fem.read_mesh(tmp_path / f"b{suffix}").nelements == 2
+
+
+@pytest.mark.parametrize(("suffix", "advice"), [(".msh.gz", "unpack it"), (".unv", "convert it")])
+def test_other_files_are_refused_with_advice(suffix: str, advice: str, read, tmp_path: Path):
+    (tmp_path / f"a{suffix}").write_bytes(b"1")
+    with pytest.raises(MeshError, match=advice):
+        read(tmp_path / f"a{suffix}")

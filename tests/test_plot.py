@@ -1,5 +1,7 @@
 """Figures draw what they are given, on the axes that they are given."""
 
+import dataclasses
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -78,6 +80,15 @@ def test_training_and_calibration_curves():
     report = pddlvm.validate(model, n_samples=20)
     drawn = plot.calibration(report, axes[1]).lines[1]
     np.testing.assert_array_equal(drawn.get_ydata(), report.observed)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_a_curve_of_one_point_has_a_marker(n_rows):
+    result = pddlvm.train(model_of(poisson.make_1d()), max_steps=1, calibrate=False)
+    short = dataclasses.replace(result, history=result.history[:n_rows])
+    line = plot.elbo(short, plt.figure().gca()).lines[0]
+    # The best row of two is not on the logarithm.
+    assert line.get_marker() == "o" and len(line.get_xdata()) == 1
 
 
 @pytest.mark.parametrize("quadrilaterals", [False, True])

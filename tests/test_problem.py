@@ -432,6 +432,51 @@ def test_problem_without_dirichlet_boundary_is_refused():
         make()
 
 
+def conduction(u, du, x, k):
+    return 0.5 * k * (du * du).sum() - u
+
+
+def robin(u, du, x):
+    return 0.5 * 3.0 * u**2
+
+
+def reaction(u, du, x):
+    return 0.5 * u**2 - u * x[0]
+
+
+def without_dirichlet(name):
+    space = fem.Space(fem.interval(4))
+    held = {
+        "Robin": pddlvm.Energy(space.boundary("left"), robin),
+        "reaction": pddlvm.Energy(space.interior(), reaction),
+    }
+    terms = [pddlvm.Energy(space.interior(), conduction), held[name]]
+    return pddlvm.Problem(name, space, terms, {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))})
+
+
+def test_a_robin_condition_holds_a_problem_without_dirichlet_boundary():
+    problem = without_dirichlet("Robin")
+    # k u'(0) = 3 u(0) = 1, the whole load.
+    u = problem.solve(double(1.5))
+    assert float(u[0]) == pytest.approx(1 / 3, rel=1e-12)
+
+
+def test_a_model_needs_no_dirichlet_boundary(tmp_path):
+    problem = without_dirichlet("reaction")
+    model = pddlvm.LatentVariableModel(problem)
+    pddlvm.train(model, max_steps=200, calibrate=False)
+    z = problem.prior.sample((4,), seed=0)
+    u = problem.solve(z)
+    # Both maps of one parameter are smooth functions: 200 steps give two digits and more.
+    assert float((model.forward(z).mean - u).abs().max()) < 0.01 * float(u.abs().max())
+    assert float((model.inverse(u).mean - z).abs().max()) < 0.05
+    torch.testing.assert_close(model.refine(z).u, u, rtol=1e-8, atol=0.0)
+    model.save(tmp_path / "a.pt")
+    torch.testing.assert_close(
+        pddlvm.load(tmp_path / "a.pt", problem).forward(z).mean, model.forward(z).mean
+    )
+
+
 def test_dirichlet_boundary_that_the_mesh_lacks_is_refused():
     with pytest.raises(MeshError, match=r"'rim'.*'left', 'right'"):
         make(pddlvm.Dirichlet("rim"))

@@ -190,6 +190,32 @@ def test_a_residual_scale_is_positive():
     refuses("residual_scale .* must be positive", strong, residual_scale=lambda u_xx: -(u_xx**2))
 
 
+# --- energies and weak forms ---------------------------------------------------------------------
+
+
+def flux(u, du, x, k):
+    return -1.0, k * du
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "message"),
+    [
+        (pddlvm.Energy, flux, "it returns 2 values, and an Energy is one number.*Flux"),
+        (pddlvm.Energy, lambda u, du, x, k: k * du, r"shape \(2,\), and an Energy is one number"),
+        (pddlvm.Flux, energy, "it returns one number, and a Flux is a pair.*Energy"),
+        (pddlvm.Flux, lambda u, du, x, k: k * du, r"shape \(2,\), and a Flux is a pair"),
+    ],
+)
+def test_an_energy_and_a_flux_are_told_apart(kind, function, message):
+    refuses(message, weak, terms=[kind(SPACE.interior(), function)])
+
+
+def test_a_function_says_the_names_of_its_arguments():
+    refuses("'sin' does not say .* lambda u, du", weak, torch.sin)
+    refuses("'sin' does not say .* lambda x", weak, dirichlet=[pddlvm.Dirichlet("left", torch.sin)])
+    refuses("'sin' does not say", strong, torch.sin)
+
+
 # --- conditions and lists ------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from pddlvm.amortized.families import FAMILIES, Diagonal, Family
 from pddlvm.amortized.proposals import Proposals
 from pddlvm.amortized.resampled import Resampled
 from pddlvm.amortized.signature import SEED, signature
+from pddlvm.basics.checks import check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_content
 from pddlvm.basics.summary import summarise
@@ -130,9 +131,16 @@ class Amortized:
 
     def __call__(self, y: Tensor) -> Density:
         """The posterior of data (batch, n), float64 on the CPU."""
-        y = y.double().cpu()
+        y = self._data(y)
         with torch.no_grad():
             return self.family.density(self._bounded(self.context(y)), self.prior)
+
+    def _data(self, y: Tensor) -> Tensor:
+        n = self.context.surrogate.observation.n
+        y = check_vectors(y, "y", n, f"have {n} values, one per sensor")
+        if y.ndim != 2:
+            raise InputError(f"y must have shape (batch, n), got {tuple(y.shape)}")
+        return y.double().cpu()
 
     def resampled(self, y: Tensor) -> Resampled:
         """The same, its draws resampled by the density that the corrected forward map gives.
@@ -140,7 +148,7 @@ class Amortized:
         Data unlike those of the training get mean and std from draws: there a network says
         anything.
         """
-        y = y.double().cpu()
+        y = self._data(y)
         surrogate, prior = self.context.surrogate, self.prior
         with torch.no_grad():
             context = self.context(y)

@@ -14,6 +14,7 @@ import torch
 import zuko
 from torch import Tensor, nn
 
+from pddlvm.basics.checks import check_count
 from pddlvm.basics.random import seeded
 from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.inference.pushed_gaussian import PushedGaussian
@@ -52,6 +53,7 @@ class Family(nn.Module, ABC):
 class _Gaussian(Family):
     def __init__(self, n: int, d: int, n_factor: int) -> None:
         super().__init__()
+        check_count(1, n=n, d=d)
         self.d = d
         self.network = _network(n, d + n_factor)
 
@@ -105,6 +107,7 @@ class Full(_Gaussian):
     """
 
     def __init__(self, n: int, d: int) -> None:
+        check_count(1, n=n, d=d)
         super().__init__(n, d, d * (d + 1) // 2)
         self.rows, self.columns = torch.tril_indices(d, d)
 

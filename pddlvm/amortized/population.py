@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pddlvm.amortized.amortized import Amortized
 from pddlvm.amortized.train import amortize
-from pddlvm.basics.checks import check_count
+from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.random import seeded
@@ -187,6 +187,7 @@ def learn_population(
         ConvergenceError: the predictions of the model are not finite.
         NonFiniteError: a training met a value that is not finite.
     """
+    check_kind(Observation, observation=observation)
     budget = Budget.of(max_seconds, max_steps, _SECONDS)
     start = time.perf_counter()
     data = observation.check(y, allow_missing=False).double().cpu()

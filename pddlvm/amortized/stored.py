@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pddlvm.amortized.amortized import Amortized, Compression, Context
 from pddlvm.amortized.families import FAMILIES, Diagonal
 from pddlvm.amortized.signature import SEED, agrees, signature
+from pddlvm.basics.checks import check_path
 from pddlvm.basics.errors import RunFileError
 from pddlvm.basics.files import check_tensor, decoding, read_content
 from pddlvm.basics.random import seeded
@@ -30,8 +31,8 @@ _SAME = 1e-3
 
 def load_amortized(model: LatentModel, path: str | Path, observation: Observation) -> Amortized:
     """See `LatentVariableModel.load_amortized`."""
+    content = read_content(check_path(path))
     surrogate = model.surrogate(observation, corrections=1)
-    content = read_content(Path(path))
     with decoding(f"{str(path)!r} is no amortised posterior, or damaged"):
         same = adopt(model.problem, content["mark"]) is model.problem
         if not same or not agrees(content, signature(surrogate)):

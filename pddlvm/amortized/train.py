@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pddlvm.amortized.amortized import Amortized, Compression, Context
 from pddlvm.amortized.families import Diagonal, Family, Flow
+from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.basics.random import seeded
 from pddlvm.latent.core import LatentModel
@@ -48,6 +49,7 @@ def amortize(
     with seeded(seed):
         estimate = Diagonal(d + 2 * n, d)
         density = (Flow if family is None else family)(d + 2 * n, d)
+    check_kind(Family, **{"what family returns": density})
     data_alone = Context(surrogate, simulator.compression())
     left = budget.since(start)
     n_steps = _train(estimate, data_alone, simulator, left.share(_ESTIMATE_SHARE))

@@ -1,12 +1,14 @@
 """Checks of what users hand over, and of what is handed back."""
 
+import inspect
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from numbers import Integral
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -18,11 +20,15 @@ from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
 from pddlvm.basics.owned import owned
 
 __all__ = [
+    "argument_names",
     "array_of",
+    "broadcast_batch",
     "check_all",
     "check_axis",
+    "check_corrections",
     "check_count",
     "check_finite",
+    "check_flag",
     "check_kind",
     "check_level",
     "check_no_gradient",
@@ -33,8 +39,16 @@ __all__ = [
     "check_shape",
     "check_share",
     "check_vectors",
+    "kinds_checked",
     "numbers_of",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LARGEST, _MOST_CORRECTIONS = 2**63 - 1, 100
+_NUMBERS = (int, float, Tensor)
+"""Whose kinds others stand for: an int for a float, a list for a tensor."""
 
 
 def check_vectors(values: Any, name: str, size: int, what: str, hint: str = "") -> Tensor:
@@ -96,6 +110,7 @@ def _tensor_of(values: Any, name: str) -> Any:
 
 def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ...]:
     """Return values, all of a kind, or raise a ProblemError that names the argument."""
+    values = owned(values)  # an array without axes is no list
     is_list = isinstance(values, Iterable) and not isinstance(values, str | Mapping)
     found = tuple(values) if is_list else (values,)
     wrong = [value for value in found if not isinstance(value, kind)]
@@ -107,7 +122,7 @@ def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ..
 
 def check_axis(axis: Any) -> None:
     """Raise an InputError if this is no axis of space."""
-    if not isinstance(axis, Integral) or axis not in (0, 1, 2):
+    if not isinstance(axis, Integral) or isinstance(axis, bool) or axis not in (0, 1, 2):
         raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
 
 
@@ -116,7 +131,39 @@ def check_kind(kind: type | UnionType, /, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, kind):
             expected = getattr(kind, "__name__", kind)
-            raise InputError(f"{name} must be a {expected}, got {type(value).__name__}: {value!r}")
+            got = f"{type(value).__name__}: {value!r}"
+            if value is None:
+                got = "None; leave it out where it has a default"
+            raise InputError(f"{name} must be a {expected}, got {got}")
+
+
+def kinds_checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, with an InputError for objects of another kind than its annotations say."""
+    hints = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
+    kinds = {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type | UnionType)
+        and all(isinstance(kind, type) for kind in get_args(hint))
+        and not any(kind in _NUMBERS for kind in get_args(hint) or (hint,))
+    }
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        for name in kinds.keys() & given.keys():
+            check_kind(kinds[name], **{name: given[name]})
+        return function(*args, **kwargs)
+
+    return run
+
+
+def check_flag(**flags: Any) -> None:
+    """Raise an InputError that names the first of some values that is neither true nor false."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise InputError(f"{name} must be True or False, got {flag!r}")
 
 
 def check_path(path: Any) -> Path:
@@ -134,9 +181,7 @@ def check_real(above: float = -math.inf, /, **numbers: Any) -> None:
         numbers: by the names of the arguments.
     """
     for name, number in numbers.items():
-        value = owned(number)
-        is_real = isinstance(value, Real)
-        if not (is_real and above < value < math.inf):
+        if not (_is_number(number) and above < number < math.inf):
             limit = "be positive and finite" if above == 0 else "be a finite number"
             more = "" if above in (0, -math.inf) else f" above {above:g}"
             raise InputError(f"{name} must {limit}{more}, got {number!r}")
@@ -145,8 +190,7 @@ def check_real(above: float = -math.inf, /, **numbers: Any) -> None:
 def check_share(**shares: Any) -> None:
     """Raise an InputError that names the first of some numbers that is not between 0 and 1."""
     for name, share in shares.items():
-        is_real = isinstance(share, Real)
-        if not (is_real and 0 < share < 1):
+        if not (_is_number(share) and 0 < share < 1):
             raise InputError(f"{name} must lie between 0 and 1, got {share!r}")
 
 
@@ -182,11 +226,42 @@ def check_predictions(values: Tensor, xi: Tensor) -> None:
         )
 
 
-def check_count(least: int, **counts: Any) -> None:
-    """Raise an InputError that names the first of some numbers that is no integer >= least."""
+def argument_names(function: Callable[..., Any], example: str) -> tuple[str, ...]:
+    """Names of the arguments of a user's function, or a ProblemError if it does not say them."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except ValueError as error:
+        name = getattr(function, "__name__", function)
+        raise ProblemError(
+            f"the function {name!r} does not say the names of its arguments; write one that does, "
+            f"{example}"
+        ) from error
+
+
+def broadcast_batch(**values: Tensor) -> torch.Size:
+    """The common batch shape of some vectors, by their names, or an InputError."""
+    batches = {name: tuple(value.shape[:-1]) for name, value in values.items()}
+    try:
+        return torch.broadcast_shapes(*batches.values())
+    except RuntimeError as error:
+        shapes = " and ".join(f"{name} {batch}" for name, batch in batches.items())
+        raise InputError(
+            f"the batch shapes of {shapes} do not broadcast; make them equal"
+        ) from error
+
+
+def check_count(least: int, most: int = _LARGEST, /, **counts: Any) -> None:
+    """Raise an InputError that names the first of some numbers that is no integer in a range."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < least:
-            raise InputError(f"{name} must be an integer, at least {least}, got {count!r}")
+        is_count = isinstance(count, Integral) and not isinstance(count, bool)
+        if not (is_count and least <= count <= most):
+            limit = f", at most {most}" if is_count and count > most else ""
+            raise InputError(f"{name} must be an integer, at least {least}{limit}, got {count!r}")
+
+
+def check_corrections(corrections: Any) -> None:
+    """Raise an InputError if this is no number of corrections, of which few converge."""
+    check_count(0, _MOST_CORRECTIONS, corrections=corrections)
 
 
 def check_shape(shape: Any) -> tuple[int, ...]:
@@ -203,16 +278,21 @@ def check_shape(shape: Any) -> tuple[int, ...]:
 def check_positive(**limits: float | None) -> None:
     """Raise an InputError that names the first of some numbers that is given and not positive."""
     for name, limit in limits.items():
-        if limit is not None and not (isinstance(limit, Real) and limit > 0):
+        if limit is not None and not (_is_number(limit) and limit > 0):
             raise InputError(f"{name} must be positive, got {limit!r}")
 
 
 def check_level(level: float) -> float:
     """Return the probability of an interval, or raise an InputError."""
-    is_real = isinstance(level, Real)
-    if not (is_real and 0 < level < 1):
+    if not (_is_number(level) and 0 < level < 1):
         raise InputError(f"level must lie between 0 and 1, got {level!r}; 0.95 for 95 %")
     return level
+
+
+def _is_number(value: Any) -> bool:
+    """Is this a number that torch and NumPy compute with? A Fraction is none, True is no number."""
+    is_real = isinstance(value, int | float | np.integer | np.floating)
+    return is_real and not isinstance(value, bool)
 
 
 def _is_differentiated(values: Tensor) -> bool:

@@ -1,5 +1,7 @@
 """What an error of torch means to somebody who wrote a function for us."""
 
+from pddlvm.basics.errors import InputError
+
 __all__ = ["explained"]
 
 _TAKES_A_NUMBER = ("data-dependent control flow", ".item()", "Boolean value of Tensor")
@@ -9,6 +11,8 @@ _IS_NUMPY = ("numpy()", "access data pointer", "__array_wrap__", "__array__")
 def explained(error: Exception) -> str:
     """Its cause, in words: what to write instead where that is known."""
     text = str(error)
+    if isinstance(error, InputError):
+        return text
     if any(words in text for words in _TAKES_A_NUMBER):
         return (
             "it takes a truth value or a number out of a tensor, as `if` and the functions of math "

@@ -5,6 +5,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from pddlvm.basics.checks import check_flag
+
 __all__ = ["ProgressBar"]
 
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
@@ -18,6 +20,7 @@ class ProgressBar:
     """
 
     def __init__(self, is_shown: bool) -> None:
+        check_flag(progress=is_shown)
         self._is_bar = sys.stderr.isatty()
         file = sys.stderr if self._is_bar else _Lines()
         self._bar: Any = tqdm(

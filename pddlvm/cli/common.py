@@ -92,17 +92,19 @@ def parameters(
     return torch.tensor([values], dtype=torch.float64)
 
 
-def check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
+def check_file(out: Path | None, suffixes: tuple[str, ...], read: Path | None = None) -> None:
     """Before anything is computed that could not be written.
 
     Raises:
-        MisuseError: the file has another suffix.
+        MisuseError: the file has another suffix, or is the one that is read.
         InputError: its folder does not exist.
     """
     if out is None:
         return
     if out.suffix not in suffixes:
         raise MisuseError(f"the file must end in {' or '.join(suffixes)}, got {str(out)!r}")
+    if read is not None and out.exists() and read.exists() and out.samefile(read):
+        raise MisuseError(f"{str(out)!r} is what is read; give another file to write")
     check_folder_of(out)
 
 

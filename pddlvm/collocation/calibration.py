@@ -14,7 +14,7 @@ then given fields with such errors, which are what a user will give it.
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import InputError
+from pddlvm.basics.checks import check_count
 from pddlvm.basics.random import seeded
 from pddlvm.collocation.error_field import ERROR_MODES, finer_nodes
 from pddlvm.collocation.model import CollocationMaps
@@ -50,8 +50,7 @@ def default_n_samples() -> int:
 
 def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None:
     """Fit the error modes and their variances; see the module's docstring."""
-    if n_samples < _MIN_SAMPLES:
-        raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
+    check_count(_MIN_SAMPLES, n_samples=n_samples)
     generator = torch.Generator().manual_seed(seed)
     like, uncertainty = model.sigma_residual, model.uncertainty
     z64 = model.problem.prior.sample((n_samples,), generator=generator)

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pddlvm.basics.checks import check_count
+from pddlvm.basics.errors import InputError
 from pddlvm.latent.networks import NeuralGaussian
 
 __all__ = ["GridGaussian", "InverseField", "PrincipalGaussian"]
@@ -33,6 +35,10 @@ class GridGaussian(nn.Module):
 
     def __init__(self, grid: tuple[int, ...], n_extra: int, n_out: int) -> None:
         super().__init__()
+        if not (isinstance(grid, tuple | list) and 1 <= len(grid) <= 3):
+            raise InputError(f"grid must be one to three numbers of points, got {grid!r}")
+        check_count(1, n_out=n_out, **{f"grid[{i}]": n for i, n in enumerate(grid)})
+        check_count(0, n_extra=n_extra)
         kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid) - 1]
         layers: list[nn.Module] = []
         channels = 1

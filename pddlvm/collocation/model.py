@@ -14,11 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_kind, check_no_gradient, check_share
+from pddlvm.basics.checks import (
+    check_corrections,
+    check_count,
+    check_kind,
+    check_no_gradient,
+    check_share,
+)
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.basics.random import seeded
+from pddlvm.basics.random import check_seed, seeded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
@@ -84,7 +90,7 @@ class CollocationMaps(LatentModel):
         check_count(1, n_functions=n_functions)
         self.problem = problem
         self.objective = "detached"
-        self.tolerance, self.seed = tolerance, seed
+        self.tolerance, self.seed = tolerance, check_seed(seed)
         d = problem.n_parameters
         self.newton = SpaceTimeNewton(problem.form)
         unit = self.newton.size(problem.prior.sample((2,), seed=seed))
@@ -97,7 +103,7 @@ class CollocationMaps(LatentModel):
                     d, n_functions, width=64, depth=3, log_variance=-8.0
                 )
             trunk = Trunk(len(problem.box.names), n_functions).to(dtype)
-            self.basis = LearntBasis(problem, trunk, self.newton.s, unit, seed)
+            self.basis = LearntBasis(problem, trunk, self.newton.s, unit, self.seed)
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
             if inverse_network is None:
                 inverse_network = PrincipalGaussian(problem.grid, n_extra, d)
@@ -205,7 +211,7 @@ class CollocationMaps(LatentModel):
         z = check_no_gradient(z, "z")
         prior = self.problem.prior
         z = prior.vectors(z) if extrapolate else prior.check(z)
-        check_count(0, corrections=corrections)
+        check_corrections(corrections)
         points = owned(points)
         x = self.problem.grid_points if points is None else self.problem.box.check(points)
         level = 1 if corrections else 0

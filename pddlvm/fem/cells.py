@@ -59,10 +59,18 @@ class CellKind:
         return np.array([known[tuple(node)] for node in nodes])
 
 
+_MOST_CELLS = 10**6
+"""Per side; no memory holds more."""
+
+
 def check_cells(n: Any) -> None:
     """Raise a MeshError if n is no number of cells along a side."""
-    if not isinstance(n, Integral) or n < 1:
-        raise MeshError(f"a mesh needs at least one cell per side, an integer, got n = {n!r}")
+    is_count = isinstance(n, Integral) and not isinstance(n, bool)
+    if not (is_count and 1 <= n <= _MOST_CELLS):
+        raise MeshError(
+            f"a mesh needs at least one cell per side, at most {_MOST_CELLS}, an integer, "
+            f"got n = {n!r}"
+        )
 
 
 def _hexahedron() -> list[tuple[float, ...]]:

@@ -17,6 +17,7 @@ from pddlvm.fem.mesh_reader import PROGRAM, READERS, REFUSED, unpacked
 
 __all__ = ["read_raw", "unreadable"]
 
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
 _SECONDS, _SECONDS_PER_MIB = 8, 10
 """The slowest reader takes 0.2 s for a MiB."""
 _MEMORY, _MEMORY_PER_BYTE = 512 << 20, 200
@@ -34,10 +35,12 @@ def read_raw(path: Path) -> meshio.Mesh:
     """
     if not path.is_file():
         raise MeshError(f"mesh file {str(path)!r} does not exist; check the path")
-    if path.suffix.lower() not in READERS:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        advice = "convert it, by gmsh or `meshio convert` for example"
         raise MeshError(
             f"{str(path)!r} cannot be read as a mesh: its name must end in one of "
-            f"{', '.join(READERS)}; convert it, by gmsh or `meshio convert` for example"
+            f"{', '.join(READERS)}; {'unpack it first' if suffix in _COMPRESSED else advice}"
         )
     try:
         return _read_in_child(path, _size(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import skfem
 
-from pddlvm.basics.checks import check_path, check_real
+from pddlvm.basics.checks import check_flag, check_path, check_real
 from pddlvm.basics.errors import MeshError
 from pddlvm.fem.cells import check_cells
 from pddlvm.fem.mesh_content import mesh_of
@@ -33,6 +33,7 @@ def interval(n: int, left: float = 0.0, right: float = 1.0) -> skfem.MeshLine:
 def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
     """Unit square in n x n cells (triangles in pairs); sides `left`, `right`, `bottom`, `top`."""
     check_cells(n)
+    check_flag(quadrilaterals=quadrilaterals)
     ticks = np.linspace(0, 1, n + 1)
     kind = skfem.MeshQuad if quadrilaterals else skfem.MeshTri
     return kind.init_tensor(ticks, ticks).with_defaults()
@@ -41,6 +42,7 @@ def unit_square(n: int, *, quadrilaterals: bool = False) -> skfem.Mesh2D:
 def unit_cube(n: int, *, hexahedra: bool = False) -> skfem.Mesh3D:
     """Unit cube in n x n x n cells (six tetrahedra each); named sides as scikit-fem names them."""
     check_cells(n)
+    check_flag(hexahedra=hexahedra)
     ticks = np.linspace(0, 1, n + 1)
     kind = skfem.MeshHex if hexahedra else skfem.MeshTet
     return kind.init_tensor(ticks, ticks, ticks).with_defaults()

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from pddlvm.basics.checks import check_kind, check_real
+from pddlvm.basics.checks import check_flag, check_kind, check_real
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.closest import closest
 from pddlvm.fem.regions import Points, Region, check_points
@@ -215,6 +215,7 @@ class ShellSpace:
         Raises:
             InputError: a point is further from the surface than the longest edge, or a gradient.
         """
+        check_flag(gradient=gradient)
         if gradient:
             raise InputError("a shell has no gradient of u at points; see membrane() and bending()")
         points = check_points(points, 3)

@@ -11,6 +11,7 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 
 from collections.abc import Mapping
 from copy import deepcopy
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
-from pddlvm.basics.checks import check_count, check_kind
+from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region, check_points, turns
@@ -204,9 +205,9 @@ class Space:
             dofs = np.union1d(dofs, own)
         if component is None:
             return dofs
-        if not 0 <= component < self.n_components:
+        if not (isinstance(component, Integral) and 0 <= component < self.n_components):
             raise ProblemError(
-                f"component must be between 0 and {self.n_components - 1}, got {component}"
+                f"component must be between 0 and {self.n_components - 1}, got {component!r}"
             )
         return dofs[self.dof_components[dofs] == component]
 
@@ -238,6 +239,7 @@ class Space:
         Raises:
             InputError: a point is outside of the mesh.
         """
+        check_flag(gradient=gradient)
         cells, local = self._located(check_points(points, self.dim))
         return self._evaluation(cells, local, gradient=gradient)
 
@@ -388,5 +390,10 @@ def _quadrature_rule(domain: type, degree: int) -> tuple[Array, Array]:
     if domain is RefTri and degree <= 1:
         # The centroid is exact for linear functions, where scikit-fem takes three points.
         return np.full((2, 1), 1 / 3), np.array([0.5])
-    points, weights = get_quadrature(domain, degree)
+    try:
+        points, weights = get_quadrature(domain, degree)
+    except NotImplementedError as error:
+        raise InputError(
+            f"quadrature has no rule of degree {degree}; ask for a lower one"
+        ) from error
     return points, weights

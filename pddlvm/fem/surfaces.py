@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
-from pddlvm.basics.checks import array_of, check_axis, check_path, check_real
+from pddlvm.basics.checks import array_of, check_axis, check_flag, check_path, check_real
 from pddlvm.basics.errors import MeshError
 from pddlvm.fem.mesh_files import read_raw
 from pddlvm.fem.regions import check_points
@@ -159,6 +159,7 @@ def surface(
         MeshError: coordinates that are not finite, slivers, edges with more than two triangles,
             vertices where parts touch, a Möbius strip, several parts, or a boundary.
     """
+    check_flag(closed=closed)
     points, triangles = array_of(points, "points"), array_of(triangles, "triangles")
     for array, kinds, what in ((points, "fiu", "points"), (triangles, "iu", "triangles")):
         if array.dtype.kind not in kinds or array.ndim != 2 or array.shape[1] != 3:

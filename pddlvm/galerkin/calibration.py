@@ -8,7 +8,7 @@ solutions, because those are what a user will give it.
 
 import torch
 
-from pddlvm.basics.errors import InputError
+from pddlvm.basics.checks import check_count
 from pddlvm.galerkin.gauss_newton import N_INVERSE_CORRECTIONS, inverse_features
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.galerkin.refinement import nearly_exact
@@ -28,8 +28,7 @@ def default_n_samples(n_dofs: int) -> int:
 
 def calibrate(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
     """Fit all variance models; see the module's docstring."""
-    if n_samples < _MIN_SAMPLES:
-        raise InputError(f"calibration needs at least {_MIN_SAMPLES} samples, got {n_samples}")
+    check_count(_MIN_SAMPLES, n_samples=n_samples)
     problem, like = model.problem, model.sigma_residual
     z64 = problem.prior.sample((n_samples,), generator=generator)
     z = z64.to(like.device)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import (
-    check_count,
+    check_corrections,
+    check_flag,
     check_kind,
     check_no_gradient,
     check_predictions,
@@ -87,8 +88,7 @@ class GalerkinMaps(LatentModel):
         check_kind(torch.dtype, dtype=dtype)
         if not isinstance(objective, str) or objective not in ("detached", "coupled"):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
-        self.problem = problem
-        self.objective = objective
+        self.problem, self.objective = problem, objective
         self.seed = check_seed(seed)
         self.covariance = covariance or default_covariance(problem)
         self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
@@ -163,7 +163,7 @@ class GalerkinMaps(LatentModel):
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
-        check_count(0, corrections=corrections)
+        check_corrections(corrections)
         with torch.no_grad():
             like = self.sigma_residual
             # Standardised before it is rounded: the prior may be narrow and far from zero.
@@ -249,7 +249,7 @@ class GalerkinMaps(LatentModel):
                 Dirichlet boundary, a u that requires a gradient, or an unknown block name.
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
-        check_count(0, corrections=corrections)
+        check_corrections(corrections)
         if noise_std is not None:
             return self._inverse_of_noisy(u, noise_std, z_known)
         batch = u.shape[:-1]
@@ -299,6 +299,7 @@ class GalerkinMaps(LatentModel):
             ConvergenceError: samples that did not reach the tolerance, named.
         """
         check_real(0, tolerance=tolerance)
+        check_flag(throw=throw)
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         flat_z = z.detach().double().cpu().reshape(-1, self.problem.n_parameters)
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))

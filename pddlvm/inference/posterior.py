@@ -134,6 +134,7 @@ class Posterior:
             seed: of the draws.
         """
         check_count(2, n_samples=n_samples)
+        check_count(0, seed=seed)
         u = self._solutions(self.sample((n_samples,), seed=seed), seed + 1)
         return PosteriorSolution(u.mean(0), u.std(0), u)
 
@@ -214,6 +215,7 @@ class Posterior:
 
     def chains(self, n_samples: int, seed: int) -> Tensor:
         """Draws of z in chains, (n_chains, n_draws, ..., d); four where there are none."""
+        check_count(1, n_samples=n_samples)
         if self._xi is None:
             return self.sample((4, -(-n_samples // 4)), seed=seed)
         return self._unflatten(self._model.problem.prior.unstandardise(self._xi))

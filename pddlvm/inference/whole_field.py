@@ -7,11 +7,14 @@ z, and few numbers. The rest of the field says whether std is right. The Laplace
 z | y is that of any other data.
 """
 
+from collections.abc import Mapping
+
 import scipy.sparse as sp
 import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from pddlvm.basics.checks import check_kind, numbers_of
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.latent.core import LatentModel
@@ -40,10 +43,11 @@ def inverse_of_noisy(
         InputError: noise_std is not positive or of a wrong shape, or blocks are known.
         ConvergenceError: predictions are not finite.
     """
+    check_kind(Mapping | None, z_known=z_known)
     if z_known:
         raise InputError("z_known cannot be given together with noise_std; leave one of them out")
     problem = model.problem
-    std = torch.as_tensor(noise_std, dtype=torch.float64).detach().cpu()
+    std = torch.from_numpy(numbers_of(noise_std, "noise_std"))
     if std.shape not in ((), (problem.n_dofs,)):
         raise InputError(
             f"noise_std must be a number or have {problem.n_dofs} values, one per degree of "

@@ -12,7 +12,7 @@ learnt functions of space and time for one in strong form.
 """
 
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -245,6 +245,7 @@ class LatentModel(nn.Module, ABC):
         self, z_known: dict[str, Tensor] | None, batch: torch.Size, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Standard coordinates of known blocks and their mask, (n_batch, d) each."""
+        check_kind(Mapping | None, z_known=z_known)
         if z_known and not self.has_known:
             raise InputError("z_known would leave nothing to infer: there is one block only")
         return self.problem.prior.known(z_known or {}, batch, like)

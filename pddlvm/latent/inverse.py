@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.special import ndtr, ndtri
 
-from pddlvm.basics.checks import check_level, check_shape
+from pddlvm.basics.checks import broadcast_batch, check_level, check_shape
 from pddlvm.basics.random import generator_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import unflatten
@@ -101,6 +101,7 @@ class Inverse:
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,): -inf outside the support; known parameters are left out."""
         z = self.prior.vectors(z).to(self.xi_mean.device)
+        broadcast_batch(z=z, mean=self.xi_mean)
         inside = self.prior.contains(z)
         # Something harmless where z is outside, so that no NaN arises.
         z = torch.where(inside, z, self.median.to(z))

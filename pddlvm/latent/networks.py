@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import check_count, check_real
-from pddlvm.basics.errors import RunFileError
+from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.random import seeded
 
 __all__ = ["NeuralGaussian", "evaluating", "rebuild_network", "sizes_of"]
+
+_LARGEST_LOG = 80.0
+"""exp of it is a float32 number."""
 
 
 class NeuralGaussian(nn.Module):
@@ -40,6 +43,8 @@ class NeuralGaussian(nn.Module):
         super().__init__()
         check_count(1, n_in=n_in, n_out=n_out, width=width, depth=depth)
         check_real(log_variance=log_variance)
+        if abs(log_variance) > _LARGEST_LOG:
+            raise InputError(f"log_variance must be within {_LARGEST_LOG:g}, got {log_variance}")
         layers: list[nn.Module] = [nn.Linear(n_in, width), nn.SiLU()]
         for _ in range(depth - 1):
             layers += [nn.Linear(width, width), nn.SiLU()]
@@ -48,7 +53,7 @@ class NeuralGaussian(nn.Module):
         with torch.no_grad():
             self.head.weight[n_out:] = 0
             self.head.bias[:n_out] = 0
-            self.head.bias[n_out:] = log_variance
+            self.head.bias[n_out:] = float(log_variance)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance, (batch, n_out) each."""

@@ -58,7 +58,8 @@ class Multigrid(LinearSolver):
     max_iterations: int = 200
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1 or self.max_iterations < 1:
+        is_share = isinstance(self.tolerance, float) and 0 < self.tolerance < 1
+        if not (is_share and isinstance(self.max_iterations, int) and self.max_iterations >= 1):
             raise InputError(f"needs 0 < tolerance < 1 and max_iterations >= 1, got {self}")
 
     def factorise(  # noqa: D102

@@ -46,11 +46,13 @@ _CHUNK = 20_000
 
 def gaussian(distance: Array) -> Array:
     """exp(-r^2 / 2), r in correlation lengths."""
+    check_kind(np.ndarray | float | int, distance=distance)
     return np.exp(-0.5 * distance**2)
 
 
 def exponential(distance: Array) -> Array:
     """exp(-r), r in correlation lengths."""
+    check_kind(np.ndarray | float | int, distance=distance)
     return np.exp(-distance)
 
 
@@ -121,7 +123,8 @@ class KarhunenLoeve(Field):
         check_real(0, length=length, std=std)
         centroids = space.centroids.x
         most = min(len(centroids), _N_INDUCING)
-        if not (isinstance(n_terms, Integral) and 1 <= n_terms <= most):
+        is_count = isinstance(n_terms, Integral) and not isinstance(n_terms, bool)
+        if not (is_count and 1 <= n_terms <= most):
             raise InputError(f"n_terms must be between 1 and {most}, got {n_terms!r}")
         inducing, weights = _inducing_points(centroids, space.cell_volumes)
         root = np.sqrt(weights)

@@ -139,7 +139,8 @@ class ParametricProblem(ABC):
     @out_of_inference
     def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
         """A parameter field, (..., n); by default the first one. See `field_values` for where."""
-        return self.field_values(self.prior.check(z), name or next(iter(self.random_fields)))
+        name = next(iter(self.random_fields)) if name is None else name
+        return self.field_values(self.prior.check(z), name)
 
     def check_solution(self, u: "Tensor | ArrayLike", name: str = "u") -> Tensor:
         """Return u as a tensor, or raise an InputError that says what is wrong with it."""
@@ -220,5 +221,5 @@ class ParametricProblem(ABC):
             )
 
     def _check_field(self, name: str) -> None:
-        if name not in self.random_fields:
+        if not isinstance(name, str) or name not in self.random_fields:
             raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")

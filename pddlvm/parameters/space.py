@@ -1,6 +1,6 @@
 """The parameter space: named blocks of z, each with its prior."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_finite, check_kind, check_shape, check_vectors
+from pddlvm.basics.checks import check_all, check_finite, check_kind, check_shape, check_vectors
 from pddlvm.basics.errors import InputError, SupportError
 from pddlvm.basics.random import generator_of
 from pddlvm.parameters.priors import Prior
@@ -58,7 +58,20 @@ class ParameterSpace:
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
         """Name -> its part of z, (..., block size)."""
-        return {name: z[..., part] for name, part in self.slices.items()}
+        return self._parts(z, "z")
+
+    def _parts(self, z: Tensor, name: str) -> dict[str, Tensor]:
+        z = self.vectors(z, name)
+        return {block: z[..., part] for block, part in self.slices.items()}
+
+    def known_part(self, z: Tensor, known: Sequence[str]) -> dict[str, Tensor]:
+        """Some blocks of z, by their names, or an InputError."""
+        names = check_all(known, str, "known", "['load']")
+        wrong = sorted(set(names) - self.blocks.keys())
+        if wrong:
+            raise InputError(f"known has {wrong}, but the blocks are {list(self.blocks)}")
+        parts = self.split(z)
+        return {name: parts[name] for name in names}
 
     def sample(
         self,
@@ -84,7 +97,7 @@ class ParameterSpace:
 
     def standard_log_prob(self, xi: Tensor) -> Tensor:
         """Log density of the standard coordinates xi, (...,)."""
-        parts = self.split(xi)
+        parts = self._parts(xi, "xi")
         return sum(  # type: ignore[return-value]
             block.prior.standard_log_prob(parts[name]).sum(-1)
             for name, block in self.blocks.items()
@@ -110,7 +123,7 @@ class ParameterSpace:
 
     def unstandardise(self, xi: Tensor) -> Tensor:
         """Parameters of the standard coordinates xi, (..., d)."""
-        parts = self.split(xi)
+        parts = self._parts(xi, "xi")
         return torch.cat(
             [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
         )

@@ -88,7 +88,7 @@ class SurfaceField(Field):
         values, vectors = eigsh(stiffness, n_found, M=mass, sigma=shift, OPinv=inverse, v0=start)
         order = np.argsort(values)
         values, vectors = np.maximum(values[order], 0), vectors[:, order]
-        variance = (2 * smoothness / length**2 + values) ** (-(smoothness + 1))
+        variance = (2 * smoothness * (1 / length) ** 2 + values) ** (-(smoothness + 1))
         # The eigenvectors have unit mass: the mean variance is the sum over the area.
         variance *= std**2 * area / variance[:n_terms].sum()
         scaled = vectors * np.sqrt(variance)

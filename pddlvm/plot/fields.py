@@ -17,11 +17,12 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count, kinds_checked
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import SurfaceMesh
 from pddlvm.fem.cells import straight
 from pddlvm.latent.core import LatentModel
-from pddlvm.plot.figures import AnyFigure, new_figure, whole
+from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, new_figure, whole
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.loop import TrainingResult
 from pddlvm.validation.maps import ValidationReport
@@ -35,6 +36,7 @@ _WARP = 0.1
 _LIGHT = np.array([-0.5, 0.6, 0.62])
 
 
+@kinds_checked
 def field(
     problem: Problem,
     values: Tensor,
@@ -60,46 +62,43 @@ def field(
         label: of the colour bar, or of the vertical axis in 1D.
         warp: displacements (n_dofs,) that a shell is drawn with, enlarged to a tenth of its size.
     """
-    data = values.detach().double().cpu().numpy()
     mesh = problem.space.mesh
+    data = drawn(values, "values", problem.n_dofs, mesh.nelements)
     per_cell = len(data) == mesh.nelements
     if not per_cell:
-        if len(data) != problem.n_dofs:
-            raise InputError(
-                f"values must have {problem.n_dofs} (dofs) or {mesh.nelements} (cells) entries, "
-                f"got {len(data)}"
-            )
         data = _magnitude(problem, data)
+    if warp is not None and not isinstance(mesh, SurfaceMesh):
+        raise InputError("warp is for shells; leave it out for other meshes")
     ax.set_title(title)
     if mesh.dim() == 1:
         return _line(mesh.p[0], mesh.t, data, ax, label)
-    low, high = limits or (float(data.min()), float(data.max()))
-    style: dict[str, Any] = {"cmap": cmap, "clim": (low, high)}
+    style: dict[str, Any] = {"cmap": cmap, "clim": colour_limits(cmap, limits, data)}
     if mesh.dim() == 2:
         p, t, owner = straight(mesh)
         if not per_cell and len(t) == 3:
-            drawn: Any = ax.tripcolor(
+            picture: Any = ax.tripcolor(
                 Triangulation(p[0], p[1], t.T), data, shading="gouraud", **style
             )
         else:
             colours = data[owner] if per_cell else data[t].mean(axis=0)
-            drawn = PolyCollection(
+            picture = PolyCollection(
                 list(p.T[t.T]), array=colours, edgecolors="face", linewidth=0.3, **style
             )
-            ax.add_collection(drawn)
+            ax.add_collection(picture)
             ax.autoscale_view()
         ax.margins(0)
         ax.set_aspect("equal")
         ax.set_xlabel("x")
         ax.set_ylabel("y")
     else:
-        drawn = _surface(mesh, data, per_cell, ax, style, _moved(problem, warp))
+        picture = _surface(mesh, data, per_cell, ax, style, _moved(problem, warp))
     figure = ax.get_figure()
     assert figure is not None
-    figure.colorbar(drawn, ax=ax, shrink=0.75, label=label)
+    figure.colorbar(picture, ax=ax, shrink=0.75, label=label)
     return ax
 
 
+@kinds_checked
 def elbo(result: TrainingResult, ax: Axes) -> Axes:
     """What is missing to the best evidence lower bound, against time."""
     for k, name in enumerate(result.stages):
@@ -107,8 +106,12 @@ def elbo(result: TrainingResult, ax: Axes) -> Axes:
         seconds = np.array([row["seconds"] for row in rows])
         values = np.array([row["elbo"] for row in rows])
         gap = values.max() - values
-        shown = gap > 0
-        ax.semilogy(seconds[shown], gap[shown], color=f"C{k}", label=name)
+        # A logarithm has no zero, and one point is no line.
+        shown = gap > 0 if (gap > 0).any() else gap == 0
+        marker = "o" if shown.sum() == 1 else None
+        ax.plot(seconds[shown], gap[shown], marker=marker, color=f"C{k}", label=name)
+        if gap[shown].any():
+            ax.set_yscale("log")
     if len(result.stages) > 1:
         ax.legend()
     ax.set_xlabel("training time [s]")
@@ -117,6 +120,7 @@ def elbo(result: TrainingResult, ax: Axes) -> Axes:
     return ax
 
 
+@kinds_checked
 def calibration(report: ValidationReport, ax: Axes) -> Axes:
     """Observed against nominal coverage of the solution; the diagonal is right."""
     ax.plot([0, 1], [0, 1], color="0.7", zorder=0)
@@ -128,6 +132,7 @@ def calibration(report: ValidationReport, ax: Axes) -> Axes:
     return ax
 
 
+@kinds_checked
 def space_time(
     problem: CollocationProblem,
     values: Tensor,
@@ -151,19 +156,18 @@ def space_time(
     """
     if len(problem.grid) != 2:
         raise InputError(f"space_time draws two coordinates, the problem has {len(problem.grid)}")
-    if values.shape != (problem.n_dofs,):
-        raise InputError(f"values must have shape ({problem.n_dofs},), got {tuple(values.shape)}")
-    data = values.detach().double().cpu().reshape(problem.grid).numpy()
-    low, high = limits or (float(data.min()), float(data.max()))
+    data = drawn(values, "values", problem.n_dofs).reshape(problem.grid)
+    low, high = colour_limits(cmap, limits, data)
     across, along = (a.numpy() for a in problem.axes)
-    drawn = ax.pcolormesh(along, across, data, cmap=cmap, vmin=low, vmax=high, shading="gouraud")
+    picture = ax.pcolormesh(along, across, data, cmap=cmap, vmin=low, vmax=high, shading="gouraud")
     ax.set(title=title, xlabel=problem.box.names[1], ylabel=problem.box.names[0])
     figure = ax.get_figure()
     assert figure is not None
-    figure.colorbar(drawn, ax=ax, label=label)
+    figure.colorbar(picture, ax=ax, label=label)
     return ax
 
 
+@kinds_checked
 def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = None) -> Figure:
     """One forward problem: reference and mean, and the true error beside the predicted sigma.
 
@@ -173,7 +177,7 @@ def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = 
         figure: where to draw; by default a new one.
     """
     problem = model.problem
-    z = problem.prior.check(z).detach().cpu()
+    z = _one(problem, z)
     u = problem.solve(z)
     prediction = model.forward(z)
     if isinstance(problem, CollocationProblem):
@@ -194,6 +198,7 @@ def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = 
     return _finished(panels)
 
 
+@kinds_checked
 def inverse_figure(
     model: LatentModel,
     z: Tensor,
@@ -214,9 +219,9 @@ def inverse_figure(
         figure: where to draw; by default a new one.
     """
     problem = model.problem
-    z = problem.prior.check(z).detach().cpu()
-    blocks = problem.prior.split(z)
-    posterior = model.inverse(problem.solve(z), z_known={k: blocks[k] for k in known})
+    z = _one(problem, z)
+    check_count(2, n_samples=n_samples)
+    posterior = model.inverse(problem.solve(z), z_known=problem.prior.known_part(z, known))
     name = next(iter(problem.random_fields))
     truth = problem.field_values(z, name)
     found = problem.field_values(posterior.median, name)
@@ -244,6 +249,14 @@ def inverse_figure(
     field(problem, error, panels[2], title="|error|", **of_error)
     field(problem, sigma, panels[3], title="predicted σ", **of_error)
     return _finished(panels)
+
+
+def _one(problem: Problem | CollocationProblem, z: Tensor) -> Tensor:
+    """Parameters (d,) of one example, or an InputError."""
+    z = problem.prior.check(z)
+    if z.ndim != 1:
+        raise InputError(f"z must be one example ({problem.n_parameters},), got {tuple(z.shape)}")
+    return z.detach().cpu()
 
 
 def _line_of(problem: Problem | CollocationProblem, name: str) -> Array | None:
@@ -284,7 +297,7 @@ def _moved(problem: Problem, warp: Tensor | None) -> Array:
     p = np.asarray(problem.space.mesh.p.T)
     if warp is None:
         return p
-    u = warp.detach().double().cpu().numpy()[problem.space.vertex_dofs[:, :3]]
+    u = drawn(warp, "warp", problem.n_dofs)[problem.space.vertex_dofs[:, :3]]
     return p + _WARP * np.ptp(p, axis=0).max() / np.linalg.norm(u, axis=1).max() * u
 
 

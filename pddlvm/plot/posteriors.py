@@ -1,6 +1,7 @@
 """Figures of posteriors and of the calibration of an inference."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,10 +9,11 @@ from matplotlib.figure import Figure
 from scipy.stats import binom
 from torch import Tensor
 
+from pddlvm.basics.checks import check_all, check_kind, kinds_checked
 from pddlvm.basics.errors import InputError
 from pddlvm.inference.posterior import Posterior
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.plot.figures import AnyFigure, new_figure, whole
+from pddlvm.plot.figures import AnyFigure, drawn, new_figure, whole
 from pddlvm.validation.inference import InferenceReport
 
 __all__ = ["corner", "expected_coverage", "inference_figure", "marginals", "ranks"]
@@ -23,6 +25,7 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#
 """That the colour-blind can tell apart (Okabe and Ito, 2008)."""
 
 
+@kinds_checked
 def marginals(
     posteriors: Mapping[str, Posterior],
     *,
@@ -38,10 +41,13 @@ def marginals(
         seed: of the draws.
         figure: where to draw; by default a new one.
     """
+    check_kind(Mapping, posteriors=posteriors)
+    check_kind(Posterior, **{str(label): p for label, p in posteriors.items()})
     if not posteriors or any(p.batch for p in posteriors.values()):
         raise InputError("marginals draws one data set: infer from y[i], and give {label: result}")
     problem: ParametricProblem = next(iter(posteriors.values())).observation.problem
     d = problem.n_parameters
+    lines = None if truth is None else drawn(truth, "truth", d)
     rows, columns = -(-d // _COLUMNS), min(d, _COLUMNS)
     figure = figure or new_figure(3 * columns, 2.4 * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -58,14 +64,15 @@ def marginals(
             colour = _COLOURS[k % len(_COLOURS)]
             style = {"histtype": "step", "color": colour, "linewidth": 1.4}
             ax.hist(z[:, i].numpy(), bins=bins, density=True, label=label, **style)
-        if truth is not None:
-            ax.axvline(float(truth[i]), color="black", linestyle="--", linewidth=1)
+        if lines is not None:
+            ax.axvline(lines[i], color="black", linestyle="--", linewidth=1)
         ax.set(xlabel=problem.parameter_names[i], yticks=[], xlim=limits)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
     return whole(figure)
 
 
+@kinds_checked
 def ranks(report: InferenceReport, ax: Axes) -> Axes:
     """Ranks of the true parameters among draws of their posteriors; uniform is right."""
     values = report.ranks.flatten().numpy()
@@ -86,6 +93,7 @@ def ranks(report: InferenceReport, ax: Axes) -> Axes:
     return ax
 
 
+@kinds_checked
 def corner(
     posterior: Posterior,
     *,
@@ -104,13 +112,16 @@ def corner(
         figure: where to draw; by default a new one.
     """
     d = posterior.mean.shape[-1]
-    shown = list(range(min(d, _MOST_SHOWN))) if parameters is None else list(parameters)
+    lines = None if truth is None else drawn(truth, "truth", d)
+    if parameters is None:
+        parameters = range(min(d, _MOST_SHOWN))
+    shown = check_all(parameters, Integral, "parameters", "[0, 1]")
     if posterior.batch or not 1 <= len(shown) <= _MOST_SHOWN:
         raise InputError(
             f"corner draws 1 to {_MOST_SHOWN} parameters of one data set: infer from y[i]"
         )
     if not all(0 <= i < d for i in shown):
-        raise InputError(f"the parameters have the numbers 0 to {d - 1}, got {shown}")
+        raise InputError(f"the parameters have the numbers 0 to {d - 1}, got {list(shown)}")
     n, names = len(shown), posterior.observation.problem.parameter_names
     draws = posterior.sample((_N_DRAWS,), seed=seed).cpu()
     limits = [_range(draws[:, i]) for i in shown]
@@ -132,11 +143,11 @@ def corner(
                 ax.hist2d(x, y, bins=40, range=(limits[column], limits[row]), cmap="Blues")
                 ax.set_ylim(limits[row])
             ax.set_xlim(limits[column])
-            if truth is not None:
+            if lines is not None:
                 style = {"color": "black", "linestyle": "--", "linewidth": 0.8}
-                ax.axvline(float(truth[j]), **style)
+                ax.axvline(lines[j], **style)
                 if row != column:
-                    ax.axhline(float(truth[i]), **style)
+                    ax.axhline(lines[i], **style)
             ax.tick_params(
                 labelsize="x-small", labelbottom=row == n - 1, labelleft=column == 0 < row
             )
@@ -147,6 +158,7 @@ def corner(
     return whole(figure)
 
 
+@kinds_checked
 def expected_coverage(report: InferenceReport, ax: Axes) -> Axes:
     """Observed against nominal coverage; the diagonal is right, below is overconfident."""
     ax.plot([0, 1], [0, 1], color="0.7", zorder=0)
@@ -162,6 +174,7 @@ def expected_coverage(report: InferenceReport, ax: Axes) -> Axes:
     return ax
 
 
+@kinds_checked
 def inference_figure(report: InferenceReport, *, figure: AnyFigure | None = None) -> Figure:
     """Ranks and coverage side by side.
 

@@ -29,6 +29,8 @@ Array = NDArray[np.float64]
 _BLOCK = 8
 """Draws per round of enrichment: their pointwise tangents are evaluated together."""
 _NEWTON = 20
+_MOST_ENTRIES = 2**26
+"""Of products of polynomials at degrees of freedom: 512 MiB."""
 _ROUND_OFF = 1e-15
 
 
@@ -180,6 +182,12 @@ class ChebyshevBasis(Basis):
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem = galerkin.problem
         x = problem.space.dof_points[problem.free_dofs]
+        n_products = problem.space.n_components * self.n_terms ** x.shape[1]
+        if n_products * len(x) > _MOST_ENTRIES:
+            raise InputError(
+                f"n_terms={self.n_terms} makes {n_products:.0e} products on {len(x)} degrees of "
+                "freedom; take fewer"
+            )
         low, high = problem.space.mesh.p.min(axis=1), problem.space.mesh.p.max(axis=1)
         s = 2 * (x - low) / (high - low) - 1
         products = np.ones((len(x), 1))

@@ -233,9 +233,9 @@ class Representation(nn.Module):
     def check_boundary(self, u: Tensor) -> None:
         """Refuse solutions (batch, n_dofs) whose Dirichlet values are not those of any z."""
         rounding, u = _ROUNDINGS * torch.finfo(u.dtype).eps, u.to(self.offset)
-        wrong = self.boundary_misfit(u).abs().amax(1)
         allowed = _BOUNDARY_TOLERANCE * (u - self.offset).abs().amax(1)
-        if (wrong > allowed + rounding * u.abs().amax(1)).any():
+        allowed = allowed + rounding * u.abs().amax(1)
+        if (self.boundary_misfit(u).abs() > allowed[:, None]).any():
             raise InputError(
                 "u does not have the Dirichlet values of the problem; inverse() wants full "
                 "solutions, boundary included, or the noise_std of their values"

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import meshio
 from torch import Tensor
 
-from pddlvm.basics.checks import check_path
+from pddlvm.basics.checks import check_count, check_path
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import check_folder_of, replacing, replacing_together, write_text
 from pddlvm.latent.core import LatentModel
@@ -38,6 +38,7 @@ def write_vtu(
         RunFileError: the file cannot be written.
     """
     path = _checked(path, ".vtu")
+    check_count(0, n_samples=n_samples)
     z = model.problem.prior.check(z)
     if z.ndim not in (1, 2) or not len(z):
         raise InputError(f"z must be (d,) or (n, d), got shape {tuple(z.shape)}")
@@ -71,6 +72,7 @@ def write_pvd(
         RunFileError: a file cannot be written.
     """
     path = _checked(path, ".pvd")
+    check_count(0, n_samples=n_samples)
     z = model.problem.prior.check(z).reshape(-1, model.problem.n_parameters)
     meshes: Iterable[tuple[float, meshio.Mesh]]
     if len(z) == 1:

@@ -21,7 +21,21 @@ from pddlvm.basics.checks import check_count, check_real, numbers_of
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields
 
-__all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd"]
+__all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd", "check_sensors"]
+
+_MOST_SENSORS = 20_000
+"""With a covariance of 3 GB."""
+
+
+def check_sensors(n: int) -> None:
+    """Raise an InputError if this is no number of sensors, or too large a one."""
+    check_count(1, **{"the number n of sensors": n})
+    if n > _MOST_SENSORS:
+        raise InputError(
+            f"{n} sensors are too many: covariances of the data, with {n} rows and columns, are "
+            f"needed; give at most {_MOST_SENSORS}, by averages of neighbours (LinearObservation), "
+            "or a whole field to inverse(u, noise_std=...)"
+        )
 
 
 class Noise(ABC):
@@ -77,7 +91,7 @@ class Gaussian(Noise):
     """
 
     def __init__(self, std: float | Tensor, n: int) -> None:
-        check_count(1, n=n)
+        check_sensors(n)
         given = torch.from_numpy(numbers_of(std, "noise_std"))
         if not torch.isfinite(given).all():
             raise InputError("the noise has values that are not finite")
@@ -88,6 +102,9 @@ class Gaussian(Noise):
                     f"{tuple(given.shape)}"
                 )
             matrix = given
+            factor, info = torch.linalg.cholesky_ex(matrix)
+            if info:
+                raise InputError("the noise covariance is not positive definite")
         else:
             if given.shape not in ((), (n,)):
                 raise InputError(
@@ -95,10 +112,8 @@ class Gaussian(Noise):
                 )
             if not (given > 0).all():
                 raise InputError(f"noise_std must be positive, got {float(given.min())}")
-            matrix = given.expand(n).square().diag()
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        if info:
-            raise InputError("the noise covariance is not positive definite")
+            factor = given.expand(n)
+            matrix = factor.square().diag()
         self._matrix, self._factor = matrix, factor
         self.is_diagonal = given.ndim < 2
 
@@ -150,7 +165,8 @@ class Gaussian(Noise):
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
         n = len(self._matrix)
-        return torch.randn(*shape, n, generator=generator, dtype=torch.float64) @ self._factor.T
+        white = torch.randn(*shape, n, generator=generator, dtype=torch.float64)
+        return white * self._factor if self.is_diagonal else white @ self._factor.T
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,20 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.basics.checks import array_of, check_count, check_kind, check_vectors, numbers_of
+from pddlvm.basics.checks import (
+    array_of,
+    broadcast_batch,
+    check_kind,
+    check_vectors,
+    numbers_of,
+)
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.explained import explained
 from pddlvm.basics.random import generator_of
 from pddlvm.fem import Space
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.sensors.noise import Gaussian, Noise
+from pddlvm.sensors.noise import Gaussian, Noise, check_sensors
 from pddlvm.weak.problem import Problem
 
 __all__ = [
@@ -41,21 +48,7 @@ __all__ = [
 _LARGEST = 1e15
 """Of data in standard deviations of the noise: in float64 the noise of larger ones is lost."""
 
-_MOST_SENSORS = 20_000
-"""With a covariance of 3 GB."""
-
 Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
-
-
-def _check_count(n: int) -> None:
-    if n < 1:
-        raise InputError("an observation needs at least one sensor")
-    if n > _MOST_SENSORS:
-        raise InputError(
-            f"{n} sensors are too many: covariances of the data, with {n} rows and columns, are "
-            f"needed; give at most {_MOST_SENSORS}, by averages of neighbours (LinearObservation), "
-            "or a whole field to inverse(u, noise_std=...)"
-        )
 
 
 class Observation(ABC):
@@ -69,7 +62,7 @@ class Observation(ABC):
 
     def __init__(self, problem: ParametricProblem, n: int, noise: "float | Tensor | Noise") -> None:
         check_kind(ParametricProblem, problem=problem)
-        _check_count(n)
+        check_sensors(n)
         self.problem = problem
         self.n = n
         self.noise = noise if isinstance(noise, Noise) else Gaussian(noise, n)
@@ -110,6 +103,7 @@ class Observation(ABC):
     def log_prob(self, y: Tensor, u: Tensor) -> Tensor:
         """log p(y | u), (...,), of the values of y that are not NaN."""
         y, u = self.check(y), self.problem.check_solution(u)
+        broadcast_batch(y=y, u=u)
         return self.noise.log_prob(y.to(u) - self.apply(u))
 
     def check(self, y: "Tensor | ArrayLike", *, allow_missing: bool = True) -> Tensor:
@@ -165,6 +159,7 @@ class LinearObservation(Observation):
         self._operators: dict[tuple[torch.dtype, torch.device], SparseOperator] = {}
 
     def apply(self, u: Tensor) -> Tensor:  # noqa: D102
+        u = check_vectors(u, "u", self.problem.n_dofs, f"have {self.problem.n_dofs} values")
         key = (u.dtype, u.device)
         if key not in self._operators:
             self._operators[key] = SparseOperator(self.matrix, u.dtype).to(u.device)
@@ -196,7 +191,7 @@ class PointObservation(LinearObservation):
         check_kind(ParametricProblem, problem=problem)
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
-        _check_count(len(self.points))
+        check_sensors(len(self.points))
         super().__init__(problem, problem.evaluation(self.points), noise_std)
 
 
@@ -217,11 +212,17 @@ class FunctionObservation(Observation):
         n: int,
         noise_std: "float | Tensor | Noise",
     ) -> None:
-        check_count(1, n=n)
+        check_sensors(n)
         check_kind(Callable, function=function)  # type: ignore[arg-type]
         super().__init__(problem, n, noise_std)
         self.function = function
-        found = function(torch.zeros(2, problem.n_dofs, dtype=torch.float64))
+        try:
+            found = function(torch.zeros(2, problem.n_dofs, dtype=torch.float64))
+        except Exception as error:
+            raise InputError(
+                f"the function cannot be evaluated at u (2, {problem.n_dofs}), float64 "
+                f"({explained(error)})"
+            ) from error
         if not isinstance(found, Tensor) or found.shape != (2, n):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
@@ -229,6 +230,7 @@ class FunctionObservation(Observation):
             )
 
     def apply(self, u: Tensor) -> Tensor:  # noqa: D102
+        u = check_vectors(u, "u", self.problem.n_dofs, f"have {self.problem.n_dofs} values")
         return self.function(u)
 
 

@@ -18,6 +18,7 @@ from pddlvm.strong.pointwise import Condition, PointFunction
 
 __all__ = ["check_arguments", "check_conditions", "check_functions", "check_shapes", "first_bad"]
 
+_MOST_POINTS = 10**6
 _N_SAMPLES, _N_POINTS = 4, 64
 _PLACES = ((0, 5), (1, 23), (3, 41))
 """Sample and point at which functions are evaluated alone."""
@@ -51,7 +52,7 @@ def check_shapes(form: StrongForm, along: Mapping[str, str], varying: Sequence[s
     ansatz = form.ansatz
     names = ansatz.box.names
     for what, sizes, least in (("grid", form.grid, 2), ("nodes", form.nodes, 4)):
-        is_whole = all(isinstance(n, int) for n in sizes)
+        is_whole = all(type(n) is int and n <= _MOST_POINTS for n in sizes)
         if len(sizes) != len(names) or not is_whole or min(sizes) < least:
             raise ProblemError(
                 f"{what} must give at least {least} points along each of {', '.join(names)}, "

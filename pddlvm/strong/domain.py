@@ -6,7 +6,6 @@ A stretch X may depend on z: where a layer becomes thinner with a parameter, the
 coordinate that follows it makes all solutions look alike, and few functions of s represent them.
 """
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_real, check_vectors
+from pddlvm.basics.checks import argument_names, check_real, check_vectors
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.owned import owned
+from pddlvm.basics.owned import own_fields, owned
 
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
 
@@ -54,7 +53,8 @@ class Box:
                     f"a coordinate cannot be named {name!r}: functions read it as an argument, and "
                     "u and u_... are the solution and its derivatives"
                 )
-            if not isinstance(ends, Sequence | np.ndarray | Tensor) or len(ends) != 2:
+            is_list = isinstance(ends, Sequence | np.ndarray | Tensor)
+            if not is_list or getattr(ends, "ndim", 1) != 1 or len(ends) != 2:
                 raise InputError(f"{name} needs an interval, {name}=(0.0, 1.0), got {ends!r}")
             low, high = ends
             are_real = all(isinstance(owned(end), Real) for end in ends)
@@ -79,7 +79,7 @@ class Box:
         return self._face(name, True)
 
     def _face(self, name: str, is_end: bool) -> Face:
-        if name not in self.intervals:
+        if not isinstance(name, str) or name not in self.intervals:
             raise InputError(f"no coordinate {name!r}; there are {list(self.intervals)}")
         return Face(name, is_end)
 
@@ -182,9 +182,15 @@ class Sinh(Stretch):
     centre: float
     width: Callable[..., Tensor]
 
+    def __post_init__(self) -> None:
+        own_fields(self)
+        check_real(**{"centre of Sinh": self.centre})
+        if not callable(self.width):
+            raise InputError(f"width of Sinh must be a function of parameters, got {self.width!r}")
+
     @property
     def reads(self) -> tuple[str, ...]:  # noqa: D102
-        return tuple(inspect.signature(self.width).parameters)
+        return argument_names(self.width, "lambda viscosity: ...")
 
     def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
         width, a, b = self._constants(interval, values)

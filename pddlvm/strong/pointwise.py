@@ -4,7 +4,6 @@
 for themselves. All arguments are tensors that broadcast to (n_samples, n_points).
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pddlvm.basics.checks import check_kind, check_real
+from pddlvm.basics.checks import argument_names, check_kind, check_real
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.fem import Points
 from pddlvm.parameters.fields import Constant, Field
@@ -69,7 +68,7 @@ class PointFunction:
         self.derivatives: dict[str, Index] = {}
         self.others: list[str] = []
         known = {*box.names, *fields}
-        for name in inspect.signature(function).parameters:
+        for name in argument_names(function, f"lambda {box.names[0]}: ..."):
             index = parse_derivative(name, box.names)
             if index is not None and name not in known:
                 self.derivatives[name] = index

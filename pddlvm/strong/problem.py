@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
+from pddlvm.basics.checks import array_of, check_all, check_kind
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.parameters.fields import Constant, Fields
@@ -88,16 +89,24 @@ class CollocationProblem(ParametricProblem):
         nodes: tuple[int, ...] | None = None,
         reference: Reference | None = None,
     ) -> None:
+        check_kind(Mapping | None, stretch=stretch, along=along)
+        check_kind(Callable | None, reference=reference)  # type: ignore[arg-type]
+        odd = check_all(odd, str, "odd", "['x']")
         hard, conditions = check_arguments(box, hard, conditions, stretch or {})
         super().__init__(name, fields, _names_in(box))
         self.box = box
         k = len(box.names)
         self.residual_function = PointFunction(residual, box, fields)
-        self.scale_function = PointFunction(residual_scale or _one, box, fields)
+        self.scale_function = PointFunction(
+            _one if residual_scale is None else residual_scale, box, fields
+        )
         self.conditions = conditions
         self.condition_functions = tuple(PointFunction(c.function, box, fields) for c in conditions)
-        self.grid = tuple(np.atleast_1d(grid or (64,) * k).tolist())
-        self.nodes = tuple(np.atleast_1d(nodes or _DEFAULT_NODES.get(k, (6,) * k)).tolist())
+        nodes = _DEFAULT_NODES.get(k, (6,) * k) if nodes is None else nodes
+        self.grid, self.nodes = (
+            tuple(np.atleast_1d(array_of(sizes, name)).tolist())
+            for name, sizes in (("grid", (64,) * k if grid is None else grid), ("nodes", nodes))
+        )
         self.along, self._reference = dict(along or {}), reference
         functions = (self.residual_function, self.scale_function, *self.condition_functions)
         self.functions = functions
@@ -105,9 +114,9 @@ class CollocationProblem(ParametricProblem):
         self.ansatz = Ansatz(
             box,
             FieldValues(self.fields, self.along, box),
-            PointFunction(lift or _zero, box, fields),
+            PointFunction(_zero if lift is None else lift, box, fields),
             hard=hard,
-            odd=tuple(odd),
+            odd=odd,
             stretch={c: Affine() for c in box.names} | dict(stretch or {}),
             indices=self.indices,
         )

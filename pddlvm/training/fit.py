@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import check_positive
-from pddlvm.basics.errors import NonFiniteError
+from pddlvm.basics.errors import InputError, NonFiniteError
 
 __all__ = ["Budget", "fit"]
 
@@ -37,15 +37,18 @@ class Budget:
         """From the limits of a user; the default is that of the seconds where neither is given.
 
         Raises:
-            InputError: a limit is not positive.
+            InputError: a limit is not positive, or there is none.
         """
         check_positive(max_seconds=max_seconds, max_steps=max_steps)
         if max_seconds is None and max_steps is None:
             max_seconds = default
-        return cls(
+        found = cls(
             math.inf if max_seconds is None else max_seconds,
             math.inf if max_steps is None else max_steps,
         )
+        if math.isinf(found.seconds) and math.isinf(found.steps):
+            raise InputError("a training without an end: max_seconds or max_steps must be finite")
+        return found
 
     def share(self, part: float) -> "Budget":
         """A part of it, in (0, 1]."""

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_count, check_kind, check_real, numbers_of
+from pddlvm.basics.checks import check_count, check_flag, check_kind, check_real, numbers_of
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.basics.locks import owned
@@ -39,6 +39,7 @@ from pddlvm.training.state import (
 __all__ = ["TrainingResult", "train", "usable_device"]
 
 _LEAST_SHARE = 0.5
+_FEW_STEPS = 100
 _LAST_RATE = 1e-3
 Record = Callable[[dict[str, float]], None]
 
@@ -59,6 +60,7 @@ class TrainingResult:
         history: one row per record: step, seconds, stage, elbo (mean over a few fixed prior draws,
             up to a constant; of the part that the stage of the training is about).
         certificates: relative residuals of the trained forward map on fresh draws.
+        was_short: did the limit on the seconds end it after a few steps?
     """
 
     n_steps: int
@@ -67,11 +69,18 @@ class TrainingResult:
     stages: tuple[str, ...]
     history: list[dict[str, float]] = field(repr=False)
     certificates: Certificates
+    was_short: bool = False
 
     @property
     def verdict(self) -> str:
         """Is the forward map good enough? "accept", or what is wrong and what to try."""
-        return self.certificates.verdict
+        found = self.certificates.verdict
+        if found == "accept" or not self.was_short:
+            return found
+        return (
+            f"{found}. Only {self.n_steps} steps fitted into max_seconds: give more seconds, and "
+            "set OMP_NUM_THREADS=1 on a busy machine"
+        )
 
 
 @with_gradients
@@ -126,6 +135,7 @@ def train(
     budget = Budget.of(max_seconds, max_steps, math.inf)
     batch_size = model.batch_size if batch_size is None else batch_size
     check_count(1, batch_size=batch_size)
+    check_flag(progress=progress, calibrate=calibrate, resume=resume)
     where = usable_device(device)
     model.to(where)
     seed = check_seed(model.seed if seed is None else seed)
@@ -168,7 +178,8 @@ def train(
                 model.calibrate()
     names = tuple(stage.name for stage in stages)
     found = certificates(model)
-    return TrainingResult(at.step, clock.seconds, where, names, at.history, found)
+    was_short = at.step < min(_FEW_STEPS, budget.steps)
+    return TrainingResult(at.step, clock.seconds, where, names, at.history, found, was_short)
 
 
 @dataclass(frozen=True)
@@ -334,6 +345,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     Raises:
         InputError: there is no such device, or it cannot be used here.
     """
+    check_kind(str | torch.device, device=device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

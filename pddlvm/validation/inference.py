@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 
-from pddlvm.basics.errors import InputError
+from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.inference.methods import Method
 from pddlvm.models import LatentVariableModel
 from pddlvm.sensors.observation import Observation
@@ -26,6 +26,7 @@ _N_DRAWS = 127
 _N_BINS = 16
 _PER_BIN = 5
 _CHUNK = 50
+_LEAST_DATA = 20
 
 Array = NDArray[np.float64]
 
@@ -91,8 +92,9 @@ def validate_inference(
     Raises:
         InputError: too few data sets.
     """
-    if n_data < 20:
-        raise InputError(f"a validation of the inference needs at least 20 data sets, got {n_data}")
+    check_kind(LatentVariableModel, model=model)
+    check_kind(Observation, observation=observation)
+    check_count(_LEAST_DATA, n_data=n_data)
     prior = model.problem.prior
     z = prior.sample((n_data,), seed=seed)
     y = observation.simulate(model.problem.solve(z), seed=seed + 1)

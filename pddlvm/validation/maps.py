@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind
-from pddlvm.basics.errors import InputError
 from pddlvm.latent.core import LatentModel
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
@@ -161,14 +160,9 @@ def validate(
     """
     check_kind(LatentModel, model=model)
     check_count(2, n_samples=n_samples)
-    check_kind(Sequence, known=known)
     problem = model.problem
-    unknown_names = sorted(set(known) - set(problem.prior.blocks))
-    if unknown_names:
-        raise InputError(
-            f"known has {unknown_names}, but the blocks are {list(problem.prior.blocks)}"
-        )
     z = problem.prior.sample((n_samples,), seed=seed)
+    told = problem.prior.known_part(z, known)
     u = problem.solve(z)
     free = torch.from_numpy(problem.free_dofs)
 
@@ -176,8 +170,7 @@ def validate(
     bars = {"u": _bars_of_u(forward, u, free), "u corrected": _bars_of_u(corrected, u, free)}
     relative, left = ((f.mean - u).norm(dim=1) / u.norm(dim=1) for f in (forward, corrected))
     error, std = (forward.mean - u)[:, free], forward.std[:, free]
-    blocks = problem.prior.split(z)
-    inverse = model.inverse(u, z_known={k: blocks[k] for k in known})
+    inverse = model.inverse(u, z_known=told)
     unknown = inverse.xi_std > 0
     missed = ((inverse.mean - z).abs() > 2 * inverse.std)[unknown]
     _, unit = problem.prior.units

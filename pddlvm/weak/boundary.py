@@ -3,7 +3,6 @@
 u = u_D(x; fields)
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from pddlvm.basics.checks import argument_names
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import FunctionSpace, Points
@@ -42,7 +42,7 @@ class Dirichlet:
     @property
     def field_names(self) -> tuple[str, ...]:
         """Names of the fields that the value reads: its arguments after x."""
-        return tuple(inspect.signature(self.value).parameters)[1:] if callable(self.value) else ()
+        return argument_names(self.value, "lambda x: ...")[1:] if callable(self.value) else ()
 
 
 class BoundaryValues(nn.Module):

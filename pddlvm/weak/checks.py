@@ -36,14 +36,6 @@ def check_terms(name: str, space: FunctionSpace, terms: Any) -> tuple[Term, ...]
 def check_dirichlet(name: str, space: FunctionSpace, dirichlet: Any) -> tuple[Dirichlet, ...]:
     """Return the conditions of the problem `name`, or raise a ProblemError."""
     found = check_all(dirichlet, Dirichlet, "dirichlet", '[Dirichlet("left", 0.0)]')
-    if not found:
-        modes = ", ".join(space.rigid_modes)
-        free = f" (it can move as a rigid body: {modes})" if modes else ""
-        raise ProblemError(
-            f"problem {name!r} has no Dirichlet boundary, so its operator is singular{free}: "
-            "add Dirichlet(boundary, value) on at least one boundary, for a shell "
-            "pddlvm.supports.clamped(name)"
-        )
     dofs = [space.dofs_on(d.boundary, d.component) for d in found]
     for i, condition in enumerate(found[:-1]):
         if np.isin(dofs[i], np.concatenate(dofs[i + 1 :])).all():
@@ -60,6 +52,11 @@ def check_rigid_modes(name: str, space: FunctionSpace, fixed_dofs: np.ndarray) -
     modes = space.rigid_modes
     if not modes:
         return
+    if not fixed_dofs.size:
+        raise ProblemError(
+            f"problem {name!r} has no Dirichlet boundary, so it can move as a rigid body "
+            f"({', '.join(modes)}): add pddlvm.supports.clamped(name) for one"
+        )
     # Displacements and rotations have other units: compare with what is fixed of them.
     components = space.dof_components
     same = np.isin(components, components[fixed_dofs])

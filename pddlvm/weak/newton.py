@@ -156,13 +156,13 @@ class ReferenceSolver:
         """Newton's step of a sample; `near` has factors of its earlier matrices."""
         try:
             if number in near:
-                found = solve_nearby(self.assembler(tangents), near[number], -r.numpy())
+                found = solve_nearby(self.assembler(tangents), near[number], -r.detach().numpy())
                 if found is not None:
                     return torch.from_numpy(found)
             factors = self._factorise(tangents)
             if factors.n_worth:
                 near[number] = factors
-            return torch.from_numpy(factors.solve(-r.numpy()))
+            return torch.from_numpy(factors.solve(-r.detach().numpy()))
         except SingularMatrixError as error:
             raise ConvergenceError(
                 f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_kind
-from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.checks import broadcast_batch, check_kind
+from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace
@@ -55,13 +55,14 @@ class Problem(ParametricProblem):
         terms: energies and fluxes; r is their sum.
         fields: name -> field (with parameters and prior) or number (known). Point functions
             receive their values as keyword arguments of these names.
-        dirichlet: prescribed values. At least one boundary: without it the operator is singular.
+        dirichlet: prescribed values. Without any a term must hold u: a reaction, or a Robin
+            condition.
         solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
             size and on what is installed.
 
     Raises:
-        ProblemError: no Dirichlet boundary, a part of the mesh that nothing holds, a field that no
-            function reads or that is unknown, or a function that cannot be evaluated.
+        ProblemError: a mesh, or a part of it, that nothing holds, a field that no function reads
+            or that is unknown, or a function that cannot be evaluated.
     """
 
     @out_of_inference
@@ -83,13 +84,14 @@ class Problem(ParametricProblem):
         super().__init__(name, fields, _TAKEN)
         if not isinstance(solver, LinearSolver):
             raise ProblemError(
-                f"solver must be one of pddlvm.linalg, Multigrid() for one, got {solver!r}"
+                f"solver must be one of pddlvm.linalg, Multigrid() for one, got {solver!r}; "
+                "leave it out for what suits the size"
             )
         self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
         fixed = [space.dofs_on(d.boundary, d.component) for d in self.dirichlet]
-        self.fixed_dofs = np.unique(np.concatenate(fixed))
+        self.fixed_dofs = np.unique(np.concatenate([*fixed, np.zeros(0, dtype=np.int64)]))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
@@ -105,6 +107,12 @@ class Problem(ParametricProblem):
 
     def _check_parts(self) -> None:
         loose = loose_parts(self.form, self._exact)
+        if loose and not self.dirichlet:
+            raise ProblemError(
+                f"problem {self.name!r} has no Dirichlet boundary, and none of its terms holds its "
+                "solution, as a reaction or a Robin condition (0.5 * h * u**2 on "
+                "space.boundary(name)) would: add one, or Dirichlet(boundary, value)"
+            )
         if loose:
             low, high = (f(self.space.dof_points[loose[0]], axis=0) for f in (np.min, np.max))
             which = "a part" if len(loose) == 1 else f"{len(loose)} parts, the first"
@@ -229,7 +237,7 @@ class Problem(ParametricProblem):
         """
         u = self.check_solution(u)
         z = self.prior.check(z).to(u)
-        batch = _broadcast(u, z)
+        batch = broadcast_batch(u=u, z=z)
         u = u.expand(*batch, -1).reshape(-1, self.n_dofs)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
         r = self.discretisation(u.dtype, u.device).residual(u, z)
@@ -242,7 +250,7 @@ class Problem(ParametricProblem):
             raise ProblemError(f"problem {self.name!r} has flux terms and hence no energy")
         u = self.check_solution(u)
         z = self.prior.check(z).to(u)
-        batch = _broadcast(u, z)
+        batch = broadcast_batch(u=u, z=z)
         u = u.expand(*batch, -1).reshape(-1, self.n_dofs)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
         return self.discretisation(u.dtype, u.device).energy(u, z).reshape(batch)
@@ -283,14 +291,3 @@ class Problem(ParametricProblem):
     @cached_property
     def _centroid_fields(self) -> dict[str, FieldAtPoints]:
         return {k: f.at(self.space.centroids) for k, f in self.random_fields.items()}
-
-
-def _broadcast(u: Tensor, z: Tensor) -> torch.Size:
-    """The common batch shape."""
-    try:
-        return torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
-    except RuntimeError as error:
-        raise InputError(
-            f"the batch shapes of u {tuple(u.shape[:-1])} and z {tuple(z.shape[:-1])} do not "
-            "broadcast; make them equal"
-        ) from error

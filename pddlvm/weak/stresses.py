@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.basics.checks import check_no_gradient
+from pddlvm.basics.checks import check_kind, check_no_gradient
 from pddlvm.basics.errors import ProblemError
 from pddlvm.parameters.fields import Field
 from pddlvm.weak.problem import Problem
@@ -47,6 +47,7 @@ def shell_stresses(problem: Problem, u: Tensor, z: Tensor) -> ShellStresses:
         ProblemError: the problem is not such a shell.
         InputError, SupportError: u or z is not of the problem.
     """
+    check_kind(Problem, problem=problem)
     names = [term.region.name for term in problem.terms]
     if not {"membrane", "bending"} <= set(names) or "thickness" not in problem.fields:
         raise ProblemError(

@@ -10,7 +10,6 @@ batches. For a scalar problem u is a number and grad u a vector (dim,); for a ve
 (c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
+from pddlvm.basics.checks import argument_names, check_flag
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
@@ -57,7 +57,7 @@ class Term(ABC):
     @property
     def field_names(self) -> tuple[str, ...]:
         """Names of the fields that the function reads: its arguments after (u, du, x)."""
-        return tuple(inspect.signature(self.function).parameters)[3:]
+        return argument_names(self.function, "lambda u, du, x, k: ...")[3:]
 
     @abstractmethod
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
@@ -79,7 +79,14 @@ class Energy(Term):
 
     def density(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """psi at one point."""
-        result: Tensor = self.function(*self.unpack(e), x, **values)
+        psi = self.function(*self.unpack(e), x, **values)
+        if isinstance(psi, tuple | list) or (isinstance(psi, Tensor) and psi.ndim):
+            got = f"{len(psi)} values" if isinstance(psi, tuple | list) else _shape(psi)
+            raise ProblemError(
+                f"it returns {got}, and an Energy is one number, the density; (f0, f1) of a weak "
+                "form make a Flux(region, function)"
+            )
+        result: Tensor = psi
         return result
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
@@ -99,13 +106,24 @@ class Flux(Term):
 
     has_secant: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag(has_secant=self.has_secant)
+
     @property
     def is_coercive(self) -> bool:  # noqa: D102
         return self.has_secant
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """(f0, f1) at one point, (s,)."""
-        f0, f1 = self.function(*self.unpack(e), x, **values)
+        pair = self.function(*self.unpack(e), x, **values)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            got = f"{len(pair)} values" if isinstance(pair, tuple | list) else _shape(pair)
+            raise ProblemError(
+                f"it returns {got}, and a Flux is a pair (f0, f1); the density of an energy makes "
+                "an Energy(region, function)"
+            )
+        f0, f1 = pair
         f0 = torch.as_tensor(f0, dtype=e.dtype, device=e.device)
         return torch.cat([f0.reshape(-1).expand(self.region.size_u), f1.reshape(-1)])
 
@@ -201,6 +219,11 @@ class TermEvaluator(nn.Module):
             e, self.x, values
         )
         return result
+
+
+def _shape(value: Any) -> str:
+    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+    return f"a tensor of shape {shape}" if shape else "one number"
 
 
 def _lookup(name: str, fields: Fields) -> Field | float:
