@@ -220,7 +220,7 @@ def test_reduced_solver_finds_galerkin_solutions(case):
 
 @pytest.mark.parametrize("case", ["blocks", "transport"], indirect=True)
 def test_one_newton_step_solves_a_linear_problem(case, monkeypatch):
-    monkeypatch.setattr("pddlvm.reduced.reduction._MAX_NEWTON", 1)
+    monkeypatch.setattr("pddlvm.linalg.newton._MAX_STEPS", 1)
     close(solve_reduced(case.model, case.z), case.c, EXACT)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_share
 from pddlvm.basics.errors import InputError
+from pddlvm.linalg.newton import newton
 from pddlvm.reduced.representation import Reference, orthonormalise
 from pddlvm.weak.problem import Problem
 
@@ -28,10 +29,10 @@ Array = NDArray[np.float64]
 
 _BLOCK = 8
 """Draws per round of enrichment: their pointwise tangents are evaluated together."""
-_NEWTON = 20
 _MOST_ENTRIES = 2**26
 """Of products of polynomials at degrees of freedom: 512 MiB."""
 _ROUND_OFF = 1e-15
+_INEXACT, _TINY = 1e-2, 1e-300
 
 
 class Galerkin:
@@ -56,27 +57,29 @@ class Galerkin:
         b = (values - self._lifts[self._fixed, 0]) @ self._phi
         return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), b], dim=1) @ self._lifts.T
 
-    def solve(self, v: Array, z: Tensor, tolerance: float = 1e-8) -> tuple[Array, Tensor]:
+    def solve(self, v: Array, z: Tensor, tolerance: float = 1e-12) -> tuple[Array, Tensor]:
         """Coefficients (batch, n_modes) and the residual that they leave (batch, n_free)."""
-        free = self.operators.free
-        u = self.lift(z)
-        r = self.operators.residual(u, z)
-        c = np.zeros((len(z), v.shape[1]))
-        if v.shape[1] == 0:
-            return c, r
-        start = np.linalg.norm(r.numpy() @ v, axis=1)
-        for _ in range(_NEWTON):
-            tangents = self.operators.tangents(u, z)
-            step = np.empty_like(c)
-            for i in range(len(z)):
-                k = self.problem.solver.assembler([t[i] for t in tangents])
-                step[i] = np.linalg.solve(v.T @ (k @ v), -(v.T @ r[i].numpy()))
-            c += step
-            u = u.index_add(1, free, torch.from_numpy(step @ v.T))
-            r = self.operators.residual(u, z)
-            if (np.linalg.norm(r.numpy() @ v, axis=1) <= tolerance * start).all():
-                break
-        return c, r
+        lift, test = self.lift(z), torch.from_numpy(v)
+
+        def residual(rows: Tensor, c: Tensor) -> Tensor:
+            u = lift[rows].index_add(1, self.operators.free, c @ test.T)
+            return self.operators.residual(u, z[rows])
+
+        def stiffness(rows: Tensor, c: Tensor) -> Tensor:
+            u = lift[rows].index_add(1, self.operators.free, c @ test.T)
+            found = []
+            # As many pointwise tangents as there is memory for.
+            for u_part, z_part in zip(u.split(_BLOCK), z[rows].split(_BLOCK), strict=True):
+                tangents = self.operators.tangents(u_part, z_part)
+                for i in range(len(z_part)):
+                    k = self.problem.solver.assembler([t[i] for t in tangents])
+                    found.append(torch.from_numpy(v.T @ (k @ v)))
+            return torch.stack(found)
+
+        c = z.new_zeros(len(z), v.shape[1])
+        if v.shape[1]:
+            c = newton(lambda rows, c: residual(rows, c) @ test, stiffness, c, tolerance)
+        return c.numpy(), residual(torch.arange(len(z)), c)
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,16 @@ class ResidualEnriched(Basis):
         prior, reference = galerkin.problem.prior, galerkin.reference
         n_free = galerkin.problem.n_free
         n_wanted = min(2 * self.n_modes, n_free)
-        v = np.zeros((n_free, 0))
+        v, share = np.zeros((n_free, 0)), 1.0
         while v.shape[1] < n_wanted:
             xi = prior.sample_standard((_BLOCK,), generator=generator)
             z = prior.unstandardise(xi)
-            c, r = galerkin.solve(v, z)
+            # What is left in the basis need be small beside what is left outside of it.
+            c, r = galerkin.solve(v, z, _INEXACT * share)
             error = np.sqrt(np.maximum((reference.solve(r) * r).sum(dim=1).numpy(), 0))
             w = reference.solve_near(r, xi).numpy()
             size = np.sqrt((c**2).sum(axis=1) + error**2)
+            share = float(np.clip(np.min(error / np.maximum(size, _TINY)), self.tolerance, 1.0))
             # Boundary values that are a solution leave the rounding of what they cancel.
             lift = galerkin.lift(z)[:, galerkin.operators.free].numpy()
             noise = _ROUND_OFF * np.sqrt((lift * (reference.matrix @ lift.T).T).sum(axis=1))

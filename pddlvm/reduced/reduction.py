@@ -20,6 +20,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import generator_of
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
+from pddlvm.linalg.newton import newton
 from pddlvm.reduced.bases import Basis, Galerkin, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
 from pddlvm.reduced.representation import Reference, Representation, Units
@@ -42,11 +43,7 @@ _LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
 _N_CHECKS = 8
 _N_SIZES = 32
-_MAX_NEWTON = 60
-_HELPS = 0.2
-"""Factor by which a step with an old matrix makes the residual smaller, or it is made anew."""
-_ROUNDED = 1e-8
-"""Share of the residual below which a step of Newton that does not help has met rounding."""
+_SOLVED_REDUCED = 1e-12
 _SOLVED = 1e-6
 
 
@@ -196,36 +193,17 @@ def reduced_model(
     return ReducedModel(representation, terms)
 
 
-def solve_reduced(model: ReducedModel, z: Tensor, tolerance: float = 1e-12) -> Tensor:
+def solve_reduced(model: ReducedModel, z: Tensor) -> Tensor:
     """Galerkin coefficients by the reduced model alone, (batch, n_modes), by Newton's method.
 
-    The matrix of a draw serves for as long as steps with it help (Shamanskii); draws that are
-    solved wait for the others. One that fails is a poor snapshot, and no error: what comes of a
-    basis is measured.
+    A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
     """
-    c = z.new_zeros(len(z), model.n_modes)
-    r = model.residual(c, z)
-    start = r.norm(dim=1)
-    factors = z.new_empty(len(z), model.n_modes, model.n_modes)
-    pivots = torch.empty(len(z), model.n_modes, dtype=torch.int32)
-    going, is_new = torch.arange(len(z)), torch.ones(len(z), dtype=torch.bool)
-    for _ in range(_MAX_NEWTON):
-        new = going[is_new]
-        if len(new):
-            factors[new], pivots[new] = torch.linalg.lu_factor(model.stiffness(c[new], z[new]))
-        step = torch.linalg.lu_solve(factors[going], pivots[going], r[going, :, None])[..., 0]
-        trial = c[going] - step
-        left = model.residual(trial, z[going])
-        ratio = left.norm(dim=1) / r[going].norm(dim=1)
-        # Newton's own step is taken as it is.
-        taken = is_new | (ratio < 1)
-        c[going[taken]], r[going[taken]] = trial[taken], left[taken]
-        size, helps = r[going].norm(dim=1) / start[going], ratio <= _HELPS
-        is_over = ~(size > tolerance) | (is_new & ~helps & (size < _ROUNDED))
-        going, is_new = going[~is_over], ~helps[~is_over]
-        if not len(going):
-            break
-    return c
+    return newton(
+        lambda rows, c: model.residual(c, z[rows]),
+        lambda rows, c: model.stiffness(c, z[rows]),
+        z.new_zeros(len(z), model.n_modes),
+        _SOLVED_REDUCED,
+    )
 
 
 def reduce_terms(

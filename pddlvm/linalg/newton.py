@@ -1,0 +1,60 @@
+"""Newton's method for many small systems at once, each at its own pace.
+
+    M_i step_i = -r_i(c_i),     M_i = dr_i/dc at the last c_i where a step with the old one did not
+                                      make |r_i| a few times smaller (Shamanskii, 1967)
+
+Matrices are what costs: those of systems that are solved, or whose old one helps, are not formed.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["newton"]
+
+_MAX_STEPS = 60
+_HELPS = 0.2
+"""Factor by which a step with an old matrix makes the residual smaller, or it is made anew."""
+_ROUNDED = 1e-8
+"""Share of the residual below which a step with a new matrix that does not help met rounding."""
+
+OfRows = Callable[[Tensor, Tensor], Tensor]
+"""Numbers of systems (k,) and points (k, m) -> residuals (k, m), or matrices (k, m, m)."""
+
+
+def newton(residual: OfRows, matrix: OfRows, c: Tensor, tolerance: float) -> Tensor:
+    """Roots of all systems, (n, m).
+
+    A system that fails is no error: it stays where it got to, which may not be finite.
+
+    Args:
+        residual: of some systems.
+        matrix: derivative of the residual.
+        c: where they start, (n, m).
+        tolerance: share of the first residual at which a system is solved.
+    """
+    c, going = c.clone(), torch.arange(len(c))
+    r = residual(going, c)
+    start = r.norm(dim=1)
+    going = going[start > 0]
+    is_new = torch.ones(len(going), dtype=torch.bool)
+    factors = c.new_empty(*c.shape, c.shape[1])
+    pivots = torch.empty(c.shape, dtype=torch.int32)
+    for _ in range(_MAX_STEPS):
+        if not len(going):
+            break
+        new = going[is_new]
+        if len(new):
+            factors[new], pivots[new] = torch.linalg.lu_factor(matrix(new, c[new]))
+        step = torch.linalg.lu_solve(factors[going], pivots[going], r[going, :, None])[..., 0]
+        trial = c[going] - step
+        left = residual(going, trial)
+        ratio = left.norm(dim=1) / r[going].norm(dim=1)
+        # Newton's own step is taken as it is.
+        taken, helps = is_new | (ratio < 1), ratio <= _HELPS
+        c[going[taken]], r[going[taken]] = trial[taken], left[taken]
+        size = r[going].norm(dim=1) / start[going]
+        is_over = ~(size > tolerance) | (is_new & ~helps & (size < _ROUNDED))
+        going, is_new = going[~is_over], ~helps[~is_over]
+    return c
