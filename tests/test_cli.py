@@ -228,8 +228,16 @@ def test_what_is_read_is_not_written_over(call: Call, tmp_path: Path):
     table.write_text("x,value\n0.5,0.1\n")
     for command in (("infer", "--data"), ("forward", "--table")):
         done = call(command[0], tmp_path, command[1], table, "--out", table)
-        assert done.code == 2 and "is what is read" in done.err
+        assert done.code == 2 and "is read, or of the run" in done.err
     assert table.read_text() == "x,value\n0.5,0.1\n"
+
+
+def test_what_a_run_has_written_is_not_written_over(call: Call, run_folder: Path):
+    metrics = run_folder / "metrics.csv"
+    before = metrics.read_text()
+    done = call("forward", run_folder, "--draws", 1, "--out", metrics)
+    assert done.code == 2 and "is read, or of the run" in done.err
+    assert metrics.read_text() == before
 
 
 def test_a_toml_file_says_the_same_as_flags(call: Call, tmp_path: Path):

@@ -92,19 +92,25 @@ def parameters(
     return torch.tensor([values], dtype=torch.float64)
 
 
-def check_file(out: Path | None, suffixes: tuple[str, ...], read: Path | None = None) -> None:
+def check_file(out: Path | None, suffixes: tuple[str, ...], *others: Path | None) -> None:
     """Before anything is computed that could not be written.
 
+    Args:
+        out: the file to be written.
+        suffixes: what it may end in.
+        others: files that are read, or belong to a run.
+
     Raises:
-        MisuseError: the file has another suffix, or is the one that is read.
+        MisuseError: the file has another suffix, or is one of the others.
         InputError: its folder does not exist.
     """
     if out is None:
         return
     if out.suffix not in suffixes:
         raise MisuseError(f"the file must end in {' or '.join(suffixes)}, got {str(out)!r}")
-    if read is not None and out.exists() and read.exists() and out.samefile(read):
-        raise MisuseError(f"{str(out)!r} is what is read; give another file to write")
+    for other in others:
+        if other is not None and out.exists() and other.exists() and out.samefile(other):
+            raise MisuseError(f"{str(out)!r} is read, or of the run; give another file to write")
     check_folder_of(out)
 
 

@@ -21,7 +21,7 @@ from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior
 from pddlvm.models import LatentVariableModel
 from pddlvm.results.exported import Format, export_maps
-from pddlvm.runs.folder import Run
+from pddlvm.runs.folder import METRICS, Run
 from pddlvm.runs.tables import read_measurements, write_table
 from pddlvm.sensors.observation import Observation
 
@@ -62,7 +62,7 @@ def forward_command(
 
     pddlvm forward runs/poisson --table parameters.csv --out u.csv --json
     """
-    check_file(out, (".vtu", ".pvd", ".csv"), table)
+    check_file(out, (".vtu", ".pvd", ".csv"), table, run / METRICS)
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     found = parameters(model.problem, z, table, draws, seed)
@@ -126,7 +126,7 @@ def infer_command(
 
     pddlvm infer runs/poisson --data sensors.csv --method amortized --density sensors.pt
     """
-    check_file(out, (".nc", ".csv"), data)
+    check_file(out, (".nc", ".csv"), data, run / METRICS)
     check_file(density, (".pt",))
     if density is not None and method != "amortized":
         raise MisuseError(f"--density is for --method amortized, not for {method}")

@@ -30,8 +30,9 @@ from pddlvm.runs.sources import AnyProblem, file_of, is_file, make
 from pddlvm.runs.strict_json import strict_json
 from pddlvm.training.checkpoints import Checkpoints
 
-__all__ = ["COLUMNS", "Run"]
+__all__ = ["COLUMNS", "METRICS", "Run"]
 
+METRICS = "metrics.csv"
 COLUMNS = ("step", "seconds", "elbo", "stage")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("pddlvm", "torch", "pyro-ppl", "scikit-fem", "numpy", "scipy", "zuko", "arviz-stats")
@@ -202,13 +203,13 @@ class Run:
 
     @property
     def _csv(self) -> Path:
-        return self.path / "metrics.csv"
+        return self.path / METRICS
 
     def discard(self) -> None:
         """Remove the run if it has no checkpoint: there is nothing to go on with."""
         if self.checkpoints.files:
             return
-        for name in ("metrics.csv", "info.json", "config.toml"):
+        for name in (METRICS, "info.json", "config.toml"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
