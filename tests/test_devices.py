@@ -311,7 +311,7 @@ def test_observations_follow_u(model, solved, noise):
             "log_prob": sensors.log_prob(data.to(of_sensors), u.to(of_u)),
             "noise": sensors.noise.log_prob(at),
             "square": sensors.noise.square(at),
-            "precision": sensors.noise.precision(at),
+            "precision": sensors.noise.precision(at).dense(),
         }
 
     check(results)

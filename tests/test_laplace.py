@@ -11,6 +11,7 @@ from pddlvm.galerkin.surrogate import GalerkinSurrogate
 from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.inference.laplace import laplace
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.linalg.low_rank import LowRank
 from problems import nonlinear_poisson, poisson
 
 MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
@@ -54,7 +55,7 @@ class Rough(Surrogate):
     """y = A xi, with an error that is large along one direction of the data."""
 
     matrix = torch.tensor([[1.0, 0.2], [-0.3, 0.8], [0.5, 0.5]], dtype=torch.float64)
-    error = 0.01 * torch.outer(*2 * [torch.tensor([1.0, 0.5, -0.2], dtype=torch.float64)])
+    direction = 0.1 * torch.tensor([[1.0], [0.5], [-0.2]], dtype=torch.float64)
 
     def mean(self, xi):
         return xi @ self.matrix.T
@@ -64,8 +65,8 @@ class Rough(Surrogate):
     def linearise(self, xi):
         return self.mean(xi), self.matrix.expand(len(xi), 3, 2)
 
-    def covariance(self, xi):
-        return self.error.expand(len(xi), 3, 3)
+    def error(self, xi):
+        return LowRank.of_factor(self.direction.expand(len(xi), 3, 1))
 
 
 def test_data_are_weighed_by_noise_and_error_of_the_surrogate(linear):
@@ -75,7 +76,9 @@ def test_data_are_weighed_by_noise_and_error_of_the_surrogate(linear):
     found = laplace(Rough(prior, sensors), y)
     for i, seen in enumerate(~torch.isnan(y)):
         a = Rough.matrix[seen]
-        weight = torch.linalg.inv(Rough.error[seen][:, seen] + 1e-4 * torch.eye(len(a)).double())
+        weight = torch.linalg.inv(
+            (Rough.direction @ Rough.direction.T)[seen][:, seen] + 1e-4 * torch.eye(len(a)).double()
+        )
         covariance = torch.linalg.inv(a.T @ weight @ a + torch.eye(2).double())
         centre, factor = found.coordinates.centre[i], found.coordinates.factor[i]
         # A search ends within 1 % of a deviation.
@@ -207,8 +210,8 @@ class Misled(Surrogate):
         offset = (xi - self.at) @ slope.T
         return offset + 0.3, slope.expand(len(xi), -1, -1)
 
-    def covariance(self, xi):
-        return torch.zeros(len(xi), 2, 2).double()
+    def error(self, xi):
+        return LowRank.of_factor(xi.new_zeros(len(xi), 2, 0))
 
 
 @pytest.mark.parametrize(

@@ -250,9 +250,9 @@ def test_the_precision_gives_the_slope_of_the_density(noise, misfit):
     at = e.clone().requires_grad_()
     (slope,) = torch.autograd.grad(noise.log_prob(at), at)
     seen = ~torch.isnan(e)
-    found = -(noise.precision(e) @ e.nan_to_num())
+    found = -(noise.precision(e).dense() @ e.nan_to_num())
     torch.testing.assert_close(found[seen], slope[seen], rtol=1e-7, atol=1e-9)
-    assert (noise.precision(e)[~seen] == 0).all()
+    assert (noise.precision(e).dense()[~seen] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 from pddlvm.sampling.resample import resample
 from pddlvm.sampling.statistics import smoothed_weights
-from pddlvm.sensors.noise import Noise
 from pddlvm.sensors.observation import Observation
+from pddlvm.sensors.widened import Widened
 from pddlvm.training.fit import Budget, fit
 
 __all__ = ["Generated", "Population", "learn_population"]
@@ -138,7 +138,7 @@ class _Parts:
     """Decoder, learnt prior and encoder."""
 
     surrogate: Surrogate
-    noise: Noise
+    noise: Widened
     plain: Coordinates
     prior: Any
     encoder: Amortized
@@ -200,11 +200,11 @@ def learn_population(
     encoder = amortize(model, observation, None, budget.share(_ENCODER_SHARE), seed)
     generator = torch.Generator().manual_seed(seed)
     typical = model.problem.prior.sample_standard((64,), generator=generator)
-    error = surrogate.covariance(typical).mean(0)
+    error = surrogate.error(typical).mean()
     with seeded(seed):
         parts = _Parts(
             surrogate,
-            observation.noise.of_seen(torch.ones(observation.n, dtype=torch.bool), error),
+            observation.noise.widened(torch.ones(1, observation.n, dtype=torch.bool), error),
             Coordinates.plain(model.problem.prior),
             zuko.flows.NSF(model.problem.n_parameters, transforms=3, hidden_features=(64, 64)),
             encoder,

@@ -23,7 +23,7 @@ def signature(surrogate: Surrogate) -> dict[str, Tensor]:
     with torch.no_grad():
         predicted = surrogate.predict(xi)
     covariance = noise.covariance()
-    misfits = torch.tensor([[0.5], [3.0]]).to(covariance) * covariance.diagonal().sqrt()
+    misfits = torch.tensor([[0.5], [3.0]]).to(covariance) * noise.variance().sqrt()
     return {
         "predicted": predicted,
         "covariance": covariance,

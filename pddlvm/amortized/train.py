@@ -95,7 +95,7 @@ class _Simulator:
                 f"only {len(pool)} of {len(xi) * _CHUNK} predictions for draws of the prior are "
                 "finite; was the model trained, and is its prior not too wide?"
             )
-        error = surrogate.covariance(pool[:_N_ERRORS]).mean(0)
+        error = surrogate.error(pool[:_N_ERRORS]).mean().dense()[0]
         factor = torch.linalg.cholesky_ex(error)[0]
         return cls(surrogate, pool, torch.cat(data), factor, generator)
 

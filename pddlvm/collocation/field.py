@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
@@ -12,6 +13,7 @@ from pddlvm.basics.checks import check_shape, check_vectors
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.linalg.low_rank import LowRank, columns_of
 
 __all__ = ["FieldForward", "Spread"]
 
@@ -107,6 +109,14 @@ class FieldForward:
         smooth = (shapes * spread.var_c.to(rows)[:, None, :]) @ shapes.mT
         found = smooth + (rows * spread.rest.to(rows).square()[:, None, :]) @ rows.T
         return found.reshape(*self.mean.shape[:-1], *found.shape[-2:])
+
+    def error_of(self, rows: sp.csr_matrix) -> LowRank:
+        """The same by its parts, for sparse rows and batches (batch, n_points), float64, CPU."""
+        spread = self.spread.to(torch.device("cpu"))
+        rows, touched = columns_of(rows)
+        modes = spread.modes[:, touched] * spread.var_c.sqrt()[:, None, :]
+        shapes = torch.stack([torch.from_numpy(rows @ one.numpy()) for one in modes])
+        return LowRank(shapes, rows, spread.rest[:, touched].square())
 
     @cached_property
     def spread(self) -> Spread:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pddlvm.collocation.model import CollocationMaps
-from pddlvm.latent.surrogate import ModelSurrogate, finite
+from pddlvm.latent.prediction import Prediction
+from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.sensors.observation import LinearObservation, Observation
 from pddlvm.strong import chebyshev
@@ -39,17 +40,9 @@ class CollocationSurrogate(ModelSurrogate):
         if isinstance(observation, LinearObservation) and is_fixed:
             self._rows = self._of_functions(observation.matrix)
 
-    def covariance(self, xi: Tensor) -> Tensor:
-        """H cov(u | z) H^T by its parts; from draws of u where the sensors are not linear.
-
-        Raises:
-            ConvergenceError: it is not finite.
-        """
-        if not isinstance(self.observation, LinearObservation):
-            return super().covariance(xi)
-        z, rows = self.prior.unstandardise(xi), self.observation.matrix.toarray()
-        forward = self.model.forward(z, extrapolate=True)
-        return finite(forward.covariance(torch.from_numpy(rows)), z)
+    def forward(self, z: Tensor) -> Prediction:  # noqa: D102
+        found: Prediction = self.model.forward(z, extrapolate=True)
+        return found
 
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
         with torch.no_grad():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
@@ -18,6 +19,7 @@ from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
 
@@ -123,6 +125,15 @@ class Forward:
         shapes = rows @ self.representation.vectors.to(rows)
         smooth = (shapes * var_c[..., None, :]) @ shapes.T
         return smooth + (rows * var_rest[..., None, :]) @ rows.T
+
+    def error_of(self, rows: sp.csr_matrix) -> LowRank:
+        """The same by its parts, for sparse rows and batches (batch, n_dofs), float64, CPU."""
+        var_c, var_rest = (v.double().cpu() for v in self._both_variances)
+        rows, touched = columns_of(self.representation.units.u * rows)
+        shapes = torch.from_numpy(
+            rows @ self.representation.vectors[touched].double().cpu().numpy()
+        )
+        return LowRank(shapes * var_c.sqrt()[:, None, :], rows, var_rest[:, touched])
 
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.linalg.low_rank import LowRank
 from pddlvm.sensors.observation import Observation
 from pddlvm.weak.problem import Problem
 
@@ -39,9 +40,8 @@ class FiniteElements(Surrogate):
         rows = [self._linearise(one[None]) for one in xi]
         return torch.cat([data for data, _ in rows]), torch.stack([slope for _, slope in rows])
 
-    def covariance(self, xi: Tensor) -> Tensor:  # noqa: D102
-        n = self.observation.n
-        return xi.new_zeros(len(xi), n, n)
+    def error(self, xi: Tensor) -> LowRank:  # noqa: D102
+        return LowRank.of_factor(xi.new_zeros(len(xi), self.observation.n, 0))
 
     def _linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         free, d = self.operators.free, xi.shape[1]

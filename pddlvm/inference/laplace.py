@@ -32,6 +32,8 @@ from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.modes import distinct, objective
 from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.linalg.low_rank import LowRank
+from pddlvm.linalg.precision import Precision
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sampling.coordinates import FAR, Coordinates
 
@@ -137,7 +139,7 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     value = torch.where(is_good, value, -torch.inf)
     is_mode = distinct(at.eta[index], value, factor[index], partial(_value_at, surrogate, y))
     modes, of = index[is_mode], is_mode.nonzero()[:, 0]
-    error = surrogate.covariance(plain.xi_of(at.eta[modes]))
+    error = surrogate.error(plain.xi_of(at.eta[modes]))
     moved, is_near = _with_errors(surrogate, y[of], at.of(modes), error)
     at = at.with_rows(modes, moved)
     # Where the error hides what stopped the search, that has arrived.
@@ -203,25 +205,22 @@ def _value_at(surrogate: Surrogate, y: Tensor, of: Tensor, eta: Tensor) -> Tenso
     return objective(surrogate, y[of], eta, surrogate.mean(xi))
 
 
-def _spread(surrogate: Surrogate, y: Tensor, at: "_Points", error: Tensor | None = None) -> Tensor:
+def _spread(surrogate: Surrogate, y: Tensor, at: "_Points", error: LowRank | None = None) -> Tensor:
     """L of the Gaussian at a maximum, maybe with the error of the surrogate, (batch, d, d)."""
     precision = surrogate.observation.noise.precision(y - at.data)
     if error is not None:
-        precision = _with_error(precision, error)
+        precision = precision.widened(error)
     curvature = Coordinates.plain(surrogate.prior).prior_slope(at.eta)[1]
-    return _factor(at.jacobian.mT @ precision @ at.jacobian, curvature)
+    return _factor(precision.columns(at.jacobian), curvature)
 
 
 def _log_evidence(
-    surrogate: Surrogate, y: Tensor, at: "_Points", error: Tensor, factor: Tensor
+    surrogate: Surrogate, y: Tensor, at: "_Points", error: LowRank, factor: Tensor
 ) -> Tensor:
     """log p(y | eta) p(eta) |L| at a maximum, with the error of the surrogate, (batch,)."""
-    noise, seen = surrogate.observation.noise, ~torch.isnan(y)
-    value = [
-        noise.of_seen(s, c).log_prob(e[s]) for s, c, e in zip(seen, error, y - at.data, strict=True)
-    ]
+    value = surrogate.observation.noise.widened(~torch.isnan(y), error).log_prob(y - at.data)
     size = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return torch.stack(value) + Coordinates.plain(surrogate.prior).log_prior(at.eta) + size
+    return value + Coordinates.plain(surrogate.prior).log_prior(at.eta) + size
 
 
 @dataclass(frozen=True)
@@ -293,7 +292,7 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
 
 
 def _with_errors(
-    surrogate: Surrogate, y: Tensor, at: _Points, error: Tensor
+    surrogate: Surrogate, y: Tensor, at: _Points, error: LowRank
 ) -> tuple[_Points, Tensor]:
     """The maximum with the error of the surrogate in the precision, both held; is it near?
 
@@ -301,12 +300,11 @@ def _with_errors(
     otherwise than the noise does. It is not far: undamped steps, as long as they help.
     """
     plain = Coordinates.plain(surrogate.prior)
-    precision = _with_error(surrogate.observation.noise.precision(y - at.data), error)
+    precision = surrogate.observation.noise.precision(y - at.data).widened(error)
 
     def log_density(eta: Tensor, data: Tensor) -> Tensor:
-        misfit = (y - data).nan_to_num()
-        square = (misfit[:, None, :] @ precision @ misfit[..., None])[:, 0, 0]
-        return plain.log_prior(eta) - 0.5 * square
+        white = precision.white((y - data).nan_to_num())
+        return plain.log_prior(eta) - 0.5 * white.square().sum(-1)
 
     at = replace(at, value=log_density(at.eta, at.data))
     for k in range(_MAX_MOVES + 1):
@@ -337,13 +335,13 @@ def _moved(eta: Tensor, step: Tensor) -> Tensor:
 
 
 def _newton_system(
-    prior: ParameterSpace, at: _Points, y: Tensor, precision: Tensor
+    prior: ParameterSpace, at: _Points, y: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """J^T P J + D, (batch, d, d), and the gradient, (batch, d); identity and zero where held."""
-    weighted = at.jacobian.mT @ precision
+    white, misfit = precision.columns(at.jacobian), precision.white((y - at.data).nan_to_num())
     of_prior, curvature = Coordinates.plain(prior).prior_slope(at.eta)
-    hessian = weighted @ at.jacobian + curvature.diag_embed()
-    gradient = (weighted @ (y - at.data).nan_to_num()[..., None])[..., 0] + of_prior
+    hessian = white.mT @ white + curvature.diag_embed()
+    gradient = (white.mT @ misfit[..., None])[..., 0] + of_prior
     # At the edge, and pushed beyond: held there.
     free = ~((at.eta.abs() >= FAR) & (gradient * at.eta > 0))
     hessian = hessian * free[:, None, :] * free[:, :, None] + (~free).diag_embed()
@@ -355,22 +353,11 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve_ex(matrix, right[..., None]).result[..., 0]
 
 
-def _factor(information: Tensor, curvature: Tensor) -> Tensor:
-    """L with L L^T = (A + D)^{-1}, lower triangular, also where A dwarfs D or is rounded."""
-    half = _half(curvature.clamp(min=_TINY).rsqrt().diag_embed(), information)
+def _factor(white: Tensor, curvature: Tensor) -> Tensor:
+    """L with L L^T = (W^T W + D)^{-1}, lower triangular, also where W dwarfs D or is rounded."""
+    root = curvature.clamp(min=_TINY).rsqrt()
+    scaled = white * root[:, None, :]
+    squares, vectors = torch.linalg.eigh(scaled.mT @ scaled)
+    half = root[..., None] * vectors * (1 + squares.clamp(min=0)).rsqrt()[..., None, :]
     factor = torch.linalg.qr(half.mT).R.mT
     return factor * factor.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-
-
-def _with_error(precision: Tensor, covariance: Tensor) -> Tensor:
-    """(P^{-1} + C)^{-1} = S (I + S C S)^{-1} S,  S = P^{1/2}, also where P is singular."""
-    squares, vectors = torch.linalg.eigh(precision)
-    root = vectors * squares.clamp(min=0).sqrt()[..., None, :] @ vectors.mT
-    half = _half(root, covariance)
-    return half @ half.mT
-
-
-def _half(root: Tensor, matrix: Tensor) -> Tensor:
-    """H with H H^T = S (I + S M S)^{-1} S, for symmetric S and positive semi-definite M."""
-    values, vectors = torch.linalg.eigh(root @ matrix @ root)
-    return root @ vectors * (1 + values.clamp(min=0)).rsqrt()[..., None, :]

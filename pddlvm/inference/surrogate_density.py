@@ -29,13 +29,11 @@ from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.coordinates import FAR, Coordinates
 from pddlvm.sampling.explore import begin, cautious, explore
 from pddlvm.sampling.target import Target
-from pddlvm.sensors.noise import Noise
 
 __all__ = ["SurrogateTarget", "standardise"]
 
 _N_DRAWS = 128
 _REACH = 4.0
-_ROUNDING = 1e-12
 _LEAST_GOOD = 0.75
 _LARGEST_RATIO = 1e6
 _N_CHAINS = 64
@@ -65,12 +63,11 @@ class SurrogateTarget(Target):
         self.surrogate = surrogate
         self.data = y
         self.seen = ~torch.isnan(y)
-        self.y = y[self.seen]
         d = len(coordinates.centre)
         self.weights: Tensor | None = None
         self.needs_map = True
         self.reach = _REACH
-        left: Tensor | float = 0.0
+        left = y.new_zeros(len(y), 0)
         if surrogate.corrections:
             w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
             xi = _near(coordinates.xi_of(w))
@@ -82,13 +79,11 @@ class SurrogateTarget(Target):
             else:
                 surrogate = surrogate.uncorrected()
         centre = _near(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))
-        error = surrogate.covariance(centre)[0] + left
-        # Where it outweighs the noise by far, rounding would leave it indefinite.
-        error = error + _ROUNDING * error.diagonal().mean() * torch.eye(len(error)).to(error)
-        self.noise: Noise = surrogate.observation.noise.of_seen(self.seen, error)
+        error = surrogate.error(centre).plus(left[None])
+        self.noise = surrogate.observation.noise.widened(self.seen[None], error)
 
     def _fit(self, w: Tensor, xi: Tensor, corrected: Tensor) -> Tensor:
-        """Fit B to corrected predictions, and return the covariance of what it leaves."""
+        """Fit B to corrected predictions, and return a factor of the covariance of the rest."""
         with torch.no_grad():
             predicted = self.surrogate.predict(xi)
         with_map = _Fit.of(_linear(w, _REACH), corrected - predicted)
@@ -96,8 +91,8 @@ class SurrogateTarget(Target):
         self.needs_map = with_map.size <= alone.size
         # Beyond its draws a correction of the map stays what it is; without the map it goes on.
         fit, self.reach = (with_map, _REACH) if self.needs_map else (alone, math.inf)
-        self.weights = fit.weights[:, self.seen]
-        return fit.covariance
+        self.weights = fit.weights
+        return fit.factor
 
     def moved_to(self, coordinates: Coordinates, generator: torch.Generator) -> "SurrogateTarget":
         """The same data in other coordinates, the map corrected around their centre."""
@@ -112,12 +107,12 @@ class SurrogateTarget(Target):
         return self._log_prob(xi, w) + self.coordinates.log_jacobian(w)
 
     def _log_prob(self, xi: Tensor, w: Tensor) -> Tensor:
-        data = xi.new_zeros(len(self.y))
+        data = xi.new_zeros(len(self.data))
         if self.needs_map:
-            data = self.surrogate.predict(_near(xi))[..., self.seen]
+            data = self.surrogate.predict(_near(xi))
         if self.weights is not None:
             data = data + _linear(w, self.reach) @ self.weights
-        value = self.noise.log_prob(self.y - data) + self.surrogate.prior.standard_log_prob(xi)
+        value = self.noise.log_prob(self.data - data) + self.surrogate.prior.standard_log_prob(xi)
         return torch.where(torch.isfinite(value), value, -torch.inf)
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -181,17 +176,17 @@ def _linear(w: Tensor, reach: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Least squares: weights (n_features, n), and the covariance (n, n) of what they leave."""
+    """Least squares: weights (n_features, n), and F (n, n_draws) of what they leave, F F^T."""
 
     weights: Tensor
-    covariance: Tensor
+    factor: Tensor
 
     @classmethod
     def of(cls, features: Tensor, values: Tensor) -> "_Fit":
         weights = torch.linalg.lstsq(features, values).solution
         rest = values - features @ weights
-        return cls(weights, rest.T @ rest / (len(features) - features.shape[1]))
+        return cls(weights, rest.T / (len(features) - features.shape[1]) ** 0.5)
 
     @property
     def size(self) -> float:
-        return float(self.covariance.trace())
+        return float(self.factor.square().sum())

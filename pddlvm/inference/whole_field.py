@@ -21,7 +21,7 @@ from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.plausibility import smaller_of_two
 from pddlvm.latent.prediction import unflatten
-from pddlvm.latent.surrogate import Surrogate
+from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.sensors.observation import LinearObservation
 
 __all__ = ["inverse_of_noisy"]
@@ -57,9 +57,8 @@ def inverse_of_noisy(
         raise InputError(f"noise_std must be positive and finite, got {float(std.min())}")
     scaled = (u.detach().double().cpu() / std).reshape(-1, problem.n_dofs)
     q = model.shapes(std)
-    rows = (q.T / std).contiguous()
-    sensors = LinearObservation(problem, sp.csr_matrix(rows.numpy()), 1.0)
-    surrogate = _WholeField(model, model.surrogate(sensors, corrections=1), rows)
+    sensors = LinearObservation(problem, sp.csr_matrix((q.T / std).numpy()), 1.0)
+    surrogate = model.surrogate(sensors, corrections=1)
     pieces = [scaled[i : i + _CHUNK] for i in range(0, len(scaled), _CHUNK)]
     parts = [_answer(surrogate, std, piece, piece @ q) for piece in pieces]
     batch = u.shape[:-1]
@@ -78,43 +77,12 @@ def inverse_of_noisy(
     )
 
 
-class _WholeField(Surrogate):
-    """A surrogate whose error is that of the model in closed form: there are many sensors."""
-
-    def __init__(self, model: LatentModel, inner: Surrogate, rows: Tensor) -> None:
-        super().__init__(inner.prior, inner.observation)
-        self.model, self.inner, self.rows = model, inner, rows
-        self.corrections = inner.corrections
-
-    def mean(self, xi: Tensor) -> Tensor:
-        return self.inner.mean(xi)
-
-    def predict(self, xi: Tensor) -> Tensor:
-        return self.inner.predict(xi)
-
-    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inner.linearise(xi)
-
-    def uncorrected(self) -> Surrogate:
-        return self.inner.uncorrected()
-
-    def covariance(self, xi: Tensor) -> Tensor:
-        return self._predictions(xi).covariance(self.rows)
-
-    def relative_variance(self, xi: Tensor, std: Tensor) -> Tensor:
-        """Sum over the field of the model's variances, in units of the noise, (batch,)."""
-        return (self._predictions(xi).std / std).square().sum(-1)
-
-    def _predictions(self, xi: Tensor):  # type: ignore[no-untyped-def]
-        return self.model.forward(self.prior.unstandardise(xi), corrections=self.corrections)
-
-
-def _answer(surrogate: _WholeField, std: Tensor, field: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+def _answer(surrogate: ModelSurrogate, std: Tensor, field: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     """Mean, spread, misfit and p-value of fields in units of the noise, (batch, n_dofs)."""
     found = laplace(surrogate, y)
     mean, spread = _moments(found)
     mode = found.coordinates.xi_of(torch.zeros_like(mean))
-    error = surrogate.covariance(mode)
+    error = surrogate.error(mode).dense()
     r = y - surrogate.mean(mode)
     k, rest = y.shape[1], field.shape[1] - y.shape[1]
     covariance = error + torch.eye(k, dtype=y.dtype)
@@ -124,7 +92,9 @@ def _answer(surrogate: _WholeField, std: Tensor, field: Tensor, y: Tensor) -> tu
     p = torch.from_numpy(chi2.sf(misfit.numpy(), k))
     if rest:
         outside = field.square().sum(-1) - y.square().sum(-1)
-        own = surrogate.relative_variance(mode, std) - error.diagonal(dim1=-2, dim2=-1).sum(-1)
+        forward = surrogate.forward(surrogate.prior.unstandardise(mode))
+        whole = (forward.std / std).square().sum(-1)
+        own = whole - error.diagonal(dim1=-2, dim2=-1).sum(-1)
         expected = 1 + own.clamp(min=0) / rest
         p_rest = torch.from_numpy(chi2.sf((outside / expected).numpy(), rest))
         p = smaller_of_two(p, p_rest)

@@ -28,7 +28,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.sites import InferredParameters, Likelihood, StandardPrior, ZeroResidual
-from pddlvm.latent.surrogate import Surrogate
+from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.parameters.identity import is_like
 from pddlvm.sensors.observation import Observation
@@ -216,13 +216,13 @@ class LatentModel(nn.Module, ABC):
         raise NotImplementedError
 
     @supplied
-    def _surrogate(self, observation: Observation, corrections: int) -> Surrogate:
+    def _surrogate(self, observation: Observation, corrections: int) -> ModelSurrogate:
         """See `surrogate`."""
         raise NotImplementedError
 
     # --- using it ------------------------------------------------------------------------------
 
-    def surrogate(self, observation: Observation, *, corrections: int = 0) -> Surrogate:
+    def surrogate(self, observation: Observation, *, corrections: int = 0) -> ModelSurrogate:
         """What it predicts of data.
 
         Args:

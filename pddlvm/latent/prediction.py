@@ -2,11 +2,13 @@
 
 from typing import Protocol
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from pddlvm.basics.checks import check_level
 from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.linalg.low_rank import LowRank
 
 __all__ = ["Prediction", "symmetric_interval", "unflatten"]
 
@@ -37,6 +39,9 @@ class Prediction(Protocol):
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n) -> (..., k, k)."""
+
+    def error_of(self, rows: sp.csr_matrix) -> LowRank:
+        """The same by its parts, for sparse rows and batches (batch, n), float64 on the CPU."""
 
 
 def symmetric_interval(

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.latent.prediction import Prediction
+from pddlvm.linalg.low_rank import LowRank
 from pddlvm.parameters.space import ParameterSpace
-from pddlvm.sensors.observation import Observation
+from pddlvm.sensors.observation import LinearObservation, Observation
 
-__all__ = ["ModelSurrogate", "Surrogate", "finite"]
+__all__ = ["ModelSurrogate", "Surrogate"]
 
 _N_DRAWS = 128
 
@@ -42,8 +44,8 @@ class Surrogate(ABC):
         return self
 
     @abstractmethod
-    def covariance(self, xi: Tensor) -> Tensor:
-        """Covariance of the error of `mean`, (batch, n, n)."""
+    def error(self, xi: Tensor) -> LowRank:
+        """Covariance of the error of `mean`, for each of the batch."""
 
 
 class ModelSurrogate(Surrogate):
@@ -64,25 +66,29 @@ class ModelSurrogate(Surrogate):
         """The model, unless it has changed since."""
         return self._model()
 
-    def covariance(self, xi: Tensor) -> Tensor:
-        """From draws of u.
+    def error(self, xi: Tensor) -> LowRank:
+        """H cov(u | z) H^T by its parts; from draws of u where the sensors are not linear.
 
         Raises:
-            ConvergenceError: they are not finite.
+            ConvergenceError: it is not finite.
         """
         z = self.prior.unstandardise(xi)
-        draws = self.model.forward(z, corrections=self.corrections).sample((_N_DRAWS,), seed=0)
-        data = self.observation.apply(draws)
-        centred = data - data.mean(0)
-        return finite(torch.einsum("sbi,sbj->bij", centred, centred) / (len(draws) - 1), z)
+        forward = self.forward(z)
+        if isinstance(self.observation, LinearObservation):
+            found = forward.error_of(self.observation.matrix)
+        else:
+            data = self.observation.apply(forward.sample((_N_DRAWS,), seed=0))
+            centred = (data - data.mean(0)).permute(1, 2, 0)
+            found = LowRank.of_factor(centred / (_N_DRAWS - 1) ** 0.5)
+        bad = torch.nonzero(~torch.isfinite(found.diagonal()).all(-1))
+        if len(bad):
+            raise ConvergenceError(
+                f"the error of the prediction at z = {z[int(bad[0])].tolist()} is not finite: it "
+                "is far from where the map was trained; do the data contradict the prior?"
+            )
+        return found
 
-
-def finite(covariance: Tensor, z: Tensor) -> Tensor:
-    """The covariances of errors of predictions at z, or a ConvergenceError that names one."""
-    bad = torch.nonzero(~torch.isfinite(covariance.flatten(1)).all(-1))
-    if len(bad):
-        raise ConvergenceError(
-            f"the error of the prediction at z = {z[int(bad[0])].tolist()} is not finite: it is "
-            "far from where the map was trained; do the data contradict the prior?"
-        )
-    return covariance
+    def forward(self, z: Tensor) -> Prediction:
+        """What the model says of u, (batch, d) -> (batch, n_dofs)."""
+        found: Prediction = self.model.forward(z, corrections=self.corrections)
+        return found

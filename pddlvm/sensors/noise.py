@@ -4,7 +4,8 @@
     StudentT        e_i ~ std t_df: heavy tails, for outliers
     UnknownStd      e ~ N(0, s^2 I),   log s ~ N(log scale, spread^2), s integrated out
 
-Values that are missing (NaN) are left out: the density is that of the others.
+Values that are missing (NaN) are left out: the density is that of the others. Where values are
+independent nothing is of size n x n, unless `covariance()` is asked for.
 """
 
 import math
@@ -20,11 +21,14 @@ from torch import Tensor
 from pddlvm.basics.checks import check_count, check_real, numbers_of
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields
+from pddlvm.linalg.low_rank import LowRank
+from pddlvm.linalg.precision import Precision
+from pddlvm.sensors.widened import Rescaled, Widened, WidenedGaussian
 
 __all__ = ["Gaussian", "Noise", "StudentT", "UnknownStd", "check_sensors"]
 
 _MOST_SENSORS = 20_000
-"""With a covariance of 3 GB."""
+"""With matrices of 3 GB where they are needed: full covariances, amortised posteriors."""
 
 
 def check_sensors(n: int) -> None:
@@ -32,14 +36,16 @@ def check_sensors(n: int) -> None:
     check_count(1, **{"the number n of sensors": n})
     if n > _MOST_SENSORS:
         raise InputError(
-            f"{n} sensors are too many: covariances of the data, with {n} rows and columns, are "
-            f"needed; give at most {_MOST_SENSORS}, by averages of neighbours (LinearObservation), "
-            "or a whole field to inverse(u, noise_std=...)"
+            f"{n} sensors are too many: some methods need matrices with {n} rows and columns; give "
+            f"at most {_MOST_SENSORS}, by averages of neighbours (LinearObservation), or a whole "
+            "field to inverse(u, noise_std=...)"
         )
 
 
 class Noise(ABC):
     """Distribution of the misfits of n sensors."""
+
+    n: int
 
     @abstractmethod
     def log_prob(self, misfit: Tensor) -> Tensor:
@@ -50,17 +56,21 @@ class Noise(ABC):
         """Draws (*shape, n), float64."""
 
     @abstractmethod
+    def variance(self) -> Tensor:
+        """Variances, or stand-ins of the same size, (n,), float64."""
+
     def covariance(self) -> Tensor:
         """Covariance, or a stand-in of the same size, (n, n), float64."""
+        return self.variance().diag()
 
     @abstractmethod
-    def of_seen(self, seen: Tensor, error: Tensor) -> "Noise":
+    def widened(self, seen: Tensor, error: LowRank) -> Widened:
         """The noise of the sensors that measured, plus the error of a prediction.
 
         Args:
-            seen: booleans (n,).
-            error: covariance of an independent Gaussian error, (n, n). Noise that is not Gaussian
-                takes it as an increase of its scale.
+            seen: booleans (batch, n).
+            error: covariance of an independent Gaussian error, of a batch. Noise that is not
+                Gaussian takes it as an increase of its scale.
         """
 
     @abstractmethod
@@ -71,8 +81,8 @@ class Noise(ABC):
         """
 
     @abstractmethod
-    def precision(self, misfit: Tensor) -> Tensor:
-        """P (..., n, n) with d log p / d misfit = -P misfit, positive semi-definite.
+    def precision(self, misfit: Tensor) -> Precision:
+        """P with d log p / d misfit = -P misfit, positive semi-definite, for misfits (..., n).
 
         Where the density is not Gaussian P depends on the misfit (reweighted least squares); the
         rows of missing values are zero.
@@ -101,47 +111,54 @@ class Gaussian(Noise):
                     f"a noise covariance must be symmetric of shape ({n}, {n}), got "
                     f"{tuple(given.shape)}"
                 )
-            matrix = given
-            factor, info = torch.linalg.cholesky_ex(matrix)
+            factor, info = torch.linalg.cholesky_ex(given)
             if info:
                 raise InputError("the noise covariance is not positive definite")
-        else:
-            if given.shape not in ((), (n,)):
-                raise InputError(
-                    f"noise_std must be a number or have {n} values, got {tuple(given.shape)}"
-                )
-            if not (given > 0).all():
-                raise InputError(f"noise_std must be positive, got {float(given.min())}")
-            factor = given.expand(n)
-            matrix = factor.square().diag()
-        self._matrix, self._factor = matrix, factor
+            self._factor = factor
+        elif given.shape not in ((), (n,)):
+            raise InputError(
+                f"noise_std must be a number or have {n} values, got {tuple(given.shape)}"
+            )
+        elif not (given > 0).all():
+            raise InputError(f"noise_std must be positive, got {float(given.min())}")
+        self.n, self._given = n, given
         self.is_diagonal = given.ndim < 2
 
     def __repr__(self) -> str:
         kind = "diagonal" if self.is_diagonal else "full"
-        return f"Gaussian({len(self._matrix)} sensors, {kind})"
+        return f"Gaussian({self.n} sensors, {kind})"
+
+    def variance(self) -> Tensor:  # noqa: D102
+        return self._given.square().expand(self.n) if self.is_diagonal else self._given.diagonal()
 
     def covariance(self) -> Tensor:  # noqa: D102
-        return self._matrix
+        return super().covariance() if self.is_diagonal else self._given
 
-    def of_seen(self, seen: Tensor, error: Tensor) -> "Gaussian":  # noqa: D102
-        return Gaussian((self._matrix + error)[seen][:, seen], int(seen.sum()))
+    def widened(self, seen: Tensor, error: LowRank) -> Widened:  # noqa: D102
+        misfit = torch.where(seen, 0.0, torch.nan).to(error.factor)
+        return WidenedGaussian(seen, self.precision(misfit).widened(error))
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
         none = torch.where(torch.isnan(misfit), misfit, 0.0)
         return 2 * (self.log_prob(none) - self.log_prob(misfit))
 
-    def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        seen = (~torch.isnan(misfit)).to(misfit)
-        both = seen[..., :, None] * seen[..., None, :]
+    def precision(self, misfit: Tensor) -> Precision:  # noqa: D102
+        seen = ~torch.isnan(misfit)
+        if self.is_diagonal:
+            return Precision.of_weights(seen / self._given.to(misfit).square())
+        both = seen[..., :, None] & seen[..., None, :]
         # The identity in the place of what is missing keeps the others' block apart.
-        block = self._matrix.to(misfit) * both + torch.diag_embed(1 - seen)
-        return torch.linalg.inv(block) * both
+        block = self._given.to(misfit) * both + torch.diag_embed((~seen).to(misfit))
+        factor = torch.linalg.cholesky(block)
+        identity = torch.eye(self.n).to(misfit)
+        root = torch.linalg.solve_triangular(factor, identity, upper=False) * both
+        log_det = -2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return Precision(root, False, log_det)
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = ~torch.isnan(misfit)
         if self.is_diagonal:
-            std = self._matrix.diagonal().sqrt().to(misfit)
+            std = self._given.to(misfit)
             # No NaN in the density: its gradient would be NaN where it does not count.
             density = -0.5 * (misfit.nan_to_num() / std).square() - std.log() - _HALF_LOG_2PI
             return torch.where(seen, density, 0.0).sum(-1)
@@ -152,7 +169,7 @@ class Gaussian(Noise):
             constant = factor.diagonal().log().sum() + len(factor) * _HALF_LOG_2PI
             return (-0.5 * white.square().sum(0) - constant).reshape(misfit.shape[:-1])
         flat, masks = misfit.reshape(-1, misfit.shape[-1]), seen.reshape(-1, seen.shape[-1])
-        found, matrix = flat.new_empty(len(flat)), self._matrix.to(flat.device)
+        found, matrix = flat.new_empty(len(flat)), self._given.to(flat.device)
         for mask in masks.unique(dim=0):
             rows = (masks == mask).all(-1)
             factor = torch.linalg.cholesky(matrix[mask][:, mask]).to(misfit)
@@ -164,9 +181,8 @@ class Gaussian(Noise):
     def sample(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
-        n = len(self._matrix)
-        white = torch.randn(*shape, n, generator=generator, dtype=torch.float64)
-        return white * self._factor if self.is_diagonal else white @ self._factor.T
+        normal = torch.randn(*shape, self.n, generator=generator, dtype=torch.float64)
+        return self._given * normal if self.is_diagonal else normal @ self._factor.T
 
 
 @dataclass(frozen=True)
@@ -189,13 +205,12 @@ class StudentT(Noise):
         check_real(0, **{"std of StudentT": self.std})
         check_real(2, **{"df of StudentT": self.df})
 
-    def covariance(self) -> Tensor:  # noqa: D102
+    def variance(self) -> Tensor:  # noqa: D102
         variance = self.std**2 * self.df / (self.df - 2)
-        return variance * torch.eye(self.n, dtype=torch.float64)
+        return torch.tensor(variance, dtype=torch.float64).expand(self.n)
 
-    def of_seen(self, seen: Tensor, error: Tensor) -> "StudentT":  # noqa: D102
-        std = math.sqrt(self.std**2 + float(error.diagonal()[seen].mean()))
-        return StudentT(std, int(seen.sum()), self.df)
+    def widened(self, seen: Tensor, error: LowRank) -> Widened:  # noqa: D102
+        return Rescaled.of(self.log_prob, self.std, seen, error)
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
         # As unlikely as a standard normal value of this size; outliers are what this noise is for.
@@ -204,10 +219,10 @@ class StudentT(Noise):
         score = torch.from_numpy(scipy.stats.norm.isf(tail)).to(misfit)
         return score.clamp(max=_OUTLIER).square().sum(-1)
 
-    def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        seen = (~torch.isnan(misfit)).to(misfit)
+    def precision(self, misfit: Tensor) -> Precision:  # noqa: D102
+        seen = ~torch.isnan(misfit)
         square = misfit.nan_to_num().square()
-        return torch.diag_embed(seen * (self.df + 1) / (self.df * self.std**2 + square))
+        return Precision.of_weights(seen * (self.df + 1) / (self.df * self.std**2 + square))
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         seen = ~torch.isnan(misfit)
@@ -244,12 +259,11 @@ class UnknownStd(Noise):
         check_count(1, n=self.n)
         check_real(0, **{"scale of UnknownStd": self.scale, "spread of UnknownStd": self.spread})
 
-    def covariance(self) -> Tensor:  # noqa: D102
-        return self.scale**2 * torch.eye(self.n, dtype=torch.float64)
+    def variance(self) -> Tensor:  # noqa: D102
+        return torch.tensor(self.scale**2, dtype=torch.float64).expand(self.n)
 
-    def of_seen(self, seen: Tensor, error: Tensor) -> "UnknownStd":  # noqa: D102
-        scale = math.sqrt(self.scale**2 + float(error.diagonal()[seen].mean()))
-        return UnknownStd(scale, self.spread, int(seen.sum()))
+    def widened(self, seen: Tensor, error: LowRank) -> Widened:  # noqa: D102
+        return Rescaled.of(self.log_prob, self.scale, seen, error)
 
     def square(self, misfit: Tensor) -> Tensor:  # noqa: D102
         # As unlikely, with s integrated out, as a chi-square of this size.
@@ -267,11 +281,11 @@ class UnknownStd(Noise):
         tail = np.trapezoid(scipy.stats.norm.pdf(t) * tail, t).clip(_RAREST, 1.0)
         return torch.as_tensor(scipy.stats.chi2.isf(tail, n[..., 0])).to(misfit)
 
-    def precision(self, misfit: Tensor) -> Tensor:  # noqa: D102
+    def precision(self, misfit: Tensor) -> Precision:  # noqa: D102
         log_s, density = self._joint(misfit)
         # The mean of 1 / s^2 given the misfits.
         mean = (density.softmax(-1) * (-2 * log_s).exp()).sum(-1, keepdim=True).to(misfit)
-        return torch.diag_embed((~torch.isnan(misfit)) * mean)
+        return Precision.of_weights(~torch.isnan(misfit) * mean)
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         return torch.logsumexp(self._joint(misfit)[1], dim=-1).to(misfit)

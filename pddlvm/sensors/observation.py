@@ -66,9 +66,8 @@ class Observation(ABC):
         self.problem = problem
         self.n = n
         self.noise = noise if isinstance(noise, Noise) else Gaussian(noise, n)
-        size = len(self.noise.covariance())
-        if size != n:
-            raise InputError(f"the noise is that of {size} sensors, and there are {n}")
+        if self.noise.n != n:
+            raise InputError(f"the noise is that of {self.noise.n} sensors, and there are {n}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """The observation itself: it is immutable."""
@@ -111,7 +110,7 @@ class Observation(ABC):
         y = check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
         if torch.isinf(y).any():
             raise InputError("y has infinite values; mark values that were not measured by NaN")
-        std = self.noise.covariance().diagonal().sqrt()
+        std = self.noise.variance().sqrt()
         size = float((y.detach().double().cpu() / std).nan_to_num().abs().max()) if y.numel() else 0
         if size > _LARGEST:
             raise InputError(
