@@ -27,8 +27,8 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_content
 from pddlvm.basics.summary import summarise
 from pddlvm.inference.density import Density
-from pddlvm.inference.laplace import Laplace, laplace
-from pddlvm.inference.modes import starts
+from pddlvm.inference.laplace import Laplace
+from pddlvm.inference.search import search
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.identity import mark_of
 from pddlvm.parameters.space import ParameterSpace
@@ -231,7 +231,7 @@ class _Searches:
 
     @cached_property
     def found(self) -> Laplace:
-        return laplace(self.surrogate, self.y, starts(self.surrogate, self.y))
+        return search(self.surrogate, self.y)
 
     def of(self, i: int) -> Laplace | None:
         return self.found.of(i) if self.found.converged[i] else None

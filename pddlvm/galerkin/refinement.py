@@ -23,7 +23,14 @@ from pddlvm.reduced.representation import Reference
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.discretisation import Discretisation
 
-__all__ = ["Refined", "check_converged", "correct", "nearly_exact", "refine"]
+__all__ = [
+    "Refined",
+    "check_converged",
+    "correct",
+    "correct_and_stiffness",
+    "nearly_exact",
+    "refine",
+]
 
 _MAX_NEWTON = 20
 _N_NAMED = 5
@@ -66,6 +73,13 @@ def correct(
     The residual decides the accuracy: it is the full one in float64, of `exact`. The stiffness may
     be rounded, of `reduced`.
     """
+    return correct_and_stiffness(exact, reduced, c, z, n_steps)[0]
+
+
+def correct_and_stiffness(
+    exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
+) -> tuple[Tensor, Tensor]:
+    """`correct` in at least one step, and the stiffness of the last one."""
     representation = exact.representation
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
     z64, fine = z.detach().double().cpu(), c.double().cpu()
@@ -73,7 +87,7 @@ def correct(
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
         k = reduced.stiffness(fine.to(c), z).double().cpu()
         fine = fine - torch.linalg.solve_ex(k, r[..., None]).result[..., 0]
-    return fine.to(c.device)
+    return fine.to(c.device), k
 
 
 def refine(

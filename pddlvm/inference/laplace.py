@@ -175,28 +175,49 @@ def _rough(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Tensor, Tens
     """Searches on the forward map as it is: ends like `start`, which differ, and iterations.
 
     One that meets predictions which the noise cannot hide from their correction may have crossed
-    into the basin of another maximum: the search begins again at its start.
+    into the basin of another maximum: the search begins again at its start. Where the best end of
+    each mode is none of these, the others are not asked.
     """
-    map_alone, plain = surrogate.uncorrected(), Coordinates.plain(surrogate.prior)
+    map_alone = surrogate.uncorrected()
     rows, flat = y.repeat_interleave(start.shape[1], 0), start.flatten(0, 1)
     found = _maximise(map_alone, rows, flat, _ROUGH_DECREMENT)
-    at = found.at
-    seen, is_good, values = ~torch.isnan(rows), torch.ones(len(rows), dtype=torch.bool), []
-    for eta in (flat, at.eta):
-        xi = plain.xi_of(eta)
-        data = surrogate.mean(xi)
-        error = torch.where(seen, map_alone.mean(xi) - data, rows)
-        is_good = is_good & (surrogate.observation.noise.square(error) <= seen.sum(-1))
-        values.append(objective(surrogate, rows, eta, data))
-    before, after = values
-    is_good = is_good & (after >= before)
-    eta = torch.where(is_good[:, None], at.eta, flat).reshape(start.shape)
-    value = torch.where(is_good, after, before).reshape(start.shape[:2])
-    factor = _spread(surrogate, rows, at).reshape(*start.shape, -1)
-    is_new = distinct(eta, value, factor, partial(_value_at, map_alone, y))
-    is_new = is_new | ~is_good.reshape(value.shape)
+    eta = found.at.eta
+    is_hidden, before = _checked(surrogate, map_alone, rows, flat)
+    factor = _spread(surrogate, rows, found.at).reshape(*start.shape, -1)
+
+    def modes(ends: Tensor, value: Tensor) -> Tensor:
+        """Which of the ends, of this log density, are modes of their own, (batch, n_starts)."""
+        shape, log_density = start.shape, partial(_value_at, map_alone, y)
+        return distinct(ends.reshape(shape), value.reshape(shape[:2]), factor, log_density)
+
+    after, is_good = torch.full_like(before, -torch.inf), is_hidden.clone()
+    is_asked = torch.zeros_like(is_hidden)
+    asked = modes(eta, torch.where(is_hidden, found.at.value, -torch.inf)).flatten()
+    while asked.any():
+        is_fine, after[asked] = _checked(surrogate, map_alone, rows[asked], eta[asked])
+        is_good[asked] &= is_fine & (after[asked] >= before[asked])
+        # Then all of the data sets of one that is not.
+        is_lost = (is_hidden & ~is_good).reshape(start.shape[:2]).any(1, True)
+        is_asked = is_asked | asked
+        asked = is_lost.expand(start.shape[:2]).flatten() & is_hidden & ~is_asked
+    eta = torch.where(is_good[:, None], eta, flat)
+    is_new = modes(eta, torch.where(is_good, after, before))
+    is_new = is_new | ~is_good.reshape(is_new.shape)
     is_new[:, 0] |= ~is_new.any(1)
-    return eta, is_new, found.iterations
+    return eta.reshape(start.shape), is_new, found.iterations
+
+
+def _checked(
+    surrogate: Surrogate, map_alone: Surrogate, y: Tensor, eta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Does the noise hide the correction there, and the corrected log density, (batch,) each."""
+    xi, index = Coordinates.plain(surrogate.prior).xi_of(eta).unique(dim=0, return_inverse=True)
+    # Many searches begin at the same places.
+    data, rough = surrogate.mean(xi)[index], map_alone.mean(xi)[index]
+    seen = ~torch.isnan(y)
+    error = torch.where(seen, rough - data, y)
+    is_hidden = surrogate.observation.noise.square(error) <= seen.sum(-1)
+    return is_hidden, objective(surrogate, y, eta, data)
 
 
 def _value_at(surrogate: Surrogate, y: Tensor, of: Tensor, eta: Tensor) -> Tensor:
@@ -242,10 +263,13 @@ class _Points:
         return _Points(*(part.index_copy(0, rows, other) for part, other in pairs))
 
     def or_better(self, new: "_Points") -> tuple["_Points", Tensor]:
-        """Those replaced that are worse than the new ones; which they are, (batch,)."""
-        better = new.value > self.value
-        rows = better.nonzero()[:, 0]
-        return self.with_rows(rows, new.of(rows)), better
+        """Those replaced that the new ones are not worse than; which are better, (batch,).
+
+        A last step gains less than its value is rounded: it is taken, else rounding would decide.
+        """
+        rounding = _ROUNDED * self.value.abs()
+        rows = (new.value > self.value - rounding).nonzero()[:, 0]
+        return self.with_rows(rows, new.of(rows)), new.value > self.value
 
 
 @dataclass(frozen=True)
@@ -272,23 +296,28 @@ def _maximise(surrogate: Surrogate, y: Tensor, eta: Tensor, tolerance: float) ->
             "the predicted data, or their derivatives, are not finite at the centre of the prior; "
             "was the model trained, and does the problem have a solution there?"
         )
-    is_over = torch.zeros(len(y), dtype=torch.bool)
+    # Those that go on: each search is what it would be alone.
+    rows, is_near = torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
     for iterations in count(1):
-        hessian, gradient = _newton_system(prior, at, y, precision(y - at.data))
+        here, data = at.of(rows), y[rows]
+        hessian, gradient = _newton_system(prior, here, data, precision(data - here.data))
         decrement = (gradient * _solve(hessian, gradient)).sum(-1)
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         step = _solve(hessian + damping * scale * identity, gradient)
         # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
-        at, better = at.or_better(_points(surrogate, _moved(at.eta, step), log_density))
+        log_density = partial(objective, surrogate, data)
+        here, better = here.or_better(_points(surrogate, _moved(here.eta, step), log_density))
+        at = at.with_rows(rows, here)
         damping = torch.where(better[:, None, None], 0.1 * damping, 10.0 * damping)
         # A step that no damping makes better has reached the accuracy of the surrogate.
         is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
-        is_over = is_over | (decrement < tolerance) | is_stuck
-        if iterations == _MAX_ITERATIONS or is_over.all():
-            break
-    # Stuck, or slow along a curved valley, but there.
-    is_near = decrement < _STUCK_DECREMENT + _ROUNDED * at.value.abs()
-    return _Maximum(at, iterations, is_near)
+        # Stuck, or slow along a curved valley, but there.
+        is_near[rows] = decrement < _STUCK_DECREMENT + _ROUNDED * here.value.abs()
+        goes_on = ~((decrement < tolerance) | is_stuck)
+        rows, damping = rows[goes_on], damping[goes_on]
+        if iterations == _MAX_ITERATIONS or not len(rows):
+            return _Maximum(at, iterations, is_near)
+    raise AssertionError("never reached")
 
 
 def _with_errors(
@@ -302,20 +331,24 @@ def _with_errors(
     plain = Coordinates.plain(surrogate.prior)
     precision = surrogate.observation.noise.precision(y - at.data).widened(error)
 
-    def log_density(eta: Tensor, data: Tensor) -> Tensor:
-        white = precision.white((y - data).nan_to_num())
+    def log_density(rows: Tensor, eta: Tensor, data: Tensor) -> Tensor:
+        white = precision.at(rows).white((y[rows] - data).nan_to_num())
         return plain.log_prior(eta) - 0.5 * white.square().sum(-1)
 
-    at = replace(at, value=log_density(at.eta, at.data))
+    rows = torch.arange(len(y))
+    at, decrement = replace(at, value=log_density(rows, at.eta, at.data)), y.new_zeros(len(y))
     for k in range(_MAX_MOVES + 1):
-        hessian, gradient = _newton_system(surrogate.prior, at, y, precision)
+        here = at.of(rows)
+        hessian, gradient = _newton_system(surrogate.prior, here, y[rows], precision.at(rows))
         step = _solve(hessian, gradient)
-        decrement = (gradient * step).sum(-1)
-        if k == _MAX_MOVES or not (decrement >= _DECREMENT).any():
+        decrement[rows] = (gradient * step).sum(-1)
+        goes_on = decrement[rows] >= _DECREMENT
+        if k == _MAX_MOVES or not goes_on.any():
             break
-        at, better = at.or_better(_points(surrogate, _moved(at.eta, step), log_density))
-        if not better.any():
-            break
+        rows, eta = rows[goes_on], _moved(here.eta, step)[goes_on]
+        new = _points(surrogate, eta, partial(log_density, rows))
+        here, better = here.of(goes_on).or_better(new)
+        at, rows = at.with_rows(rows, here), rows[better]
     return at, decrement < _STUCK_DECREMENT
 
 
@@ -324,7 +357,9 @@ def _points(
 ) -> _Points:
     """Those of eta, by the log density of eta and the data; -inf where these are not finite."""
     plain = Coordinates.plain(surrogate.prior)
-    data, slope = surrogate.linearise(plain.xi_of(eta))
+    # Many searches begin at the same places.
+    places, index = eta.unique(dim=0, return_inverse=True)
+    data, slope = (x[index] for x in surrogate.linearise(plain.xi_of(places)))
     jacobian = slope * plain.slope(eta)[:, None, :]
     finite = torch.isfinite(data).all(-1) & torch.isfinite(jacobian).flatten(1).all(-1)
     return _Points(eta, data, jacobian, torch.where(finite, log_density(eta, data), -torch.inf))

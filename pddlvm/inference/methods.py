@@ -27,9 +27,9 @@ from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.modes import starts
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.inference.search import search
 from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
@@ -78,7 +78,7 @@ class Query:
     @cached_property
     def laplace(self) -> Laplace:
         """Laplace approximations of the data sets."""
-        return laplace(self.surrogate, self.y, starts(self.surrogate, self.y))
+        return search(self.surrogate, self.y)
 
     @cached_property
     def finite_elements(self) -> Laplace:
@@ -128,8 +128,9 @@ class Found:
 
 
 def _laplace(query: Query, bar: ProgressBar) -> Found:
-    density = query.laplace.density
-    return Found(density, _of_density(query, density))
+    found = search(query.surrogate, query.y, bar.show)
+    density = found.density
+    return Found(density, _of_density(query, density), search=partial(_found, found))
 
 
 def _amortized(query: Query, bar: ProgressBar) -> Found:
@@ -201,6 +202,10 @@ def _exact(query: Query, bar: ProgressBar) -> Found:
 
 
 # Functions of the module, so that a posterior can be pickled.
+
+
+def _found(laplace: Laplace) -> Laplace:
+    return laplace
 
 
 def _search_surrogate(query: Query) -> Laplace:

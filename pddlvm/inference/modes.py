@@ -14,9 +14,9 @@ from torch import Tensor
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["distinct", "objective", "starts"]
+__all__ = ["N_DRAWS", "distinct", "objective", "starts"]
 
-_N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _N_STARTS, _SEED = 256, 4, 8, 6, 0
+N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _N_STARTS, _SEED = 256, 4, 8, 6, 0
 _SAME = 1.0
 """Standard deviations of a mode: two that are closer have a single maximum, or hardly two."""
 _WAY = torch.linspace(0, 1, 9, dtype=torch.float64)[1:-1]
@@ -34,13 +34,13 @@ def starts(surrogate: Surrogate, y: Tensor) -> Tensor:
     """
     prior, plain = surrogate.prior, Coordinates.plain(surrogate.prior)
     generator = torch.Generator().manual_seed(_SEED)
-    xi = prior.sample_standard((_N_DRAWS,), generator=generator).to(y)
+    xi = prior.sample_standard((N_DRAWS,), generator=generator).to(y)
     eta, data = plain.eta_of(xi), surrogate.uncorrected().mean(xi)
     error = data[:_N_TRIED] - surrogate.mean(xi[:_N_TRIED])
     # A map that is off by more than the data vary knows nothing: its correction is dear, but looks.
     if not error.square().mean() < data.var(0).mean():
         data = surrogate.mean(xi)
-    value = torch.stack([objective(surrogate, one, eta, data) for one in y])
+    value = objective(surrogate, y[:, None], eta, data)
     # Each draw is the first of its own neighbours.
     near = torch.cdist(xi, xi).topk(1 + _N_NEIGHBOURS, largest=False).indices
     is_best = (value >= value[:, near].amax(-1)) & torch.isfinite(value)
@@ -61,7 +61,8 @@ def distinct(
         factor: L of the Gaussian N(0, L L^T) at each, (batch, n, d, d).
         log_density: of points (k, d) for the data sets of given numbers (k,), (k,).
     """
-    order = value.argsort(dim=-1, descending=True)
+    # Of ends that are equally good the first one: rounding does not decide.
+    order = (value / _EQUAL).round().argsort(dim=-1, descending=True, stable=True)
     rows = torch.arange(len(order))[:, None]
     eta, value, factor = eta[rows, order], value[rows, order], factor[rows, order]
     # w[b, s, t]: from s to t in the metric of s.
@@ -91,4 +92,4 @@ def objective(surrogate: Surrogate, y: Tensor, eta: Tensor, data: Tensor) -> Ten
     return torch.where(torch.isfinite(data).all(-1), value, -torch.inf)
 
 
-_HUGE = 1e12
+_HUGE, _EQUAL = 1e12, 1e-6

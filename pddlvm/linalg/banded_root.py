@@ -55,10 +55,15 @@ class BandedRoot:
             log_det.append(2 * np.log(factors[-1][0]).sum())
         return cls(factors, torch.from_numpy(order.astype(np.int64)), torch.tensor(log_det))
 
+    def at(self, index: Tensor) -> "BandedRoot":
+        """Those of some of the batch."""
+        factors = [self.factors[i] for i in index.tolist()]
+        return BandedRoot(factors, self.order, self.log_det[index])
+
     def __call__(self, x: Tensor) -> Tensor:
         """L^{-1} P x, (..., n, j); of one matrix the leading axes are any, else its batch."""
         moved = x[..., self.order, :]
-        if len(self.factors) > 1:
+        if len(self.factors) != 1:
             pairs = zip(moved, self.factors, strict=True)
             return torch.stack([_solved(one, lower) for one, lower in pairs])
         columns = moved.movedim(-2, 0)

@@ -11,8 +11,8 @@ Of few values, or where W is dense, by eigenvectors of W C W^T. Missing values a
 leaves them out of all of it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,16 @@ _CROWDED = 0.25
 """Shared numbers per value up to which many share each: bands are wide, and they are few."""
 
 
+class Step(Protocol):
+    """A linear map of a batch, (..., n, j) -> (..., n, j)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply it."""
+
+    def at(self, index: Tensor) -> "Step":
+        """Those of some of the batch."""
+
+
 @dataclass(frozen=True)
 class Precision:
     """P, for a batch.
@@ -36,19 +46,24 @@ class Precision:
         root: of P without errors: diagonal (..., n), or dense (..., n, n).
         is_diagonal: which of them.
         log_det: log |P| of the values that are not missing, (...,).
-        steps: what is applied after the root, (..., n, j) -> (..., n, j).
+        steps: what is applied after the root.
     """
 
     root: Tensor
     is_diagonal: bool
     log_det: Tensor
-    steps: tuple[Callable[[Tensor], Tensor], ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @classmethod
     def of_weights(cls, weights: Tensor) -> "Precision":
         """diag(weights), (..., n), zero where values are missing."""
         log_det = torch.where(weights > 0, weights, 1.0).log().sum(-1)
         return cls(weights.sqrt(), True, log_det)
+
+    def at(self, index: Tensor) -> "Precision":
+        """Those of some of the batch."""
+        steps = tuple(step.at(index) for step in self.steps)
+        return Precision(self.root[index], self.is_diagonal, self.log_det[index], steps)
 
     def columns(self, x: Tensor) -> Tensor:
         """W x, (..., n, j)."""
@@ -75,13 +90,14 @@ class Precision:
             squares = squares.clamp(min=0)
             half = (vectors * (1 + squares).rsqrt()[..., None, :]).mT @ root
             return Precision(half, False, self.log_det - squares.log1p().sum(-1))
-        steps, log_det = self.steps, self.log_det
+        steps: tuple[Step, ...] = ()
+        log_det = self.log_det
         if error.rows.shape[1] <= _CROWDED * n:
             error = error.shared()
         else:
             scale = self.root.expand(len(error.variances), n)
             banded = BandedRoot.of(scale, error.rows, error.variances)
-            steps, log_det = (*steps, banded), log_det - banded.log_det
+            steps, log_det = (banded,), log_det - banded.log_det
         shapes = Precision(self.root, True, log_det, steps).columns(error.factor)
         u, s, _ = torch.linalg.svd(shapes, full_matrices=False)
         t = (1 + s.square()).sqrt()
@@ -98,3 +114,6 @@ class _Shrink:
 
     def __call__(self, x: Tensor) -> Tensor:
         return x - self.u @ (self.c[..., None] * (self.u.mT @ x))
+
+    def at(self, index: Tensor) -> "_Shrink":
+        return _Shrink(self.u[index], self.c[index])

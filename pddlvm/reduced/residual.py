@@ -17,8 +17,9 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["ReducedModel", "stiffness_of"]
 
-_CHUNK = 64
-"""Samples whose strain matrices (points x s x modes) are formed at once."""
+_CHUNK, _CACHE = 64, 2**20
+"""Samples whose strain matrices (points x s x modes) are formed at once; on a CPU fewer, if these
+have more numbers than a cache holds."""
 
 
 def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tensor]) -> Tensor:
@@ -67,9 +68,13 @@ class ReducedModel(nn.Module):
 
     def stiffness(self, c: Tensor, z: Tensor) -> Tensor:
         """V^T K(u, z) V, (batch, n_modes, n_modes)."""
-        a, m = self._augment(c, z), self.n_modes
+        a, m, chunk = self._augment(c, z), self.n_modes, _CHUNK
+        if c.device.type == "cpu":
+            operators = [t.operator for t in self.terms if isinstance(t, TermEvaluator)]
+            sizes = [o.b.numel() for o in operators if isinstance(o, ScaledOperator)]
+            chunk = min(chunk, max(1, _CACHE // max(sizes, default=1)))
         parts = []
-        for part, z_part in zip(a.split(_CHUNK), z.split(_CHUNK), strict=True):
+        for part, z_part in zip(a.split(chunk), z.split(chunk), strict=True):
             blocks = self.prior.split(z_part.double())
             total = torch.stack([stiffness_of(t, part, blocks) for t in self.terms]).sum(0)
             parts.append(total[:, :m, :m])

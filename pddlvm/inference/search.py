@@ -1,0 +1,66 @@
+"""Laplace approximations of any number of data sets, in chunks that fit."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.modes import N_DRAWS, starts
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.sampling.coordinates import Coordinates
+
+__all__ = ["search"]
+
+_MOST = 2**23
+"""Numbers of an array that is held at a time."""
+_PER_DOF = 4
+"""Solutions of a data set that are formed at once."""
+
+
+def search(
+    surrogate: Surrogate, y: Tensor, watch: Callable[[float], None] | None = None
+) -> Laplace:
+    """Laplace approximations of data sets, from several starts each.
+
+    Args:
+        surrogate: predicts the data.
+        y: (batch, n), float64; NaN where nothing was measured.
+        watch: told which share is done.
+    """
+    parts: list[Laplace] = []
+    per_set = N_DRAWS * y.shape[1] + _PER_DOF * surrogate.observation.problem.n_dofs
+    chunks = y.split(max(1, _MOST // per_set))
+    for part in chunks:
+        parts.append(laplace(surrogate, part, starts(surrogate, part)))
+        if watch is not None:
+            watch(len(parts) / len(chunks))
+    return _joined(parts)
+
+
+def _joined(parts: list[Laplace]) -> Laplace:
+    if len(parts) == 1:
+        return parts[0]
+    n_modes = max(len(part.masses) for part in parts)
+
+    def padded(x: Tensor) -> Tensor:
+        """Modes that a chunk has not are its first ones, without mass."""
+        return torch.cat([x, x[:1].expand(n_modes - len(x), *x.shape[1:])])
+
+    def whole(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    masses = [torch.cat([p.masses, p.masses.new_zeros(n_modes, p.masses.shape[1])]) for p in parts]
+    return Laplace(
+        modes=Coordinates(
+            parts[0].modes.prior,
+            torch.cat([padded(part.modes.centre) for part in parts], dim=1),
+            torch.cat([padded(part.modes.factor) for part in parts], dim=1),
+        ),
+        masses=torch.cat([mass[:n_modes] for mass in masses], dim=1),
+        iterations=max(part.iterations for part in parts),
+        converged=whole("converged"),
+        misfit=whole("misfit"),
+        degrees=whole("degrees"),
+        n_seen=whole("n_seen"),
+    )

@@ -1,0 +1,65 @@
+"""Laplace approximations of many data sets: in chunks, and each as it would be alone."""
+
+import pytest
+import torch
+
+import pddlvm
+from pddlvm.inference import search as search_module
+from problems import nonlinear_poisson, poisson
+
+MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
+
+
+def trained(problem):
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=16))
+    pddlvm.train(model, max_steps=100)
+    return model
+
+
+@pytest.fixture(scope="module", params=["linear", "nonlinear"])
+def model(request):
+    if request.param == "linear":
+        return trained(poisson.make(8, n_terms=3))
+    return trained(nonlinear_poisson.make_quasilinear(8, 3))
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    """Sensors, and data sets of which some have missing values and one contradicts the prior."""
+    problem = model.problem
+    sensors = pddlvm.PointObservation(problem, MANY, 0.005)
+    y = sensors.simulate(problem.solve(problem.prior.sample((12,), seed=1)), seed=2)
+    y[3, :7] = torch.nan
+    y[5] *= 4
+    return sensors, y
+
+
+@pytest.fixture(scope="module")
+def together(model, data):
+    return model.infer(data[1], data[0], method="laplace")
+
+
+@pytest.mark.parametrize("i", [0, 3, 5, 11])
+def test_each_of_a_batch_is_as_it_would_be_alone(model, data, together, i):
+    sensors, y = data
+    alone = model.infer(y[i], sensors, method="laplace")
+    # The rounding of the map, in float32, depends on the size of a batch; corrections square it.
+    assert ((together.mean[i] - alone.mean).abs() < 1e-6 * alone.std).all()
+    torch.testing.assert_close(together.std[i], alone.std, rtol=1e-6, atol=0)
+    assert together.diagnostics.converged[i] == alone.diagnostics.converged
+    assert (
+        together.diagnostics.verdict[i].split(" (")[0] == alone.diagnostics.verdict.split(" (")[0]
+    )
+
+
+def test_chunks_change_nothing(model, data, together, monkeypatch):
+    sensors, y = data
+    monkeypatch.setattr(search_module, "_MOST", 5 * (256 * 25 + 4 * model.problem.n_dofs))
+    found, expected = model.infer(y.reshape(3, 4, -1), sensors, method="laplace"), together
+    assert ((found.mean.reshape(12, -1) - expected.mean).abs() < 1e-6 * expected.std).all()
+    torch.testing.assert_close(found.std.reshape(12, -1), expected.std, rtol=1e-6, atol=0)
+    masses, own = expected.diagnostics.masses, found.diagnostics.masses
+    torch.testing.assert_close(own.reshape(masses.shape), masses, rtol=0, atol=1e-6)
+    for name in ("converged", "misfit", "n_seen", "p_value"):
+        one, other = getattr(found.diagnostics, name), getattr(expected.diagnostics, name)
+        torch.testing.assert_close(one.flatten(), other, rtol=1e-5, atol=1e-12)
