@@ -16,7 +16,9 @@ def trained(problem):
     return model
 
 
-@pytest.fixture(scope="module", params=["linear", "nonlinear"])
+@pytest.fixture(
+    scope="module", params=["linear", pytest.param("nonlinear", marks=pytest.mark.slow)]
+)
 def model(request):
     if request.param == "linear":
         return trained(poisson.make(8, n_terms=3))
