@@ -361,7 +361,7 @@ def test_metrics_on_a_full_disk_say_so(tmp_path: Path):
         ("x,value\n0.1,abc\n", "no number"),
         ("x,value\n3.0,0.1\n", "outside"),
         ("y,value\n0.1,0.1\n", "no column x"),
-        ("x,temperature\n0.1,0.1\n", "no column value"),
+        ("x,temperature\n0.1,0.1\n", "no column value; it needs value, and has x, temperature"),
         ("x,value,colour\n0.1,0.1,2\n", "colour"),
         ("x,value\n0.1\n", "row 1"),
         ("x,value\n", "at least one row"),

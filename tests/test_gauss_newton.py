@@ -128,6 +128,8 @@ def test_a_problem_of_one_block_has_nothing_to_be_known():
     z = problem.prior.sample((2,), seed=0)
     with pytest.raises(pddlvm.InputError, match="nothing to infer"):
         model.inverse(problem.solve(z), z_known={"kappa": z})
+    with pytest.raises(pddlvm.InputError, match="names 'kapa'"):
+        model.inverse(problem.solve(z), z_known={"kapa": z})
 
 
 @pytest.mark.parametrize("factor", [0.1, 10.0])

@@ -246,9 +246,10 @@ class LatentModel(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Standard coordinates of known blocks and their mask, (n_batch, d) each."""
         check_kind(Mapping | None, z_known=z_known)
+        found = self.problem.prior.known(z_known or {}, batch, like)
         if z_known and not self.has_known:
             raise InputError("z_known would leave nothing to infer: there is one block only")
-        return self.problem.prior.known(z_known or {}, batch, like)
+        return found
 
     def shapes(self, std: Tensor) -> Tensor:
         """Orthonormal shapes of solutions divided by std, (n_dofs, n), float64 on the CPU."""

@@ -127,7 +127,7 @@ class _Table:
         if missing:
             raise InputError(
                 f"{str(self.path)!r} has no column {', '.join(missing)}; it needs "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}, and has {', '.join(self.header)}"
             )
         columns = [self.header.index(name) for name in names]
         values = [
