@@ -39,6 +39,7 @@ __all__ = [
     "check_shape",
     "check_share",
     "check_vectors",
+    "is_integer",
     "kinds_checked",
     "numbers_of",
 ]
@@ -122,7 +123,7 @@ def check_all(values: Any, kind: type, name: str, example: str) -> tuple[Any, ..
 
 def check_axis(axis: Any) -> None:
     """Raise an InputError if this is no axis of space."""
-    if not isinstance(axis, Integral) or isinstance(axis, bool) or axis not in (0, 1, 2):
+    if not (is_integer(axis) and 0 <= axis <= 2):
         raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
 
 
@@ -253,7 +254,7 @@ def broadcast_batch(**values: Tensor) -> torch.Size:
 def check_count(least: int, most: int = _LARGEST, /, **counts: Any) -> None:
     """Raise an InputError that names the first of some numbers that is no integer in a range."""
     for name, count in counts.items():
-        is_count = isinstance(count, Integral) and not isinstance(count, bool)
+        is_count = is_integer(count)
         if not (is_count and least <= count <= most):
             limit = f", at most {most}" if is_count and count > most else ""
             raise InputError(f"{name} must be an integer, at least {least}{limit}, got {count!r}")
@@ -287,6 +288,11 @@ def check_level(level: float) -> float:
     if not (_is_number(level) and 0 < level < 1):
         raise InputError(f"level must lie between 0 and 1, got {level!r}; 0.95 for 95 %")
     return level
+
+
+def is_integer(value: Any) -> bool:
+    """Is this an integer of any library? True is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import skfem
 from numpy.typing import NDArray
 
+from pddlvm.basics.checks import is_integer
 from pddlvm.basics.errors import MeshError
 
 __all__ = ["KINDS", "CellKind", "check_cells", "kind_of", "missing_nodes", "straight"]
@@ -65,8 +65,7 @@ _MOST_CELLS = 10**6
 
 def check_cells(n: Any) -> None:
     """Raise a MeshError if n is no number of cells along a side."""
-    is_count = isinstance(n, Integral) and not isinstance(n, bool)
-    if not (is_count and 1 <= n <= _MOST_CELLS):
+    if not (is_integer(n) and 1 <= n <= _MOST_CELLS):
         raise MeshError(
             f"a mesh needs at least one cell per side, at most {_MOST_CELLS}, an integer, "
             f"got n = {n!r}"

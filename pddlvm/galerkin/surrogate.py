@@ -6,7 +6,7 @@ c is the mean of the forward map or, corrected, the solution of the reduced prob
 derivative is that of an implicit function: dc/dxi = -(V^T K V)^{-1} d(V^T r)/dxi.
 """
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cached_property
 
 import torch
@@ -54,7 +54,9 @@ class GalerkinSurrogate(ModelSurrogate):
         return torch.allclose(here, there, rtol=0, atol=_ROUND_OFF * float(here.abs().max()))
 
     def uncorrected(self) -> "GalerkinSurrogate":  # noqa: D102
-        return GalerkinSurrogate(self.model, self.observation, 0)
+        other = copy(self)
+        other.corrections = 0
+        return other
 
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
         return self._data(self._augmented(xi, self._coefficients(xi)[0]))

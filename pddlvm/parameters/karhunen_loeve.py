@@ -14,7 +14,6 @@ is wanted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import cast
 
 import numpy as np
@@ -25,7 +24,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import gammaln, kve
 from torch import Tensor
 
-from pddlvm.basics.checks import check_kind, check_real
+from pddlvm.basics.checks import check_kind, check_real, is_integer
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
 from pddlvm.linalg.eigenvectors import canonical_rotation
@@ -123,8 +122,7 @@ class KarhunenLoeve(Field):
         check_real(0, length=length, std=std)
         centroids = space.centroids.x
         most = min(len(centroids), _N_INDUCING)
-        is_count = isinstance(n_terms, Integral) and not isinstance(n_terms, bool)
-        if not (is_count and 1 <= n_terms <= most):
+        if not (is_integer(n_terms) and 1 <= n_terms <= most):
             raise InputError(f"n_terms must be between 1 and {most}, got {n_terms!r}")
         inducing, weights = _inducing_points(centroids, space.cell_volumes)
         root = np.sqrt(weights)
