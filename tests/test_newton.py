@@ -45,6 +45,21 @@ def test_linear_systems_take_one_matrix_and_one_step():
     assert systems.matrices[0].tolist() == [0, 1, 2]
 
 
+def test_a_residual_of_rounding_is_solved_where_it_is():
+    systems = Systems(1.0)
+    noise = torch.full((4,), 1e-9, dtype=torch.float64)
+    start = EXACT + 1e-12
+    assert torch.equal(newton(systems.residual, systems.matrix, start, 1e-12, noise), start)
+    assert not systems.matrices
+    # From afar it ends a search, long before the tolerance does.
+    noise[:] = 1.0
+    newton(systems.residual, systems.matrix, torch.zeros_like(EXACT), 1e-12, noise)
+    few = len(systems.matrices)
+    assert systems.residual(torch.arange(4), EXACT).norm() == 0
+    newton(systems.residual, systems.matrix, torch.zeros_like(EXACT), 1e-12)
+    assert 0 < few < len(systems.matrices) - few
+
+
 def test_weakly_nonlinear_systems_keep_their_matrix():
     systems = Systems(0.001)
     systems.solve(torch.zeros_like(EXACT))

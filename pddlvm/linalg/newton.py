@@ -23,7 +23,13 @@ OfRows = Callable[[Tensor, Tensor], Tensor]
 """Numbers of systems (k,) and points (k, m) -> residuals (k, m), or matrices (k, m, m)."""
 
 
-def newton(residual: OfRows, matrix: OfRows, c: Tensor, tolerance: float) -> Tensor:
+def newton(
+    residual: OfRows,
+    matrix: OfRows,
+    c: Tensor,
+    tolerance: float,
+    noise: Tensor | float = 0.0,
+) -> Tensor:
     """Roots of all systems, (n, m).
 
     A system that fails is no error: it stays where it got to, which may not be finite.
@@ -33,11 +39,12 @@ def newton(residual: OfRows, matrix: OfRows, c: Tensor, tolerance: float) -> Ten
         matrix: derivative of the residual.
         c: where they start, (n, m).
         tolerance: share of the first residual at which a system is solved.
+        noise: size of a residual that is no more than rounding: solved too, of each system (n,).
     """
     c, going = c.clone(), torch.arange(len(c))
     r = residual(going, c)
-    start = r.norm(dim=1)
-    going = going[start > 0]
+    start, noise = r.norm(dim=1), torch.as_tensor(noise, dtype=c.dtype).expand(len(c))
+    going = going[start > noise]
     is_new = torch.ones(len(going), dtype=torch.bool)
     factors = c.new_empty(*c.shape, c.shape[1])
     pivots = torch.empty(c.shape, dtype=torch.int32)
@@ -54,7 +61,10 @@ def newton(residual: OfRows, matrix: OfRows, c: Tensor, tolerance: float) -> Ten
         # Newton's own step is taken as it is.
         taken, helps = is_new | (ratio < 1), ratio <= _HELPS
         c[going[taken]], r[going[taken]] = trial[taken], left[taken]
-        size = r[going].norm(dim=1) / start[going]
-        is_over = ~(size > tolerance) | (is_new & ~helps & (size < _ROUNDED))
+        norm = r[going].norm(dim=1)
+        size = norm / start[going]
+        is_over = ~((size > tolerance) & (norm > noise[going])) | (
+            is_new & ~helps & (size < _ROUNDED)
+        )
         going, is_new = going[~is_over], ~helps[~is_over]
     return c

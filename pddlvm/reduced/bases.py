@@ -9,6 +9,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_share
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
 from pddlvm.reduced.representation import Reference, orthonormalise
 from pddlvm.weak.problem import Problem
@@ -31,8 +33,9 @@ _BLOCK = 8
 """Draws per round of enrichment: their pointwise tangents are evaluated together."""
 _MOST_ENTRIES = 2**26
 """Of products of polynomials at degrees of freedom: 512 MiB."""
-_ROUND_OFF = 1e-15
 _INEXACT, _TINY = 1e-2, 1e-300
+_ROUNDINGS = 4.0
+"""How many times what rounded boundary values leave may be as large as estimated."""
 
 
 class Galerkin:
@@ -57,6 +60,28 @@ class Galerkin:
         b = (values - self._lifts[self._fixed, 0]) @ self._phi
         return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), b], dim=1) @ self._lifts.T
 
+    def rounding(self, z: Tensor) -> Tensor:
+        """|K0^{-1} r| of residuals that are no more than rounding of the lift, (batch,)."""
+        return _ROUNDINGS * self._rounded_share * self._energy_norm(self.lift(z))
+
+    @cached_property
+    def _rounded_share(self) -> float:
+        """What a rounding of one lift changes of its residual, over the lift; in energy norms."""
+        z = self.problem.prior.sample((1,), seed=0)
+        lift = self.lift(z)
+        if not (size := float(self._energy_norm(lift))):
+            return 0.0
+        rounding = torch.finfo(lift.dtype).eps * lift.abs() * normal_like(lift, (), generator_of(0))
+        rounded = lift + rounding
+        change = self.operators.residual(rounded, z) - self.operators.residual(lift, z)
+        return float((self.reference.solve(change) * change).sum().sqrt()) / size
+
+    def _energy_norm(self, lift: Tensor) -> Tensor:
+        """|u|_K0 of the free part, (batch,)."""
+        free = lift[:, self.operators.free].numpy()
+        squares = (free * (self.reference.matrix @ free.T).T).sum(axis=1)
+        return torch.from_numpy(np.sqrt(np.maximum(squares, 0.0)))
+
     def solve(self, v: Array, z: Tensor, tolerance: float = 1e-12) -> tuple[Array, Tensor]:
         """Coefficients (batch, n_modes) and the residual that they leave (batch, n_free)."""
         lift, test = self.lift(z), torch.from_numpy(v)
@@ -78,7 +103,9 @@ class Galerkin:
 
         c = z.new_zeros(len(z), v.shape[1])
         if v.shape[1]:
-            c = newton(lambda rows, c: residual(rows, c) @ test, stiffness, c, tolerance)
+            # Boundary values that are a solution leave the rounding of what they cancel.
+            noise = self.rounding(z)
+            c = newton(lambda rows, c: residual(rows, c) @ test, stiffness, c, tolerance, noise)
         return c.numpy(), residual(torch.arange(len(z)), c)
 
 
@@ -131,10 +158,7 @@ class ResidualEnriched(Basis):
             w = reference.solve_near(r, xi).numpy()
             size = np.sqrt((c**2).sum(axis=1) + error**2)
             share = float(np.clip(np.min(error / np.maximum(size, _TINY)), self.tolerance, 1.0))
-            # Boundary values that are a solution leave the rounding of what they cancel.
-            lift = galerkin.lift(z)[:, galerkin.operators.free].numpy()
-            noise = _ROUND_OFF * np.sqrt((lift * (reference.matrix @ lift.T).T).sum(axis=1))
-            large = error > np.maximum(self.tolerance * size, noise)
+            large = error > np.maximum(self.tolerance * size, galerkin.rounding(z).numpy())
             if not large.any():
                 break
             wider = orthonormalise(v, w[large].T, reference.matrix)

@@ -96,8 +96,8 @@ class Reference:
         rank = int((values > max(_RANK_TOLERANCE * values.max(initial=0.0), noise)).sum())
         phi = directions[:rank].T
 
-        tangents = [t[0] for t in operators.tangents(operators.lift(z0), z0)]
-        whole = problem.solver.assemble_unconstrained(tangents)
+        tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
+        whole = problem.solver.assemble_unconstrained([t[0] for t in tangents])
         whole = (0.5 * (whole + whole.T)).tocsr()
         matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
         factors = factorise_positive(problem, whole)
@@ -105,6 +105,10 @@ class Reference:
         lifts = np.zeros((problem.n_dofs, 1 + rank))
         lifts[fixed] = columns
         lifts[free] = -factors.solve(coupling @ columns)
+        # Once more without the rounding of K0, so that a lift which is a solution leaves no
+        # more than its own.
+        left = [operators.times(tangents, u[None])[0] for u in torch.from_numpy(lifts.T)]
+        lifts[free] -= factors.solve(torch.stack(left, dim=1).numpy()[free])
         centres = xi[: 0 if problem.is_coercive else _N_CENTRES]
         factors_at = []
         for z in problem.prior.unstandardise(centres)[:, None]:

@@ -92,9 +92,12 @@ class Discretisation(nn.Module):
     def apply_tangents(self, tangents: list[Tensor], v: Tensor) -> Tensor:
         """dr/du v for v of the free degrees of freedom, (batch, n_free) -> (batch, n_free)."""
         u = torch.zeros(len(v), self.n_dofs, dtype=v.dtype, device=v.device)
-        u = u.index_copy(1, self.free, v)
+        return self.times(tangents, u.index_copy(1, self.free, v))[:, self.free]
+
+    def times(self, tangents: list[Tensor], u: Tensor) -> Tensor:
+        """B^T D B u without a matrix, (batch, n_dofs) -> the same; one D may serve the batch."""
         total = torch.zeros_like(u)
         for term, tangent in zip(self.terms, tangents, strict=True):
             de = torch.einsum("bpst,bpt->bps", tangent, term.strains(u))
             total = total + term.operator.adjoint(de.flatten(-2))
-        return total[:, self.free]
+        return total
