@@ -84,7 +84,9 @@ def sensors(line):
     return pddlvm.PointObservation(line.problem, POINTS, 0.01)
 
 
-@pytest.mark.parametrize("family", [Diagonal, Full, Flow])
+@pytest.mark.parametrize(
+    "family", [Flow, *(pytest.param(f, marks=pytest.mark.slow) for f in (Diagonal, Full))]
+)
 def test_a_saved_density_is_the_same(family, line, sensors, tmp_path: Path):
     trained = line.amortize(sensors, family, max_steps=20)
     trained.save(tmp_path / "density.pt")

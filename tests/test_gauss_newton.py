@@ -29,7 +29,7 @@ def two_blocks() -> pddlvm.Problem:
 @pytest.fixture(scope="module")
 def model() -> pddlvm.LatentVariableModel:
     trained = pddlvm.LatentVariableModel(two_blocks(), basis=pddlvm.Nodal())
-    pddlvm.train(trained, max_steps=200, calibrate=False)
+    pddlvm.train(trained, max_steps=60, calibrate=False)
     trained.calibrate(128)
     return trained
 

@@ -12,7 +12,7 @@ N = 100
 @pytest.fixture(scope="module")
 def model() -> pddlvm.GalerkinModel:
     trained = pddlvm.LatentVariableModel(poisson.make(6, n_terms=3))
-    pddlvm.train(trained, max_steps=150, calibrate=False)
+    pddlvm.train(trained, max_steps=60, calibrate=False)
     trained.calibrate(512)
     return trained
 

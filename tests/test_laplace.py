@@ -27,7 +27,7 @@ def linear(linear_model):
 def poisson_model():
     basis = pddlvm.ResidualEnriched(n_modes=32)
     model = pddlvm.LatentVariableModel(poisson.make(12, n_terms=4), basis=basis)
-    pddlvm.train(model, max_steps=150)
+    pddlvm.train(model, max_steps=60)
     return model
 
 

@@ -81,7 +81,7 @@ def several_unknowns() -> pddlvm.Problem:
 
 def train_more(model: pddlvm.LatentVariableModel) -> None:
     # Six numbers to learn: rates that are high for a network.
-    pddlvm.train(model, max_steps=500, batch_size=256, learning_rates=(0.02, 0.05), calibrate=False)
+    pddlvm.train(model, max_steps=300, batch_size=256, learning_rates=(0.02, 0.05), calibrate=False)
 
 
 def trained_on_one_unknown(objective: str) -> pddlvm.LatentVariableModel:
@@ -123,7 +123,7 @@ def several() -> pddlvm.LatentVariableModel:
         ),
         inverse_network=pddlvm.NeuralGaussian(6, 3, width=48, depth=2),
     )
-    pddlvm.train(model, max_steps=500, batch_size=64, calibrate=False)
+    pddlvm.train(model, max_steps=400, batch_size=64, calibrate=False)
     return model
 
 

@@ -12,7 +12,7 @@ MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
 
 def trained(problem):
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=16))
-    pddlvm.train(model, max_steps=100)
+    pddlvm.train(model, max_steps=40)
     return model
 
 

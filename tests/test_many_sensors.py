@@ -16,7 +16,7 @@ MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
 def model():
     basis = pddlvm.ResidualEnriched(n_modes=24)
     model = pddlvm.LatentVariableModel(poisson.make(10, n_terms=3), basis=basis)
-    pddlvm.train(model, max_steps=100)
+    pddlvm.train(model, max_steps=40)
     return model
 
 

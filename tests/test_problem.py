@@ -464,7 +464,7 @@ def test_a_robin_condition_holds_a_problem_without_dirichlet_boundary():
 def test_a_model_needs_no_dirichlet_boundary(tmp_path):
     problem = without_dirichlet("reaction")
     model = pddlvm.LatentVariableModel(problem)
-    pddlvm.train(model, max_steps=200, calibrate=False)
+    pddlvm.train(model, max_steps=160, calibrate=False)
     z = problem.prior.sample((4,), seed=0)
     u = problem.solve(z)
     # Both maps of one parameter are smooth functions: 200 steps give two digits and more.

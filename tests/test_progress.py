@@ -3,6 +3,7 @@
 import sys
 from io import StringIO
 
+import pytest
 import small
 
 import pddlvm
@@ -55,6 +56,7 @@ def test_a_model_says_what_it_prepares(monkeypatch):
     assert "basis" in lines[-4]
 
 
+@pytest.mark.slow
 def test_chains_say_how_far_they_are(monkeypatch):
     model = small.galerkin()
     observation = pddlvm.PointObservation(model.problem, [[0.5, 0.5]], 0.01)

@@ -43,7 +43,7 @@ def relative(model, z, u):
 @pytest.fixture(scope="module")
 def trained():
     model = build(make())
-    pddlvm.train(model, max_steps=300, calibrate=False)
+    pddlvm.train(model, max_steps=150, calibrate=False)
     return model
 
 

@@ -49,8 +49,17 @@ def data(trained, sensors):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [-1e3, 1e6, 1e13])
-@pytest.mark.parametrize("which", ["untrained", "trained"])
+@pytest.mark.parametrize(
+    ("which", "size"),
+    [
+        ("untrained", 1e6),
+        ("trained", -1e3),
+        ("trained", 1e13),
+        pytest.param("untrained", 1e13, marks=pytest.mark.slow),
+        pytest.param("untrained", -1e3, marks=pytest.mark.slow),
+        pytest.param("trained", 1e6, marks=pytest.mark.slow),
+    ],
+)
 def test_absurd_data_are_called_so(which, size, method, request):
     model = request.getfixturevalue(which)
     obs = pddlvm.PointObservation(model.problem, POINTS, 0.01)
