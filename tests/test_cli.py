@@ -148,7 +148,7 @@ def test_forward_writes_files_for_other_programs(run_folder: Path, call: Call, t
     data = meshio.read(tmp_path / "u.vtu").point_data
     assert {"u_mean", "u_std", "u_sample_0", "u_sample_1"} <= set(data)
     assert call("forward", run_folder, "--draws", 3, "--out", tmp_path / "sweep.pvd").code == 0
-    assert len(list((tmp_path / "sweep").iterdir())) == 3
+    assert len(list((tmp_path / "sweep" / "1").iterdir())) == 3
     table = tmp_path / "z.csv"
     table.write_text("kappa\n0.1\n-0.2\n")
     done = call("forward", run_folder, "--table", table, "--out", tmp_path / "u.csv")

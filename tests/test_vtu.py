@@ -150,6 +150,40 @@ def test_a_sweep_has_a_file_for_each_parameter_vector(membrane, tmp_path: Path):
         np.testing.assert_array_equal(mesh.point_data["u_mean"][:, :2], expected)
 
 
+def test_a_sweep_in_the_place_of_another_is_the_only_one(membrane, tmp_path: Path):
+    path, z = tmp_path / "sweep.pvd", torch.tensor([[1.2], [1.8], [1.5]], dtype=torch.float64)
+    membrane.to_pvd(path, z)
+    (tmp_path / "sweep" / "1" / "mine.vtu").write_text("of the user")
+    (tmp_path / "sweep" / "old").mkdir()
+    membrane.to_pvd(path, z[1:])
+    u = [mesh.point_data["u_mean"] for _, mesh in sweep(path)]
+    membrane.to_pvd(tmp_path / "other.pvd", z[1:])
+    others = [mesh.point_data["u_mean"] for _, mesh in sweep(tmp_path / "other.pvd")]
+    np.testing.assert_array_equal(u, others)
+    left = {str(file.relative_to(tmp_path / "sweep")) for file in (tmp_path / "sweep").rglob("*")}
+    files = {"2/sweep_0000.vtu", "2/sweep_0001.vtu", "1/mine.vtu"}
+    assert left == files | {"1", "2", "old"}
+
+
+@pytest.mark.parametrize("written", ["sweep.pvd", "old files"])
+def test_a_sweep_is_whole_wherever_its_writer_ends(membrane, tmp_path, monkeypatch, written):
+    """Before and after the collection is replaced."""
+    path, z = tmp_path / "sweep.pvd", torch.tensor([[1.2], [1.8]], dtype=torch.float64)
+    membrane.to_pvd(path, z)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    where = {"sweep.pvd": "write_text", "old files": "remove_older"}[written]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"pddlvm.results.vtu.{where}", stop)
+        membrane.to_pvd(path, z + 0.1)
+    dofs = membrane.problem.space.vertex_dofs
+    for one, (_, mesh) in zip(z if written == "sweep.pvd" else z + 0.1, sweep(path), strict=True):
+        expected = membrane.forward(one).mean.numpy()[dofs]
+        np.testing.assert_array_equal(mesh.point_data["u_mean"][:, :2], expected)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "no space left on device")])
 def test_a_sweep_that_stops_midway_leaves_an_older_one(membrane, tmp_path, monkeypatch, stop):
     path, z = tmp_path / "sweep.pvd", torch.tensor([[1.2], [1.8]], dtype=torch.float64)

@@ -29,9 +29,10 @@ __all__ = [
     "decoding",
     "digest_of",
     "make_folder",
+    "next_folder",
     "read_content",
+    "remove_older",
     "replacing",
-    "replacing_together",
     "write_content",
     "write_text",
 ]
@@ -164,24 +165,43 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def replacing_together(folder: Path) -> Iterator[Path]:
-    """A new folder whose files move to `folder` when all are written, in the place of older ones.
+def next_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Where files are written, and the numbered folder in `folder` that they become together.
+
+    Its number is the next one; it is there when all are written, or not at all.
 
     Raises:
         RunFileError: see `write_content`.
     """
     make_folder(folder)
+    target = folder / str(1 + max(map(int, _numbered(folder)), default=0))
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as new:
-            yield Path(new)
-            for path in sorted(Path(new).iterdir()):
-                target = (folder / path.name).resolve()
-                path.chmod(_permissions(target))
-                os.replace(path, target)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as private:
+            # One with the permissions of any new folder.
+            (new := Path(private) / "new").mkdir()
+            yield new, target
+            os.rename(new, target)
     except OSError as error:
         raise RunFileError(
-            f"{str(folder)!r} was not written ({error.strerror or error}); is the disk full?"
+            f"{str(folder)!r} was not written ({error.strerror or error}); is the disk full, or "
+            "is another process writing there?"
         ) from error
+
+
+def remove_older(kept: Path, pattern: str) -> None:
+    """Remove what matches from the other numbered folders beside one, and those left empty."""
+    for name in _numbered(kept.parent):
+        older = kept.parent / name
+        if older == kept:
+            continue
+        for file in older.glob(pattern):
+            file.unlink(missing_ok=True)
+        if not any(older.iterdir()):
+            older.rmdir()
+
+
+def _numbered(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
 
 
 def read_content(path: Path) -> dict[str, Any]:

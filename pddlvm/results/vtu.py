@@ -11,7 +11,13 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_path
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.files import check_folder_of, replacing, replacing_together, write_text
+from pddlvm.basics.files import (
+    check_folder_of,
+    next_folder,
+    remove_older,
+    replacing,
+    write_text,
+)
 from pddlvm.latent.core import LatentModel
 
 __all__ = ["write_pvd", "write_vtu"]
@@ -57,8 +63,9 @@ def write_pvd(
     """Write a collection: a parameter sweep, or the time series of one z.
 
     Several z give a VTU file each, numbered as times. One z of a problem in strong form whose last
-    coordinate is t gives a file for each time of its grid. The files stand in a folder beside
-    `path` that has its name.
+    coordinate is t gives a file for each time of its grid. The files stand beside `path` in a
+    numbered folder of a folder that has its name. Written once more, they stand in the next one,
+    `path` is replaced in one step, and then the older files go: at all times it names a whole set.
 
     Args:
         model: a trained model.
@@ -82,15 +89,15 @@ def write_pvd(
     folder = path.with_suffix("")
     root = ElementTree.Element("VTKFile", type="Collection", version="0.1")
     collection = ElementTree.SubElement(root, "Collection")
-    # Together: a sweep that is interrupted leaves an older one as it was.
-    with replacing_together(folder) as new:
+    with next_folder(folder) as (new, numbered):
         for i, (time, mesh) in enumerate(meshes):
             name = f"{folder.name}_{i:04d}.vtu"
             mesh.write(new / name)
-            entry = {"timestep": f"{time:.10g}", "part": "0", "file": f"{folder.name}/{name}"}
+            file = f"{folder.name}/{numbered.name}/{name}"
+            entry = {"timestep": f"{time:.10g}", "part": "0", "file": file}
             ElementTree.SubElement(collection, "DataSet", entry)
-    # Last: it names whole files only.
     write_text(ElementTree.tostring(root, encoding="unicode", xml_declaration=True), path)
+    remove_older(numbered, f"{folder.name}_*.vtu")
 
 
 def _checked(path: str | Path, suffix: str) -> Path:
