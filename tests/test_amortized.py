@@ -122,7 +122,7 @@ def test_steps_alone_make_a_training_repeatable(line, sensors):
     # Three tenths for the estimate, the rest for the density.
     assert trained.n_steps == 30
     for limits in ({"max_steps": 0}, {"max_seconds": 0.0}):
-        with pytest.raises(pddlvm.InputError, match="must be positive"):
+        with pytest.raises(pddlvm.InputError, match="must be a positive number"):
             line.amortize(sensors, **limits)
 
 

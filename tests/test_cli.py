@@ -312,7 +312,7 @@ def test_a_run_that_was_killed_before_its_first_step_goes_on(call: Call, tmp_pat
         (["train", "nowhere.py:make", "--max-steps", "3"], "no file"),
         (["train", "--max-steps", "3"], "needs a problem"),
         (["train", "--resume"], "not a run folder"),
-        (["train", "poisson-1d", "--max-time", "-5"], "max_seconds must be positive"),
+        (["train", "poisson-1d", "--max-time", "-5"], "max_seconds must be a positive number"),
     ],
 )
 def test_bad_trainings_are_refused(arguments, message, call: Call, tmp_path: Path):

@@ -6,6 +6,7 @@ import small
 import torch
 
 import pddlvm
+from pddlvm import fem
 from pddlvm.basics.grad_mode import with_gradients
 from problems import poisson
 
@@ -114,7 +115,7 @@ def test_corrections_are_a_count(model, z, corrections):
 @pytest.mark.parametrize("wrong", ["3", -1, 1j])
 def test_limits_of_a_training_are_numbers(model, wrong):
     for name in ("max_steps", "max_seconds"):
-        with pytest.raises(pddlvm.InputError, match=f"{name} must be positive"):
+        with pytest.raises(pddlvm.InputError, match=f"{name} must be a positive number"):
             pddlvm.train(model, **{name: wrong})
     with pytest.raises(pddlvm.InputError, match="batch_size must be an integer"):
         pddlvm.train(model, max_steps=1, batch_size=wrong)
@@ -187,3 +188,41 @@ def test_predictions_are_the_same_in_inference_mode(model, z, u):
         inside = model.forward(z.clone(), corrections=1).mean, model.problem.solve(z.clone())
     assert torch.equal(inside[0], model.forward(z, corrections=1).mean)
     assert torch.equal(inside[1], u)
+
+
+# --- what is said of it --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (
+            lambda problem: pddlvm.PointObservation(problem, [[0.5, 0.5]], "0.01"),
+            "noise_std must be numbers, got '0.01'",
+        ),
+        (
+            lambda problem: pddlvm.PointObservation(
+                problem, [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], 1.0
+            ),
+            "points must have shape (n_points, 2), got (2, 3); try (3, 2), the transpose",
+        ),
+        (
+            lambda problem: pddlvm.LatentVariableModel(problem).infer([0.1], "sensors"),
+            "observation must be an Observation, got str: 'sensors'",
+        ),
+        (
+            lambda problem: pddlvm.LatentVariableModel(problem).forward([0.1, "a"]),
+            "z must be numbers, got an array of <U32; missing values are NaN",
+        ),
+    ],
+)
+def test_a_mistake_is_shown_in_one_line(ask, said):
+    with pytest.raises(pddlvm.InputError) as error:
+        ask(poisson.make(4, n_terms=2))
+    assert str(error.value) == said
+
+
+def test_a_region_is_named_where_a_boundary_is_meant():
+    space = fem.Space(fem.unit_square(4))
+    with pytest.raises(pddlvm.MeshError, match=r"fem.Nodes, got Region\('left', 4 cells\)"):
+        space.boundary(space.boundary("left"))

@@ -47,7 +47,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_LARGEST, _MOST_CORRECTIONS = 2**63 - 1, 100
+_LARGEST, _MOST_CORRECTIONS, _SHOWN = 2**63 - 1, 100, 80
 _NUMBERS = (int, float, Tensor)
 """Whose kinds others stand for: an int for a float, a list for a tensor."""
 
@@ -92,7 +92,8 @@ def numbers_of(values: Any, name: str) -> NDArray[np.float64]:
         values = values.float()
     array = array_of(values, name)
     if array.dtype.kind not in "iuf":
-        raise InputError(f"{name} must be numbers, got {type(values).__name__} of {array.dtype}")
+        got = repr(values) if array.ndim == 0 else f"{type(values).__name__} of {array.dtype}"
+        raise InputError(f"{name} must be numbers, got {got[:_SHOWN]}")
     return array.astype(np.float64)
 
 
@@ -135,7 +136,8 @@ def check_kind(kind: type | UnionType, /, **values: Any) -> None:
             got = f"{type(value).__name__}: {value!r}"
             if value is None:
                 got = "None; leave it out where it has a default"
-            raise InputError(f"{name} must be a {expected}, got {got}")
+            article = "an" if str(expected)[0] in "AEIO" else "a"
+            raise InputError(f"{name} must be {article} {expected}, got {got}")
 
 
 def kinds_checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -280,7 +282,7 @@ def check_positive(**limits: float | None) -> None:
     """Raise an InputError that names the first of some numbers that is given and not positive."""
     for name, limit in limits.items():
         if limit is not None and not (_is_number(limit) and limit > 0):
-            raise InputError(f"{name} must be positive, got {limit!r}")
+            raise InputError(f"{name} must be a positive number, got {limit!r}")
 
 
 def check_level(level: float) -> float:

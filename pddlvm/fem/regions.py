@@ -76,6 +76,9 @@ class Region:
     n_dofs: int
     name: str
 
+    def __repr__(self) -> str:
+        return f"Region({self.name!r}, {len(self.dofs)} cells)"
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n_cells, n_quadrature, s, n_local)."""

@@ -180,7 +180,8 @@ class ParametricProblem(ABC):
         dim = self.dim
         values = values[:, None] if values.ndim == 1 and dim == 1 else values
         if values.ndim != 2 or values.shape[1] != dim or not len(values):
-            raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}")
+            hint = f"; try {values.T.shape}, the transpose" if values.shape[:1] == (dim,) else ""
+            raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}{hint}")
         if not np.isfinite(values).all():
             raise InputError("points has values that are not finite")
         return values
