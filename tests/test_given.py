@@ -123,6 +123,11 @@ def test_limits_of_a_training_are_numbers(model, wrong):
         pddlvm.validate(model, wrong)
 
 
+def test_steps_are_a_count(model):
+    with pytest.raises(pddlvm.InputError, match=r"max_steps must be an integer, got 3\.5"):
+        pddlvm.train(model, max_steps=3.5)
+
+
 @pytest.mark.parametrize("shape", [-1, (-1,), 2.5, (2.0,), "2", None])
 def test_the_shape_of_a_sample_is_checked(model, z, u, posterior, shape):
     for found in (model.problem.prior, model.forward(z), model.inverse(u), posterior):
@@ -220,6 +225,14 @@ def test_a_mistake_is_shown_in_one_line(ask, said):
     with pytest.raises(pddlvm.InputError) as error:
         ask(poisson.make(4, n_terms=2))
     assert str(error.value) == said
+
+
+def test_a_known_block_is_numbers():
+    model = small.galerkin()
+    name = next(iter(model.problem.random_fields))
+    u = torch.zeros(model.problem.n_dofs, dtype=torch.float64)
+    with pytest.raises(pddlvm.InputError, match=rf"z_known\['{name}'\] must be numbers, got '3'"):
+        model.inverse(u, z_known={name: "3"})
 
 
 def test_a_region_is_named_where_a_boundary_is_meant():

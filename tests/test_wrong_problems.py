@@ -143,7 +143,9 @@ def test_numpy_in_a_function_is_explained():
     )
 
 
-@pytest.mark.parametrize("value", [None, "a", [0.0, 1.0], lambda x: x, lambda x: None, math.nan])
+@pytest.mark.parametrize(
+    "value", [None, "a", "1.0", [0.0, 1.0], lambda x: x, lambda x: None, math.nan]
+)
 def test_a_boundary_value_that_is_none_is_named(value):
     refuses("Dirichlet value on 'left'", weak, dirichlet=[pddlvm.Dirichlet("left", value)])
 

@@ -8,7 +8,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_all, check_finite, check_kind, check_shape, check_vectors
+from pddlvm.basics.checks import (
+    check_all,
+    check_finite,
+    check_kind,
+    check_shape,
+    check_vectors,
+    numbers_of,
+)
 from pddlvm.basics.errors import InputError, SupportError
 from pddlvm.basics.random import generator_of
 from pddlvm.parameters.priors import Prior
@@ -174,7 +181,7 @@ class ParameterSpace:
                 raise InputError(f"z_known names {name!r}, but the blocks are {list(self.slices)}")
             block = self.blocks[name]
             # Standardised before it is rounded.
-            value = torch.as_tensor(value).to(like.device, torch.float64)
+            value = torch.from_numpy(numbers_of(value, f"z_known[{name!r}]")).to(like.device)
             value = value[..., None] if value.ndim == 0 else value
             if value.shape[-1] != block.size:
                 raise InputError(

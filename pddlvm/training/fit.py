@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.checks import check_positive
+from pddlvm.basics.checks import check_positive, is_integer
 from pddlvm.basics.errors import InputError, NonFiniteError
 
 __all__ = ["Budget", "fit"]
@@ -40,6 +40,8 @@ class Budget:
             InputError: a limit is not positive, or there is none.
         """
         check_positive(max_seconds=max_seconds, max_steps=max_steps)
+        if max_steps is not None and not (is_integer(max_steps) or math.isinf(max_steps)):
+            raise InputError(f"max_steps must be an integer, got {max_steps!r}")
         if max_seconds is None and max_steps is None:
             max_seconds = default
         found = cls(

@@ -110,6 +110,8 @@ def _check_values(
 ) -> None:
     boundary = BoundaryValues(condition, form.space, form.fields, torch.float64)
     where = f"the Dirichlet value on {condition.boundary!r} of problem {name!r}"
+    if isinstance(condition.value, str):
+        raise ProblemError(f"{where} is the text {condition.value!r}; it must be a number")
     try:
         values = boundary(blocks, 1)
     except Exception as error:
