@@ -48,6 +48,24 @@ def test_hundred_features_do_not_hide_that_nothing_depends_on_them():
     assert float((errors[:400].square() / unseen.exp()).mean()) == pytest.approx(1, abs=0.4)
 
 
+def test_a_few_errors_far_above_their_neighbours_do_not_decide():
+    """One of a hundred samples is thirty times off, whatever its features are."""
+    x = torch.randn(2000, 20, generator=generator())
+    log_std = 0.5 * x[:, :1]
+    is_off = torch.rand(2000, 1, generator=generator(1)) < 0.01
+    scores = torch.where(is_off, 30.0, 1.0) * torch.randn(2000, 4, generator=generator(2))
+    errors = log_std.exp() * scores
+    model, none = VarianceModel(20, 4), torch.zeros(2000, 1)
+    model.fit(x[:1000], none[:1000], errors[:1000])
+    with torch.no_grad():
+        found = 0.5 * model(x[1000:], none[1000:]).mean(1)
+    # With normal errors in the place of the t density it is 0.45.
+    assert float((found - log_std[1000:, 0]).std()) < 0.2
+    # They count in the mean square: 1 + 0.01 * 900.
+    expected = 0.5 * float(scores[:1000].square().mean().log())
+    assert float((found - log_std[1000:, 0]).mean()) == pytest.approx(expected, abs=0.2)
+
+
 def test_errors_that_do_not_count_are_ignored():
     errors = torch.randn(2000, 2, generator=generator())
     counts = (torch.rand(2000, 2, generator=generator(1)) < 0.5).float()
