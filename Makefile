@@ -17,6 +17,8 @@ demo: export GOMP_SPINCOUNT ?= 1000
 demo: .venv/.ready  ## train on the linear Poisson problem and write the figures to demo/
 	$(BIN)/python examples/poisson_linear.py --out demo
 
+# Problems of tests are tiny, and each core has a worker of its own.
+test test-slow: export OMP_NUM_THREADS ?= 1
 test: .venv/.ready  ## run the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
