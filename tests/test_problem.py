@@ -467,7 +467,7 @@ def test_a_model_needs_no_dirichlet_boundary(tmp_path):
     pddlvm.train(model, max_steps=160, calibrate=False)
     z = problem.prior.sample((4,), seed=0)
     u = problem.solve(z)
-    # Both maps of one parameter are smooth functions: 200 steps give two digits and more.
+    # Both maps of one parameter are smooth functions: 160 steps give two digits and more.
     assert float((model.forward(z).mean - u).abs().max()) < 0.01 * float(u.abs().max())
     assert float((model.inverse(u).mean - z).abs().max()) < 0.05
     torch.testing.assert_close(model.refine(z).u, u, rtol=1e-8, atol=0.0)

@@ -150,19 +150,21 @@ def test_a_sweep_has_a_file_for_each_parameter_vector(membrane, tmp_path: Path):
         np.testing.assert_array_equal(mesh.point_data["u_mean"][:, :2], expected)
 
 
-def test_a_sweep_in_the_place_of_another_is_the_only_one(membrane, tmp_path: Path):
-    path, z = tmp_path / "sweep.pvd", torch.tensor([[1.2], [1.8], [1.5]], dtype=torch.float64)
+@pytest.mark.parametrize("name", ["sweep", "sweep[1]"])
+def test_a_sweep_in_the_place_of_another_is_the_only_one(membrane, tmp_path: Path, name):
+    path, z = tmp_path / f"{name}.pvd", torch.tensor([[1.2], [1.8], [1.5]], dtype=torch.float64)
     membrane.to_pvd(path, z)
-    (tmp_path / "sweep" / "1" / "mine.vtu").write_text("of the user")
-    (tmp_path / "sweep" / "old").mkdir()
+    for mine in ("mine.vtu", f"{name}_mine.vtu"):
+        (tmp_path / name / "1" / mine).write_text("of the user")
+    (tmp_path / name / "old").mkdir()
     membrane.to_pvd(path, z[1:])
     u = [mesh.point_data["u_mean"] for _, mesh in sweep(path)]
     membrane.to_pvd(tmp_path / "other.pvd", z[1:])
     others = [mesh.point_data["u_mean"] for _, mesh in sweep(tmp_path / "other.pvd")]
     np.testing.assert_array_equal(u, others)
-    left = {str(file.relative_to(tmp_path / "sweep")) for file in (tmp_path / "sweep").rglob("*")}
-    files = {"2/sweep_0000.vtu", "2/sweep_0001.vtu", "1/mine.vtu"}
-    assert left == files | {"1", "2", "old"}
+    left = {str(file.relative_to(tmp_path / name)) for file in (tmp_path / name).rglob("*")}
+    own = {"1/mine.vtu", f"1/{name}_mine.vtu"}
+    assert left == own | {f"2/{name}_0000.vtu", f"2/{name}_0001.vtu", "1", "2", "old"}
 
 
 @pytest.mark.parametrize("written", ["sweep.pvd", "old files"])

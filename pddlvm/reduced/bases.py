@@ -60,9 +60,9 @@ class Galerkin:
         b = (values - self._lifts[self._fixed, 0]) @ self._phi
         return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), b], dim=1) @ self._lifts.T
 
-    def rounding(self, z: Tensor) -> Tensor:
-        """|K0^{-1} r| of residuals that are no more than rounding of the lift, (batch,)."""
-        return _ROUNDINGS * self._rounded_share * self._energy_norm(self.lift(z))
+    def rounding(self, lift: Tensor) -> Tensor:
+        """|K0^{-1} r| of residuals that are no more than rounding of lifts, (batch,)."""
+        return _ROUNDINGS * self._rounded_share * self._energy_norm(lift)
 
     @cached_property
     def _rounded_share(self) -> float:
@@ -104,7 +104,7 @@ class Galerkin:
         c = z.new_zeros(len(z), v.shape[1])
         if v.shape[1]:
             # Boundary values that are a solution leave the rounding of what they cancel.
-            noise = self.rounding(z)
+            noise = self.rounding(lift)
             c = newton(lambda rows, c: residual(rows, c) @ test, stiffness, c, tolerance, noise)
         return c.numpy(), residual(torch.arange(len(z)), c)
 
@@ -158,7 +158,8 @@ class ResidualEnriched(Basis):
             w = reference.solve_near(r, xi).numpy()
             size = np.sqrt((c**2).sum(axis=1) + error**2)
             share = float(np.clip(np.min(error / np.maximum(size, _TINY)), self.tolerance, 1.0))
-            large = error > np.maximum(self.tolerance * size, galerkin.rounding(z).numpy())
+            noise = galerkin.rounding(galerkin.lift(z)).numpy()
+            large = error > np.maximum(self.tolerance * size, noise)
             if not large.any():
                 break
             wider = orthonormalise(v, w[large].T, reference.matrix)

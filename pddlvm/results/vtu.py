@@ -1,6 +1,7 @@
 """Results for other programs: VTU files and PVD collections of them, which ParaView opens."""
 
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
@@ -97,7 +98,7 @@ def write_pvd(
             entry = {"timestep": f"{time:.10g}", "part": "0", "file": file}
             ElementTree.SubElement(collection, "DataSet", entry)
     write_text(ElementTree.tostring(root, encoding="unicode", xml_declaration=True), path)
-    remove_older(numbered, f"{folder.name}_*.vtu")
+    remove_older(numbered, f"{escape(folder.name)}_[0-9]*.vtu")
 
 
 def _checked(path: str | Path, suffix: str) -> Path:
