@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pddlvm.basics.checks import (
@@ -29,11 +29,10 @@ from pddlvm.basics.checks import (
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.explained import explained
 from pddlvm.basics.random import generator_of
-from pddlvm.fem import Space
+from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.sensors.noise import Gaussian, Noise, check_sensors
-from pddlvm.weak.problem import Problem
 
 __all__ = [
     "FunctionObservation",
@@ -47,8 +46,6 @@ __all__ = [
 
 _LARGEST = 1e15
 """Of data in standard deviations of the noise: in float64 the noise of larger ones is lost."""
-
-Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 
 class Observation(ABC):
@@ -233,17 +230,13 @@ class FunctionObservation(Observation):
         return self.function(u)
 
 
-def gradient_matrix(problem: Problem, points: "ArrayLike | Tensor") -> sp.csr_matrix:
+def gradient_matrix(problem: ParametricProblem, points: "ArrayLike | Tensor") -> sp.csr_matrix:
     """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs)."""
-    if not isinstance(problem, Problem):
-        raise InputError(
-            "gradient_matrix needs a finite element problem; in strong form take differences of "
-            "the nodes of the grid, by LinearObservation"
-        )
-    return problem.space.evaluation(problem.as_points(points), gradient=True)
+    check_kind(ParametricProblem, problem=problem)
+    return problem.gradients(points)
 
 
-def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp.csr_matrix:
+def average_matrix(problem: ParametricProblem, patches: Sequence[Patch]) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
     Args:
@@ -255,29 +248,8 @@ def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp
     Raises:
         InputError: another problem, an unknown name, or a patch without points.
     """
-    if not isinstance(problem, Problem) or not isinstance(problem.space, Space):
-        raise InputError(
-            "average_matrix needs Lagrange elements; for shells and problems in strong form give "
-            "the weights of your mean to LinearObservation"
-        )
-    check_kind(Sequence, patches=patches)
-    if not len(patches):
-        raise InputError("average_matrix needs at least one patch")
-    found = []
-    for patch in patches:
-        if callable(patch):
-            region = problem.space.interior()
-            weights = region.weights.ravel() * np.asarray(patch(region.points.x), dtype=bool)
-        else:
-            region = problem.space.interior(patch)
-            weights = region.weights.ravel()
-        if not weights.any():
-            raise InputError(
-                "a patch holds no quadrature point; make it larger, or refine the mesh"
-            )
-        row = sp.csr_matrix(weights / weights.sum())
-        found += [row @ region.matrix[i :: region.shape[2]] for i in range(region.size_u)]
-    return sp.vstack(found, format="csr")
+    check_kind(ParametricProblem, problem=problem)
+    return problem.averages(patches)
 
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:

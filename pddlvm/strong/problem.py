@@ -17,6 +17,7 @@ from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from pddlvm.basics.checks import array_of, check_all, check_kind
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.parameters.fields import Constant, Fields
@@ -213,6 +214,16 @@ class CollocationProblem(ParametricProblem):
         flat = z.reshape(-1, self.n_parameters)
         x = {} if name not in self.along else self._coordinates(name, z)
         return self.ansatz.fields(flat, x)[name].reshape(*z.shape[:-1], -1)
+
+    def field_points(self, name: str) -> NDArray[np.float64]:
+        """The grid along the coordinate of a field, (n_grid, 1)."""
+        self._check_field(name)
+        if name not in self.along:
+            raise InputError(
+                f"{name!r} is one number: there is nothing to draw. See inverse(u).mean"
+            )
+        x: NDArray[np.float64] = self.axes[self.box.names.index(self.along[name])].numpy()
+        return x[:, None]
 
     def inferred(self, z: Tensor) -> Tensor:
         """The first field if it varies, else all of z."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import broadcast_batch, check_kind
@@ -22,6 +22,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace
+from pddlvm.fem.where import Patch
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
@@ -33,6 +34,7 @@ from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.newton import ReferenceSolver
 from pddlvm.weak.parts import loose_parts
+from pddlvm.weak.sensitivities import ElementSensitivities
 from pddlvm.weak.terms import Term
 
 __all__ = ["Problem"]
@@ -207,6 +209,9 @@ class Problem(ParametricProblem):
         """
         return self.solver.solve_with_factors(z) if self.affine is None else self.affine.solve(z)
 
+    def sensitivities(self) -> ElementSensitivities:  # noqa: D102
+        return ElementSensitivities(self._exact, self.affine, self.solve_with_factors)
+
     @cached_property
     def solver(self) -> ReferenceSolver:
         """The reference solver: Newton's method, float64."""
@@ -262,9 +267,20 @@ class Problem(ParametricProblem):
         values: Tensor = field(z.double().cpu()[..., self.prior.slices[name]]).to(z)
         return values
 
+    def field_points(self, name: str) -> NDArray[np.float64]:
+        """The cell centroids, (n_cells, dim)."""
+        self._check_field(name)
+        return self.space.centroids.x
+
     def inferred(self, z: Tensor) -> Tensor:
         """The first parameter field."""
         return self.field_values(z, next(iter(self.random_fields)))
+
+    def gradients(self, points: "ArrayLike | Tensor") -> sp.csr_matrix:  # noqa: D102
+        return self.space.evaluation(self.as_points(points), gradient=True)
+
+    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:  # noqa: D102
+        return self.space.averages(patches)
 
     def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
         return self.space.evaluation(points)
