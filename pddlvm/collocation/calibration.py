@@ -20,6 +20,7 @@ from pddlvm.collocation.error_field import ERROR_MODES, finer_nodes
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.references import References
 from pddlvm.galerkin.gauss_newton import inverse_features
+from pddlvm.latent.rows import Rows
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.nearby import nearby_error
@@ -156,7 +157,7 @@ def _calibrate_inverse(model: CollocationMaps, seed: int) -> None:
     with torch.no_grad(), seeded(seed, like.device):
         for start in range(0, len(xi), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            u = model.sample_fields(xi[rows], z[rows])
+            u = model.sample_fields(xi[rows], z[rows], Rows.given(len(xi[rows])))
             found.append(model.neural_inverse(u, xi[rows] * known[rows], known[rows]))
     mean, log_variance = (torch.cat(parts) for parts in zip(*found, strict=True))
     features, base = inverse_features(mean, log_variance, None, known)

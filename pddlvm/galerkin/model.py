@@ -37,6 +37,7 @@ from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.rows import Rows
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
@@ -129,9 +130,9 @@ class GalerkinMaps(LatentModel):
         """Both maps at once, by the whole ELBO."""
         elbo = AntitheticELBO()
 
-        def loss(batch: int, generator: torch.Generator) -> Tensor:
-            total = elbo.differentiable_loss(self.model, self.guide, batch, generator)
-            return total / batch
+        def loss(rows: Rows, generator: torch.Generator) -> Tensor:
+            total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
+            return total / rows.total
 
         return (Stage("both maps", 1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
 
