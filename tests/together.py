@@ -83,20 +83,20 @@ def collocation() -> pddlvm.LatentVariableModel:
 def trained(model: pddlvm.LatentVariableModel, **options) -> dict:
     rows: list[dict] = []
     options = {"max_steps": N_STEPS, "batch_size": BATCH, "calibrate": False, **options}
-    result = pddlvm.train(model, record=rows.append, **options)
+    result = pddlvm.train(model, record=rows.append, **{"device": "cpu", **options})
     elbo = [row["elbo"] for row in result.history]
     weights = hashlib.sha256()
     for value in model.state_dict().values():
-        weights.update(value.numpy().tobytes())
+        weights.update(value.cpu().numpy().tobytes())
     found = {"n_steps": result.n_steps, "elbo": elbo, "n_recorded": len(rows)}
     return {**found, "weights": weights.hexdigest()}
 
 
-def alone(make: Callable[[], pddlvm.LatentVariableModel]) -> dict:
+def alone(make: Callable[[], pddlvm.LatentVariableModel], **options) -> dict:
     """As if torchrun were not there."""
     with patch.dict(os.environ):
         del os.environ["TORCHELASTIC_RUN_ID"]
-        return trained(make())
+        return trained(make(), **options)
 
 
 def timed() -> dict:
@@ -150,6 +150,11 @@ def own_group(folder: Path) -> dict:
     dist.all_reduce(total)
     dist.destroy_process_group()
     return {"together": found, "alone": alone(galerkin), "total": float(total)}
+
+
+def gpus(folder: Path) -> dict:
+    own = {"device": f"cuda:{RANK}"}
+    return {"together": trained(galerkin(), device="auto"), "alone": alone(galerkin, **own)}
 
 
 def death(folder: Path) -> dict:

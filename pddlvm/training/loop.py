@@ -223,7 +223,9 @@ class _Clock:
         return time.perf_counter() - self.start
 
     def fraction(self, step: int) -> float:
-        return self.ranks.of_first(self.budget.spent(self.seconds, step))
+        spent = self.budget.spent(self.seconds, step)
+        # Steps are counted alike everywhere.
+        return spent if math.isinf(self.budget.seconds) else self.ranks.of_first(spent)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pddlvm
+from pddlvm.training.devices import usable_device
 from pddlvm.training.ranks import Ranks
 from problems import poisson
 
@@ -112,6 +113,13 @@ def test_a_group_of_the_user_is_used_and_left(tmp_path):
         assert found["total"] == 2
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_devices_train_as_one(tmp_path):
+    for found in both("gpus", tmp_path):
+        check_as_alone(found["together"], found["alone"])
+
+
 @pytest.mark.slow
 def test_the_death_of_one_ends_both(tmp_path):
     start = time.perf_counter()
@@ -124,7 +132,8 @@ def test_the_death_of_one_ends_both(tmp_path):
 @pytest.mark.slow
 def test_the_program_under_torchrun(tmp_path):
     run = tmp_path / "run"
-    options = ["poisson-1d", "--set", "n=16", "--max-steps", "50", "--json", "--out", str(run)]
+    options = ["poisson-1d", "--set", "n=16", "--max-steps", "50", "--json", "--device", "cpu"]
+    options += ["--out", str(run)]
     done = torchrun("-m", "pddlvm", "train", *options)
     assert done.returncode == 0, done.stderr
     # One answer, that of the first process.
@@ -143,3 +152,10 @@ def test_a_single_process_exchanges_nothing():
         assert ranks.is_first and ranks.agree(3.0) == [3.0] and ranks.broadcast("a") == "a"
         assert len(ranks.rows(5)) == 5
     assert torch.equal(gradient, torch.ones(2))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_process_without_its_device_says_so():
+    assert usable_device("auto", local=1) == torch.device("cpu")
+    with pytest.raises(pddlvm.InputError, match="cannot be used here"):
+        usable_device("cuda", local=1)
