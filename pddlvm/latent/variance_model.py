@@ -13,9 +13,10 @@ shifts, the likelihood of w is convex and depends on the errors only through one
     q_s = sum_j a_j e_sj^2 exp(-base_sj - shift_j)
     log p_s = -log(1 + q_s exp(-2 w . phi_s)) - w . phi_s
 
-Numbers that stand for themselves have equal a_j. Where the components are parts of one field, a_j is
-the share of j in its mean square: w says how the size of the field varies, and not how its many small
-parts do, which may grow faster. In the end the shifts make the variances the mean squares of the errors.
+Numbers that stand for themselves have equal a_j. Where the components are parts of one field, a_j
+is the share of j in its mean square: w says how the size of the field varies, and not how its many
+small parts do, which may grow faster. In the end the shifts make the variances the mean squares of
+the errors.
 """
 
 import torch
