@@ -3,7 +3,7 @@
 See `pddlvm.latent.core` for the probabilistic program.
 """
 
-from functools import cache
+from functools import cache, cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -40,6 +40,7 @@ from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
+from pddlvm.reduced.interpolated import interpolated
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
@@ -47,6 +48,8 @@ from pddlvm.weak.problem import Problem
 __all__ = ["GalerkinMaps"]
 
 Objective = Literal["detached", "coupled"]
+
+_N_FEW = 4
 
 _ADVICE = (
     "where u is measured, interpolated or rounded give noise_std; where it is a solution of this "
@@ -322,6 +325,14 @@ class GalerkinMaps(LatentModel):
     def exact(self) -> ReducedModel:
         """The reduced model in float64 on the CPU."""
         return self._float64[0]
+
+    @cached_property
+    def interpolated(self) -> ReducedModel:
+        """The same, linear terms as sums of few operators: for many z."""
+        few, reduction = slice(_N_FEW), self.reduction
+        return interpolated(
+            self.exact, reduction.c[few] / reduction.units.energy**0.5, reduction.xi[few]
+        )
 
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units

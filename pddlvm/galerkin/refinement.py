@@ -27,7 +27,7 @@ __all__ = [
     "Refined",
     "check_converged",
     "correct",
-    "correct_and_stiffness",
+    "correct_and_tangent",
     "nearly_exact",
     "refine",
 ]
@@ -73,20 +73,20 @@ def correct(
     The residual decides the accuracy: it is the full one in float64, of `exact`. The stiffness may
     be rounded, of `reduced`.
     """
-    return correct_and_stiffness(exact, reduced, c, z, n_steps)[0]
+    return correct_and_tangent(exact, reduced, c, z, n_steps)[0]
 
 
-def correct_and_stiffness(
+def correct_and_tangent(
     exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """`correct` in at least one step, and the stiffness of the last one."""
+    """`correct` in at least one step, and V^T K (V, L) of the last one."""
     representation = exact.representation
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
-    z64, fine = z.detach().double().cpu(), c.double().cpu()
+    z64, fine, m = z.detach().double().cpu(), c.double().cpu(), reduced.n_modes
     for _ in range(n_steps):
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
-        k = reduced.stiffness(fine.to(c), z).double().cpu()
-        fine = fine - torch.linalg.solve_ex(k, r[..., None]).result[..., 0]
+        k = reduced.tangent(fine.to(c), z).double().cpu()
+        fine = fine - torch.linalg.solve_ex(k[..., :m], r[..., None]).result[..., 0]
     return fine.to(c.device), k
 
 
