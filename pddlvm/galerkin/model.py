@@ -167,6 +167,10 @@ class GalerkinMaps(LatentModel):
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         check_corrections(corrections)
+        return self.forward_of(z, corrections)
+
+    def forward_of(self, z: Tensor, corrections: int, corrected: Tensor | None = None) -> Forward:
+        """`forward`, where the corrected coefficients (batch, n_modes) may be known."""
         with torch.no_grad():
             like = self.sigma_residual
             # Standardised before it is rounded: the prior may be narrow and far from zero.
@@ -174,7 +178,9 @@ class GalerkinMaps(LatentModel):
             flat_z = flat_z.reshape(-1, z.shape[-1])
             flat = self.problem.prior.standardise(flat_z).to(like)
             c, log_variance = self.forward_map(flat)
-            if corrections:
+            if corrected is not None:
+                c = corrected.to(like.device)
+            elif corrections:
                 c = correct(self.exact, self.reduced, c, flat_z, corrections)
             check_predictions(c, flat)
             # Corrections are exact to more digits than the matrices of the map.

@@ -12,6 +12,7 @@ the nearest of a few reference operators, and the correction is multiplicative:
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from pddlvm.weak.discretisation import Discretisation
 
 __all__ = [
     "Refined",
+    "Tangent",
     "check_converged",
     "correct",
     "correct_and_tangent",
@@ -63,6 +65,31 @@ class Refined:
         return Refined(*(x.to(z.device) for x in shown))
 
 
+@dataclass(frozen=True)
+class Tangent:
+    """K of a batch in the reduced basis.
+
+    Attributes:
+        k: V^T K (V, L), (batch, n_modes, n_columns).
+    """
+
+    k: Tensor
+
+    @property
+    def of_lift(self) -> Tensor:
+        """V^T K L, (batch, n_modes, n_lifts)."""
+        return self.k[..., self.k.shape[1] :]
+
+    def solve(self, b: Tensor) -> Tensor:
+        """(V^T K V)^{-1} b, (batch, n_modes, j); not finite where it is singular."""
+        return torch.linalg.lu_solve(*self._factors, b)
+
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        lu, pivots, _ = torch.linalg.lu_factor_ex(self.k[..., : self.k.shape[1]])
+        return lu, pivots
+
+
 def correct(
     exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
 ) -> Tensor:
@@ -78,15 +105,15 @@ def correct(
 
 def correct_and_tangent(
     exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
-) -> tuple[Tensor, Tensor]:
-    """`correct` in at least one step, and V^T K (V, L) of the last one."""
+) -> tuple[Tensor, Tangent]:
+    """`correct` in at least one step, and K of the last one."""
     representation = exact.representation
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
-    z64, fine, m = z.detach().double().cpu(), c.double().cpu(), reduced.n_modes
+    z64, fine = z.detach().double().cpu(), c.double().cpu()
     for _ in range(n_steps):
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
-        k = reduced.tangent(fine.to(c), z).double().cpu()
-        fine = fine - torch.linalg.solve_ex(k[..., :m], r[..., None]).result[..., 0]
+        k = Tangent(reduced.tangent(fine.to(c), z).double().cpu())
+        fine = fine - k.solve(r[..., None])[..., 0]
     return fine.to(c.device), k
 
 

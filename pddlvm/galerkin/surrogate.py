@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from pddlvm.galerkin.model import GalerkinMaps
-from pddlvm.galerkin.refinement import correct_and_tangent
+from pddlvm.galerkin.refinement import Tangent, correct_and_tangent
+from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.surrogate import ModelSurrogate, Surrogate
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.reduced.residual import ReducedModel
@@ -29,7 +30,7 @@ from pddlvm.sensors.observation import LinearObservation, Observation
 __all__ = ["GalerkinSurrogate"]
 
 _ROUND_OFF = 1e-12
-_CHUNK = 128
+_CHUNK = 256
 """Predictions that are made at once: matrices of more leave the caches."""
 
 
@@ -52,22 +53,22 @@ class _InBasis(ModelSurrogate):
             self._rows = torch.from_numpy(observation.matrix @ basis.numpy())
 
     @abstractmethod
-    def coefficients(self, xi: Tensor) -> tuple[Tensor, Tensor | None]:
+    def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:
         """c, and V^T K (V, L) where c solves the reduced problem."""
 
     @abstractmethod
-    def slope(self, xi: Tensor, c: Tensor, k: Tensor | None, of_lift: Tensor) -> Tensor:
+    def slope(self, xi: Tensor, c: Tensor, k: Tangent | None, of_lift: Tensor) -> Tensor:
         """dc/dxi, (batch, n_modes, d), with that of (1, b), (batch, n_lifts, d)."""
 
-    def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, xi: Tensor) -> Tensor:
         parts = [self._augmented(part, self.coefficients(part)[0]) for part in xi.split(_CHUNK)]
         return self._data(torch.cat(parts))
 
-    def predict(self, xi: Tensor) -> Tensor:  # noqa: D102
+    def predict(self, xi: Tensor) -> Tensor:
         c = self.model.forward_map(xi.to(self.model.sigma_residual))[0].double().cpu()
         return self._data(self._augmented(xi, c))
 
-    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         parts = [self._linearised(part) for part in xi.split(_CHUNK)]
         data, slope = (torch.cat(part) for part in zip(*parts, strict=True))
         return data, slope
@@ -93,23 +94,21 @@ class _InBasis(ModelSurrogate):
         return self.observation.apply(a @ self.model.exact.representation.basis.T)
 
     def _augmented(self, xi: Tensor, c: Tensor) -> Tensor:
-        return self._reduced.augment(c, self.prior.unstandardise(xi))
+        return self.model.exact.augment(c, self.prior.unstandardise(xi))
 
     @property
     def _reduced(self) -> ReducedModel:
         return self.model.interpolated
 
-    def _implicit(self, xi: Tensor, c: Tensor, k: Tensor, of_lift: Tensor) -> Tensor:
+    def _implicit(self, xi: Tensor, c: Tensor, k: Tangent, of_lift: Tensor) -> Tensor:
         """dc/dxi of the reduced solution, (batch, n_modes, d)."""
         with torch.enable_grad():
             at = xi.detach().requires_grad_()
             z = self.prior.unstandardise(at)
             # Each parameter is a function of its own coordinate.
             (unit,) = torch.autograd.grad(z.sum(), at)
-        m = c.shape[1]
-        slope = self._reduced.slope(c, z.detach()) * unit[:, None]
-        slope = slope + k[..., m:] @ of_lift
-        return -torch.linalg.solve_ex(k[..., :m], slope).result
+        slope = self._reduced.slope(c, z.detach()) * unit[:, None] + k.of_lift @ of_lift
+        return -k.solve(slope)
 
 
 class GalerkinSurrogate(_InBasis):
@@ -136,7 +135,13 @@ class GalerkinSurrogate(_InBasis):
             return _Interpolated(self.model, self.observation)
         return self.uncorrected()
 
-    def coefficients(self, xi: Tensor) -> tuple[Tensor, Tensor | None]:  # noqa: D102
+    def forward(self, z: Tensor) -> Prediction:  # noqa: D102
+        parts = self.prior.standardise(z).split(_CHUNK)
+        c = torch.cat([self.coefficients(part)[0] for part in parts])
+        found: Prediction = self.model.forward_of(z, self.corrections, c)
+        return found
+
+    def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:  # noqa: D102
         with torch.no_grad():
             c = self._forward_map(xi)[0]
             if not self.corrections:
@@ -145,12 +150,12 @@ class GalerkinSurrogate(_InBasis):
             return correct_and_tangent(exact, self._reduced, c, z, self.corrections)
 
     def slope(  # noqa: D102
-        self, xi: Tensor, c: Tensor, k: Tensor | None, of_lift: Tensor
+        self, xi: Tensor, c: Tensor, k: Tangent | None, of_lift: Tensor
     ) -> Tensor:
         if k is None:
             return linearise(lambda at: self._forward_map(at)[0], xi)[1]
         if not self._is_linear:
-            k = self._reduced.tangent(c, self.prior.unstandardise(xi))
+            k = Tangent(self._reduced.tangent(c, self.prior.unstandardise(xi)))
         return self._implicit(xi, c, k, of_lift)
 
     @cached_property
@@ -168,15 +173,16 @@ class GalerkinSurrogate(_InBasis):
 class _Interpolated(_InBasis):
     """Solutions of a problem that is a sum of few operators, in the reduced basis."""
 
-    def coefficients(self, xi: Tensor) -> tuple[Tensor, Tensor | None]:  # noqa: D102
+    def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:
         z = self.prior.unstandardise(xi)
         zero = xi.new_zeros(len(xi), self._reduced.n_modes)
-        k = self._reduced.tangent(zero, z)
-        r = self._reduced.residual(zero, z)
-        return -torch.linalg.solve_ex(k[..., : zero.shape[1]], r).result, k
+        k = Tangent(self._reduced.tangent(zero, z))
+        lift = self._reduced.augment(zero, z)[:, zero.shape[1] :, None]
+        r = (k.of_lift @ lift)[..., 0] + self._reduced.load(z)
+        return -k.solve(r[..., None])[..., 0], k
 
-    def slope(  # noqa: D102
-        self, xi: Tensor, c: Tensor, k: Tensor | None, of_lift: Tensor
+    def slope(
+        self, xi: Tensor, c: Tensor, k: Tangent | None, of_lift: Tensor
     ) -> Tensor:
         assert k is not None
         return self._implicit(xi, c, k, of_lift)

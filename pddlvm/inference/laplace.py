@@ -18,38 +18,35 @@ send the iteration out of all numbers: it stays within 12 standard deviations of
 parameters that it pushes against the edge are held.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import ConvergenceError
+from pddlvm.inference.basins import explore, explore_roughly
+from pddlvm.inference.climb import (
+    STUCK_DECREMENT,
+    Points,
+    moved,
+    newton_system,
+    points,
+    solve,
+    spread,
+)
 from pddlvm.inference.density import Density
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.modes import distinct, objective
+from pddlvm.inference.modes import distinct, value_at
 from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.linalg.low_rank import LowRank
-from pddlvm.linalg.precision import Precision
-from pddlvm.parameters.space import ParameterSpace
-from pddlvm.sampling.coordinates import FAR, Coordinates
+from pddlvm.sampling.coordinates import Coordinates
 
 __all__ = ["Laplace", "laplace"]
 
-_MAX_ITERATIONS, _MAX_MOVES = 50, 5
+_MAX_MOVES = 5
 _DECREMENT = 1e-4
-_ROUGH_DECREMENT = 0.1
 """Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
-_NO_BETTER = 1e6
-"""Damping at which nothing better is near."""
-STUCK_DECREMENT = 1e-2
-"""That up to which a search without a better step has arrived: at a tenth of a deviation."""
-_ROUNDED = 1e-12
-"""Part of an objective that is rounding."""
-_DAMPING = 1e-3
 _TINY = 1e-12
 _HOPELESS, _LEAST_MASS = 50.0, 0.01
 """Log densities below the best, and the mass, with which a maximum does not count as a mode."""
@@ -124,30 +121,30 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     plain = Coordinates.plain(prior)
     if start is None:
         start = torch.zeros(len(y), 1, prior.size, dtype=y.dtype)
-    is_new = torch.ones(start.shape[:2], dtype=torch.bool)
+    asked = torch.ones(start.shape[:2], dtype=torch.bool)
     if surrogate.corrections:
-        start, is_new, before = _rough(surrogate, y, start)
-    of = is_new.nonzero()[:, 0]
-    found = maximise(surrogate, y[of], start[is_new], _DECREMENT)
-    at, converged = found.at, found.converged
+        start, asked, before = explore_roughly(surrogate, y, start)
+    searched = explore(surrogate, y, start, asked, _DECREMENT)
+    kept, found = searched.kept, searched.found
+    at, converged, of = found.at, found.converged, kept.nonzero()[:, 0]
     # Numbers of the searches of each data set; one that was not made has no density.
-    index = is_new.flatten().cumsum(0).reshape(is_new.shape) - 1
-    value = torch.where(is_new, at.value[index], -torch.inf)
+    index = (kept.flatten().cumsum(0).reshape(kept.shape) - 1).clamp(min=0)
+    value = torch.where(kept, at.value[index], -torch.inf)
     best = value.amax(1, keepdim=True)
     is_good = (value == best) | (converged[index] & (value > best - _HOPELESS))
     factor = spread(surrogate, y[of], at)
     value = torch.where(is_good, value, -torch.inf)
-    is_mode = distinct(at.eta[index], value, factor[index], partial(_value_at, surrogate, y))
+    is_mode = distinct(at.eta[index], value, factor[index], partial(value_at, surrogate, y))
     modes, of = index[is_mode], is_mode.nonzero()[:, 0]
     error = surrogate.error(plain.xi_of(at.eta[modes]))
-    moved, is_near = _with_errors(surrogate, y[of], at.of(modes), error)
-    at = at.with_rows(modes, moved)
+    better, is_near = _with_errors(surrogate, y[of], at.of(modes), error)
+    at = at.with_rows(modes, better)
     # Where the error hides what stopped the search, that has arrived.
     converged[modes] |= is_near
-    factor[modes] = spread(surrogate, y[of], moved, error)
+    factor[modes] = spread(surrogate, y[of], better, error)
     masses = is_mode.to(y)
     if len(modes) > len(y):
-        evidence = _log_evidence(surrogate, y[of], moved, error, factor[modes])
+        evidence = _log_evidence(surrogate, y[of], better, error, factor[modes])
         masses = masses.log().masked_scatter(is_mode, evidence).softmax(1)
         masses = torch.where(masses > _LEAST_MASS, masses, 0.0)
         masses = masses / masses.sum(1, keepdim=True)
@@ -212,5 +209,3 @@ def _with_errors(
         if not len(rows):
             break
     return at, decrement < STUCK_DECREMENT
-
-

@@ -5,6 +5,7 @@ pointwise physics at a few hundred cells with non-negative weights. Coefficients
 residuals have no units (`Representation`); the physics has, and is evaluated in float64.
 """
 
+from functools import reduce
 from typing import cast
 
 import torch
@@ -85,9 +86,16 @@ class ReducedModel(nn.Module):
         parts = []
         for part, z_part in zip(a.split(chunk), z.split(chunk), strict=True):
             blocks = self.prior.split(z_part.double())
-            total = torch.stack([stiffness_of(t, part, blocks) for t in self.terms]).sum(0)
+            total = reduce(torch.add, [stiffness_of(t, part, blocks) for t in self.terms])
             parts.append(total[:, : self.n_modes])
         return torch.cat(parts)
+
+    def load(self, z: Tensor) -> Tensor:
+        """V^T r at u = 0, (batch, n_modes), of a model that is affine."""
+        a, blocks = z.new_zeros(len(z), 1), self.prior.split(z)
+        return reduce(
+            torch.add, [t.load(a, blocks) for t in self.terms if isinstance(t, AffineTerm)]
+        )[:, : self.n_modes]
 
     def slope(self, c: Tensor, z: Tensor) -> Tensor:
         """d (V^T r) / dz where (c, 1, b) is held, (batch, n_modes, d)."""

@@ -85,11 +85,11 @@ class AffineTerm(nn.Module):
 
     def energy(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """1/2 a^T K a + g . a, (batch,)."""
-        return (a * (0.5 * self._times(a, z) + self._load(a, z))).sum(-1)
+        return (a * (0.5 * self._times(a, z) + self.load(a, z))).sum(-1)
 
     def residual(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """K a + g, (batch, n_columns)."""
-        return self._times(a, z) + self._load(a, z)
+        return self._times(a, z) + self.load(a, z)
 
     def stiffness(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """K(z), (batch, n_columns, n_columns)."""
@@ -99,23 +99,25 @@ class AffineTerm(nn.Module):
         return torch.einsum("bq,qij->bij", weights, self.k)
 
     def slope(self, a: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """d residual / d z of each field that is read, (batch, n_columns, size)."""
-        rank, n = len(self.tangent_entry), self.k.shape[-1]
+        """d residual / d z of each field that is read, (batch, n_columns, size), float64.
+
+        sum_q dtheta_q K_q a + sum_p dphi_p g_p, where each coefficient reads the fields at its
+        point alone: dtheta_q / dz_j is its derivative by the latent field there, times psi_j.
+        """
         if self.is_constant:
             return {}
+        rank, n = len(self.tangent_entry), self.k.shape[-1]
 
         def coefficients(latents: dict[str, Tensor]) -> Tensor:
             return torch.cat([self._theta(latents, len(a)), self._phi(latents, len(a))], dim=-1)
 
-        # K_q a and g_p, (batch, rank, n_columns).
         parts = (a @ self.k.reshape(rank * n, n).T).unflatten(-1, (rank, n))
-        parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1)
-        unit, found = torch.cat([self.k_unit, self.g_unit]), {}
-        for name, slope in self.magic.by_latents(coefficients, z).items():
-            # Each coefficient reads the fields at its point alone.
-            weighted = (slope * unit).to(parts)[..., None] * parts
-            found[name] = weighted.mT @ self.magic.fields[name].shapes.to(parts)
-        return found
+        parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
+        unit = torch.cat([self.k_unit, self.g_unit])
+        return {
+            name: ((slope * unit)[..., None] * parts).mT @ self.magic.fields[name].shapes
+            for name, slope in self.magic.by_latents(coefficients, z).items()
+        }
 
     def theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the matrices, (batch, rank), float64."""
@@ -149,7 +151,8 @@ class AffineTerm(nn.Module):
             return a @ self.k[0]
         return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
 
-    def _load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+    def load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """g(z), (batch, n_columns)."""
         if self.is_constant:
             return self.g
         return (self.phi(a, z) * self.g_unit).to(self.g) @ self.g
