@@ -181,8 +181,6 @@ class _Interpolated(_InBasis):
         r = (k.of_lift @ lift)[..., 0] + self._reduced.load(z)
         return -k.solve(r[..., None])[..., 0], k
 
-    def slope(
-        self, xi: Tensor, c: Tensor, k: Tangent | None, of_lift: Tensor
-    ) -> Tensor:
+    def slope(self, xi: Tensor, c: Tensor, k: Tangent | None, of_lift: Tensor) -> Tensor:
         assert k is not None
         return self._implicit(xi, c, k, of_lift)

@@ -124,9 +124,7 @@ def explore_roughly(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Ten
     return start.masked_scatter(kept[..., None], eta), new, found.iterations
 
 
-def _checked(
-    surrogate: Surrogate, y: Tensor, eta: Tensor, rough: Tensor
-) -> tuple[Tensor, Tensor]:
+def _checked(surrogate: Surrogate, y: Tensor, eta: Tensor, rough: Tensor) -> tuple[Tensor, Tensor]:
     """Does the noise hide the correction of data there, and the corrected log density, (batch,)."""
     xi, index = Coordinates.plain(surrogate.prior).xi_of(eta).unique(dim=0, return_inverse=True)
     # Many searches begin at the same places.

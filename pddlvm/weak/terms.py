@@ -198,7 +198,11 @@ class TermEvaluator(nn.Module):
 
     def tangents(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * d flux/de at the points, (batch, n_points, s, s)."""
-        derivative, e = jacrev(self.term.flux), self.strains(u)
+        return self.tangents_of(self.strains(u), z)
+
+    def tangents_of(self, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """The same from strains."""
+        derivative = jacrev(self.term.flux)
         part = max(1, _IN_CACHE // max(1, len(e)))
         part_or_all = part if part < e.shape[-2] else None
         values = self._values(e, z)
