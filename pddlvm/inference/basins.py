@@ -20,7 +20,7 @@ from pddlvm.inference.modes import VALLEY, distinct, objective, value_at
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["Explored", "explore", "explore_roughly"]
+__all__ = ["Explored", "explore", "explore_roughly", "points_of"]
 
 _ROUGH_DECREMENT = 0.1
 _WAY = torch.linspace(0, 1, 17, dtype=torch.float64)[1:-1, None, None]
@@ -42,19 +42,18 @@ class Explored:
 
 
 def explore(
-    surrogate: Surrogate, y: Tensor, start: Tensor, asked: Tensor, tolerance: float
+    surrogate: Surrogate, y: Tensor, at: Points, asked: Tensor, tolerance: float
 ) -> Explored:
     """Maxima of searches from those of the starts that are not in the basin of a better one's.
 
     Args:
         surrogate: predicts the data.
         y: (batch, n), float64; NaN where nothing was measured.
-        start: (batch, n_starts, d).
-        asked: starts to be considered, one of each data set at least, (batch, n_starts).
+        at: the points of starts, in the order of those that are asked.
+        asked: whose they are, one of each data set at least, (batch, n_starts).
         tolerance: squared Newton decrement at which a search ends.
     """
     of = asked.nonzero()[:, 0]
-    at = points(surrogate, start[asked], partial(objective, surrogate, y[of]))
     value = torch.full(asked.shape, -torch.inf, dtype=y.dtype).masked_scatter(asked, at.value)
     # Of starts outside of all predictions the first one.
     value = torch.where(asked & ~torch.isfinite(value), -torch.finfo(y.dtype).max, value)
@@ -80,8 +79,14 @@ def _climbs(surrogate: Surrogate, y: Tensor, start: Points, end: Points) -> Tens
     return (value[1:] >= value.cummax(0).values[:-1] - VALLEY).all(0)
 
 
-def explore_roughly(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Searches on a rough surrogate: ends like `start`, which differ, and iterations.
+def points_of(surrogate: Surrogate, y: Tensor, start: Tensor, asked: Tensor) -> Points:
+    """Those of starts (batch, n_starts, d) that are asked."""
+    of = asked.nonzero()[:, 0]
+    return points(surrogate, start[asked], partial(objective, surrogate, y[of]))
+
+
+def explore_roughly(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Points, Tensor, int]:
+    """Searches on a rough surrogate: corrected points at their ends, of which starts, iterations.
 
     One that meets predictions which the noise cannot hide from their correction may have crossed
     into the basin of another maximum: the search begins again at its start, and so do those that
@@ -89,11 +94,13 @@ def explore_roughly(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Ten
     asked.
     """
     rough, every = surrogate.rough(), torch.ones(start.shape[:2], dtype=torch.bool)
-    searched = explore(rough, y, start, every, _ROUGH_DECREMENT)
+    searched = explore(rough, y, points_of(rough, y, start, every), every, _ROUGH_DECREMENT)
     kept, found = searched.kept, searched.found
     of = kept.nonzero()[:, 0]
     rows, flat, eta = y[of], start[kept], found.at.eta
-    is_hidden, before = _checked(surrogate, rows, flat, searched.start.data)
+    data = _mean(surrogate, flat)
+    before = objective(surrogate, rows, flat, data)
+    is_hidden = _is_hidden(surrogate, rows, searched.start.data - data)
     factor = torch.eye(start.shape[-1], dtype=y.dtype).repeat(*kept.shape, 1, 1)
     factor[kept] = spread(surrogate, rows, found.at)
 
@@ -103,32 +110,45 @@ def explore_roughly(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Ten
         values = torch.full(kept.shape, -torch.inf, dtype=y.dtype).masked_scatter(kept, value)
         return distinct(places, values, factor, partial(value_at, rough, y))[kept]
 
-    after, is_good = torch.full_like(before, -torch.inf), is_hidden.clone()
+    ends, is_good = found.at, is_hidden.clone()
     is_asked = torch.zeros_like(is_hidden)
     asked = modes(eta, torch.where(is_hidden, found.at.value, -torch.inf))
     while asked.any():
-        is_fine, after[asked] = _checked(surrogate, rows[asked], eta[asked], found.at.data[asked])
-        is_good[asked] &= is_fine & (after[asked] >= before[asked])
+        log_density = partial(objective, surrogate, rows[asked])
+        new = points(surrogate, eta[asked], log_density)
+        ends = ends.with_rows(asked.nonzero()[:, 0], new)
+        is_fine = _is_hidden(surrogate, rows[asked], found.at.data[asked] - new.data)
+        is_good[asked] &= is_fine & (new.value >= before[asked])
         # Then all of the data sets of one that is not.
         lost = torch.zeros(len(y), dtype=torch.bool)
         lost[of[is_hidden & ~is_good]] = True
         is_asked = is_asked | asked
         asked = lost[of] & is_hidden & ~is_asked
+    is_known = is_good & is_asked
+    value = torch.where(is_known, ends.value, torch.where(is_good, -torch.inf, before))
     eta = torch.where(is_good[:, None], eta, flat)
-    is_new = modes(eta, torch.where(is_good, after, before)) | ~is_good
+    is_new = modes(eta, value) | ~is_good
     new = torch.zeros_like(kept).masked_scatter(kept, is_new)
     lost = torch.zeros(len(y), dtype=torch.bool)
     lost[of[~is_good]] = True
     new |= lost[:, None] & ~kept
     new[:, 0] |= ~new.any(1)
-    return start.masked_scatter(kept[..., None], eta), new, found.iterations
+    known = torch.zeros_like(kept).masked_scatter(kept, is_known & is_new)
+    at, unknown = ends.of(is_known & is_new), new & ~known
+    if unknown.any():
+        start = start.masked_scatter(kept[..., None], eta)
+        order = torch.cat([known.flatten().nonzero(), unknown.flatten().nonzero()])[:, 0].argsort()
+        at = at.joined(points_of(surrogate, y, start, unknown)).of(order)
+    return at, new, found.iterations
 
 
-def _checked(surrogate: Surrogate, y: Tensor, eta: Tensor, rough: Tensor) -> tuple[Tensor, Tensor]:
-    """Does the noise hide the correction of data there, and the corrected log density, (batch,)."""
+def _mean(surrogate: Surrogate, eta: Tensor) -> Tensor:
+    """Predicted data: many searches begin at the same places."""
     xi, index = Coordinates.plain(surrogate.prior).xi_of(eta).unique(dim=0, return_inverse=True)
-    # Many searches begin at the same places.
-    data, seen = surrogate.mean(xi)[index], ~torch.isnan(y)
-    error = torch.where(seen, rough - data, y)
-    is_hidden = surrogate.observation.noise.square(error) <= seen.sum(-1)
-    return is_hidden, objective(surrogate, y, eta, data)
+    return surrogate.mean(xi)[index]
+
+
+def _is_hidden(surrogate: Surrogate, y: Tensor, error: Tensor) -> Tensor:
+    """Does the noise hide an error of predicted data? (batch,)."""
+    seen = ~torch.isnan(y)
+    return surrogate.observation.noise.square(torch.where(seen, error, y)) <= seen.sum(-1)

@@ -2,7 +2,8 @@
 
     (J^T P J + D + mu I) step = J^T P (y - h) + d log p(eta) / deta,   D the curvature of the prior
 
-mu falls where a step helps and grows where it does not; all data sets iterate together. Data that
+mu falls where a step helps and grows where it does not; all data sets iterate together. The last
+step is so small that h is linear along it, and costs no prediction. Data that
 contradict the model would send the iteration out of all numbers: it stays within 12 standard
 deviations of the prior, where parameters that it pushes against the edge are held.
 """
@@ -59,6 +60,11 @@ class Points:
         """Some of them."""
         return Points(*(part[rows] for part in vars(self).values()))
 
+    def linear(self, eta: Tensor, log_density: Callable[[Tensor, Tensor], Tensor]) -> "Points":
+        """Those close by, by the derivatives here."""
+        data = self.data + (self.jacobian @ (eta - self.eta)[..., None])[..., 0]
+        return Points(eta, data, self.jacobian, log_density(eta, data))
+
     def joined(self, other: "Points") -> "Points":
         """These and others."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -113,19 +119,33 @@ def maximise(surrogate: Surrogate, y: Tensor, at: Points, tolerance: float) -> M
     for iterations in count(1):
         here, data = at.of(rows), y[rows]
         hessian, gradient = newton_system(prior, here, data, precision(data - here.data))
-        decrement = (gradient * solve(hessian, gradient)).sum(-1)
+        newton = solve(hessian, gradient)
+        decrement = (gradient * newton).sum(-1)
+        is_last = decrement < tolerance
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         step = solve(hessian + damping * scale * identity, gradient)
         # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
-        log_density = partial(objective, surrogate, data)
-        here, better = here.or_better(points(surrogate, moved(here.eta, step), log_density))
+        better = torch.zeros_like(is_last)
+        last, others = is_last.nonzero()[:, 0], (~is_last).nonzero()[:, 0]
+        if len(last):
+            log_density = partial(objective, surrogate, data[last])
+            there, better[last] = here.of(last).or_better(
+                here.of(last).linear(moved(here.eta, newton)[last], log_density)
+            )
+            here = here.with_rows(last, there)
+        if len(others):
+            log_density = partial(objective, surrogate, data[others])
+            there, better[others] = here.of(others).or_better(
+                points(surrogate, moved(here.eta, step)[others], log_density)
+            )
+            here = here.with_rows(others, there)
         at = at.with_rows(rows, here)
         damping = torch.where(better[:, None, None], 0.1 * damping, 10.0 * damping)
         # A step that no damping makes better has reached the accuracy of the surrogate.
         is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
         # Stuck, or slow along a curved valley, but there.
         is_near[rows] = decrement < STUCK_DECREMENT + _ROUNDED * here.value.abs()
-        goes_on = ~((decrement < tolerance) | is_stuck)
+        goes_on = ~(is_last | is_stuck)
         rows, damping = rows[goes_on], damping[goes_on]
         if iterations == _MAX_ITERATIONS or not len(rows):
             return Maximum(at, iterations, is_near)

@@ -24,7 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pddlvm.inference.basins import explore, explore_roughly
+from pddlvm.inference.basins import explore, explore_roughly, points_of
 from pddlvm.inference.climb import (
     STUCK_DECREMENT,
     Points,
@@ -45,7 +45,7 @@ from pddlvm.sampling.coordinates import Coordinates
 __all__ = ["Laplace", "laplace"]
 
 _MAX_MOVES = 5
-_DECREMENT = 1e-4
+_DECREMENT = 1e-6
 """Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
 _TINY = 1e-12
 _HOPELESS, _LEAST_MASS = 50.0, 0.01
@@ -123,8 +123,10 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
         start = torch.zeros(len(y), 1, prior.size, dtype=y.dtype)
     asked = torch.ones(start.shape[:2], dtype=torch.bool)
     if surrogate.corrections:
-        start, asked, before = explore_roughly(surrogate, y, start)
-    searched = explore(surrogate, y, start, asked, _DECREMENT)
+        at, asked, before = explore_roughly(surrogate, y, start)
+    else:
+        at = points_of(surrogate, y, start, asked)
+    searched = explore(surrogate, y, at, asked, _DECREMENT)
     kept, found = searched.kept, searched.found
     at, converged, of = found.at, found.converged, kept.nonzero()[:, 0]
     # Numbers of the searches of each data set; one that was not made has no density.
