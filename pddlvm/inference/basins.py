@@ -128,18 +128,18 @@ def explore_roughly(surrogate: Surrogate, y: Tensor, start: Tensor) -> tuple[Poi
     value = torch.where(is_known, ends.value, torch.where(is_good, -torch.inf, before))
     eta = torch.where(is_good[:, None], eta, flat)
     is_new = modes(eta, value) | ~is_good
-    new = torch.zeros_like(kept).masked_scatter(kept, is_new)
+    chosen = torch.zeros_like(kept).masked_scatter(kept, is_new)
     lost = torch.zeros(len(y), dtype=torch.bool)
     lost[of[~is_good]] = True
-    new |= lost[:, None] & ~kept
-    new[:, 0] |= ~new.any(1)
+    chosen |= lost[:, None] & ~kept
+    chosen[:, 0] |= ~chosen.any(1)
     known = torch.zeros_like(kept).masked_scatter(kept, is_known & is_new)
-    at, unknown = ends.of(is_known & is_new), new & ~known
+    at, unknown = ends.of(is_known & is_new), chosen & ~known
     if unknown.any():
         start = start.masked_scatter(kept[..., None], eta)
         order = torch.cat([known.flatten().nonzero(), unknown.flatten().nonzero()])[:, 0].argsort()
         at = at.joined(points_of(surrogate, y, start, unknown)).of(order)
-    return at, new, found.iterations
+    return at, chosen, found.iterations
 
 
 def _mean(surrogate: Surrogate, eta: Tensor) -> Tensor:

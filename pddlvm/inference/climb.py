@@ -166,6 +166,7 @@ def points(
 
 
 def moved(eta: Tensor, step: Tensor) -> Tensor:
+    """After a step that ends where predictions are still believed, (batch, d)."""
     return (eta + step.nan_to_num()).clamp(-FAR, FAR)
 
 

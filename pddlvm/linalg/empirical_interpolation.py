@@ -53,8 +53,8 @@ def find_interpolation(
             return None
         cardinal = found.cardinal * (weights[found.index] / weights[:, None])
         return Interpolation(found.index, cardinal)
-    is_used = snapshots.any(axis=0)
-    if not is_used.all():
+    is_used = np.asarray(snapshots.any(axis=0))
+    if not is_used.all() and is_used.any():
         found = find_interpolation(snapshots[:, is_used], max_rank, tolerance=tolerance)
         if found is None:
             return None

@@ -23,6 +23,8 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["AffineTerm"]
 
+_ROUND_OFF = 1e-14
+
 
 class AffineTerm(nn.Module):
     """A quadratic term in a reduced basis: 1/2 a^T K(z) a + g(z) . a.
@@ -60,7 +62,11 @@ class AffineTerm(nn.Module):
         k, g = np.empty((len(tangent.index), n, n)), np.empty((len(load.index), n))
         for q in range(len(k)):
             d = tangent.cardinal[:, q].reshape(-1, s, s) * weights[:, None, None]
-            k[q] = flat.T @ np.matmul(d, columns).reshape(-1, n)
+            # Fields that are constant on parts of the mesh have functions of small support.
+            size = np.abs(d).max(axis=(1, 2), initial=0.0)
+            inside = np.flatnonzero(size > _ROUND_OFF * size.max())
+            own = columns[inside]
+            k[q] = own.reshape(-1, n).T @ np.matmul(d[inside], own).reshape(-1, n)
         for q in range(len(g)):
             g[q] = (load.cardinal[:, q].reshape(-1, s) * weights[:, None]).ravel() @ flat
         magic = np.concatenate([tangent.index // s**2, load.index // s])
@@ -115,7 +121,7 @@ class AffineTerm(nn.Module):
         parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
         unit = torch.cat([self.k_unit, self.g_unit])
         return {
-            name: ((slope * unit)[..., None] * parts).mT @ self.magic.fields[name].shapes
+            name: ((slope * unit)[..., None] * parts).mT @ self.magic.shapes(name)
             for name, slope in self.magic.by_latents(coefficients, z).items()
         }
 

@@ -13,6 +13,7 @@ batches. For a scalar problem u is a number and grad u a vector (dim,); for a ve
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from pddlvm.basics.checks import argument_names, check_flag
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
-from pddlvm.parameters.fields import Field, Fields
+from pddlvm.parameters.fields import Field, FieldAtPoints, Fields
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 
@@ -219,28 +220,23 @@ class TermEvaluator(nn.Module):
     def slope(self, u: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """d residual / d z of each field that is read, (batch, n_columns, size)."""
         e, found = self.strains(u).detach(), {}
-        for i in range(self.s):
 
-            def flux(latents: dict[str, Tensor], i: int = i) -> Tensor:
-                return self.fluxes_at(e, latents)[..., i]
+        def flux(i: int, latents: dict[str, Tensor]) -> Tensor:
+            return self.fluxes_at(e, latents)[..., i]
 
-            for name, slope in self.by_latents(flux, z).items():
-                found.setdefault(name, []).append(slope)
-        return {
-            name: self.operator.adjoint(
-                # Each point reads the fields there alone.
-                (torch.stack(parts, dim=-1)[..., None] * self.fields[name].shapes[:, None])
-                .flatten(1, 2)
-                .mT
-            ).mT
-            for name, parts in found.items()
-        }
+        parts = [self.by_latents(partial(flux, i), z) for i in range(self.s)]
+        for name in self.fields:
+            slopes = torch.stack([part[name] for part in parts], dim=-1)
+            # Each point reads the fields there alone.
+            moved = (slopes[..., None] * self.shapes(name)[:, None]).flatten(1, 2)
+            found[name] = self.operator.adjoint(moved.mT).mT
+        return found
 
     # --- by the latent fields, (batch, n_points) each: what their links are applied to -----------
 
     def latents(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of z."""
-        return {name: field.latent(z[name]) for name, field in self.fields.items()}
+        return {name: self._field(name).latent(z[name]) for name in self.fields}
 
     def fluxes_at(self, e: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
         """w * flux, (batch, n_points, s)."""
@@ -254,7 +250,7 @@ class TermEvaluator(nn.Module):
             latents: the fields.
         """
 
-        def at_point(row: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
+        def at_point(row: Tensor, x: Tensor, values: dict[str, Tensor | float]) -> Tensor:
             pull = vjp(lambda e: self.term.flux(e, x, values), torch.zeros_like(row))[1]
             found: Tensor = pull(row)[0]
             return found
@@ -271,8 +267,17 @@ class TermEvaluator(nn.Module):
             slopes = torch.autograd.grad(total, given, materialize_grads=True)
         return dict(zip(latents, slopes, strict=True))
 
+    def shapes(self, name: str) -> Tensor:
+        """psi_j of a field at the points, (n_points, size)."""
+        return self._field(name).shapes
+
+    def _field(self, name: str) -> FieldAtPoints:
+        field = self.fields[name]
+        assert isinstance(field, FieldAtPoints)
+        return field
+
     def _linked(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.fields[name].link(latent) for name, latent in latents.items()}
+        return {name: self._field(name).link(latent) for name, latent in latents.items()}
 
     def _values(self, e: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The fields at the points, (batch, n_points), for strains e."""
@@ -282,7 +287,7 @@ class TermEvaluator(nn.Module):
         self,
         function: PointFunction,
         e: Tensor,
-        values: Mapping[str, Tensor],
+        values: dict[str, Tensor],
         n_at_once: int | None = None,
     ) -> Tensor:
         """The point function over all points and the batch, (batch, n_points, ...)."""
