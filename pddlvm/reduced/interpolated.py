@@ -23,11 +23,13 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["interpolated"]
 
-_N_DRAWS = (128, 512)
+_N_DRAWS = (128, 768)
 """Of z, few first: twice the rank and more."""
+_SPREAD = 1.5
+"""Of draws, in deviations of the prior: data may lead into its tails."""
 _N_CHECKS = 32
-_MAX_RANK = 300
-_TOLERANCE, _WRONG = 1e-8, 1e-3
+_MAX_RANK = 384
+_TOLERANCE, _WRONG = 1e-9, 1e-3
 """Parts of D that may be left: of principal components, squared, and anywhere of a fresh draw."""
 _LINEAR = 1e-8
 _MOST = 2**25
@@ -71,6 +73,7 @@ def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
         term, columns, energy = _at_points(model, number, n + _N_CHECKS)
         generator = torch.Generator().manual_seed(0)
         xi = model.prior.sample_standard((n + _N_CHECKS,), generator=generator)
+        xi[:n] = model.prior.clamp_standard(_SPREAD * xi[:n])
         blocks = model.prior.split(model.prior.unstandardise(xi))
         e = xi.new_zeros(len(xi), len(term.weights), term.s)
         tangents = term.tangents_of(e, blocks) / term.weights[:, None, None]
