@@ -4,8 +4,9 @@
 Monte Carlo with adjoint gradients of the finite element model. `accuracy`: errors of
 the posteriors against long chains on the finite element likelihood; the honest baseline is
 Gauss-Newton and the Laplace approximation with finite elements, and on small meshes it is hard to
-beat. `many` and `sensors`: Laplace approximations of many data sets, and of many values. Where sbi is installed, its neural posterior estimation (NPE) runs beside ours, on
-finite element simulations, until its own rule stops it.
+beat. Where sbi is installed, its neural posterior estimation (NPE) runs beside ours, on
+finite element simulations, until its own rule stops it. `many` and `sensors`: what the Laplace
+approximation of a data set costs, beside many others, or of many values.
 """
 
 import time
