@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pddlvm.galerkin.answer import forward_of
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.galerkin.refinement import Tangent, correct_and_tangent
 from pddlvm.latent.prediction import Prediction
@@ -138,7 +139,7 @@ class GalerkinSurrogate(_InBasis):
     def forward(self, z: Tensor) -> Prediction:  # noqa: D102
         parts = self.prior.standardise(z).split(_CHUNK)
         c = torch.cat([self.coefficients(part)[0] for part in parts])
-        found: Prediction = self.model.forward_of(z, self.corrections, c)
+        found: Prediction = forward_of(self.model, z, self.corrections, c)
         return found
 
     def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:  # noqa: D102

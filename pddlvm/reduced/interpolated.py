@@ -31,29 +31,27 @@ _N_CHECKS = 32
 _MAX_RANK = 384
 _TOLERANCE, _WRONG = 1e-9, 1e-3
 """Parts of D that may be left: of principal components, squared, and anywhere of a fresh draw."""
-_LINEAR = 1e-8
+_N_TRIED, _LINEAR = 4, 1e-8
 _MOST = 2**25
 """Numbers in the tangents of all draws: 256 MiB."""
 
 
-def interpolated(model: ReducedModel, c: Tensor, xi: Tensor) -> ReducedModel:
+def interpolated(model: ReducedModel) -> ReducedModel:
     """The model with such sums in the place of cubatures; the model itself where one is none.
 
     Args:
         model: float64 on the CPU.
-        c: coefficients of some solutions, (n, n_modes).
-        xi: their standard parameters, (n, d).
     """
+    generator = torch.Generator().manual_seed(0)
+    z = model.prior.unstandardise(model.prior.sample_standard((_N_TRIED,), generator=generator))
+    # Coefficients are of size one.
+    c = torch.randn(_N_TRIED, model.n_modes, generator=generator, dtype=torch.float64)
+    a, blocks = model.augment(c, z), model.prior.split(z)
     found: list[TermEvaluator | AffineTerm] = []
     for number, term in enumerate(model.terms):
         few = term
         if isinstance(term, TermEvaluator):
-            z = model.prior.unstandardise(xi)
-            affine = (
-                _affine(model, number)
-                if _is_linear(term, model.augment(c, z), model.prior.split(z))
-                else None
-            )
+            affine = _affine(model, number) if _is_linear(term, a, blocks) else None
             if affine is None:
                 return model
             few = affine

@@ -58,7 +58,7 @@ def test_the_operators_are_those_of_the_mesh(model):
 def test_too_many_points_are_those_of_the_cubature(model, monkeypatch):
     monkeypatch.setattr(interpolated_module, "_MOST", 1000)
     c, z = draws(model)
-    few = interpolated(model.exact, c[:2], model.problem.prior.standardise(z[:2]))
+    few = interpolated(model.exact)
     assert few.is_affine
     expected = model.exact.tangent(c, z)
     assert ((few.tangent(c, z) - expected).abs() < 1e-5 * expected.abs().max()).all()
@@ -67,12 +67,11 @@ def test_too_many_points_are_those_of_the_cubature(model, monkeypatch):
 @pytest.mark.parametrize("name", ["_MAX_RANK", "_LINEAR", "_WRONG"])
 def test_what_is_no_such_sum_stays_as_it_is(model, monkeypatch, name):
     monkeypatch.setattr(interpolated_module, name, 0)
-    c, z = draws(model, 2)
     if name == "_LINEAR":
         nonlinear = untrained(nonlinear_poisson.make_1d(12), 8)
         assert nonlinear.interpolated is nonlinear.exact
     else:
-        assert interpolated(model.exact, c, model.problem.prior.standardise(z)) is model.exact
+        assert interpolated(model.exact) is model.exact
 
 
 @pytest.mark.parametrize(
