@@ -23,7 +23,7 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["interpolated"]
 
-_N_DRAWS = (128, 768)
+_N_DRAWS = (128, 384, 768)
 """Of z, few first: twice the rank and more."""
 _SPREAD = 1.5
 """Of draws, in deviations of the prior: data may lead into its tails."""
