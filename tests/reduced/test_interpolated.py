@@ -51,8 +51,8 @@ def test_the_operators_are_those_of_the_mesh(model):
     for name in ("tangent", "residual", "slope"):
         found = getattr(model.interpolated, name)(c, z)
         expected = getattr(on_the_mesh(model), name)(c, z)
-        # Principal components below 3e-7 are left out; their interpolation amplifies that.
-        assert ((found - expected).abs() < 1e-5 * expected.abs().max()).all()
+        # Four times what the interpolation leaves of slopes; a cubature is off by per cents.
+        assert ((found - expected).abs() < 7e-5 * expected.abs().max()).all()
 
 
 def test_too_many_points_are_those_of_the_cubature(model, monkeypatch):
