@@ -25,6 +25,7 @@ from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.averages import averages
 from pddlvm.fem.locate import Finder, rounding
+from pddlvm.fem.mesh_files import check_no_path
 from pddlvm.fem.regions import Points, Region, check_points, turns
 from pddlvm.fem.where import Facets, Nodes, Patch, Where, satisfying
 
@@ -91,10 +92,10 @@ class Space:
     ) -> None:
         check_count(0, degree=degree)
         check_count(1, n_components=n_components)
+        check_no_path(mesh, "fem.read_mesh")
         check_kind(skfem.Mesh, mesh=mesh)
         check_kind(skfem.Element | None, element=element)
-        if quadrature is not None:
-            check_count(0, quadrature=quadrature)
+        check_count(0, quadrature=0 if quadrature is None else quadrature)
         if element is None:
             kind = next((k for k in _ELEMENTS if isinstance(mesh, k[0]) and k[1] == degree), None)
             if kind is None:
