@@ -15,7 +15,7 @@ def shares(total: int, n: int) -> list[Rows]:
 
 
 def two_blocks():
-    problem = poisson.make_missing_middle(4)
+    problem = poisson.make_missing_middle(12)
     return pddlvm.LatentVariableModel(problem, basis=pddlvm.EnergyModes(4))
 
 

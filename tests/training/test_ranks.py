@@ -1,6 +1,8 @@
 """Two processes under torchrun train as one does; what ends one of them ends both."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -143,6 +145,33 @@ def test_the_program_under_torchrun(tmp_path):
     again = torchrun("-m", "pddlvm", "train", *options)
     assert again.returncode != 0
     assert again.stderr.count("is not empty; go on with its run") == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    options = ["poisson-1d", "--set", "n=16", "--max-steps", "200", "--device", "cpu"]
+    command = [*TORCHRUN, "-m", "pddlvm", "train", *options, "--out", str(run)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = run / "metrics.csv"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    # All processes of a terminal get it, and those of torchrun once more from there.
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert said.count("interrupted; go on with: pddlvm train --resume") == 1
+    assert not (run / "model.pt").exists() and len(list((run / "checkpoints").iterdir())) == 1
+    # A single process may go on with it.
+    resume = [sys.executable, "-m", "pddlvm", "train", "--resume", "--json", "--out", str(run)]
+    done = subprocess.run(resume, capture_output=True, text=True, timeout=300)
+    assert json.loads(done.stdout)["steps"] == 200
 
 
 def test_a_single_process_exchanges_nothing():
