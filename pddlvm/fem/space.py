@@ -10,19 +10,17 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from numbers import Integral
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import skfem
 from numpy.typing import NDArray
-from skfem.quadrature import get_quadrature
-from skfem.refdom import RefTri
 
 from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
+from pddlvm.fem.elements import default_quadrature, lagrange, quadrature_rules
 from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region, check_points, turns
 from pddlvm.fem.where import Facets, Nodes, Where, satisfying
@@ -31,36 +29,6 @@ __all__ = ["Space"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-_ELEMENTS: dict[tuple[type, int], type] = {
-    (skfem.MeshLine1, 1): skfem.ElementLineP1,
-    (skfem.MeshLine1, 2): skfem.ElementLineP2,
-    (skfem.MeshTri1, 1): skfem.ElementTriP1,
-    (skfem.MeshTri1, 2): skfem.ElementTriP2,
-    (skfem.MeshQuad1, 1): skfem.ElementQuad1,
-    (skfem.MeshQuad1, 2): skfem.ElementQuad2,
-    (skfem.MeshTet1, 1): skfem.ElementTetP1,
-    (skfem.MeshTet1, 2): skfem.ElementTetP2,
-    (skfem.MeshHex1, 1): skfem.ElementHex1,
-    (skfem.MeshHex1, 2): skfem.ElementHex2,
-}
-_TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
-
-
-class _Vector(skfem.ElementVector):  # type: ignore[misc]
-    """c copies of an element, c any number: scikit-fem takes c for the dimension of the cell."""
-
-    def __init__(self, element: skfem.Element, c: int) -> None:
-        super().__init__(element, c)
-        self._c, self._dim = c, element.dim
-
-    def gbasis(self, mapping: Any, X: Any, i: int, tind: Any = None) -> Any:
-        """Basis function i; while it is made, the dimension means the number of components."""
-        self._dim, cell = self._c, self._dim
-        try:
-            return super().gbasis(mapping, X, i, tind)
-        finally:
-            self._dim = cell
 
 
 class Space:
@@ -95,25 +63,27 @@ class Space:
         if quadrature is not None:
             check_count(0, quadrature=quadrature)
         if element is None:
-            kind = next((k for k in _ELEMENTS if isinstance(mesh, k[0]) and k[1] == degree), None)
-            if kind is None:
-                raise MeshError(
-                    f"no element of degree {degree} for {type(mesh).__name__}; expected degree 1 "
-                    "or 2, or pass `element`"
-                )
-            element = _ELEMENTS[kind]()
-            if n_components > 1:
-                element = _Vector(element, n_components)
+            element = lagrange(mesh, degree, n_components)
         if quadrature is None:
-            quadrature = 2 * degree + (1 if isinstance(mesh, _TENSOR_CELLS) else -1)
+            quadrature = default_quadrature(mesh, degree)
         # Its own: parts of it are read when a region is asked for.
         mesh = deepcopy(mesh)
         self.mesh = mesh
         self.n_components = n_components
         self._element = element
-        self._rules = _quadrature_rules(mesh, quadrature)
-        self._basis = skfem.CellBasis(mesh, element, quadrature=self._rules[0])
+        self._set_quadrature(quadrature)
+
+    def _set_quadrature(self, degree: int) -> None:
+        self.quadrature = degree
+        self._rules = quadrature_rules(self.mesh, degree)
+        self._basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0])
         self._regions: dict[tuple[str, str | None], Region] = {}
+
+    def with_quadrature(self, degree: int) -> "Space":
+        """The same degrees of freedom, integrated by a rule that is exact for another degree."""
+        other = copy(self)
+        other._set_quadrature(degree)
+        return other
 
     @property
     def dim(self) -> int:
@@ -293,13 +263,7 @@ class Space:
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
-        exact = Space(
-            self.mesh,
-            element=self._element,
-            n_components=self.n_components,
-            quadrature=2 * int(self._element.maxdeg),
-        )
-        region = exact.interior()
+        region = self.with_quadrature(2 * int(self._element.maxdeg)).interior()
         c = self.n_components
         weights = np.repeat(region.weights.ravel(), region.shape[2]).reshape(-1, region.shape[2])
         mass, energy = weights.copy(), weights.copy()
@@ -379,21 +343,3 @@ def _named(groups: Mapping[str, Index] | None, name: str | int, what: str) -> In
             f"the mesh has no {what} {name!r}; it has {sorted(known) or f'none: no named {what}'}"
         )
     return np.asarray(known[str(name)], dtype=np.int64)
-
-
-def _quadrature_rules(mesh: skfem.Mesh, degree: int) -> tuple[tuple[Array, Array], ...]:
-    """Quadrature on the reference cell and on its facet, exact for polynomials of the degree."""
-    return tuple(_quadrature_rule(domain, degree) for domain in (mesh.refdom, mesh.brefdom))
-
-
-def _quadrature_rule(domain: type, degree: int) -> tuple[Array, Array]:
-    if domain is RefTri and degree <= 1:
-        # The centroid is exact for linear functions, where scikit-fem takes three points.
-        return np.full((2, 1), 1 / 3), np.array([0.5])
-    try:
-        points, weights = get_quadrature(domain, degree)
-    except NotImplementedError as error:
-        raise InputError(
-            f"quadrature has no rule of degree {degree}; ask for a lower one"
-        ) from error
-    return points, weights

@@ -159,16 +159,18 @@ class ParametricProblem(ABC):
         """Names of the coordinates of a point."""
         return ("x", "y", "z")[: self.dim]
 
-    def evaluation(self, points: "ArrayLike | Tensor") -> sp.csr_matrix:
+    def evaluation(self, points: "ArrayLike | Tensor", field: str = "u") -> sp.csr_matrix:
         """Matrix from u to its values at points, row after row all components of a point.
 
         Args:
             points: (n_points, dim), or a list of numbers in 1D.
+            field: of a solution that has several, the one whose values are asked for.
 
         Raises:
             InputError: another shape, or a point outside of the domain.
+            ProblemError: there is no such field.
         """
-        return self._evaluation(self.as_points(points))
+        return self._evaluation(self.as_points(points), field)
 
     def as_points(self, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
         """Points of the domain as an array (n_points, dim).
@@ -187,7 +189,7 @@ class ParametricProblem(ABC):
         return values
 
     @abstractmethod
-    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix: ...
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix: ...
 
     @property
     @abstractmethod

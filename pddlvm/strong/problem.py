@@ -293,8 +293,10 @@ class CollocationProblem(ParametricProblem):
         c = self.along[name]
         return {c: self.axes[self.box.names.index(c)].to(like)}
 
-    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
         """Cubic between the points of the grid."""
+        if field != "u":
+            raise ProblemError(f"there is no field {field!r}; the solution is one field, 'u'")
         columns = self.box.check(torch.from_numpy(points)).unbind(-1)
         found = sp.csr_matrix(np.ones((len(points), 1)))
         for axis, x in zip(self.axes, columns, strict=True):

@@ -11,6 +11,7 @@ from pddlvm.basics.checks import check_all
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.explained import explained
 from pddlvm.fem import FunctionSpace
+from pddlvm.weak.arguments import describe, wanted_of
 from pddlvm.weak.boundary import BoundaryValues, Dirichlet
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.terms import Energy, Term, TermEvaluator
@@ -36,7 +37,7 @@ def check_terms(name: str, space: FunctionSpace, terms: Any) -> tuple[Term, ...]
 def check_dirichlet(name: str, space: FunctionSpace, dirichlet: Any) -> tuple[Dirichlet, ...]:
     """Return the conditions of the problem `name`, or raise a ProblemError."""
     found = check_all(dirichlet, Dirichlet, "dirichlet", '[Dirichlet("left", 0.0)]')
-    dofs = [space.dofs_on(d.boundary, d.component) for d in found]
+    dofs = [d.dofs_of(space) for d in found]
     for i, condition in enumerate(found[:-1]):
         if np.isin(dofs[i], np.concatenate(dofs[i + 1 :])).all():
             raise ProblemError(
@@ -92,11 +93,10 @@ def _check_term(name: str, term: Term, form: WeakForm, blocks: Mapping[str, Tens
         e = torch.linspace(0.1, 0.2, s, dtype=torch.float64)[None, None]
         flux = evaluator.fluxes_of(e, blocks)
     except Exception as error:
-        wanted = "a number" if isinstance(term, Energy) else "(f0, f1), f1 of the shape of du"
+        wanted = "a number" if isinstance(term, Energy) else wanted_of(term.region)
         raise ProblemError(
             f"{who} cannot be evaluated at a point ({explained(error)}). It must return {wanted}, "
-            f"made by torch functions of u {term.region.u_shape}, du {term.region.du_shape}, x "
-            "and fields"
+            f"made by torch functions of {describe(term.region)}, x and fields"
         ) from error
     if flux.shape[-1] != s:
         raise ProblemError(
@@ -118,7 +118,7 @@ def _check_values(
         raise ProblemError(
             f"{where} cannot be evaluated ({explained(error)}). It must be a number, or a torch "
             f"function of one point x ({form.space.dim},) and of fields that returns one, or "
-            f"{form.space.n_components} for a vector u"
+            f"{boundary.n_components} for a vector {condition.field}"
         ) from error
     if not torch.isfinite(values).all():
         raise ProblemError(f"{where} is not finite at the centre of the prior")

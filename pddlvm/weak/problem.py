@@ -22,6 +22,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace
+from pddlvm.fem.mixed import field_of, names_of, on_all_dofs
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
@@ -40,8 +41,6 @@ __all__ = ["Problem"]
 _N_PROBES, _PROBE_SEED = 2, 20225
 _TAKEN = {
     **dict.fromkeys(dir(nn.ModuleDict()), "a part of torch's modules, which hold the fields"),
-    "u": "the solution",
-    "du": "the gradient of the solution",
     "x": "the point",
 }
 
@@ -81,7 +80,7 @@ class Problem(ParametricProblem):
                 f"space must be a function space, got {type(space).__name__}; "
                 "pddlvm.fem.Space(mesh) makes one of a mesh"
             )
-        super().__init__(name, fields, _TAKEN)
+        super().__init__(name, fields, _TAKEN | names_of(space))
         if not isinstance(solver, LinearSolver):
             raise ProblemError(
                 f"solver must be one of pddlvm.linalg, Multigrid() for one, got {solver!r}; "
@@ -90,7 +89,7 @@ class Problem(ParametricProblem):
         self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
-        fixed = [space.dofs_on(d.boundary, d.component) for d in self.dirichlet]
+        fixed = [d.dofs_of(space) for d in self.dirichlet]
         self.fixed_dofs = np.unique(np.concatenate([*fixed, np.zeros(0, dtype=np.int64)]))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
@@ -266,8 +265,9 @@ class Problem(ParametricProblem):
         """The first parameter field."""
         return self.field_values(z, next(iter(self.random_fields)))
 
-    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
-        return self.space.evaluation(points)
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
+        dofs, space = field_of(self.space, field)
+        return on_all_dofs(space.evaluation(points), dofs, self.n_dofs)
 
     @property
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
