@@ -5,9 +5,9 @@
 """
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, singledispatch
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import torch
 from meshio import Mesh
@@ -22,15 +22,15 @@ from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_kind, check_path
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.grad_mode import out_of_inference, with_gradients
-from pddlvm.basics.random import generator_of, seeded
+from pddlvm.basics.random import seeded
 from pddlvm.collocation import calibration as collocation_calibration
 from pddlvm.collocation import content as collocation_content
 from pddlvm.collocation.likelihood import Causal
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.stages import stages
 from pddlvm.collocation.surrogate import CollocationSurrogate
+from pddlvm.galerkin import calibration as galerkin_calibration
 from pddlvm.galerkin import content as galerkin_content
-from pddlvm.galerkin.calibration import calibrate, calibrate_misfit, default_n_samples
 from pddlvm.galerkin.covariances import Covariance
 from pddlvm.galerkin.model import GalerkinMaps, Objective
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
@@ -38,7 +38,7 @@ from pddlvm.inference.density import Density
 from pddlvm.inference.methods import Method, infer
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.whole_field import inverse_of_noisy
-from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.latent.core import LatentModel, Stage, supplied
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import restore_state, save, with_saved_fields
 from pddlvm.parameters.problem import ParametricProblem
@@ -54,8 +54,6 @@ from pddlvm.training.fit import Budget
 from pddlvm.weak.problem import Problem
 
 __all__ = ["CollocationModel", "GalerkinModel", "LatentVariableModel", "load"]
-
-_MIN_MISFITS = 64
 
 
 class LatentVariableModel(LatentModel):
@@ -116,8 +114,13 @@ class LatentVariableModel(LatentModel):
         if cls is not LatentVariableModel:
             return super().__new__(cls)
         problem = options.get("problem", arguments[0] if arguments else None)
-        in_strong_form = isinstance(problem, CollocationProblem)
-        return super().__new__(CollocationModel if in_strong_form else GalerkinModel)
+        return super().__new__(_class_for(problem))
+
+    @classmethod
+    @supplied
+    def remade(cls, problem: Any, content: dict[str, Any], *networks: nn.Module | None) -> Self:
+        """The model of a file, with own networks if it was made with them, but for its state."""
+        raise NotImplementedError
 
     @with_gradients
     def infer(
@@ -276,11 +279,13 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
             n_samples: prior draws; by default 1024, fewer on large meshes.
             seed: of the draws.
         """
-        if n_samples is None:
-            n_samples = default_n_samples(self.problem.n_dofs)
-        generator = generator_of(seed)
-        calibrate(self, n_samples, generator)
-        calibrate_misfit(self, max(_MIN_MISFITS, n_samples // 8), generator)
+        galerkin_calibration.calibrate(self, n_samples, seed)
+
+    @classmethod
+    def remade(cls, problem: Any, content: dict[str, Any], *networks: nn.Module | None) -> Self:  # noqa: D102
+        model = cls(problem, **galerkin_content.arguments(content, problem, *networks))
+        galerkin_content.restore_exact(model, content)
+        return model
 
     def mesh_of(self, z: Tensor, n_samples: int, seed: int) -> Mesh:  # noqa: D102
         return element_mesh(self, z, n_samples, seed)
@@ -323,11 +328,11 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
             n_samples: prior draws, at least 32; 512 by default.
             seed: of the draws.
         """
-        n_samples = collocation_calibration.default_n_samples() if n_samples is None else n_samples
-        if self.references is None or self.references.drawn_with != (n_samples, seed):
-            collocation_calibration.calibrate_forward(self, n_samples, seed)
-        collocation_calibration.calibrate_inverse(self, seed)
-        collocation_calibration.calibrate_misfit(self)
+        collocation_calibration.calibrate(self, n_samples, seed)
+
+    @classmethod
+    def remade(cls, problem: Any, content: dict[str, Any], *networks: nn.Module | None) -> Self:  # noqa: D102
+        return cls(problem, **collocation_content.arguments(content, *networks))
 
     def mesh_of(self, z: Tensor, n_samples: int, seed: int) -> Mesh:  # noqa: D102
         return mesh_of_grid(self, z, n_samples, seed)
@@ -353,7 +358,7 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
 @out_of_inference
 def load(
     path: str | Path,
-    problem: Problem | CollocationProblem,
+    problem: ParametricProblem,
     *,
     forward_network: nn.Module | None = None,
     inverse_network: nn.Module | None = None,
@@ -378,12 +383,17 @@ def load(
         seeded(0),
     ):
         own = with_saved_fields(problem, content, path)
-        networks = (forward_network, inverse_network)
-        model: LatentVariableModel
-        if isinstance(own, CollocationProblem):
-            model = CollocationModel(own, **collocation_content.arguments(content, *networks))
-        else:
-            model = GalerkinModel(own, **galerkin_content.arguments(content, own, *networks))
-            galerkin_content.restore_exact(model, content)
+        model = _class_for(own).remade(own, content, forward_network, inverse_network)
         restore_state(model, content)
         return model
+
+
+@singledispatch
+def _class_for(problem: object) -> type[LatentVariableModel]:
+    """The final class that fits a problem; the default says what is wrong with anything else."""
+    return GalerkinModel
+
+
+@_class_for.register
+def _(problem: CollocationProblem) -> type[LatentVariableModel]:
+    return CollocationModel

@@ -103,9 +103,10 @@ def make_missing_middle(n: int = 100) -> pddlvm.Problem:
 
 def both_ends(problem: pddlvm.Problem, noise_std: float = 0.01) -> pddlvm.LinearObservation:
     """u at the 40 % of the nodes nearest to each end, as in the paper."""
-    if not isinstance(problem, pddlvm.Problem) or problem.dim != 1:
+    space = getattr(problem, "space", None)
+    if space is None or space.dim != 1:
         raise pddlvm.InputError(f"problem must be that of make_missing_middle, got {problem!r}")
-    x = problem.space.mesh.p[0]
+    x = space.mesh.p[0]
     order = x.argsort()
     n = round(0.4 * (len(x) - 1))
     seen = [*order[:n], *order[-n:]]

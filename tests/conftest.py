@@ -28,7 +28,7 @@ def pytest_collection_finish():
 def few_draws():
     """Trainings of tests end with a rough calibration; who tests error bars calibrates anew."""
     with (
-        patch("pddlvm.models.default_n_samples", return_value=128),
+        patch("pddlvm.galerkin.calibration.default_n_samples", return_value=128),
         patch("pddlvm.collocation.calibration.default_n_samples", return_value=32),
         patch("pddlvm.collocation.calibration._N_FINE", 8),
     ):

@@ -80,7 +80,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pddlvm, "train", few_steps)
     monkeypatch.setattr(pddlvm, "learn_population", few_seconds)
-    monkeypatch.setattr("pddlvm.models.default_n_samples", lambda n_dofs: 128)
+    monkeypatch.setattr("pddlvm.galerkin.calibration.default_n_samples", lambda n_dofs: 128)
 
 
 @pytest.mark.parametrize("page", PAGES)

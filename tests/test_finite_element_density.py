@@ -20,7 +20,7 @@ def posterior(problem, noise=0.05):
 @pytest.mark.parametrize("make", UNLIKE_PROBLEMS)
 def test_the_gradient_is_that_of_the_density(make):
     density = posterior(make())
-    xi = density.problem.prior.standardise(density.problem.prior.sample((2,), seed=0))
+    xi = density.prior.standardise(density.prior.sample((2,), seed=0))
     value, gradient = density.log_prob_and_gradient(xi)
     torch.testing.assert_close(value, density.log_prob(xi))
     h = 1e-5

@@ -9,6 +9,8 @@ import pytest
 
 import pddlvm
 from pddlvm import fem, linalg, links
+from pddlvm.latent.core import LatentModel
+from pddlvm.parameters.problem import ParametricProblem
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = sorted((ROOT / "pddlvm").rglob("*.py"))
@@ -223,3 +225,42 @@ def test_fem_is_the_first_link_of_the_chain(path):
     used = {name for name in imports(parsed(path)) if name.startswith("pddlvm")}
     below = {"pddlvm.basics.checks", "pddlvm.basics.errors"}
     assert all(name.startswith("pddlvm.fem") or name in below for name in used)
+
+
+def of_kind(base: type) -> set[str]:
+    """Names of the classes of the package that derive from a class."""
+    found, rest = set(), [base]
+    while rest:
+        kind = rest.pop()
+        rest += kind.__subclasses__()
+        if kind.__module__.startswith("pddlvm"):
+            found.add(kind.__name__)
+    return found
+
+
+KINDS = {
+    **dict.fromkeys(of_kind(ParametricProblem), ("parameters", "weak", "strong")),
+    **dict.fromkeys(of_kind(LatentModel), ("latent", "galerkin", "collocation", "models")),
+}
+"""Classes of problems and models, and where an `isinstance` may ask for one."""
+
+
+def asked_kinds(tree: ast.AST) -> set[str]:
+    """Problems and models that a file asks for by `isinstance` or `issubclass`."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    named = (c for c in calls if isinstance(c.func, ast.Name) and len(c.args) == 2)
+    tests = (c for c in named if c.func.id in ("isinstance", "issubclass"))
+    parts = (node for c in tests for node in ast.walk(c.args[1]))
+    names = {getattr(node, "id", getattr(node, "attr", "")) for node in parts}
+    return names & set(KINDS)
+
+
+@pytest.mark.parametrize("path", [*ENGINE, *PROBLEMS], ids=name_of)
+def test_nobody_asks_which_kind_of_problem_or_model_it_is(path):
+    package = path.relative_to(ROOT).parts[1].removesuffix(".py")
+    assert all(package in KINDS[name] for name in asked_kinds(parsed(path)))
+
+
+@pytest.mark.parametrize("kind", ["Problem", "pddlvm.Problem | int", "(CollocationModel, str)"])
+def test_the_check_of_kinds_sees_one(kind):
+    assert asked_kinds(ast.parse(f"isinstance(x, {kind})"))

@@ -167,7 +167,6 @@ def test_a_problem_without_solutions_is_no_evidence(trained, sensors, data, monk
 
 
 def test_only_the_samples_without_a_solution_have_no_density(trained, sensors, data, monkeypatch):
-    density = FiniteElementPosterior(sensors, data)
     solve = trained.problem.solve_with_factors
 
     def fails_at_one(z):
@@ -176,8 +175,9 @@ def test_only_the_samples_without_a_solution_have_no_density(trained, sensors, d
         return solve(z)
 
     xi = torch.tensor([[0.2], [0.7], [0.3]]).double()
-    expected = density.log_prob(xi)
+    expected = FiniteElementPosterior(sensors, data).log_prob(xi)
     monkeypatch.setattr(trained.problem, "solve_with_factors", fails_at_one)
+    density = FiniteElementPosterior(sensors, data)
     value, slope = density.log_prob_and_gradient(xi)
     assert value[1] == -torch.inf and slope[1] == 0
     torch.testing.assert_close(value[[0, 2]], expected[[0, 2]])

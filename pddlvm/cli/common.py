@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import check_folder_of
-from pddlvm.runs.sources import AnyProblem, installed
+from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.runs.sources import installed
 from pddlvm.runs.strict_json import strict_json
 from pddlvm.runs.tables import number, read_parameters
 
@@ -69,7 +70,7 @@ def answer(values: dict[str, Any], as_json: bool, reasons: Mapping[str, str] | N
 
 
 def parameters(
-    problem: AnyProblem, z: str | None, table: Path | None, draws: int | None, seed: int
+    problem: ParametricProblem, z: str | None, table: Path | None, draws: int | None, seed: int
 ) -> Tensor:
     """Parameters (n, d) as the options name them.
 

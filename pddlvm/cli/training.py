@@ -26,11 +26,11 @@ from pddlvm.cli.common import (
     problem_names,
 )
 from pddlvm.models import LatentVariableModel, load
+from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.runs.config import RunConfig, read_toml
 from pddlvm.runs.folder import Run
 from pddlvm.runs.report import Table, write_report
 from pddlvm.runs.sources import (
-    AnyProblem,
     find,
     installed,
     is_file,
@@ -197,7 +197,9 @@ def _config(
     return found
 
 
-def _train(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> dict[str, Any]:
+def _train(
+    run: Run, problem: ParametricProblem, tensorboard: bool, as_json: bool
+) -> dict[str, Any]:
     try:
         return _trained(run, problem, tensorboard, as_json)
     except KeyboardInterrupt:
@@ -208,7 +210,9 @@ def _train(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> d
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _trained(run: Run, problem: AnyProblem, tensorboard: bool, as_json: bool) -> dict[str, Any]:
+def _trained(
+    run: Run, problem: ParametricProblem, tensorboard: bool, as_json: bool
+) -> dict[str, Any]:
     config = run.config
     is_shown = not as_json and sys.stderr.isatty()
     start = time.perf_counter()

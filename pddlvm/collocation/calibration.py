@@ -26,9 +26,8 @@ from pddlvm.strong.nearby import nearby_error
 from pddlvm.strong.newton import SpaceTimeNewton
 
 __all__ = [
+    "calibrate",
     "calibrate_forward",
-    "calibrate_inverse",
-    "calibrate_misfit",
     "default_n_samples",
 ]
 
@@ -46,6 +45,15 @@ _CHUNK = 128
 def default_n_samples() -> int:
     """Draws of a calibration."""
     return 512
+
+
+def calibrate(model: CollocationMaps, n_samples: int | None, seed: int) -> None:
+    """See `LatentVariableModel.calibrate`."""
+    n_samples = default_n_samples() if n_samples is None else n_samples
+    if model.references is None or model.references.drawn_with != (n_samples, seed):
+        calibrate_forward(model, n_samples, seed)
+    _calibrate_inverse(model, seed)
+    _calibrate_misfit(model)
 
 
 def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None:
@@ -137,7 +145,7 @@ def _fit_level(
     uncertainty.fit_forward_shape(level, scores[:, free].to(size))
 
 
-def calibrate_inverse(model: CollocationMaps, seed: int) -> None:
+def _calibrate_inverse(model: CollocationMaps, seed: int) -> None:
     """Fit the variances of the inverse map on fields that differ from the mean by its errors."""
     generator = torch.Generator().manual_seed(seed)
     like, prior = model.sigma_residual, model.problem.prior
@@ -170,7 +178,7 @@ def calibrate_inverse(model: CollocationMaps, seed: int) -> None:
             model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
 
 
-def calibrate_misfit(model: CollocationMaps) -> None:
+def _calibrate_misfit(model: CollocationMaps) -> None:
     """Both misfits of the references, by which those of a query are judged."""
     assert model.references is not None
     references = model.references.to(model.sigma_residual)

@@ -6,21 +6,22 @@ The degrees of freedom are those of the fields one after the other, and all fiel
 quadrature.
 """
 
-from collections.abc import Mapping
-from keyword import iskeyword
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from keyword import iskeyword
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from pddlvm.basics.checks import check_only_field
 from pddlvm.basics.errors import MeshError, ProblemError
 from pddlvm.fem.regions import FieldPart, FunctionSpace, Points, Region
 from pddlvm.fem.space import Space
-from pddlvm.fem.where import Where
+from pddlvm.fem.where import Patch, Where
 
-__all__ = ["MixedSpace", "field_of", "names_of", "on_all_dofs"]
+__all__ = ["MixedSpace", "field_of", "fields_of", "names_of", "on_all_dofs"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -179,13 +180,12 @@ class MixedSpace:
 
         See `Space.evaluation`, also for one field alone: `field(name)` gives its space.
         """
-        blocks = [s.evaluation(points, gradient=gradient) for s in self._spaces.values()]
-        n = len(points)
-        first = np.cumsum([0, *(block.shape[0] for block in blocks)])
-        rows = [
-            f + np.arange(b.shape[0]).reshape(n, -1) for f, b in zip(first, blocks, strict=False)
-        ]
-        return sp.block_diag(blocks, format="csr")[np.hstack(rows).ravel()]
+        own = [s.evaluation(points, gradient=gradient) for s in self._spaces.values()]
+        return _by_turns(own, len(points))
+
+    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
+        """Matrix from u to the means over patches of all components of all fields."""
+        return _by_turns([s.averages(patches) for s in self._spaces.values()], len(patches))
 
     def at_nodes(self, u: Array) -> Array:
         """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
@@ -194,8 +194,9 @@ class MixedSpace:
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices of the fields, (n_dofs, n_dofs)."""
-        mass, energy = zip(*(s.gram_matrices() for s in self._spaces.values()), strict=True)
-        return sp.block_diag(mass, format="csc"), sp.block_diag(energy, format="csc")
+        blocks = zip(*(s.gram_matrices() for s in self._spaces.values()), strict=True)
+        mass, energy = (sp.csc_matrix(sp.block_diag(own, format="csc")) for own in blocks)
+        return mass, energy
 
     @property
     def _first(self) -> Space:
@@ -233,8 +234,7 @@ def field_of(space: FunctionSpace, name: str) -> tuple[slice, FunctionSpace]:
     """
     if isinstance(space, MixedSpace):
         return space.field(name)
-    if name != "u":
-        raise ProblemError(f"there is no field {name!r}; the solution is one field, 'u'")
+    check_only_field(name)
     return slice(0, space.n_dofs), space
 
 
@@ -246,10 +246,25 @@ def names_of(space: FunctionSpace) -> dict[str, str]:
     return names | {f"d{name}": f"the gradient of the field {name!r}" for name in names}
 
 
-def on_all_dofs(matrix: sp.spmatrix, dofs: slice, n_dofs: int) -> sp.csr_matrix:
+def fields_of(space: FunctionSpace) -> list[tuple[slice, FunctionSpace]]:
+    """Degrees of freedom and spaces of all fields."""
+    if isinstance(space, MixedSpace):
+        return [space.field(name) for name in space.field_names]
+    return [field_of(space, "u")]
+
+
+def on_all_dofs(matrix: sp.csr_matrix, dofs: slice, n_dofs: int) -> sp.csr_matrix:
     """Columns of one field among those of all, (n, n_dofs)."""
-    own = sp.csr_matrix(matrix)
-    return sp.csr_matrix((own.data, own.indices + dofs.start, own.indptr), (own.shape[0], n_dofs))
+    shape = matrix.shape[0], n_dofs
+    return sp.csr_matrix((matrix.data, matrix.indices + dofs.start, matrix.indptr), shape=shape)
+
+
+def _by_turns(blocks: list[sp.csr_matrix], n: int) -> sp.csr_matrix:
+    """The rows of each field for the first point, then for the second, on all columns."""
+    first = np.cumsum([0, *(block.shape[0] for block in blocks)])[:-1]
+    pairs = zip(first, blocks, strict=True)
+    rows = [start + np.arange(block.shape[0]).reshape(n, -1) for start, block in pairs]
+    return sp.csr_matrix(sp.block_diag(blocks, format="csr"))[np.hstack(rows).ravel()]
 
 
 def _checked(fields: Any) -> dict[str, Space]:

@@ -1,7 +1,7 @@
 """Points and regions: evaluation operators on a part of the domain or of its boundary."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pddlvm.basics.checks import check_finite, check_vectors
 from pddlvm.basics.errors import InputError
-from pddlvm.fem.where import Where
+from pddlvm.fem.where import Patch, Where
 
 __all__ = ["FieldPart", "FunctionSpace", "Points", "Region", "check_points", "turns"]
 
@@ -189,6 +189,9 @@ class FunctionSpace(Protocol):
 
     def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
         """Matrix from u to its values, or gradients, at points."""
+
+    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
+        """Rows that give the mean of u over patches."""
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices, (n_dofs, n_dofs)."""

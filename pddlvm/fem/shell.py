@@ -27,7 +27,7 @@ from pddlvm.fem.shell_element import (
     membrane_higher,
 )
 from pddlvm.fem.surfaces import SurfaceMesh
-from pddlvm.fem.where import Nodes, Where, satisfying
+from pddlvm.fem.where import Nodes, Patch, Where, satisfying
 
 __all__ = ["ShellSpace"]
 
@@ -234,6 +234,13 @@ class ShellSpace:
         data = np.repeat(weights.ravel(), 3)
         shape = (3 * len(points), self.n_dofs)
         return sp.csr_matrix((data, (rows.ravel(), columns.ravel())), shape=shape)
+
+    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
+        """Not offered for shells."""
+        raise InputError(
+            "average_matrix needs Lagrange elements; for a shell give the weights of your mean to "
+            "LinearObservation"
+        )
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Lumped mass (displacements; rotations times the squared facet size) and unit stiffness.

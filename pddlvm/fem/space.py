@@ -9,7 +9,7 @@ points they are one sparse matrix B, and every residual is B^T (w * flux(B u)) (
 of libCEED). A `Region` holds them for the cells of the domain, or for the facets of a boundary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from numbers import Integral
 
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
+from pddlvm.fem.averages import averages
 from pddlvm.fem.elements import default_quadrature, lagrange, quadrature_rules
 from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.regions import Points, Region, check_points, turns
-from pddlvm.fem.where import Facets, Nodes, Where, satisfying
+from pddlvm.fem.where import Facets, Nodes, Patch, Where, satisfying
 
 __all__ = ["Space"]
 
@@ -213,6 +214,10 @@ class Space:
         cells, local = self._located(check_points(points, self.dim))
         return self._evaluation(cells, local, gradient=gradient)
 
+    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
+        """Rows of the means of u over patches, (n_patches * n_components, n_dofs)."""
+        return averages(self.interior, patches)
+
     def at_nodes(self, u: Array) -> Array:
         """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
         nodes = self.mesh.dofs.element_dofs
@@ -264,13 +269,10 @@ class Space:
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
         region = self.with_quadrature(2 * int(self._element.maxdeg)).interior()
-        c = self.n_components
-        weights = np.repeat(region.weights.ravel(), region.shape[2]).reshape(-1, region.shape[2])
-        mass, energy = weights.copy(), weights.copy()
-        mass[:, c:] = 0
-        energy[:, :c] = 0
-        b = region.matrix
-        return tuple((b.T @ sp.diags(d.ravel()) @ b).tocsc() for d in (mass, energy))
+        weights = np.repeat(region.weights.ravel()[:, None], region.shape[2], axis=1)
+        of_u, b = np.arange(region.shape[2]) < self.n_components, region.matrix
+        parts = (sp.diags((weights * part).ravel()) for part in (of_u, ~of_u))
+        return tuple((b.T @ part @ b).tocsc() for part in parts)
 
     def _interior(self, subdomain: str | int | None) -> Region:
         if subdomain is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pddlvm.basics.checks import array_of
 from pddlvm.basics.errors import MeshError
 
-__all__ = ["Facets", "Nodes", "Where", "satisfying"]
+__all__ = ["Facets", "Nodes", "Patch", "Where", "satisfying"]
 
 Index = NDArray[np.int64]
 
@@ -63,6 +63,9 @@ class Nodes(_Numbers):
 
 Where = str | int | Callable[[Tensor], object] | Facets | Nodes
 """A part of a boundary, see above."""
+
+Patch = str | int | Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+"""A part of a domain: a named subdomain, or a function that says which points x (n, dim) it has."""
 
 
 def satisfying(contains: Callable[[Tensor], object], x: NDArray[np.float64], what: str) -> Index:

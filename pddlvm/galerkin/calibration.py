@@ -9,13 +9,14 @@ solutions, because those are what a user will give it.
 import torch
 
 from pddlvm.basics.checks import check_count
+from pddlvm.basics.random import generator_of
 from pddlvm.galerkin.gauss_newton import N_INVERSE_CORRECTIONS, inverse_features
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.galerkin.refinement import nearly_exact
 
-__all__ = ["calibrate", "calibrate_misfit", "default_n_samples"]
+__all__ = ["calibrate"]
 
-_MIN_SAMPLES = 32
+_MIN_SAMPLES, _MIN_MISFITS = 32, 64
 _ASTRAY = 2.0
 _MIN_SCORES = 100
 """Errors behind a quantile; with fewer, those of all cases are taken."""
@@ -26,9 +27,18 @@ def default_n_samples(n_dofs: int) -> int:
     return max(128, min(1024, 550_000 // n_dofs))
 
 
-def calibrate(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
-    """Fit all variance models; see the module's docstring."""
+def calibrate(model: GalerkinMaps, n_samples: int | None, seed: int) -> None:
+    """See `LatentVariableModel.calibrate`."""
+    if n_samples is None:
+        n_samples = default_n_samples(model.problem.n_dofs)
     check_count(_MIN_SAMPLES, n_samples=n_samples)
+    generator = generator_of(seed)
+    _calibrate_maps(model, n_samples, generator)
+    _calibrate_misfit(model, max(_MIN_MISFITS, n_samples // 8), generator)
+
+
+def _calibrate_maps(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
+    """Fit all variance models; see the module's docstring."""
     problem, like = model.problem, model.sigma_residual
     z64 = problem.prior.sample((n_samples,), generator=generator)
     z = z64.to(like.device)
@@ -114,7 +124,7 @@ def _calibrate_inverse(
             uncertainty.fit_inverse_shape(level, k, scores[rows], unknown[rows])
 
 
-def calibrate_misfit(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
+def _calibrate_misfit(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
     """Misfits of true solutions, by which those of a query are judged; on draws of their own."""
     z = model.problem.prior.sample((n_samples,), generator=generator)
     start = model.forward(z, corrections=1).mean.double().cpu()

@@ -19,7 +19,7 @@ from pddlvm.basics.random import generator_of
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.reduced.residual import ReducedModel
 
-__all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Laplace", "inverse_features"]
+__all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Minimum", "inverse_features"]
 
 N_INVERSE_CORRECTIONS = 20
 """At most this many steps after the neural inverse map."""
@@ -44,7 +44,7 @@ Solutions = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Minimum:
     """Minimiser, Laplace standard deviations (batch, d) and the misfit there (batch,)."""
 
     xi: Tensor
@@ -56,16 +56,16 @@ class Laplace:
         """The misfit and |xi|^2, (batch,)."""
         return self.misfit.double() + self.xi.double().square().sum(-1)
 
-    def rows(self, rows: Tensor) -> "Laplace":
+    def rows(self, rows: Tensor) -> "Minimum":
         """Some of them."""
-        return Laplace(self.xi[rows], self.std[rows], self.misfit[rows])
+        return Minimum(self.xi[rows], self.std[rows], self.misfit[rows])
 
-    def better_of(self, others: "Laplace", rows: Tensor) -> "Laplace":
+    def better_of(self, others: "Minimum", rows: Tensor) -> "Minimum":
         """These, but for the rows, (n_rows,), that the others, one for each, explain better."""
         is_better = others.objective < self.rows(rows).objective
         rows, others = rows[is_better], others.rows(is_better)
         pairs = (self.xi, others.xi), (self.std, others.std), (self.misfit, others.misfit)
-        return Laplace(*(old.index_copy(0, rows, new) for old, new in pairs))
+        return Minimum(*(old.index_copy(0, rows, new) for old, new in pairs))
 
 
 class GaussNewton:
@@ -81,7 +81,7 @@ class GaussNewton:
         self.prior = reduced.prior
         self.sigma = sigma
 
-    def __call__(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Laplace:
+    def __call__(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
         """Correct xi, (batch, d), for the solutions with coefficients c and boundary values b.
 
         A search that got stuck begins again, at draws of the prior (always the same ones).
@@ -107,11 +107,11 @@ class GaussNewton:
         first = torch.arange(0, len(again), _N_RESTARTS, device=best.device)
         return found.better_of(ends.rows(first + best), stuck)
 
-    def _search(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Laplace:
+    def _search(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
         n = _CHUNK
         pieces = zip(c.split(n), b.split(n), xi.split(n), unknown.split(n), strict=True)
         parts = [self._correct(*piece, n_steps) for piece in pieces]
-        return Laplace(*(torch.cat(t) for t in zip(*parts, strict=True)))
+        return Minimum(*(torch.cat(t) for t in zip(*parts, strict=True)))
 
     def misfit(self, c: Tensor, b: Tensor, xi: Tensor) -> Tensor:
         """The first two terms of the objective, (batch,)."""

@@ -26,7 +26,7 @@ from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.gauss_newton import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
-    Laplace,
+    Minimum,
     inverse_features,
 )
 from pddlvm.galerkin.maps import ForwardMap, InverseMap
@@ -374,7 +374,7 @@ class GalerkinMaps(LatentModel):
 
     def correct_inverse(
         self, c: Tensor, b: Tensor, xi: Tensor, known: Tensor, n_steps: int
-    ) -> Laplace:
+    ) -> Minimum:
         """A search from xi; the Laplace approximation at its end."""
         newton = GaussNewton(self.reduced, self.sigma_residual)
         return newton(c, b, xi, 1 - known, n_steps)

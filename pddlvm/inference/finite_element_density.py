@@ -1,32 +1,26 @@
 """The posterior density under the finite element model, with its gradient by the adjoint method.
 
     log p(xi | y) = log p(y | u(xi)) + log p(xi) + constant,      r(u(xi), z(xi)) = 0
-    d/dxi = d/dxi [ log p(y | u) + lambda . r(u, z(xi)) ],        K^T lambda = - d log p(y | u) / du
 
-with u held except for its boundary values. One Newton solve for each xi, whose last factors also
-solve the adjoint equation, with refinement where K has moved since: gradients cost little more than
-the value, whatever the number of parameters.
+One reference solve for each xi, whose factors also solve the adjoint equation
+(`pddlvm.parameters.sensitivities`).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import ConvergenceError, ProblemError
+from pddlvm.basics.errors import ConvergenceError
 from pddlvm.basics.owned import owned
 from pddlvm.sampling.coordinates import Coordinates
 from pddlvm.sampling.target import Target
 from pddlvm.sensors.observation import Observation
-from pddlvm.weak.problem import Problem
 
 __all__ = ["FiniteElementPosterior", "FiniteElementTarget"]
 
 _BATCH = 8
 """Larger ones leave the caches."""
-_TOLERANCE = 1e-10
-_MAX_REFINEMENTS = 20
 
 
 class FiniteElementPosterior:
@@ -41,15 +35,9 @@ class FiniteElementPosterior:
     """
 
     def __init__(self, observation: Observation, y: Tensor) -> None:
-        if not isinstance(observation.problem, Problem):
-            raise ProblemError(
-                "method 'exact' needs the likelihood of a finite element problem, and a problem in "
-                "strong form has none; try 'nuts'"
-            )
-        self.problem = observation.problem
+        self.prior, self.solutions = observation.problem.prior, observation.problem.sensitivities()
         self.observation = observation
         self.y = owned(observation.check(y)).double().cpu()
-        self.operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
 
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density at xi (batch, d), (batch,); -inf where there is no solution."""
@@ -63,53 +51,23 @@ class FiniteElementPosterior:
         return _each(self._with_gradient, xi, _BATCH)
 
     def _value(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        u, _ = self.problem.solve_with_factors(self.problem.prior.unstandardise(xi))
+        u = self.solutions.solve(self.prior.unstandardise(xi))
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(u))
-        return likelihood + self.problem.prior.standard_log_prob(xi), torch.zeros_like(xi)
+        return likelihood + self.prior.standard_log_prob(xi), torch.zeros_like(xi)
 
     def _with_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        affine, z = self.problem.affine, self.problem.prior.unstandardise(xi)
-        u, factors = self.problem.solve_with_factors(z)
+        moved = xi.detach().clone().requires_grad_()
+        z = self.prior.unstandardise(moved)
+        u, pull_back = self.solutions.adjoint(z.detach())
         at = u.clone().requires_grad_()
         likelihood = self.observation.noise.log_prob(self.y - self.observation.apply(at))
         (slope,) = torch.autograd.grad(likelihood.sum(), at)
-        moved = xi.detach().clone().requires_grad_()
-        z = self.problem.prior.unstandardise(moved)
-        if affine is None:
-            gradient = self._refined(u, z, moved, slope, factors)
-        else:
-            adjoint = _solve_transposed(factors, -slope[:, self.operators.free])
-            lagrangian = affine.lagrangian(u, z, slope, adjoint)
-            (gradient,) = torch.autograd.grad(lagrangian, moved, retain_graph=True)
-        prior = self.problem.prior.standard_log_prob(moved)
+        (gradient,) = torch.autograd.grad(z, moved, pull_back(slope))
+        prior = self.prior.standard_log_prob(moved)
         # Uniform densities have no slope.
         if prior.requires_grad:
             gradient = gradient + torch.autograd.grad(prior.sum(), moved)[0]
         return likelihood.detach() + prior.detach(), gradient
-
-    def _refined(
-        self, u: Tensor, z: Tensor, moved: Tensor, slope: Tensor, factors: Sequence[Any]
-    ) -> Tensor:
-        """Gradient of slope . u + lambda . r(u, z) by moved; lambda by refinement."""
-        free = self.operators.free
-        # The lift is zero at the free degrees of freedom.
-        inside = u[:, free].requires_grad_()
-        u_moved = torch.zeros_like(u).index_copy(1, free, inside) + self.operators.lift(z)
-        residual = self.operators.residual(u_moved, z)
-        right = -slope[:, free]
-        adjoint, missing = torch.zeros_like(right), right
-        for _ in range(_MAX_REFINEMENTS):
-            adjoint = adjoint + _solve_transposed(factors, missing)
-            gradient, applied = torch.autograd.grad(
-                residual, (moved, inside), adjoint, retain_graph=True
-            )
-            missing = right - applied
-            if (missing.norm(dim=-1) <= _TOLERANCE * right.norm(dim=-1)).all():
-                (of_boundary,) = torch.autograd.grad(
-                    (slope * u_moved).sum(), moved, materialize_grads=True
-                )
-                return gradient + of_boundary
-        raise ConvergenceError("the adjoint equation was not solved: K changes too fast")
 
 
 class FiniteElementTarget(Target):
@@ -153,8 +111,3 @@ def _each(
                 found.append((part.new_full((1,), -torch.inf), torch.zeros_like(part)))
     values, gradients = zip(*found, strict=True)
     return torch.cat(values), torch.cat(gradients)
-
-
-def _solve_transposed(factors: Sequence[Any], b: Tensor) -> Tensor:
-    rows = [f.solve(one.numpy(), "T") for f, one in zip(factors, b, strict=True)]
-    return torch.stack([torch.from_numpy(row) for row in rows])

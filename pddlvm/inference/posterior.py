@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_level, check_shape
-from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
@@ -17,7 +17,6 @@ from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.latent.core import LatentModel
 from pddlvm.sampling.statistics import khat
 from pddlvm.sensors.observation import Observation
-from pddlvm.weak.problem import Problem
 
 __all__ = ["Posterior", "PosteriorSolution"]
 
@@ -148,13 +147,8 @@ class Posterior:
         Raises:
             ProblemError: the problem is not one of finite elements.
         """
-        if not isinstance(self._model.problem, Problem):
-            raise ProblemError(
-                "k-hat compares with a finite element likelihood, and a problem in strong form has "
-                "none; compare with infer(..., method='nuts')"
-            )
-        if n_solves < 32:
-            raise InputError(f"k-hat needs at least 32 solves, got {n_solves}")
+        check_count(32, n_solves=n_solves)
+        self.observation.problem.sensitivities()
         if self._log_density is None:
             return self
         z = self._density.propose((n_solves,), seed=seed)

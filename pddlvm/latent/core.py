@@ -33,7 +33,7 @@ from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.parameters.identity import is_like
 from pddlvm.sensors.observation import Observation
 
-__all__ = ["LatentModel", "Stage"]
+__all__ = ["LatentModel", "Stage", "supplied"]
 
 _KNOWN_FRACTION = 0.3
 _N_SHAPES, _SMALL_SHAPE = 256, 1e-5

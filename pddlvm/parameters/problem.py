@@ -5,7 +5,7 @@ z ~ p(z)  ->  fields  ->  u(z), n_dofs numbers
 
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -19,11 +19,13 @@ from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors, numbers_of
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
+from pddlvm.fem.where import Patch
 from pddlvm.parameters.fields import Field, Fields
 from pddlvm.parameters.given import given_fields
+from pddlvm.parameters.sensitivities import Sensitivities
 from pddlvm.parameters.space import Block, ParameterSpace
 
-__all__ = ["ParametricProblem"]
+__all__ = ["ParametricProblem", "check_problem"]
 
 
 class ParametricProblem(ABC):
@@ -136,6 +138,17 @@ class ParametricProblem(ABC):
         u = self._solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))
         return u.reshape(*z.shape[:-1], self.n_dofs)
 
+    def sensitivities(self) -> Sensitivities:
+        """Reference solutions with their derivatives by z, for the finite element likelihood.
+
+        Raises:
+            ProblemError: the problem is not one of finite elements.
+        """
+        raise ProblemError(
+            f"problem {self.name!r} is in strong form and has no finite element likelihood, with "
+            "which method 'exact' and Posterior.check() compare; use method 'nuts'"
+        )
+
     @out_of_inference
     def parameter_field(self, z: Tensor, name: str | None = None) -> Tensor:
         """A parameter field, (..., n); by default the first one. See `field_values` for where."""
@@ -149,6 +162,14 @@ class ParametricProblem(ABC):
     @abstractmethod
     def field_values(self, z: Tensor, name: str) -> Tensor:
         """`parameter_field` without checking the support of z."""
+
+    @abstractmethod
+    def field_points(self, name: str) -> NDArray[np.float64]:
+        """Where the values of `field_values` stand, (n, dim), or (n, 1) along one coordinate.
+
+        Raises:
+            InputError: no such field, or one that is a number wherever one looks.
+        """
 
     @abstractmethod
     def inferred(self, z: Tensor) -> Tensor:
@@ -171,6 +192,32 @@ class ParametricProblem(ABC):
             ProblemError: there is no such field.
         """
         return self._evaluation(self.as_points(points), field)
+
+    def gradients(self, points: "ArrayLike | Tensor", field: str = "u") -> sp.csr_matrix:
+        """Matrix from u, or one of its fields, to its gradient at points.
+
+        It is (n_points * n_components * dim, n_dofs).
+
+        Raises:
+            InputError: as `evaluation`, or the problem is not one of finite elements.
+        """
+        raise InputError(
+            "gradient_matrix needs a finite element problem; in strong form take differences of "
+            "the nodes of the grid, by LinearObservation"
+        )
+
+    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:
+        """Matrix from u, or one of its fields, to its means over patches.
+
+        It is (n_patches * n_components, n_dofs).
+
+        Raises:
+            InputError: see `pddlvm.average_matrix`.
+        """
+        raise InputError(
+            "average_matrix needs Lagrange elements; in strong form give the weights of your mean "
+            "to LinearObservation"
+        )
 
     def as_points(self, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
         """Points of the domain as an array (n_points, dim).
@@ -226,3 +273,12 @@ class ParametricProblem(ABC):
     def _check_field(self, name: str) -> None:
         if not isinstance(name, str) or name not in self.random_fields:
             raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")
+
+
+def check_problem(value: object, what: str) -> ParametricProblem:
+    """Return a problem, or raise a ProblemError that says what is none."""
+    if not isinstance(value, ParametricProblem):
+        raise ProblemError(
+            f"{what} must be a problem, pddlvm.Problem(...) for one, got {type(value).__name__}"
+        )
+    return value

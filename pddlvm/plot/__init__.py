@@ -12,8 +12,8 @@ from pddlvm.plot.fields import (
     field,
     forward_figure,
     inverse_figure,
-    space_time,
 )
+from pddlvm.plot.grids import space_time
 from pddlvm.plot.posteriors import corner, expected_coverage, inference_figure, marginals, ranks
 
 __all__ = [

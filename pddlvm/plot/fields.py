@@ -1,6 +1,7 @@
 """Figures of solutions and parameter fields, of trainings and of the calibration of maps."""
 
 from collections.abc import Sequence
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from pddlvm.basics.errors import InputError
 from pddlvm.fem import SurfaceMesh
 from pddlvm.fem.cells import straight
 from pddlvm.latent.core import LatentModel
+from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, new_figure, whole
+from pddlvm.plot.grids import space_time_panels
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.loop import TrainingResult
 from pddlvm.validation.maps import ValidationReport
 from pddlvm.weak.problem import Problem
 
-__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure", "space_time"]
+__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure"]
 
 Array = NDArray[np.float64]
 
@@ -133,41 +136,6 @@ def calibration(report: ValidationReport, ax: Axes) -> Axes:
 
 
 @kinds_checked
-def space_time(
-    problem: CollocationProblem,
-    values: Tensor,
-    ax: Axes,
-    *,
-    title: str = "",
-    cmap: str = "viridis",
-    limits: tuple[float, float] | None = None,
-    label: str = "",
-) -> Axes:
-    """Draw values on the grid of a problem with two coordinates, the second one to the right.
-
-    Args:
-        problem: owns the grid.
-        values: (n_dofs,).
-        ax: where to draw.
-        title: of the axes.
-        cmap: colour map.
-        limits: of the colours.
-        label: of the colour bar.
-    """
-    if len(problem.grid) != 2:
-        raise InputError(f"space_time draws two coordinates, the problem has {len(problem.grid)}")
-    data = drawn(values, "values", problem.n_dofs).reshape(problem.grid)
-    low, high = colour_limits(cmap, limits, data)
-    across, along = (a.numpy() for a in problem.axes)
-    picture = ax.pcolormesh(along, across, data, cmap=cmap, vmin=low, vmax=high, shading="gouraud")
-    ax.set(title=title, xlabel=problem.box.names[1], ylabel=problem.box.names[0])
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.colorbar(picture, ax=ax, label=label)
-    return ax
-
-
-@kinds_checked
 def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = None) -> Figure:
     """One forward problem: reference and mean, and the true error beside the predicted sigma.
 
@@ -180,22 +148,7 @@ def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = 
     z = _one(problem, z)
     u = problem.solve(z)
     prediction = model.forward(z)
-    if isinstance(problem, CollocationProblem):
-        return _space_time_figure(problem, u, prediction.mean, prediction.std, figure)
-    if problem.space.dim == 1:
-        return _forward_line(problem, u, prediction.mean, prediction.std, figure)
-    panels = _axes(problem, figure)
-    error = (prediction.mean - u).abs()
-    range_u = _limits(problem, u)
-    range_e = _limits(problem, error, prediction.std)
-    warps = (u, prediction.mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
-    of_u: dict[str, Any] = {"limits": range_u, "label": "u"}
-    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
-    field(problem, u, panels[0], title="reference solution u", warp=warps[0], **of_u)
-    field(problem, prediction.mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
-    field(problem, error, panels[2], title="|error|", **of_error)
-    field(problem, prediction.std, panels[3], title="predicted σ", **of_error)
-    return _finished(panels)
+    return _forward_panels(problem, u, prediction.mean, prediction.std, figure)
 
 
 @kinds_checked
@@ -227,8 +180,9 @@ def inverse_figure(
     found = problem.field_values(posterior.median, name)
     draws = problem.field_values(posterior.sample((n_samples,), seed=0), name)
     sigma = draws.std(0)
-    x = _line_of(problem, name)
-    if x is not None:
+    points = problem.field_points(name)
+    if points.shape[1] == 1:
+        x = points[:, 0]
         figure = figure or new_figure(6, 4)
         ax = figure.subplots()
         ax.plot(x, truth, "k-", label="true")
@@ -251,22 +205,36 @@ def inverse_figure(
     return _finished(panels)
 
 
-def _one(problem: Problem | CollocationProblem, z: Tensor) -> Tensor:
+@singledispatch
+def _forward_panels(
+    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+) -> Figure:
+    """What suits the kind of problem; on elements four panels, or two lines."""
+    if problem.space.dim == 1:
+        return _forward_line(problem, u, mean, std, figure)
+    panels = _axes(problem, figure)
+    error = (mean - u).abs()
+    range_u = _limits(problem, u)
+    range_e = _limits(problem, error, std)
+    warps = (u, mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
+    of_u: dict[str, Any] = {"limits": range_u, "label": "u"}
+    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
+    field(problem, u, panels[0], title="reference solution u", warp=warps[0], **of_u)
+    field(problem, mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
+    field(problem, error, panels[2], title="|error|", **of_error)
+    field(problem, std, panels[3], title="predicted σ", **of_error)
+    return _finished(panels)
+
+
+_forward_panels.register(CollocationProblem, space_time_panels)
+
+
+def _one(problem: ParametricProblem, z: Tensor) -> Tensor:
     """Parameters (d,) of one example, or an InputError."""
     z = problem.prior.check(z)
     if z.ndim != 1:
         raise InputError(f"z must be one example ({problem.n_parameters},), got {tuple(z.shape)}")
     return z.detach().cpu()
-
-
-def _line_of(problem: Problem | CollocationProblem, name: str) -> Array | None:
-    """Where the values of a parameter field stand on a line, None where it is no line."""
-    if isinstance(problem, Problem):
-        return problem.space.centroids.x[:, 0] if problem.space.dim == 1 else None
-    if name not in problem.along:
-        raise InputError(f"{name!r} is one number: there is nothing to draw. See inverse(u).mean")
-    x: Array = problem.axes[problem.box.names.index(problem.along[name])].numpy()
-    return x
 
 
 def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> Axes:
@@ -343,22 +311,6 @@ def _forward_line(
     panels[1].set(xlabel="x", ylabel="error of u", title="Error and predicted 2σ")
     for ax in panels:
         ax.legend()
-    return whole(figure)
-
-
-def _space_time_figure(
-    problem: CollocationProblem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
-) -> Figure:
-    figure = figure or new_figure(11, 7)
-    axes = figure.subplots(2, 2)
-    error = (mean - u).abs()
-    range_e = (0.0, float(torch.stack([error, std]).max()))
-    of_u: dict[str, Any] = {"limits": (float(u.min()), float(u.max())), "label": "u"}
-    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
-    space_time(problem, u, axes[0, 0], title="reference solution u", **of_u)
-    space_time(problem, mean, axes[0, 1], title="predicted mean", **of_u)
-    space_time(problem, error, axes[1, 0], title="|error|", **of_error)
-    space_time(problem, std, axes[1, 1], title="predicted σ", **of_error)
     return whole(figure)
 
 

@@ -25,8 +25,9 @@ from typing import Any
 from pddlvm.basics.errors import InputError, RunFileError
 from pddlvm.basics.files import make_folder, write_text
 from pddlvm.models import LatentVariableModel, load
+from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.runs.config import RunConfig
-from pddlvm.runs.sources import AnyProblem, file_of, is_file, make
+from pddlvm.runs.sources import file_of, is_file, make
 from pddlvm.runs.strict_json import strict_json
 from pddlvm.training.checkpoints import Checkpoints
 
@@ -100,7 +101,7 @@ class Run:
         """Was all of it brought to its end?"""
         return self.report_file.is_file()
 
-    def problem(self, source: str | None = None) -> AnyProblem:
+    def problem(self, source: str | None = None) -> ParametricProblem:
         """The problem, made anew.
 
         Args:
@@ -119,7 +120,7 @@ class Run:
             )
         return make(source or name, self.config.settings)
 
-    def model(self, problem: AnyProblem) -> LatentVariableModel:
+    def model(self, problem: ParametricProblem) -> LatentVariableModel:
         """The trained model; where there is none yet, that of the newest checkpoint.
 
         Raises:

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pddlvm.basics.errors import InputError, ProblemError
-from pddlvm.strong.problem import CollocationProblem
-from pddlvm.weak.problem import Problem
+from pddlvm.parameters.problem import ParametricProblem, check_problem
 
 __all__ = [
-    "AnyProblem",
     "file_of",
     "find",
     "installed",
@@ -28,8 +26,7 @@ __all__ = [
     "settings_of",
 ]
 
-AnyProblem = Problem | CollocationProblem
-Make = Callable[..., AnyProblem]
+Make = Callable[..., ParametricProblem]
 
 _GROUP = "pddlvm.problems"
 
@@ -94,7 +91,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def make(name: str, settings: dict[str, Any]) -> AnyProblem:
+def make(name: str, settings: dict[str, Any]) -> ParametricProblem:
     """Make a problem.
 
     Raises:
@@ -115,9 +112,7 @@ def make(name: str, settings: dict[str, Any]) -> AnyProblem:
         raise ProblemError(
             f"problem {name!r} could not be made with {settings}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(problem, Problem | CollocationProblem):
-        raise ProblemError(f"{name!r} must return a problem, got {type(problem).__name__}")
-    return problem
+    return check_problem(problem, f"what {name!r} returns")
 
 
 def _in_file(name: str) -> Make:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_text
-from pddlvm.runs.sources import AnyProblem
+from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.sensors.observation import PointObservation
 
 __all__ = ["Measurements", "number", "read_measurements", "read_parameters", "write_table"]
@@ -47,7 +47,7 @@ class Measurements:
     y: Tensor
 
 
-def read_parameters(path: Path, problem: AnyProblem) -> Tensor:
+def read_parameters(path: Path, problem: ParametricProblem) -> Tensor:
     """Parameters (n, d), float64.
 
     Raises:
@@ -61,7 +61,9 @@ def read_parameters(path: Path, problem: AnyProblem) -> Tensor:
     return table.numbers(names)
 
 
-def read_measurements(path: Path, problem: AnyProblem, noise_std: float | None) -> Measurements:
+def read_measurements(
+    path: Path, problem: ParametricProblem, noise_std: float | None
+) -> Measurements:
     """Sensors and data.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pddlvm.basics.checks import (
@@ -29,11 +29,10 @@ from pddlvm.basics.checks import (
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.explained import explained
 from pddlvm.basics.random import generator_of
-from pddlvm.fem import Space
+from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.sensors.noise import Gaussian, Noise, check_sensors
-from pddlvm.weak.problem import Problem
 
 __all__ = [
     "FunctionObservation",
@@ -47,8 +46,6 @@ __all__ = [
 
 _LARGEST = 1e15
 """Of data in standard deviations of the noise: in float64 the noise of larger ones is lost."""
-
-Patch = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 
 class Observation(ABC):
@@ -176,9 +173,11 @@ class PointObservation(LinearObservation):
             (5e-4 of its diagonal, a table with four digits), or by the distance between a curve
             and the chords of the mesh, stands for the closest point of the mesh.
         noise_std: see `Observation`; there is one sensor per point and component.
+        field: of a solution that has several (`fem.MixedSpace`), the one that is seen.
 
     Raises:
         InputError: a point outside, named, with its distance.
+        ProblemError: there is no such field.
     """
 
     def __init__(
@@ -186,12 +185,13 @@ class PointObservation(LinearObservation):
         problem: ParametricProblem,
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
+        field: str = "u",
     ) -> None:
         check_kind(ParametricProblem, problem=problem)
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
         check_sensors(len(self.points))
-        super().__init__(problem, problem.evaluation(self.points), noise_std)
+        super().__init__(problem, problem.evaluation(self.points, field), noise_std)
 
 
 class FunctionObservation(Observation):
@@ -233,17 +233,23 @@ class FunctionObservation(Observation):
         return self.function(u)
 
 
-def gradient_matrix(problem: Problem, points: "ArrayLike | Tensor") -> sp.csr_matrix:
-    """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs)."""
-    if not isinstance(problem, Problem):
-        raise InputError(
-            "gradient_matrix needs a finite element problem; in strong form take differences of "
-            "the nodes of the grid, by LinearObservation"
-        )
-    return problem.space.evaluation(problem.as_points(points), gradient=True)
+def gradient_matrix(
+    problem: ParametricProblem, points: "ArrayLike | Tensor", field: str = "u"
+) -> sp.csr_matrix:
+    """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs).
+
+    Args:
+        problem: of finite elements, not a shell.
+        points: (n_points, dim), in the mesh.
+        field: of a solution that has several, the one whose gradient is asked for.
+    """
+    check_kind(ParametricProblem, problem=problem)
+    return problem.gradients(points, field)
 
 
-def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp.csr_matrix:
+def average_matrix(
+    problem: ParametricProblem, patches: Sequence[Patch], field: str = "u"
+) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
     Args:
@@ -251,33 +257,13 @@ def average_matrix(problem: Problem, patches: Sequence[str | int | Patch]) -> sp
         patches: names of subdomains, or functions that say which points x (n, dim) belong to one,
             (n,) booleans: `lambda x: np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.5) < 0.1`. These are
             evaluated at the points of the quadrature, a few in each cell.
+        field: of a solution that has several, the one whose means are asked for.
 
     Raises:
         InputError: another problem, an unknown name, or a patch without points.
     """
-    if not isinstance(problem, Problem) or not isinstance(problem.space, Space):
-        raise InputError(
-            "average_matrix needs Lagrange elements; for shells and problems in strong form give "
-            "the weights of your mean to LinearObservation"
-        )
-    check_kind(Sequence, patches=patches)
-    if not len(patches):
-        raise InputError("average_matrix needs at least one patch")
-    found = []
-    for patch in patches:
-        if callable(patch):
-            region = problem.space.interior()
-            weights = region.weights.ravel() * np.asarray(patch(region.points.x), dtype=bool)
-        else:
-            region = problem.space.interior(patch)
-            weights = region.weights.ravel()
-        if not weights.any():
-            raise InputError(
-                "a patch holds no quadrature point; make it larger, or refine the mesh"
-            )
-        row = sp.csr_matrix(weights / weights.sum())
-        found += [row @ region.matrix[i :: region.shape[2]] for i in range(region.size_u)]
-    return sp.vstack(found, format="csr")
+    check_kind(ParametricProblem, problem=problem)
+    return problem.averages(patches, field)
 
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
-from pddlvm.basics.checks import array_of, check_all, check_kind
+from pddlvm.basics.checks import array_of, check_all, check_kind, check_only_field
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.parameters.fields import Constant, Fields
@@ -214,6 +215,16 @@ class CollocationProblem(ParametricProblem):
         x = {} if name not in self.along else self._coordinates(name, z)
         return self.ansatz.fields(flat, x)[name].reshape(*z.shape[:-1], -1)
 
+    def field_points(self, name: str) -> NDArray[np.float64]:
+        """The grid along the coordinate of a field, (n_grid, 1)."""
+        self._check_field(name)
+        if name not in self.along:
+            raise InputError(
+                f"{name!r} is one number: there is nothing to draw. See inverse(u).mean"
+            )
+        x: NDArray[np.float64] = self.axes[self.box.names.index(self.along[name])].numpy()
+        return x[:, None]
+
     def inferred(self, z: Tensor) -> Tensor:
         """The first field if it varies, else all of z."""
         first = next(iter(self.random_fields))
@@ -295,8 +306,7 @@ class CollocationProblem(ParametricProblem):
 
     def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
         """Cubic between the points of the grid."""
-        if field != "u":
-            raise ProblemError(f"there is no field {field!r}; the solution is one field, 'u'")
+        check_only_field(field)
         columns = self.box.check(torch.from_numpy(points)).unbind(-1)
         found = sp.csr_matrix(np.ones((len(points), 1)))
         for axis, x in zip(self.axes, columns, strict=True):

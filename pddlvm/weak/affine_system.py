@@ -55,7 +55,7 @@ class AffineSystem:
     ) -> None:
         self._form = form
         self._operators = operators
-        self._symmetric = form.has_potential
+        self._symmetric = form.is_symmetric
         self._terms = terms
         self._loads = loads
         pattern = matrices[0].tocoo()
@@ -144,6 +144,8 @@ def affine_system(form: WeakForm, operators: Discretisation) -> AffineSystem | N
         form: of the PDE.
         operators: its discretisation, float64 on the CPU.
     """
+    if form.constraints is not None:
+        return None
     size = sum(8 * _N_DRAWS * t.weights.numel() * t.s**2 for t in operators.terms)
     if size > _MEMORY:
         return None

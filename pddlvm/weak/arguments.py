@@ -125,7 +125,7 @@ def _pair(pair: Any, n: int, e: Tensor, of: str = "") -> tuple[Tensor, Tensor]:
             "energy makes an Energy(region, function)"
         )
     f0 = torch.as_tensor(pair[0], dtype=e.dtype, device=e.device)
-    return f0.reshape(-1).expand(n), pair[1].reshape(-1)
+    return f0.flatten().expand(n), pair[1].flatten()
 
 
 def _is_zero(value: Any) -> bool:

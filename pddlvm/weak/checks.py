@@ -18,6 +18,9 @@ from pddlvm.weak.terms import Energy, Term, TermEvaluator
 
 __all__ = ["check_dirichlet", "check_physics", "check_rigid_modes", "check_terms"]
 
+_SMALL = 1e-8
+"""A relative change, next to the rounding of float32."""
+
 
 def check_terms(name: str, space: FunctionSpace, terms: Any) -> tuple[Term, ...]:
     """Return the terms of the problem `name`, or raise a ProblemError."""
@@ -102,6 +105,28 @@ def _check_term(name: str, term: Term, form: WeakForm, blocks: Mapping[str, Tens
         raise ProblemError(
             f"{who} returns {flux.shape[-1]} flux entries, and {s} are expected: f0 "
             f"{term.region.u_shape} and f1 {term.region.du_shape}"
+        )
+    if term.region.parts:
+        _check_precision(who, evaluator, e, blocks)
+
+
+def _check_precision(
+    who: str, evaluator: TermEvaluator, e: Tensor, blocks: Mapping[str, Tensor]
+) -> None:
+    """Does the flux follow changes of e that float32 cannot tell?
+
+    A number of float64 times a matrix of float32, p * torch.eye(2), is of float32.
+    """
+
+    def flux(e: Tensor) -> Tensor:
+        return evaluator.fluxes_of(e, blocks)
+
+    at, slope = flux(e), torch.autograd.functional.jacobian(flux, e).flatten(3) @ e.flatten()
+    missed = (flux(e * (1 + _SMALL)) - at) / _SMALL - slope
+    if (missed.abs() > 1e-2 * (at.abs() + slope.abs())).any():
+        raise ProblemError(
+            f"{who} loses half of its digits: a constant tensor in it is of float32, as "
+            "torch.eye(2) is; write torch.eye(2, dtype=x.dtype)"
         )
 
 

@@ -102,7 +102,8 @@ class ReferenceSolver:
     ) -> Tensor:
         free = self._operators.free
         u = self._operators.lift(z)
-        r = self._operators.residual(u, z)
+        loads = self._operators.residual(u, z)
+        r = self._operators.balanced(loads)
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
         near: dict[int, Factorisation] = {}
@@ -134,7 +135,18 @@ class ReferenceSolver:
                 f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} "
                 f"after {_MAX_ITERATIONS} Newton steps; the problem may have no solution there"
             )
+        self._check_balance(u, z, loads, first)
         return u
+
+    def _check_balance(self, u: Tensor, z: Tensor, loads: Tensor, first: int) -> None:
+        held = self._form.constraints
+        if held is not None:
+            left, free = self._operators.residual(u, z), self._operators.free
+            for i, pair in enumerate(zip(left, loads, strict=True)):
+                held.check_balance(*pair, free, f"sample {first + i} (z = {z[i].tolist()})")
+
+    def _residual(self, u: Tensor, z: Tensor) -> Tensor:
+        return self._operators.balanced(self._operators.residual(u, z))
 
     def _check_finite(self, r: Tensor, z: Tensor, numbers: Tensor) -> None:
         bad = torch.nonzero(~torch.isfinite(r).all(-1)).flatten()
@@ -178,7 +190,7 @@ class ReferenceSolver:
         previous = self._factors
         if previous is None or not all(map(torch.equal, previous[0], tangents)):
             matrix = self.assembler(tangents)
-            factors = self._form.factorise(matrix, symmetric=self._form.has_potential)
+            factors = self._form.factorise(matrix, symmetric=self._form.is_symmetric)
             self._factors = previous = ([t.clone() for t in tangents], factors)
         return previous[1]
 
@@ -191,7 +203,7 @@ class ReferenceSolver:
         t = torch.ones(len(u), 1, dtype=u.dtype)
         for _ in range(_MAX_HALVINGS):
             trial = u.index_add(1, free, t * step)
-            r_trial = self._operators.residual(trial, z)
+            r_trial = self._residual(trial, z)
             worse = ~(r_trial.norm(dim=-1) < norm)
             if not worse.any():
                 break
@@ -204,7 +216,7 @@ class ReferenceSolver:
         """u and r after Picard steps from u of one sample, once |r| < norm; None if never."""
         z = z[None]
         start = self._operators.lift(z)
-        r_start = self._operators.residual(start, z)[0]
+        r_start = self._residual(start, z)[0]
         for _ in range(_MAX_SECANT_STEPS):
             along = [self._operators.tangents(start + tau * (u - start), z) for tau in _TAU]
             secants = [
@@ -217,7 +229,7 @@ class ReferenceSolver:
                 # A singular secant is no help; Newton's own step goes on.
                 return None
             u = start[0].index_add(0, self._operators.free, step)
-            r = self._operators.residual(u[None], z)[0]
+            r = self._residual(u[None], z)[0]
             if r.norm() < norm:
                 return u, r
         return None
