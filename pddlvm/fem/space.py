@@ -23,6 +23,7 @@ from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.averages import averages
 from pddlvm.fem.elements import default_quadrature, lagrange, quadrature_rules
 from pddlvm.fem.locate import Finder, rounding
+from pddlvm.fem.periodic import check_cells_between, check_pairs, identified, partners
 from pddlvm.fem.regions import Points, Region, check_points, turns
 from pddlvm.fem.where import Facets, Nodes, Patch, Where, satisfying
 
@@ -43,9 +44,11 @@ class Space:
         quadrature: polynomial degree that is integrated exactly; default 2 degree - 1 on
             simplices and 2 degree + 1 on quadrilaterals and hexahedra, which keeps the order of
             convergence for variable coefficients.
+        periodic: pairs of sides of the mesh that are one, {"left": "right"}: the second is the
+            first, shifted. Values on them are equal, and what leaves one enters the other.
 
     Raises:
-        MeshError: no element of this degree is known for the mesh.
+        MeshError: no element of this degree is known for the mesh, or sides that do not match.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Space:
         n_components: int = 1,
         element: skfem.Element | None = None,
         quadrature: int | None = None,
+        periodic: Mapping[str, str] | None = None,
     ) -> None:
         check_count(0, degree=degree)
         check_count(1, n_components=n_components)
@@ -63,6 +67,8 @@ class Space:
         check_kind(skfem.Element | None, element=element)
         if quadrature is not None:
             check_count(0, quadrature=quadrature)
+        if element is not None and periodic is not None:
+            raise InputError("periodic sides need Lagrange elements: leave out `element`")
         if element is None:
             element = lagrange(mesh, degree, n_components)
         if quadrature is None:
@@ -73,6 +79,12 @@ class Space:
         self.n_components = n_components
         self._element = element
         self._set_quadrature(quadrature)
+        # Of each degree of freedom of the element its number: sides that are one share theirs.
+        self._number: Index = np.arange(int(self._basis.N))
+        if periodic is not None:
+            self._number = self._identified(check_pairs(periodic))
+            check_cells_between(self._number[self._basis.element_dofs].T)
+        self._first = np.unique(self._number, return_index=True)[1]
 
     def _set_quadrature(self, degree: int) -> None:
         self.quadrature = degree
@@ -94,20 +106,36 @@ class Space:
     @property
     def n_dofs(self) -> int:
         """Number of degrees of freedom, boundary included."""
-        return int(self._basis.N)
+        return len(self._first)
 
     @property
     def dof_points(self) -> Array:
-        """Location of each degree of freedom, (n_dofs, dim)."""
-        return np.ascontiguousarray(self._basis.doflocs.T)
+        """Location of each degree of freedom, on the first of two periodic sides, (n_dofs, dim)."""
+        return np.ascontiguousarray(self._basis.doflocs.T[self._first])
 
     @property
     def dof_components(self) -> Index:
         """Component of u that each degree of freedom belongs to, (n_dofs,)."""
-        components = np.zeros(self.n_dofs, dtype=np.int64)
+        return self._components[self._first]
+
+    @property
+    def _components(self) -> Index:
+        """The same of each degree of freedom of the element."""
+        components = np.zeros(len(self._number), dtype=np.int64)
         n_local = self._basis.element_dofs.shape[0]
         components[self._basis.element_dofs] = (np.arange(n_local) % self.n_components)[:, None]
         return components
+
+    def _identified(self, pairs: Mapping[str | int, str | int]) -> Index:
+        """The number of each degree of freedom of the element once pairs of sides are one."""
+        found = []
+        for names in pairs.items():
+            sides = [np.asarray(self._basis.get_dofs(self._facets(n)).all()) for n in names]
+            for component in range(self.n_components):
+                a, b = (side[self._components[side] == component] for side in sides)
+                points = self._basis.doflocs.T
+                found.append((a, b[partners(names, (points[a], points[b]))]))
+        return identified(found, len(self._number))
 
     @property
     def centroids(self) -> Points:
@@ -123,7 +151,7 @@ class Space:
     @property
     def vertex_dofs(self) -> Index:
         """Degrees of freedom at the mesh vertices, (n_vertices, n_components)."""
-        return np.asarray(self._basis.nodal_dofs.T, dtype=np.int64)
+        return self._number[self._basis.nodal_dofs.T]
 
     @property
     def rigid_modes(self) -> Mapping[str, Array]:
@@ -168,9 +196,7 @@ class Space:
             where: see `boundary`.
             component: only those of this component of u.
         """
-        dofs = np.unique(
-            np.asarray(self._basis.get_dofs(self._facets(where)).all(), dtype=np.int64)
-        )
+        dofs = np.unique(self._number[self._basis.get_dofs(self._facets(where)).all()])
         if isinstance(where, Nodes):
             own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
             dofs = np.union1d(dofs, own)
@@ -189,7 +215,7 @@ class Space:
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One cell that each degree of freedom belongs to."""
         cell = np.zeros(self.n_dofs, dtype=np.int64)
-        cell[self._basis.element_dofs] = np.arange(self.mesh.nelements)
+        cell[self._number[self._basis.element_dofs]] = np.arange(self.mesh.nelements)
         return cell[dofs]
 
     def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
@@ -233,7 +259,7 @@ class Space:
         """The same for coordinates x (n_points, dim) in cells (n_points,)."""
         mapping, local = self._basis.mapping, x.T[:, :, None]
         size, n = self.n_components * (self.dim if gradient else 1), len(cells)
-        dofs = self._basis.element_dofs[:, cells]
+        dofs = self._number[self._basis.element_dofs[:, cells]]
         rows = np.arange(n * size).reshape(n, size)
         data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
         for i in range(len(dofs)):
@@ -327,7 +353,7 @@ class Space:
         x = np.moveaxis(np.asarray(basis.global_coordinates()), 0, -1)
         return Region(
             local=local,
-            dofs=np.ascontiguousarray(basis.element_dofs.T.astype(np.int64)),
+            dofs=np.ascontiguousarray(self._number[basis.element_dofs].T),
             weights=np.ascontiguousarray(basis.dx),
             points=Points(np.ascontiguousarray(x.reshape(-1, dim)), np.repeat(cells, n_quadrature)),
             u_shape=() if c == 1 else (c,),

@@ -71,17 +71,17 @@ class Constraints:
         """From u to its mean values, (k, n_dofs)."""
         return np.asarray((self.border / self.volumes).T)
 
-    def check_balance(self, r: Tensor, start: Tensor, free: Tensor, sample: str) -> None:
+    def check_balance(self, loads: Tensor, free: Tensor, sample: str) -> None:
         """Raise a ProblemError if the loads of a sample do not balance.
 
         Args:
-            r: residual at the solution, (n_free,).
-            start: residual at the lifting of the boundary values, (n_free,).
-            free: the degrees of freedom of both.
+            loads: residual at the lifting of the boundary values, (n_free,): N^T r is that of any
+                u, because of N^T K = 0.
+            free: its degrees of freedom.
             sample: which it is, for the message.
         """
         constants = torch.from_numpy(self.constants)[free]
-        net, sizes = r @ constants, start.abs() @ constants
+        net, sizes = loads @ constants, loads.abs() @ constants
         for i, one in enumerate(self.given):
             if abs(net[i]) > _IMBALANCE * sizes[i]:
                 raise ProblemError(

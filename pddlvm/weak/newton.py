@@ -103,6 +103,7 @@ class ReferenceSolver:
         free = self._operators.free
         u = self._operators.lift(z)
         loads = self._operators.residual(u, z)
+        self._check_balance(loads, z, first)
         r = self._operators.balanced(loads)
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
@@ -135,15 +136,13 @@ class ReferenceSolver:
                 f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} "
                 f"after {_MAX_ITERATIONS} Newton steps; the problem may have no solution there"
             )
-        self._check_balance(u, z, loads, first)
         return u
 
-    def _check_balance(self, u: Tensor, z: Tensor, loads: Tensor, first: int) -> None:
-        held = self._form.constraints
-        if held is not None:
-            left, free = self._operators.residual(u, z), self._operators.free
-            for i, pair in enumerate(zip(left, loads, strict=True)):
-                held.check_balance(*pair, free, f"sample {first + i} (z = {z[i].tolist()})")
+    def _check_balance(self, loads: Tensor, z: Tensor, first: int) -> None:
+        if self._form.constraints is not None:
+            for i, own in enumerate(loads):
+                sample = f"sample {first + i} (z = {z[i].tolist()})"
+                self._form.constraints.check_balance(own, self._operators.free, sample)
 
     def _residual(self, u: Tensor, z: Tensor) -> Tensor:
         return self._operators.balanced(self._operators.residual(u, z))
