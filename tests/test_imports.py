@@ -116,6 +116,11 @@ def test_no_file_of_a_package_is_in_a_circle(package):
     assert set(TopologicalSorter(graph).static_order()) >= set(graph)
 
 
+def test_folders_of_tests_are_those_of_the_packages():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= {*ORDER, "ready_problems"}
+
+
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
 def test_the_engine_does_not_import_problems(path):
     assert not packages(path) & {"problems", "examples", "benchmarks", "tests"}

@@ -9,6 +9,9 @@ the reference operator, corrected in the reduced basis. Where K is not symmetric
 the nearest of a few reference operators, and the correction is multiplicative:
 
     P r = w + V (V^T K V)^{-1} V^T (r - K w),    w = K(z_k)^{-1} r
+
+It starts next to the solution, where no step needs damping, and counts the iterations of a query:
+what `pddlvm.weak.newton`, which starts anywhere, is not made for.
 """
 
 from dataclasses import dataclass, replace

@@ -144,7 +144,7 @@ def _log_likelihood(ratio: Tensor, share: Tensor, log_variance: Tensor) -> float
 def _newton(x: Tensor, statistic: Tensor, share: Tensor, penalty: Tensor, weight: Tensor) -> Tensor:
     """Minimiser of  sum_s share_s (log(1 + q_s exp(-2 w . x_s)) + w . x_s) + 1/2 w penalty w.
 
-    q = statistic / share.
+    q = statistic / share. Convex, in some twenty unknowns: a shorter step is all that it may take.
     """
     # Where nothing counts or every error is zero, w is not determined by them.
     least = 1e-9 * (float(share.sum()) + 1e-300)

@@ -19,6 +19,7 @@ import torch
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from torch import Tensor
 
+from pddlvm.basics.checks import check_count, check_share
 from pddlvm.basics.errors import ConvergenceError, InputError
 from pddlvm.linalg.factorisation import (
     Array,
@@ -58,9 +59,8 @@ class Multigrid(LinearSolver):
     max_iterations: int = 200
 
     def __post_init__(self) -> None:
-        is_share = isinstance(self.tolerance, float) and 0 < self.tolerance < 1
-        if not (is_share and isinstance(self.max_iterations, int) and self.max_iterations >= 1):
-            raise InputError(f"needs 0 < tolerance < 1 and max_iterations >= 1, got {self}")
+        check_share(tolerance=self.tolerance)
+        check_count(1, max_iterations=self.max_iterations)
 
     def factorise(  # noqa: D102
         self,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.sparse as sp
 
+from pddlvm.basics.checks import check_count, check_share
 from pddlvm.basics.errors import ConvergenceError, InputError
 from pddlvm.linalg.factorisation import (
     Array,
@@ -50,6 +51,8 @@ class Petsc(LinearSolver):
     max_iterations: int = 500
 
     def __post_init__(self) -> None:
+        check_share(tolerance=self.tolerance)
+        check_count(1, max_iterations=self.max_iterations)
         if self.preconditioner not in ("gamg", "hypre"):
             raise InputError(
                 f"the preconditioner is 'gamg' or 'hypre', got {self.preconditioner!r}"

@@ -13,7 +13,8 @@ assembled into one fixed sparsity pattern and factorised. For a linear problem t
 factorisation, and a sample whose matrix equals the one before (only loads or boundary values
 differ) reuses its factors. For a nonlinear one a sample's later matrices are next to its earlier
 ones, whose factors then serve (`pddlvm.linalg.nearby`) where that is faster: never those of another
-sample, so that no solution depends on what was solved before.
+sample, so that no solution depends on what was solved before. `pddlvm.linalg.newton` is for small
+dense systems, whose failures are no errors.
 """
 
 import numpy as np
@@ -35,6 +36,7 @@ _RELATIVE_STEP = 1e-11
 _MAX_ITERATIONS = 50
 _MAX_HALVINGS = 10
 _MAX_SECANT_STEPS = 20
+_SHOWN = 4
 _ROUND_OFF_STEP = 1e-7
 _TAU, _TAU_WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(4))
 _TAU = _TAU + 0.5
@@ -108,6 +110,7 @@ class ReferenceSolver:
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
         near: dict[int, Factorisation] = {}
+        history = []
         for _ in range(_MAX_ITERATIONS):
             self._check_finite(r[active], z[active], first + active)
             if not len(active):
@@ -129,12 +132,14 @@ class ReferenceSolver:
             small_residual = r[active].norm(dim=-1) <= _RELATIVE_RESIDUAL * start[active]
             small_step = step.norm(dim=-1) <= _RELATIVE_STEP * u[active][:, free].norm(dim=-1)
             active = active[~(small_residual | small_step)]
+            history.append(r.norm(dim=-1) / start)
         if len(active):
             worst = int(active[0])
+            last = ", ".join(f"{float(size[worst]):.1e}" for size in history[-_SHOWN:])
             raise ConvergenceError(
                 f"the reference solver did not converge for sample {first + worst} (z = "
-                f"{z[worst].tolist()}): relative residual {r[worst].norm() / start[worst]:.1e} "
-                f"after {_MAX_ITERATIONS} Newton steps; the problem may have no solution there"
+                f"{z[worst].tolist()}) in {_MAX_ITERATIONS} Newton steps, the last ones to "
+                f"relative residuals {last}; the problem may have no solution there"
             )
         return u
 

@@ -437,7 +437,7 @@ def test_noisy_data_of_a_problem_in_strong_form(trained):
 
 @pytest.mark.slow
 def test_code_of_the_page_runs():
-    page = Path(__file__).parent.parent / "docs" / "strong_form.md"
+    page = Path(__file__).parents[2] / "docs" / "strong_form.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     variables: dict = {}
     exec(re.sub(r"max_seconds=\d+", "max_steps=30", code), variables)

@@ -303,7 +303,7 @@ def test_vibration_modes_of_a_shell_are_orthonormal():
 
 @pytest.mark.parametrize("name", ["hare", "roof", "hemisphere"])
 def test_shipped_surfaces_are_the_output_of_their_script(name):
-    folder = Path(__file__).parent.parent / "meshes"
+    folder = Path(__file__).parents[2] / "meshes"
     mesh = fem.read_surface(folder / f"{name}.obj", closed=name == "hare")
     made = {
         "hare": fem.hare,

@@ -13,7 +13,7 @@ from pddlvm import fem
 from pddlvm.sensors.noise import Gaussian, StudentT, UnknownStd
 from problems import nonlinear_poisson, pinn, poisson, shell
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 POINTS = np.array([[0.13, 0.21], [0.5, 0.5], [0.99, 0.02]])
 
 

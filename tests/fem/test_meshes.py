@@ -11,7 +11,7 @@ import skfem
 from pddlvm import fem
 from pddlvm.basics.errors import MeshError
 
-MESHES = Path(__file__).parents[1] / "meshes"
+MESHES = Path(__file__).parents[2] / "meshes"
 TRIANGLE = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 BAR = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [2, 0, 0]]
 

@@ -401,9 +401,17 @@ def test_a_string_is_no_solver():
         pddlvm.Problem(p.name, p.space, p.terms, p.fields, p.dirichlet, solver="multigrid")
 
 
-@pytest.mark.parametrize("wrong", [{"tolerance": 0.0}, {"max_iterations": 0}])
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(pddlvm.InputError, match="tolerance < 1"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"tolerance": 0.0}, "tolerance must lie between 0 and 1"),
+        ({"tolerance": "1e-8"}, "tolerance must lie between 0 and 1"),
+        ({"max_iterations": 0}, "max_iterations must be an integer, at least 1"),
+        ({"max_iterations": 2.5}, "max_iterations must be an integer, at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong, message):
+    with pytest.raises(pddlvm.InputError, match=message):
         Multigrid(**wrong)
 
 
