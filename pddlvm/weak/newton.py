@@ -28,6 +28,7 @@ from pddlvm.linalg.nearby import solve_nearby
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
+from pddlvm.weak.singular import why_singular
 
 __all__ = ["ReferenceSolver"]
 
@@ -37,6 +38,7 @@ _MAX_ITERATIONS = 50
 _MAX_HALVINGS = 10
 _MAX_SECANT_STEPS = 20
 _SHOWN = 4
+_WHY_SINGULAR = "is some part of the mesh without a Dirichlet boundary, or a coefficient zero?"
 _ROUND_OFF_STEP = 1e-7
 _TAU, _TAU_WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(4))
 _TAU = _TAU + 0.5
@@ -135,6 +137,12 @@ class ReferenceSolver:
             history.append(r.norm(dim=-1) / start)
         if len(active):
             worst = int(active[0])
+            why = why_singular(self._form, self.matrix(u[worst], z[worst]))
+            if why is not None:
+                raise ConvergenceError(
+                    f"the matrix of sample {first + worst} (z = {z[worst].tolist()}) is singular "
+                    f"to working precision: {why}"
+                )
             last = ", ".join(f"{float(size[worst]):.1e}" for size in history[-_SHOWN:])
             raise ConvergenceError(
                 f"the reference solver did not converge for sample {first + worst} (z = "
@@ -180,9 +188,10 @@ class ReferenceSolver:
                 near[number] = factors
             return torch.from_numpy(factors.solve(-r.detach().numpy()))
         except SingularMatrixError as error:
+            why = why_singular(self._form, self.assembler(tangents))
             raise ConvergenceError(
-                f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "
-                "the mesh without a Dirichlet boundary, or a coefficient zero?"
+                f"the matrix of sample {number} (z = {z.tolist()}) is singular; "
+                f"{why or _WHY_SINGULAR}"
             ) from error
         except (NotPositiveError, ConvergenceError) as error:
             raise ConvergenceError(f"sample {number} (z = {z.tolist()}): {error}") from error
