@@ -26,8 +26,8 @@ __all__ = ["Constraints", "MeanValue", "constraints_of"]
 
 Array = NDArray[np.float64]
 
-_IMBALANCE = 1e-2
-"""Of loads, above which it is no error of the quadrature."""
+_IMBALANCE = 5e-2
+"""Of loads, above which it is no error of the quadrature: four cells a side leave 1 %."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MeanValue:
 
     That is one whose boundary has fluxes only, or a pressure of a flow that has its velocity
     prescribed all around. The loads must balance: sources and fluxes sum to zero, or what flows in
-    flows out. What the quadrature leaves of their sum, below 1 % of their sizes, is spread evenly.
+    flows out. What the quadrature leaves of their sum, below 5 % of their sizes, is spread evenly.
 
     Attributes:
         field: of a `fem.MixedSpace`, the one whose mean is zero.

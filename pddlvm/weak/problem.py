@@ -21,8 +21,8 @@ from pddlvm.basics.checks import broadcast_batch, check_kind
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
-from pddlvm.fem import FunctionSpace
-from pddlvm.fem.mixed import field_of, fields_of, names_of, on_all_dofs
+from pddlvm.fem import FunctionSpace, MixedSpace
+from pddlvm.fem.mixed import field_of, names_of, on_all_dofs
 from pddlvm.fem.where import Patch
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
@@ -163,8 +163,10 @@ class Problem(ParametricProblem):
         digest.update(self.fixed_dofs.astype(np.int64).tobytes())
         terms = [(type(t).__name__, t.is_coercive, t.region.shape) for t in self.terms]
         digest.update(repr((terms, self._field_signatures)).encode())
-        if self.constraints or len(fields_of(self.space)) > 1:
-            digest.update(repr((self.space, self.constraints)).encode())
+        if self.constraints:
+            digest.update(repr(self.constraints).encode())
+        if isinstance(self.space, MixedSpace):
+            digest.update(repr(self.space).encode())
         return digest.hexdigest()
 
     @cached_property
