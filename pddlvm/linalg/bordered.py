@@ -25,7 +25,8 @@ from pddlvm.linalg.factorisation import (
 
 __all__ = ["Bordered"]
 
-_SINGULAR = 1e14
+_SINGULAR = 1e10
+"""Condition of the corner without units: it is that of a few numbers of size one."""
 
 
 class Bordered(Factorisation):
@@ -54,8 +55,7 @@ class Bordered(Factorisation):
     ) -> None:
         self._made_of = matrix, border, solver, symmetric, near_nullspace, many
         n, k = border.shape
-        # Entries as large as those of K.
-        border = border * (abs(matrix).max() / np.abs(border).max(axis=0))
+        border = border / np.abs(border).sum(axis=0)
         self._out = np.abs(border).argmax(axis=0)
         self._kept = np.setdiff1d(np.arange(n), self._out)
         rows, columns = matrix[self._kept], matrix[:, self._out].toarray()
@@ -73,7 +73,11 @@ class Bordered(Factorisation):
             rows[:, self._kept].tocsc(), symmetric=symmetric, near_nullspace=near, many=many
         )
         self._forward = self._inner.solve(self._p)
-        self._schur = corner - self._q @ self._forward
+        schur = corner - self._q @ self._forward
+        # Unknowns that were taken out and multipliers have units of their own.
+        units = np.sqrt(np.abs(schur.diagonal()[k:]))
+        self._units = np.concatenate([units, 1 / np.where(units > 0, units, 1.0)])
+        self._schur = self._units[:, None] * schur * self._units
         if not np.linalg.cond(self._schur) < _SINGULAR:
             raise SingularMatrixError("the matrix is singular with its border")
 
@@ -92,7 +96,8 @@ class Bordered(Factorisation):
             rows, moved, schur = self._p.T, self._backward, self._schur.T
         rest = -(rows @ y)
         rest[: len(self._out)] += b[self._out]
-        t = np.linalg.solve(schur, rest)
+        units = self._units.reshape(-1, *(1 for _ in b.shape[1:]))
+        t = units * np.linalg.solve(schur, units * rest)
         x = np.empty_like(b)
         x[self._kept], x[self._out] = y - moved @ t, t[: len(self._out)]
         return x

@@ -61,6 +61,17 @@ def test_two_rows_hold_two_parts():
         np.testing.assert_allclose(part, expected(ring(), one, b), atol=1e-12)
 
 
+def test_long_rings_are_held_too():
+    n = 3000
+    a = sp.diags([np.full(n, 2.0), np.full(n - 1, -1.0), np.full(n - 1, -1.0)], [0, 1, -1]).tolil()
+    a[0, -1] = a[-1, 0] = -1.0
+    phase = 2 * np.pi * np.arange(n) / n
+    found = factors(sp.csc_matrix(a), np.ones((n, 1)))
+    # cos is an eigenvector; the condition is some millions.
+    expected = np.cos(phase) / (2 - 2 * np.cos(2 * np.pi / n))
+    assert np.abs(found.solve(np.cos(phase)) - expected).max() < 1e-8 * expected.max()
+
+
 def test_what_is_singular_with_its_border_is_told():
     border = np.sin(np.arange(N) * 2 * np.pi / N)[:, None]
     with pytest.raises(SingularMatrixError):

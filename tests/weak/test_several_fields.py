@@ -3,13 +3,15 @@
 import copy
 import pickle
 
+import matplotlib.figure
+import meshio
 import numpy as np
 import pytest
 import torch
-from flows import VISCOSITY, channel, parabola, stokes, taylor_hood
+from flows import VISCOSITY, channel, parabola, stokes
 
 import pddlvm
-from pddlvm import fem
+from pddlvm import fem, plot
 
 MESH = fem.unit_square(3).with_subdomains({"low": lambda x: x[1] < 0.5})
 VELOCITY, PRESSURE = fem.Space(MESH, 2, n_components=2), fem.Space(MESH)
@@ -260,7 +262,9 @@ def test_a_model_refuses_a_saddle_point_by_name(kind):
     refuses("field 'p' has no energy of its own", pddlvm.LatentVariableModel, case)
 
 
-def test_fields_with_an_energy_have_a_model():
+@pytest.fixture(scope="module")
+def exchange():
+    """Two temperatures that exchange heat, and their model."""
     space = fem.MixedSpace({"a": fem.Space(MESH), "b": fem.Space(MESH, 2)})
 
     def energy(a, b, da, db, k):
@@ -273,13 +277,27 @@ def test_fields_with_an_energy_have_a_model():
         {"k": VISCOSITY},
         [pddlvm.Dirichlet("left", field="a")],
     )
-    model = pddlvm.LatentVariableModel(case, seed=0)
+    return pddlvm.LatentVariableModel(case, seed=0)
+
+
+def test_fields_with_an_energy_have_a_model(exchange):
     z = double([[0.9]])
-    u = case.solve(z)
-    corrected = model.forward(z, corrections=1).mean
+    u = exchange.problem.solve(z)
     # A basis of one parameter: the correction is next to exact.
-    assert (corrected - u).norm() < 1e-3 * u.norm()
+    assert (exchange.forward(z, corrections=1).mean - u).norm() < 1e-3 * u.norm()
 
 
-def test_taylor_hood_of_the_helpers_is_the_space_of_this_file():
-    assert taylor_hood(MESH).n_dofs == SPACE.n_dofs
+def test_files_and_figures_have_each_field(exchange, tmp_path):
+    case, z = exchange.problem, double([0.9])
+    exchange.to_vtu(tmp_path / "solution.vtu", z)
+    written = meshio.read(tmp_path / "solution.vtu").point_data
+    assert set(written) == {"a_mean", "a_std", "b_mean", "b_std"}
+    dofs, space = case.space.field("b")
+    mean = exchange.forward(z).mean.numpy()
+    np.testing.assert_array_equal(written["b_mean"], space.at_nodes(mean[dofs])[:, 0])
+    figure = matplotlib.figure.Figure()
+    for name, expected in ((None, "a"), ("b", "b")):
+        ax = plot.field(case, torch.from_numpy(mean).double(), figure.subplots(), name=name)
+        drawn = ax.collections[0].get_array()
+        np.testing.assert_allclose(drawn, written[f"{expected}_mean"])
+    refuses("no field 'c'", plot.field, case, torch.from_numpy(mean), figure.subplots(), name="c")
