@@ -136,8 +136,10 @@ def _fit_level(
     part = e @ of_level
     rest = e - part @ of_level.mT
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    log_c = uncertainty.c[level].fit(features, base, part, counts=is_own.expand(part.shape))
-    log_rest = uncertainty.rest[level].fit(xi, base, rest)
+    # The modes are orthonormal.
+    counts, norms = is_own.expand(part.shape), torch.ones_like(part[0])
+    log_c = uncertainty.c[level].fit(features, base, part, counts, norms)
+    log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=torch.ones_like(rest[0]))
     field = model.error_field(z, level=level)
     std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
     scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)

@@ -77,6 +77,24 @@ def test_errors_that_do_not_count_are_ignored():
         assert model(x, torch.zeros(2000, 1))[0].abs().max() < 0.25
 
 
+def test_many_small_parts_of_a_field_do_not_say_how_large_it_is():
+    """Nineteen parts of a thousandth grow steeply with x, the one that matters does not."""
+    x = torch.randn(1000, 1, generator=generator())
+    std = torch.cat([torch.ones_like(x), (1e-3 * (1.5 * x).exp()).expand(-1, 19)], dim=1)
+    errors = std * torch.randn(1000, 20, generator=generator(1))
+    model, none = VarianceModel(1, 20), torch.zeros(1000, 1)
+    model.fit(x, none, errors, norms=torch.ones(20))
+    with torch.no_grad():
+        size = model(x, none).exp().sum(1).sqrt()
+    # Each for itself, x would decide: sizes from 0.05 to 8.
+    assert float(size.log().std()) < 0.1
+    assert float(size.square().mean().sqrt()) == pytest.approx(1, abs=0.1)
+    # Parts without any error have no share, and nothing fails.
+    model.fit(x, none, torch.zeros_like(errors), norms=torch.ones(20))
+    with torch.no_grad():
+        assert torch.isfinite(model(x, none)).all()
+
+
 @pytest.fixture(scope="module")
 def model() -> pddlvm.LatentVariableModel:
     trained = pddlvm.LatentVariableModel(
