@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from pddlvm.basics.checks import check_only_field
+from pddlvm.basics.checks import check_only_field, is_integer
 from pddlvm.basics.errors import MeshError, ProblemError
 from pddlvm.fem.regions import FieldPart, FunctionSpace, Points, Region
 from pddlvm.fem.space import Space
@@ -161,6 +161,9 @@ class MixedSpace:
             where: see `boundary`.
             component: only those of this one, counted through all fields.
         """
+        c = self.n_components
+        if not (component is None or (is_integer(component) and 0 <= component < c)):
+            raise ProblemError(f"component must be between 0 and {c - 1}, got {component!r}")
         own = [space.dofs_on(where) for space in self._spaces.values()]
         pairs = zip(self._slices.values(), own, strict=True)
         dofs = np.concatenate([part.start + found for part, found in pairs])

@@ -81,8 +81,9 @@ class Space:
         self._set_quadrature(quadrature)
         # Of each degree of freedom of the element its number: sides that are one share theirs.
         self._number: Index = np.arange(int(self._basis.N))
-        if periodic is not None:
-            self._number = self._identified(check_pairs(periodic))
+        pairs = {} if periodic is None else check_pairs(periodic)
+        if pairs:
+            self._number = self._identified(pairs)
             check_cells_between(self._number[self._basis.element_dofs].T)
         self._first = np.unique(self._number, return_index=True)[1]
 

@@ -50,14 +50,18 @@ def check_held(name: str, form: WeakForm, operators: Discretisation) -> None:
 
 def _refuse_fields(name: str, space: MixedSpace, part: LoosePart) -> None:
     fields = [space.field_names[i] for i in part.fields]
-    one = fields[0]
+    one, are_numbers = fields[0], space.field(fields[0])[1].n_components == 1
+    why = (
+        "it is known up to a constant at most, as a pressure where the velocity is prescribed all "
+        f'around. Fix its mean, constraints=[MeanValue("{one}")], or'
+        if are_numbers
+        else "it can still shift or turn:"
+    )
     low, high = (f(space.dof_points[part.dofs], axis=0).tolist() for f in (np.min, np.max))
     raise ProblemError(
         f"nothing holds field {' and '.join(map(repr, fields))} of problem {name!r} between {low} "
-        f"and {high}: it is known up to a constant at most, as a pressure where the velocity is "
-        "prescribed all around, or can turn. Prescribe it, Dirichlet(boundary, value, "
-        f'field="{one}"), or fix its mean, constraints=[MeanValue("{one}")], or add a term that '
-        "reads it"
+        f'and {high}: {why} prescribe it, Dirichlet(boundary, value, field="{one}"), or add a term '
+        "that reads it"
     )
 
 

@@ -133,6 +133,10 @@ def test_fields_on_meshes_that_differ_are_named():
             error=pddlvm.MeshError)  # fmt: skip
 
 
+def test_an_unknown_component_is_named():
+    refuses("component must be between 0 and 2, got 3", SPACE.dofs_on, "left", 3)
+
+
 def test_an_unknown_field_is_named():
     refuses(r"no field 'q'; there are \['u', 'p'\]", SPACE.field, "q")
 

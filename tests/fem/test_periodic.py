@@ -230,6 +230,10 @@ def test_meshes_of_one_cell_are_refused():
     refuses("a cell touches both", fem.interval(1), {"left": "right"})
 
 
+def test_no_pairs_are_no_periodic_sides():
+    assert fem.Space(fem.unit_square(2), periodic={}).n_dofs == 9
+
+
 def test_an_element_of_ones_own_is_refused():
     element = fem.Space(fem.unit_square(2))._element
     refuses("leave out `element`", fem.unit_square(3), BOTH, pddlvm.InputError, element=element)

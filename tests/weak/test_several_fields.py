@@ -181,10 +181,32 @@ def test_dirichlet_values_of_no_field_are_refused():
 def test_what_nothing_holds_is_named_by_field():
     walls = pddlvm.Dirichlet(None)
     refuses("nothing holds field 'p' .*constraints=.MeanValue", channel, dirichlet=[walls])
-    refuses("nothing holds field 'u'", channel, dirichlet=[])
+    refuses("nothing holds field 'u' .* shift or turn", channel, dirichlet=[])
     only = with_function(lambda du, p, nu: {"u": (0.0, nu * du), "p": (p, 0.0)})
     assert only.n_free
     refuses("nothing holds field 'p'", with_function, lambda du, nu: {"u": (0.0, nu * du)})
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ([pddlvm.Dirichlet("left", component=0)], "field 'u' and 'p'"),
+        ([pddlvm.Dirichlet(fem.Nodes([0])), pddlvm.Dirichlet(None, field="p")], "field 'u' .*turn"),
+        ([pddlvm.Dirichlet("left")], "field 'p' .*constant"),
+        ([pddlvm.Dirichlet("left", component=0), pddlvm.Dirichlet("bottom", component=1),
+          pddlvm.Dirichlet("left", field="p")], None),
+    ],
+)  # fmt: skip
+def test_a_body_beside_a_temperature_may_not_turn(held, message):
+    def energy(du, p, dp, nu):
+        strain = 0.5 * (du + du.T)
+        return 1e11 * (strain * strain).sum() + 0.5 * nu * dp @ dp - p
+
+    arguments = (energy, pddlvm.Energy)
+    if message:
+        refuses(f"nothing holds {message}", with_function, *arguments, dirichlet=held)
+    else:
+        assert with_function(*arguments, dirichlet=held).n_free
 
 
 def test_fields_are_compared_in_units_of_their_own():
