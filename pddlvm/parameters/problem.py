@@ -133,6 +133,7 @@ class ParametricProblem(ABC):
         Raises:
             InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
             ConvergenceError: Newton's iteration failed; the message names the sample.
+            ProblemError: loads do not balance, and a mean value is constrained.
         """
         z = self.prior.check(check_no_gradient(z, "z"))
         u = self._solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))

@@ -6,7 +6,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.fem.mixed import MixedSpace
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
-from pddlvm.weak.parts import LoosePart, forces_at_rest, loose_parts
+from pddlvm.weak.parts import LoosePart, forces_at_rest, loose_parts, parts_of
 
 __all__ = ["check_held"]
 
@@ -73,11 +73,18 @@ def _check_constraints(name: str, form: WeakForm, operators: Discretisation) -> 
     forces = forces_at_rest(form, operators)
     backwards = forces_at_rest(form, operators, transposed=True)
     rough = np.cos(np.arange(form.n_dofs))[:, None]
+    labels = parts_of(form)
     for one, v in zip(form.constraints.given, form.constraints.constants.T, strict=True):
         start = f"{one} of problem {name!r} is one too many: "
         if v[fixed].any():
             raise ProblemError(
                 f"{start}Dirichlet values hold that field already; leave one of them out"
+            )
+        n_parts = len(np.unique(labels[v > 0]))
+        if n_parts > 1:
+            raise ProblemError(
+                f"{one} of problem {name!r} is one mean value for {n_parts} parts of the mesh that "
+                "nothing connects: each is known up to a constant of its own; solve them one by one"
             )
         field = rough * v[:, None]
         for apply, what in ((forces, "a term holds it already"), (backwards, _NOT_CONSERVED)):

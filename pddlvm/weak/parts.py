@@ -20,7 +20,7 @@ from pddlvm.fem.regions import FunctionSpace, turns
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 
-__all__ = ["LoosePart", "forces_at_rest", "loose_parts"]
+__all__ = ["LoosePart", "forces_at_rest", "loose_parts", "parts_of"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -47,7 +47,7 @@ class LoosePart:
 def loose_parts(form: WeakForm, operators: Discretisation) -> list[LoosePart]:
     """The loose parts of a form."""
     n = form.n_dofs
-    label = _labels(form)
+    label = parts_of(form)
     is_fixed = np.ones(n, dtype=bool)
     is_fixed[form.free_dofs] = False
     suspects = np.unique(label)
@@ -128,7 +128,7 @@ def _rigid(space: FunctionSpace, inside: Mask) -> Array:
     return shifts
 
 
-def _labels(form: WeakForm) -> Index:
+def parts_of(form: WeakForm) -> Index:
     """Number of the part that each degree of freedom belongs to."""
     regions = {id(term.region): term.region for term in form.terms}.values()
     first = np.concatenate([np.repeat(r.dofs[:, 0], r.dofs.shape[1]) for r in regions])

@@ -53,7 +53,7 @@ def _unseen(form: WeakForm, a: sp.csc_matrix, scale: Array) -> Array | None:
     shifted = sp.csc_matrix(a + _SHIFT * size * sp.identity(a.shape[0]))
     try:
         factors = form.solver.factorise(shifted, symmetric=False)
-    except (SingularMatrixError, NotPositiveError):
+    except (SingularMatrixError, NotPositiveError, MemoryError):
         return None
     x = rough(a.shape[0])
     for _ in range(_N_ITERATIONS):

@@ -1,11 +1,13 @@
 """Mean values that make a solution unique, and loads that must balance then."""
 
 import copy
+import dataclasses
 import math
 import pickle
 
 import numpy as np
 import pytest
+import skfem
 import torch
 from checks import l2_error, orders
 from flows import channel
@@ -154,6 +156,15 @@ def test_constraints_that_are_one_too_many_are_refused():
     open_end = channel(3)
     assert not open_end.constraints
     refuses("MeanValue.*'p'.*one too many", channel, constraints=[pddlvm.MeanValue("p")])
+
+
+def test_one_mean_is_not_for_two_parts():
+    one = fem.unit_square(2)
+    two = dataclasses.replace(one, doflocs=one.doflocs + np.array([[2.0], [0.0]]))
+    both = skfem.MeshTri(np.hstack([one.p, two.p]), np.hstack([one.t, two.t + one.p.shape[1]]))
+    both = both.with_boundaries({"right": lambda x: x[0] > 2.99})
+    term = pddlvm.Energy(fem.Space(both).interior(), lambda u, du, x, k: k * du @ du)
+    refuses("one mean value for 2 parts", neumann, terms=[term], mesh=both)
 
 
 def test_equations_that_are_not_conserved_are_refused():
