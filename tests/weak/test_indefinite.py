@@ -12,7 +12,9 @@ from flows import channel, navier_stokes, stokes, taylor_hood
 
 import pddlvm
 from pddlvm import fem, linalg
+from pddlvm.linalg import automatic
 from pddlvm.linalg.banded import BandedFactors
+from pddlvm.weak import affine_system
 from pddlvm.weak.singular import why_singular
 
 PI = math.pi
@@ -100,6 +102,24 @@ def test_an_energy_of_a_saddle_point_is_solved_with_pivots():
     z = double([[0.6], [1.7]])
     torch.testing.assert_close(case.solve(z), channel(4).solve(z), rtol=0, atol=1e-11)
     torch.testing.assert_close(case.solve_with_factors(z)[0], case.solve(z), rtol=0, atol=1e-11)
+
+
+def test_neither_multigrid_nor_a_band_is_tried_for_a_saddle_point(monkeypatch):
+    def energy(du, p, nu):
+        return 0.5 * nu * (du * du).sum() - p * du.trace()
+
+    def fail(*_, **__):
+        raise AssertionError("tried")
+
+    # As if the problem were large.
+    monkeypatch.setattr(automatic, "_FEW_UNKNOWNS", 0)
+    monkeypatch.setattr(automatic, "_FEW", 0.0)
+    monkeypatch.setattr(linalg.Multigrid, "factorise", fail)
+    monkeypatch.setattr(affine_system, "find_band", fail)
+    space = taylor_hood(fem.unit_square(3))
+    for term in (pddlvm.Energy(space.interior(), energy), pddlvm.Flux(space.interior(), stokes)):
+        case, z = channel(space=space, terms=[term]), double([[0.6]])
+        torch.testing.assert_close(case.solve(z), case.solve_with_factors(z)[0], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

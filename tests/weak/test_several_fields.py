@@ -65,6 +65,20 @@ def test_rows_of_a_flux_are_those_of_its_fields():
     np.testing.assert_allclose(r[U], region.matrix[::6].T @ loads, atol=1e-15)
 
 
+def test_a_field_that_is_left_out_has_no_rows():
+    def held(u, du, p):
+        return {"u": (u, du), "p": (p, 0.0)}
+
+    def load(nu, x):
+        return {"p": (nu * x[0], 0.0)}
+
+    terms = [pddlvm.Flux(SPACE.interior(), f) for f in (held, load)]
+    case = channel(space=SPACE, terms=terms, dirichlet=[])
+    r = case.residual(torch.zeros(SPACE.n_dofs).double(), torch.ones(1).double())
+    assert not r[U].any()
+    assert r[P].all()
+
+
 def test_an_energy_is_the_potential_of_its_flux():
     def energy(du, p, nu):
         return 0.5 * nu * (du * du).sum() - p * du.trace()
