@@ -23,6 +23,7 @@ from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.averages import averages
 from pddlvm.fem.elements import default_quadrature, lagrange, quadrature_rules
 from pddlvm.fem.locate import Finder, rounding
+from pddlvm.fem.mesh_files import check_no_path
 from pddlvm.fem.periodic import check_cells_between, check_pairs, identified, partners
 from pddlvm.fem.regions import Points, Region, check_points, turns
 from pddlvm.fem.where import Facets, Nodes, Patch, Where, satisfying
@@ -63,10 +64,10 @@ class Space:
     ) -> None:
         check_count(0, degree=degree)
         check_count(1, n_components=n_components)
+        check_no_path(mesh, "fem.read_mesh")
         check_kind(skfem.Mesh, mesh=mesh)
         check_kind(skfem.Element | None, element=element)
-        if quadrature is not None:
-            check_count(0, quadrature=quadrature)
+        check_count(0, quadrature=0 if quadrature is None else quadrature)
         if element is not None and periodic is not None:
             raise InputError("periodic sides need Lagrange elements: leave out `element`")
         if element is None:

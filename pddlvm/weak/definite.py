@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["check_positive_at", "factorise_positive"]
 
 _WHY_SINGULAR = (
-    "is a coefficient zero, can it move as a rigid body, or is the prior centred at a resonance?"
+    "is a coefficient zero, or does its prior change its sign (links.exp keeps a field positive), "
+    "can it move as a rigid body, or is the prior centred at a resonance?"
 )
 
 _SOLVE = "(problem.solve(z) does without a positive operator, a model does not)"
