@@ -183,7 +183,7 @@ def _affine_term(
     if tangent is None or flux is None:
         return None
     columns = np.zeros((term.weights.numel(), term.s, 1))
-    own = AffineTerm(term.term, form.fields, tangent, flux, columns, torch.float64)
+    own = AffineTerm(term, tangent, flux, columns, torch.float64)
     of_tangents = torch.from_numpy(tangent.cardinal.T.copy()).unflatten(1, (-1, term.s, term.s))
     of_fluxes = torch.from_numpy(flux.cardinal.T.copy()).unflatten(1, (-1, term.s))
     return own, term.weights[:, None, None] * of_tangents, term.weights[:, None] * of_fluxes
