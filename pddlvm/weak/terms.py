@@ -7,7 +7,8 @@ At one quadrature point, with e = (u, grad u), position x and the values of the 
 
 Both are plain torch functions without batch, mesh or device; `torch.func` supplies derivatives and
 batches. For a scalar problem u is a number and grad u a vector (dim,); for a vector problem u is
-(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead.
+(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead. Of
+several fields (`fem.MixedSpace`) a function names those that it reads: u, du, p, dp.
 """
 
 from abc import ABC, abstractmethod
@@ -21,11 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vjp, vmap
 
-from pddlvm.basics.checks import argument_names, check_flag
+from pddlvm.basics.checks import check_flag
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
 from pddlvm.parameters.fields import Field, FieldAtPoints, Fields
+from pddlvm.weak.arguments import (
+    arguments_in_words,
+    call,
+    kind_of,
+    parameters_of,
+    stack_fluxes,
+)
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 
@@ -57,17 +65,12 @@ class Term(ABC):
 
     @property
     def field_names(self) -> tuple[str, ...]:
-        """Names of the fields that the function reads: its arguments after (u, du, x)."""
-        return argument_names(self.function, "lambda u, du, x, k: ...")[3:]
+        """Names of the parameter fields that the function reads: its arguments after (u, du, x)."""
+        return parameters_of(self.function, self.region)
 
     @abstractmethod
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """dpsi/de or (f0, f1) at one point, (s,)."""
-
-    def unpack(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """e (s,) -> u, grad u in the shapes that the user's function expects."""
-        n = self.region.size_u
-        return e[:n].reshape(self.region.u_shape), e[n:].reshape(self.region.du_shape)
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,11 @@ class Energy(Term):
 
     def density(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """psi at one point."""
-        psi = self.function(*self.unpack(e), x, **values)
-        if isinstance(psi, tuple | list) or (isinstance(psi, Tensor) and psi.ndim):
-            got = f"{len(psi)} values" if isinstance(psi, tuple | list) else _shape(psi)
+        psi = call(self.function, self.region, e, x, values)
+        if isinstance(psi, tuple | list | Mapping) or (isinstance(psi, Tensor) and psi.ndim):
             raise ProblemError(
-                f"it returns {got}, and an Energy is one number, the density; (f0, f1) of a weak "
-                "form make a Flux(region, function)"
+                f"it returns {kind_of(psi)}, and an Energy is one number, the density; (f0, f1) "
+                "of a weak form make a Flux(region, function)"
             )
         result: Tensor = psi
         return result
@@ -99,6 +101,8 @@ class Energy(Term):
 @dataclass(frozen=True)
 class Flux(Term):
     """A weak form without a potential: function(u, du, x, **fields) -> (f0, f1).
+
+    Of several fields {"u": (f0, f1), "p": (f0, f1)}; a field that is left out has no rows.
 
     Attributes:
         has_secant: is (f0, f1) = D (u, grad u) + load with D(u, x; fields) symmetric and not
@@ -117,16 +121,8 @@ class Flux(Term):
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """(f0, f1) at one point, (s,)."""
-        pair = self.function(*self.unpack(e), x, **values)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            got = f"{len(pair)} values" if isinstance(pair, tuple | list) else _shape(pair)
-            raise ProblemError(
-                f"it returns {got}, and a Flux is a pair (f0, f1); the density of an energy makes "
-                "an Energy(region, function)"
-            )
-        f0, f1 = pair
-        f0 = torch.as_tensor(f0, dtype=e.dtype, device=e.device)
-        return torch.cat([f0.reshape(-1).expand(self.region.size_u), f1.reshape(-1)])
+        found = call(self.function, self.region, e, x, values)
+        return stack_fluxes(found, self.region, e)
 
 
 class TermEvaluator(nn.Module):
@@ -163,7 +159,7 @@ class TermEvaluator(nn.Module):
         self.s = term.region.shape[2]
         self.register_buffer("weights", weights)
         self.register_buffer("x", torch.from_numpy(points.x).to(dtype))
-        self.used = used = {name: _lookup(name, fields) for name in term.field_names}
+        self.used = used = {name: _lookup(name, fields, term.region) for name in term.field_names}
         self.numbers = {k: float(v) for k, v in used.items() if not isinstance(v, Field)}
         self.fields = nn.ModuleDict(
             {k: v.at(points, dtype) for k, v in used.items() if isinstance(v, Field)}
@@ -301,15 +297,10 @@ class TermEvaluator(nn.Module):
         return result
 
 
-def _shape(value: Any) -> str:
-    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    return f"a tensor of shape {shape}" if shape else "one number"
-
-
-def _lookup(name: str, fields: Fields) -> Field | float:
+def _lookup(name: str, fields: Fields, region: Region) -> Field | float:
     if name not in fields:
         raise ProblemError(
             f"the physics reads a field {name!r} that the problem does not have; it has "
-            f"{sorted(fields)}. Arguments after (u, du, x) must be names of fields"
+            f"{sorted(fields)}. {arguments_in_words(region)} must be names of fields"
         )
     return fields[name]
