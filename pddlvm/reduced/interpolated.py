@@ -9,6 +9,8 @@ sum costs a tenth of what the strains at the points of a cubature do, and of a s
 right to five digits, derivatives included.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from torch import Tensor
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
 from pddlvm.linalg.operators import ScaledOperator
 from pddlvm.reduced.cubature import dense_columns
-from pddlvm.reduced.residual import ReducedModel
+from pddlvm.reduced.residual import ReducedModel, stiffness_of
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.terms import TermEvaluator
 
@@ -60,8 +62,8 @@ def interpolated(model: ReducedModel) -> ReducedModel:
 
 
 def _is_linear(term: TermEvaluator, a: Tensor, blocks: dict[str, Tensor]) -> bool:
-    """Is the tangent the same whatever u is?"""
-    here, there = term.tangents(a, blocks), term.tangents(-2 * a, blocks)
+    """Is the stiffness the same whatever u is?"""
+    here, there = stiffness_of(term, a, blocks), stiffness_of(term, -2 * a, blocks)
     return torch.allclose(here, there, rtol=0, atol=_LINEAR * float(here.abs().max()))
 
 
@@ -76,7 +78,11 @@ def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
         e = xi.new_zeros(len(xi), len(term.weights), term.s)
         tangents = term.tangents_of(e, blocks) / term.weights[:, None, None]
         loads = term.fluxes_of(e, blocks) / term.weights[:, None]
-        tangent, load = _interpolation(tangents.flatten(1)), _interpolation(loads.flatten(1))
+        # What multiplies u and grad u has different units: relative to the strains of the columns.
+        size = torch.from_numpy(columns).square().mean((0, 2)).sqrt()
+        size = torch.where(size > 0, size, 1.0).expand(len(term.weights), -1)
+        tangent = _interpolation(tangents.flatten(1), (size[:, :, None] * size[:, None]).flatten())
+        load = _interpolation(loads.flatten(1), size.flatten())
         if tangent is not None and load is not None:
             return AffineTerm(term, tangent, load, columns, torch.float64, energy)
     return None
@@ -100,8 +106,9 @@ def _at_points(
     return term, found.unflatten(0, (-1, term.s)).numpy(), 1.0
 
 
-def _interpolation(values: Tensor) -> Interpolation | None:
-    """One that is right on fresh draws too, of any size."""
+def _interpolation(values: Tensor, unit: Tensor) -> Interpolation | None:
+    """One that is right on fresh draws too, of any size; unit makes the values comparable, (n,)."""
+    values = values * unit
     size = values.abs().amax(1, keepdim=True)
     relative = (values / torch.where(size > 0, size, 1.0)).numpy()
     draws, fresh = np.split(relative, [len(relative) - _N_CHECKS])
@@ -109,4 +116,7 @@ def _interpolation(values: Tensor) -> Interpolation | None:
     if found is None or len(found.index) > len(draws) / 2:
         return None
     left = np.abs(fresh[:, found.index] @ found.cardinal.T - fresh)
-    return found if (left <= _WRONG).all() else None
+    if not (left <= _WRONG).all():
+        return None
+    units = unit.numpy()
+    return replace(found, cardinal=found.cardinal * units[found.index] / units[:, None])

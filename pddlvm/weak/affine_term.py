@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from pddlvm.linalg.empirical_interpolation import Interpolation
 from pddlvm.linalg.operators import scale_rows
@@ -138,7 +137,9 @@ class AffineTerm(nn.Module):
         if rank == 0:
             return self.magic.weights.new_zeros(batch, 0)
         entry = torch.cat([self.tangent_entry, s * self.load_entry])
-        rows = one_hot(entry // s, s).to(self.magic.weights).expand(batch, -1, -1)
+        # `one_hot` looks at its numbers, which no recording can.
+        is_row = (entry // s)[:, None] == torch.arange(s, device=entry.device)
+        rows = is_row.to(self.magic.weights).expand(batch, -1, -1)
         found = self.magic.tangent_rows(rows, latents)[:, :rank]
         return found.gather(-1, (self.tangent_entry % s).expand(batch, -1)[..., None])[..., 0]
 

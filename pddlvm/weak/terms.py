@@ -257,6 +257,8 @@ class TermEvaluator(nn.Module):
         self, function: Callable[[dict[str, Tensor]], Tensor], z: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Derivatives of one number at each point, (batch, n_points), by the fields there."""
+        if not self.fields:
+            return {}
         with torch.enable_grad():
             latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
             total, given = function(latents).sum(), list(latents.values())

@@ -324,7 +324,7 @@ def test_bad_trainings_are_refused(arguments, message, call: Call, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("fails", "out of luck"), ("number", "return a problem"), ("absent", "no function")],
+    [("fails", "out of luck"), ("number", "must be a problem"), ("absent", "no function")],
 )
 def test_bad_files_of_problems_are_refused(own, function, message, call: Call, tmp_path: Path):
     done = call("train", f"{own}:{function}", "--max-steps", 3, "--out", tmp_path / "run")

@@ -431,7 +431,7 @@ def test_noisy_data_of_a_problem_in_strong_form(trained):
     assert ((one.mean - posterior.mean[0]).abs() < posterior.std[0]).all()
     with pytest.raises(pddlvm.ProblemError, match="nuts"):
         posterior.check()
-    with pytest.raises(pddlvm.ProblemError, match="try 'nuts'"):
+    with pytest.raises(pddlvm.ProblemError, match="use method 'nuts'"):
         trained.infer(y[0], obs, "exact")
 
 
