@@ -44,7 +44,7 @@ R = TypeVar("R")
 Watch = Callable[[float], None]
 """Is told the share that is done."""
 
-_DEAD = {"KilledWorker", "WorkerCrashedError"}
+_DEAD = {"KilledWorker", "FutureCancelledError", "WorkerCrashedError"}
 """Names of what dask and ray raise, neither of which is needed here, where a worker has died."""
 
 
@@ -85,7 +85,7 @@ def each(
             found.append(function(shared, item, step))
             step(1.0)
         return found
-    run, constant, unpacked = _sent(backend, function, shared, same)
+    run, unpacked = _sent(backend, function, shared, same)
     answers: list[R] = []
     error: Exception | None = None
 
@@ -93,7 +93,7 @@ def each(
         for item in items:
             if error is not None:
                 return  # The parts that have begun come to their end.
-            yield delayed(run)(*constant, item)
+            yield delayed(run)(item)
 
     engine = Parallel(
         n_jobs=n_jobs,
@@ -154,11 +154,11 @@ def _run(function: Callable[[S, I, Watch], R], shared: S, is_graph: bool, item: 
 
 def _sent(
     backend: Any, function: Callable[..., Any], shared: Any, same: Sequence[object]
-) -> tuple[Callable[..., Any], tuple[Any, ...], Callable[[Any], Any]]:
-    """What a worker does, of what beside an item, and what is done here with its answer."""
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """What a worker does with an item, and what is done here with its answer."""
     is_graph = torch.is_grad_enabled()
     if getattr(backend, "supports_sharedmem", False):
-        return _run, (function, shared, is_graph), _as_it_is
+        return partial(_run, function, shared, is_graph), _as_it_is
     try:
         content = cloudpickle.dumps((function, shared, tuple(same)))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -166,10 +166,12 @@ def _sent(
             f"the work cannot be sent to other processes ({error}); use functions and classes at "
             "the top of a module, or parallel_config(backend='threading')"
         ) from error
-    # An array: engines put those that are large where all workers find them.
+    # An array, for loky maps large ones into all workers; no argument, for dask would leave it with
+    # one worker, and without it when that dies.
     array = np.frombuffer(content, dtype=np.uint8)
     mode = (is_graph, torch.get_default_dtype())
-    return _in_worker, (sha256(content).hexdigest(), array, mode), partial(_unpacked, same)
+    run = partial(_in_worker, sha256(content).hexdigest(), array, mode)
+    return run, partial(_unpacked, same)
 
 
 def _as_it_is(answer: Any) -> Any:
