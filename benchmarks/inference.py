@@ -5,7 +5,8 @@ Monte Carlo with adjoint gradients of the finite element model. `accuracy`: erro
 the posteriors against long chains on the finite element likelihood; the honest baseline is
 Gauss-Newton and the Laplace approximation with finite elements, and on small meshes it is hard to
 beat. Where sbi is installed, its neural posterior estimation (NPE) runs beside ours, on
-finite element simulations, until its own rule stops it.
+finite element simulations, until its own rule stops it. `many` and `sensors`: what the Laplace
+approximation of a data set costs, beside many others, or of many values.
 """
 
 import time
@@ -77,6 +78,42 @@ def accuracy(shorter: float = 1.0) -> list[dict[str, Any]]:
     query = milliseconds(lambda: laplace(by_elements, y[:1]), 5)
     rows.append(_row("laplace, finite elements", found.mean, found.std, reference, query))
     rows.extend(_npe(problem, obs, y, reference, shorter))
+    return rows
+
+
+def many(shorter: float = 1.0) -> list[dict[str, Any]]:
+    """One row per number of data sets: time of each, and how far it is from the answer alone."""
+    problem, model, obs = _trained(32, 60 * shorter)
+    rows, n_alone = [], max(2, round(50 * shorter))
+    z = problem.prior.sample((max(n_alone, round(5000 * shorter)),), seed=11)
+    y = torch.cat(
+        [obs.simulate(problem.solve(part), seed=i) for i, part in enumerate(z.split(500))]
+    )
+    model.infer(y[0], obs)  # What is prepared once for a model.
+    start = time.perf_counter()
+    alone = [model.infer(one, obs) for one in y[:n_alone]]
+    rows.append({"data_sets": 1, "ms_each": 1e3 * (time.perf_counter() - start) / n_alone})
+    mean, std = (torch.stack([getattr(one, name) for one in alone]) for name in ("mean", "std"))
+    for n in (round(500 * shorter), round(5000 * shorter)):
+        n = max(n_alone, n)
+        start = time.perf_counter()
+        together = model.infer(y[:n], obs)
+        rows.append({"data_sets": n, "ms_each": 1e3 * (time.perf_counter() - start) / n})
+        off = (together.mean[:n_alone] - mean).abs() / std
+        rows[-1]["off_in_std"] = float(off.max())
+    rows[0]["off_in_std"] = 0.0
+    return rows
+
+
+def sensors(shorter: float = 1.0) -> list[dict[str, Any]]:
+    """One row per number of sensors: time of one data set."""
+    problem, model, _ = _trained(32, 60 * shorter)
+    rows = []
+    for n in (30, 3000):
+        places = 0.05 + 0.9 * torch.rand(n, 2, generator=torch.Generator().manual_seed(0))
+        obs = pddlvm.PointObservation(problem, places, 0.01)
+        y = obs.simulate(problem.solve(problem.prior.sample(seed=1)), seed=2)
+        rows.append({"sensors": n, "query_ms": milliseconds(partial(model.infer, y, obs), 5)})
     return rows
 
 

@@ -41,6 +41,8 @@ def main() -> None:
         ("Derivatives of a network, per step", "derivatives", pinn.derivatives),
         ("Forward map against direct solves", "speed", speed.run),
         ("Posteriors: errors against long chains", "posteriors", inference.accuracy),
+        ("Posteriors: many data sets (laplace)", "many", inference.many),
+        ("Posteriors: many sensors (laplace)", "sensors", inference.sensors),
         ("Posteriors: effective draws per second", "chains", inference.speed),
         ("Operators of a large mesh", "operators", operators.run),
         ("Reference solves of large problems", "size", size.run),

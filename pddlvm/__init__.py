@@ -65,6 +65,7 @@ from pddlvm.training.loop import TrainingResult, train
 from pddlvm.validation.inference import InferenceReport, validate_inference
 from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
+from pddlvm.weak.constraints import MeanValue
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import ShellStresses, shell_stresses
 from pddlvm.weak.terms import Energy, Flux, Term
@@ -116,6 +117,7 @@ __all__ = [
     "LinearObservation",
     "LogNormal",
     "Matern",
+    "MeanValue",
     "MeshError",
     "Method",
     "NeuralGaussian",

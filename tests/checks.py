@@ -60,3 +60,17 @@ def shell(mesh, loads, dirichlet, *, E=1.0, nu=0.3, thickness=0.1):
         },
         dirichlet,
     )
+
+
+def l2_error(space, u, exact):
+    """|u - exact| in L2 on a Lagrange space; exact maps points (n, dim) to (n, n_components)."""
+    region = space.with_quadrature(6).interior()
+    c = space.n_components
+    values = (region.matrix @ np.asarray(u)).reshape(-1, region.shape[2])[:, :c]
+    expected = exact(torch.from_numpy(region.points.x)).reshape(-1, c).numpy()
+    return float(np.sqrt(region.weights.ravel() @ (values - expected) ** 2 @ np.ones(c)))
+
+
+def orders(errors):
+    """Observed orders of errors on meshes of which each halves the cells of the one before."""
+    return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))

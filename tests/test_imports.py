@@ -21,9 +21,9 @@ ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "strong", "sensors"),
     *("latent", "reduced", "galerkin", "collocation"),
     *("training", "sampling", "inference", "amortized", "results"),
-    *("models", "validation", "plot", "runs", "cli"),
+    *("models", "validation", "plot", "runs", "cli", "__main__"),
 )
-"""Packages, and the module `models`, from the ground up.
+"""Packages, and the modules `models` and `__main__`, from the ground up.
 
 Each imports from itself and those before it, anywhere in a file.
 """

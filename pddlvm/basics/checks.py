@@ -32,6 +32,7 @@ __all__ = [
     "check_kind",
     "check_level",
     "check_no_gradient",
+    "check_only_field",
     "check_path",
     "check_positive",
     "check_predictions",
@@ -167,6 +168,12 @@ def check_flag(**flags: Any) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool | np.bool_):
             raise InputError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_only_field(name: Any) -> None:
+    """Raise a ProblemError if this is not the name of a solution that is one field alone."""
+    if name != "u":
+        raise ProblemError(f"there is no field {name!r}; the solution is one field, 'u'")
 
 
 def check_path(path: Any) -> Path:

@@ -38,7 +38,9 @@ from pddlvm.runs.sources import (
     parse_settings,
     settings_of,
 )
-from pddlvm.training.loop import TrainingResult, train, usable_device
+from pddlvm.training.devices import usable_device
+from pddlvm.training.loop import TrainingResult, train
+from pddlvm.training.ranks import Ranks
 from pddlvm.validation.maps import ValidationReport, validate
 
 __all__ = ["info_command", "list_command", "train_command", "validate_command"]
@@ -99,13 +101,16 @@ def train_command(
 ) -> None:
     """Train a problem into a run folder, compare it with the reference solver, write a report.
 
-    Ctrl-C ends the training with a checkpoint; --resume goes on from there.
+    Ctrl-C ends the training with a checkpoint; --resume goes on from there. Under torchrun the
+    processes share out the batch of each step.
 
     pddlvm train poisson --set n=16 --max-time 60 --out runs/poisson
 
     pddlvm train my_problem.py:make --config run.toml --out runs/mine
 
     pddlvm train --resume --out runs/poisson
+
+    torchrun --nproc-per-node 2 -m pddlvm train poisson --max-steps 500 --out runs/poisson
     """
     flags = {
         "max_seconds": max_time,
@@ -124,21 +129,28 @@ def train_command(
             raise MisuseError(f"--resume goes on with the options of the run; leave out {changed}")
         run = Run.open(out)
         made = run.problem(problem)
-        with owned(out):
-            run.check_open()
-            values = _train(run, made, tensorboard, as_json)
     else:
-        wanted = _config(problem, settings or [], config, given)
+        run = Run(out, _config(problem, settings or [], config, given))
         # First the problem: a wrong setting leaves no folder behind.
-        made = make(wanted.problem, wanted.settings)
+        made = make(run.config.problem, run.config.settings)
+    with Ranks.of_environment() as ranks:
+        if not ranks.is_first:
+            ranks.agree()
+            _train(run, made, ranks, False, as_json)
+            return
         with owned(out):
-            run = Run.create(out, wanted)
+            if resume:
+                run.check_open()
+            else:
+                Run.create(out, run.config)
+            ranks.agree()
             try:
-                values = _train(run, made, tensorboard, as_json)
+                values = _train(run, made, ranks, tensorboard, as_json)
             except typer.Exit:
                 raise
             except Exception:
-                run.discard()
+                if not resume:
+                    run.discard()
                 raise
     answer(values, as_json)
 
@@ -198,11 +210,16 @@ def _config(
 
 
 def _train(
-    run: Run, problem: ParametricProblem, tensorboard: bool, as_json: bool
+    run: Run, problem: ParametricProblem, ranks: Ranks, tensorboard: bool, as_json: bool
 ) -> dict[str, Any]:
+    is_shown = not as_json and sys.stderr.isatty() and ranks.is_first
+    start = time.perf_counter()
     try:
-        return _trained(run, problem, tensorboard, as_json)
+        model, result = _trained(run, problem, ranks, tensorboard, is_shown)
+        return _finished(run, model, result, as_json, start) if ranks.is_first else {}
     except KeyboardInterrupt:
+        if not ranks.is_first:
+            raise
         name = run.config.problem
         words = ["pddlvm", "train", *([name] if is_file(name) else []), "--resume", "--out"]
         hint = shlex.join([*words, str(run.path)])
@@ -211,19 +228,17 @@ def _train(
 
 
 def _trained(
-    run: Run, problem: ParametricProblem, tensorboard: bool, as_json: bool
-) -> dict[str, Any]:
+    run: Run, problem: ParametricProblem, ranks: Ranks, tensorboard: bool, is_shown: bool
+) -> tuple[LatentVariableModel, TrainingResult]:
     config = run.config
-    is_shown = not as_json and sys.stderr.isatty()
-    start = time.perf_counter()
     found = run.checkpoints.newest()
     # A saved model has its basis: it need not be found again.
     if found is None:
         model = LatentVariableModel(problem, seed=config.seed, progress=is_shown)
-        run.start([])
     else:
         model = load(found[0], problem)
-        run.start(found[1]["training"]["history"])
+    if ranks.is_first:
+        run.start(found[1]["training"]["history"] if found else [])
     with ExitStack() as stack:
         record: Callable[[dict[str, float]], None] = run.add_metrics
         if tensorboard:
@@ -242,7 +257,17 @@ def _trained(
             resume=True,
             record=record,
         )
-    model.save(run.model_file)
+    if ranks.is_first:
+        model.save(run.model_file)
+    # The others need not wait for the report.
+    ranks.leave()
+    return model, result
+
+
+def _finished(
+    run: Run, model: LatentVariableModel, result: TrainingResult, as_json: bool, start: float
+) -> dict[str, Any]:
+    """What a run folder has beside the trained model, and what the command answers."""
     run.describe(
         verdict=result.verdict,
         certificates=asdict(result.certificates),
@@ -250,7 +275,7 @@ def _trained(
         training_seconds=result.seconds,
         device=str(result.device),
     )
-    report = validate(model, config.n_validation)
+    report = validate(model, run.config.n_validation)
     summary = _summary(report)
     run.describe(validation=summary, seconds=time.perf_counter() - start)
     _report(run, model, result, report)

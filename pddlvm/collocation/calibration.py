@@ -20,6 +20,7 @@ from pddlvm.collocation.error_field import ERROR_MODES, finer_nodes
 from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.references import References
 from pddlvm.galerkin.gauss_newton import inverse_features
+from pddlvm.latent.rows import Rows
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.nearby import nearby_error
@@ -136,8 +137,10 @@ def _fit_level(
     part = e @ of_level
     rest = e - part @ of_level.mT
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    log_c = uncertainty.c[level].fit(features, base, part, counts=is_own.expand(part.shape))
-    log_rest = uncertainty.rest[level].fit(xi, base, rest)
+    # The modes are orthonormal.
+    counts, norms = is_own.expand(part.shape), torch.ones_like(part[0])
+    log_c = uncertainty.c[level].fit(features, base, part, counts, norms)
+    log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=torch.ones_like(rest[0]))
     field = model.error_field(z, level=level)
     std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
     scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
@@ -156,7 +159,7 @@ def _calibrate_inverse(model: CollocationMaps, seed: int) -> None:
     with torch.no_grad(), seeded(seed, like.device):
         for start in range(0, len(xi), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            u = model.sample_fields(xi[rows], z[rows])
+            u = model.sample_fields(xi[rows], z[rows], Rows.given(len(xi[rows])))
             found.append(model.neural_inverse(u, xi[rows] * known[rows], known[rows]))
     mean, log_variance = (torch.cat(parts) for parts in zip(*found, strict=True))
     features, base = inverse_features(mean, log_variance, None, known)

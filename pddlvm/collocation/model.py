@@ -42,6 +42,7 @@ from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.rows import Rows
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.strong.jets import Jet
 from pddlvm.strong.newton import SpaceTimeNewton
@@ -138,13 +139,13 @@ class CollocationMaps(LatentModel):
         self.references = None
         self.uncertainty.is_calibrated.fill_(False)
 
-    def sample_fields(self, xi: Tensor, z: Tensor) -> Tensor:
+    def sample_fields(self, xi: Tensor, z: Tensor, rows: Rows) -> Tensor:
         """Draws of u on the grid from q(u | z), (batch, n_dofs), without the rest of the spread."""
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
         var_c, _ = self._variances(xi, size, log_variance)
         field = self.error_field(z)
-        error = (var_c.sqrt() * torch.randn_like(var_c)) @ field.modes.T
+        error = (var_c.sqrt() * rows.normal_like(var_c)) @ field.modes.T
         return self.basis.on_grid(c, z) + field.of_nodes(self.basis.unit * error.double())
 
     def draw_points(self, generator: torch.Generator) -> None:

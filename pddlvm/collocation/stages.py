@@ -8,6 +8,7 @@ from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.projection import fit_branch
 from pddlvm.latent.core import Stage
 from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.rows import Rows
 
 __all__ = ["stages"]
 
@@ -25,21 +26,21 @@ def stages(model: CollocationMaps, calibrate: bool) -> tuple[Stage, ...]:
     """
     elbo = AntitheticELBO(scored=("c",))
 
-    def forward_loss(batch: int, generator: torch.Generator) -> Tensor:
+    def forward_loss(rows: Rows, generator: torch.Generator) -> Tensor:
         model.draw_points(generator)
-        return elbo.differentiable_loss(model.model, model.guide, batch, generator) / batch
+        return elbo.differentiable_loss(model.model, model.guide, rows, generator) / rows.total
 
-    def inverse_loss(batch: int, generator: torch.Generator) -> Tensor:
-        n = max(1, batch // 2)
-        xi = model.problem.prior.sample_standard((n,), generator=generator)
-        xi = xi.to(model.sigma_residual)
+    def inverse_loss(rows: Rows, generator: torch.Generator) -> Tensor:
+        rows = rows.until(max(1, rows.total // 2))
+        xi = model.problem.prior.sample_standard((rows.total,), generator=generator)
+        xi = rows.of(xi).to(model.sigma_residual)
         with torch.no_grad():
-            u = model.sample_fields(xi, model.problem.prior.unstandardise(xi.double()))
-        known = model.draw_known(n, generator) if model.has_known else None
+            u = model.sample_fields(xi, model.problem.prior.unstandardise(xi.double()), rows)
+        known = model.draw_known(rows, generator) if model.has_known else None
         xi_known = None if known is None else xi * known
         mean, log_variance = model.read_field(u, xi_known, known)
         score = 0.5 * ((xi - mean).square() * (-log_variance).exp() + log_variance)
-        return (score if known is None else score * (1 - known)).sum(-1).mean()
+        return (score if known is None else score * (1 - known)).sum(-1).sum() / rows.total
 
     def hand_over() -> None:
         model.basis.freeze()

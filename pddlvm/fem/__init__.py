@@ -1,7 +1,8 @@
 """Finite elements: meshes and spaces by scikit-fem, and shells. Only here scikit-fem is known."""
 
 from pddlvm.fem.meshes import interval, read_mesh, unit_cube, unit_square
-from pddlvm.fem.regions import FunctionSpace, Points, Region
+from pddlvm.fem.mixed import MixedSpace
+from pddlvm.fem.regions import FieldPart, FunctionSpace, Points, Region
 from pddlvm.fem.shell import ShellSpace
 from pddlvm.fem.space import Space
 from pddlvm.fem.surface_operators import barycentric, surface_gram_matrices
@@ -11,7 +12,9 @@ from pddlvm.fem.where import Facets, Nodes
 
 __all__ = [
     "Facets",
+    "FieldPart",
     "FunctionSpace",
+    "MixedSpace",
     "Nodes",
     "Points",
     "Region",

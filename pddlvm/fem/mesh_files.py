@@ -15,7 +15,7 @@ import meshio
 from pddlvm.basics.errors import MeshError
 from pddlvm.fem.mesh_reader import PROGRAM, READERS, REFUSED, unpacked
 
-__all__ = ["read_raw", "unreadable"]
+__all__ = ["check_no_path", "read_raw", "unreadable"]
 
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
 _SECONDS, _SECONDS_PER_MIB = 8, 10
@@ -24,6 +24,14 @@ _MEMORY, _MEMORY_PER_BYTE = 512 << 20, 200
 """Python and its libraries take 120 MiB."""
 _ANSWER, _ANSWER_PER_BYTE = 16 << 20, 25
 """What is compressed becomes ten times as large."""
+
+
+def check_no_path(mesh: object, reader: str) -> None:
+    """Raise a MeshError that names the reader if a path is given in the place of a mesh."""
+    if isinstance(mesh, str | os.PathLike):
+        raise MeshError(
+            f"mesh must be a mesh, got the path {os.fspath(mesh)!r}; {reader}(path) reads one"
+        )
 
 
 def read_raw(path: Path) -> meshio.Mesh:

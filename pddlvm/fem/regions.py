@@ -15,7 +15,7 @@ from pddlvm.basics.checks import check_finite, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.fem.where import Patch, Where
 
-__all__ = ["FunctionSpace", "Points", "Region", "check_points", "turns"]
+__all__ = ["FieldPart", "FunctionSpace", "Points", "Region", "check_points", "turns"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -53,6 +53,25 @@ def turns(shifts: Array, x: Array) -> list[Array]:
 
 
 @dataclass(frozen=True)
+class FieldPart:
+    """What one of several fields adds to e: its values, then its gradient.
+
+    Attributes:
+        name: of the field.
+        u_shape, du_shape: shapes of the two.
+    """
+
+    name: str
+    u_shape: tuple[int, ...]
+    du_shape: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of entries of the two."""
+        return math.prod(self.u_shape), math.prod(self.du_shape)
+
+
+@dataclass(frozen=True)
 class Region:
     """Quadrature on a part of the domain or of its boundary.
 
@@ -65,6 +84,8 @@ class Region:
             its gradient (or what takes its place, a strain); together they have s entries.
         n_dofs: degrees of freedom of the whole space.
         name: for messages.
+        parts: of several fields, what each of them adds to e, in its order; u is all of e then.
+            Of one field none.
     """
 
     local: Array
@@ -75,6 +96,7 @@ class Region:
     du_shape: tuple[int, ...]
     n_dofs: int
     name: str
+    parts: tuple[FieldPart, ...] = ()
 
     def __repr__(self) -> str:
         return f"Region({self.name!r}, {len(self.dofs)} cells)"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pddlvm.basics.checks import check_flag, check_kind, check_real
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.closest import closest
+from pddlvm.fem.mesh_files import check_no_path
 from pddlvm.fem.regions import Points, Region, check_points
 from pddlvm.fem.shell_element import (
     MIDPOINTS,
@@ -51,6 +52,7 @@ class ShellSpace:
     """
 
     def __init__(self, mesh: SurfaceMesh, *, alpha: float = 1.0, beta: float = 0.01) -> None:
+        check_no_path(mesh, "fem.read_surface")
         check_kind(SurfaceMesh, mesh=mesh)
         check_real(0, alpha=alpha, beta=beta)
         self.mesh = mesh

@@ -10,21 +10,21 @@ of libCEED). A `Region` holds them for the cells of the domain, or for the facet
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from numbers import Integral
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import skfem
 from numpy.typing import NDArray
-from skfem.quadrature import get_quadrature
-from skfem.refdom import RefTri
 
 from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.averages import averages
+from pddlvm.fem.elements import default_quadrature, lagrange, quadrature_rules
 from pddlvm.fem.locate import Finder, rounding
+from pddlvm.fem.mesh_files import check_no_path
+from pddlvm.fem.periodic import check_cells_between, check_pairs, identified, partners
 from pddlvm.fem.regions import Points, Region, check_points, turns
 from pddlvm.fem.where import Facets, Nodes, Patch, Where, satisfying
 
@@ -32,36 +32,6 @@ __all__ = ["Space"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-_ELEMENTS: dict[tuple[type, int], type] = {
-    (skfem.MeshLine1, 1): skfem.ElementLineP1,
-    (skfem.MeshLine1, 2): skfem.ElementLineP2,
-    (skfem.MeshTri1, 1): skfem.ElementTriP1,
-    (skfem.MeshTri1, 2): skfem.ElementTriP2,
-    (skfem.MeshQuad1, 1): skfem.ElementQuad1,
-    (skfem.MeshQuad1, 2): skfem.ElementQuad2,
-    (skfem.MeshTet1, 1): skfem.ElementTetP1,
-    (skfem.MeshTet1, 2): skfem.ElementTetP2,
-    (skfem.MeshHex1, 1): skfem.ElementHex1,
-    (skfem.MeshHex1, 2): skfem.ElementHex2,
-}
-_TENSOR_CELLS = (skfem.MeshQuad1, skfem.MeshHex1)
-
-
-class _Vector(skfem.ElementVector):  # type: ignore[misc]
-    """c copies of an element, c any number: scikit-fem takes c for the dimension of the cell."""
-
-    def __init__(self, element: skfem.Element, c: int) -> None:
-        super().__init__(element, c)
-        self._c, self._dim = c, element.dim
-
-    def gbasis(self, mapping: Any, X: Any, i: int, tind: Any = None) -> Any:
-        """Basis function i; while it is made, the dimension means the number of components."""
-        self._dim, cell = self._c, self._dim
-        try:
-            return super().gbasis(mapping, X, i, tind)
-        finally:
-            self._dim = cell
 
 
 class Space:
@@ -75,9 +45,11 @@ class Space:
         quadrature: polynomial degree that is integrated exactly; default 2 degree - 1 on
             simplices and 2 degree + 1 on quadrilaterals and hexahedra, which keeps the order of
             convergence for variable coefficients.
+        periodic: pairs of sides of the mesh that are one, {"left": "right"}: the second is the
+            first, shifted. Values on them are equal, and what leaves one enters the other.
 
     Raises:
-        MeshError: no element of this degree is known for the mesh.
+        MeshError: no element of this degree is known for the mesh, or sides that do not match.
     """
 
     def __init__(
@@ -88,33 +60,45 @@ class Space:
         n_components: int = 1,
         element: skfem.Element | None = None,
         quadrature: int | None = None,
+        periodic: Mapping[str, str] | None = None,
     ) -> None:
         check_count(0, degree=degree)
         check_count(1, n_components=n_components)
+        check_no_path(mesh, "fem.read_mesh")
         check_kind(skfem.Mesh, mesh=mesh)
         check_kind(skfem.Element | None, element=element)
-        if quadrature is not None:
-            check_count(0, quadrature=quadrature)
+        check_count(0, quadrature=0 if quadrature is None else quadrature)
+        if element is not None and periodic is not None:
+            raise InputError("periodic sides need Lagrange elements: leave out `element`")
         if element is None:
-            kind = next((k for k in _ELEMENTS if isinstance(mesh, k[0]) and k[1] == degree), None)
-            if kind is None:
-                raise MeshError(
-                    f"no element of degree {degree} for {type(mesh).__name__}; expected degree 1 "
-                    "or 2, or pass `element`"
-                )
-            element = _ELEMENTS[kind]()
-            if n_components > 1:
-                element = _Vector(element, n_components)
+            element = lagrange(mesh, degree, n_components)
         if quadrature is None:
-            quadrature = 2 * degree + (1 if isinstance(mesh, _TENSOR_CELLS) else -1)
+            quadrature = default_quadrature(mesh, degree)
         # Its own: parts of it are read when a region is asked for.
         mesh = deepcopy(mesh)
         self.mesh = mesh
         self.n_components = n_components
         self._element = element
-        self._rules = _quadrature_rules(mesh, quadrature)
-        self._basis = skfem.CellBasis(mesh, element, quadrature=self._rules[0])
+        self._set_quadrature(quadrature)
+        # Of each degree of freedom of the element its number: sides that are one share theirs.
+        self._number: Index = np.arange(int(self._basis.N))
+        pairs = {} if periodic is None else check_pairs(periodic)
+        if pairs:
+            self._number = self._identified(pairs)
+            check_cells_between(self._number[self._basis.element_dofs].T)
+        self._first = np.unique(self._number, return_index=True)[1]
+
+    def _set_quadrature(self, degree: int) -> None:
+        self.quadrature = degree
+        self._rules = quadrature_rules(self.mesh, degree)
+        self._basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0])
         self._regions: dict[tuple[str, str | None], Region] = {}
+
+    def with_quadrature(self, degree: int) -> "Space":
+        """The same degrees of freedom, integrated by a rule that is exact for another degree."""
+        other = copy(self)
+        other._set_quadrature(degree)
+        return other
 
     @property
     def dim(self) -> int:
@@ -124,20 +108,36 @@ class Space:
     @property
     def n_dofs(self) -> int:
         """Number of degrees of freedom, boundary included."""
-        return int(self._basis.N)
+        return len(self._first)
 
     @property
     def dof_points(self) -> Array:
-        """Location of each degree of freedom, (n_dofs, dim)."""
-        return np.ascontiguousarray(self._basis.doflocs.T)
+        """Location of each degree of freedom, on the first of two periodic sides, (n_dofs, dim)."""
+        return np.ascontiguousarray(self._basis.doflocs.T[self._first])
 
     @property
     def dof_components(self) -> Index:
         """Component of u that each degree of freedom belongs to, (n_dofs,)."""
-        components = np.zeros(self.n_dofs, dtype=np.int64)
+        return self._components[self._first]
+
+    @property
+    def _components(self) -> Index:
+        """The same of each degree of freedom of the element."""
+        components = np.zeros(len(self._number), dtype=np.int64)
         n_local = self._basis.element_dofs.shape[0]
         components[self._basis.element_dofs] = (np.arange(n_local) % self.n_components)[:, None]
         return components
+
+    def _identified(self, pairs: Mapping[str | int, str | int]) -> Index:
+        """The number of each degree of freedom of the element once pairs of sides are one."""
+        found = []
+        for names in pairs.items():
+            sides = [np.asarray(self._basis.get_dofs(self._facets(n)).all()) for n in names]
+            for component in range(self.n_components):
+                a, b = (side[self._components[side] == component] for side in sides)
+                points = self._basis.doflocs.T
+                found.append((a, b[partners(names, (points[a], points[b]))]))
+        return identified(found, len(self._number))
 
     @property
     def centroids(self) -> Points:
@@ -153,7 +153,7 @@ class Space:
     @property
     def vertex_dofs(self) -> Index:
         """Degrees of freedom at the mesh vertices, (n_vertices, n_components)."""
-        return np.asarray(self._basis.nodal_dofs.T, dtype=np.int64)
+        return self._number[self._basis.nodal_dofs.T]
 
     @property
     def rigid_modes(self) -> Mapping[str, Array]:
@@ -198,9 +198,7 @@ class Space:
             where: see `boundary`.
             component: only those of this component of u.
         """
-        dofs = np.unique(
-            np.asarray(self._basis.get_dofs(self._facets(where)).all(), dtype=np.int64)
-        )
+        dofs = np.unique(self._number[self._basis.get_dofs(self._facets(where)).all()])
         if isinstance(where, Nodes):
             own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
             dofs = np.union1d(dofs, own)
@@ -219,7 +217,7 @@ class Space:
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One cell that each degree of freedom belongs to."""
         cell = np.zeros(self.n_dofs, dtype=np.int64)
-        cell[self._basis.element_dofs] = np.arange(self.mesh.nelements)
+        cell[self._number[self._basis.element_dofs]] = np.arange(self.mesh.nelements)
         return cell[dofs]
 
     def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
@@ -263,7 +261,7 @@ class Space:
         """The same for coordinates x (n_points, dim) in cells (n_points,)."""
         mapping, local = self._basis.mapping, x.T[:, :, None]
         size, n = self.n_components * (self.dim if gradient else 1), len(cells)
-        dofs = self._basis.element_dofs[:, cells]
+        dofs = self._number[self._basis.element_dofs[:, cells]]
         rows = np.arange(n * size).reshape(n, size)
         data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
         for i in range(len(dofs)):
@@ -298,11 +296,7 @@ class Space:
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
-        degree = 2 * int(self._element.maxdeg)
-        exact = Space(
-            self.mesh, element=self._element, n_components=self.n_components, quadrature=degree
-        )
-        region = exact.interior()
+        region = self.with_quadrature(2 * int(self._element.maxdeg)).interior()
         weights = np.repeat(region.weights.ravel()[:, None], region.shape[2], axis=1)
         of_u, b = np.arange(region.shape[2]) < self.n_components, region.matrix
         parts = (sp.diags((weights * part).ravel()) for part in (of_u, ~of_u))
@@ -361,7 +355,7 @@ class Space:
         x = np.moveaxis(np.asarray(basis.global_coordinates()), 0, -1)
         return Region(
             local=local,
-            dofs=np.ascontiguousarray(basis.element_dofs.T.astype(np.int64)),
+            dofs=np.ascontiguousarray(self._number[basis.element_dofs].T),
             weights=np.ascontiguousarray(basis.dx),
             points=Points(np.ascontiguousarray(x.reshape(-1, dim)), np.repeat(cells, n_quadrature)),
             u_shape=() if c == 1 else (c,),
@@ -379,21 +373,3 @@ def _named(groups: Mapping[str, Index] | None, name: str | int, what: str) -> In
             f"the mesh has no {what} {name!r}; it has {sorted(known) or f'none: no named {what}'}"
         )
     return np.asarray(known[str(name)], dtype=np.int64)
-
-
-def _quadrature_rules(mesh: skfem.Mesh, degree: int) -> tuple[tuple[Array, Array], ...]:
-    """Quadrature on the reference cell and on its facet, exact for polynomials of the degree."""
-    return tuple(_quadrature_rule(domain, degree) for domain in (mesh.refdom, mesh.brefdom))
-
-
-def _quadrature_rule(domain: type, degree: int) -> tuple[Array, Array]:
-    if domain is RefTri and degree <= 1:
-        # The centroid is exact for linear functions, where scikit-fem takes three points.
-        return np.full((2, 1), 1 / 3), np.array([0.5])
-    try:
-        points, weights = get_quadrature(domain, degree)
-    except NotImplementedError as error:
-        raise InputError(
-            f"quadrature has no rule of degree {degree}; ask for a lower one"
-        ) from error
-    return points, weights

@@ -59,13 +59,15 @@ def _calibrate_maps(model: GalerkinMaps, n_samples: int, generator: torch.Genera
 
     free = torch.from_numpy(problem.free_dofs)
     norms = None, corrected.residual_norm[:, None].to(like)
+    norms_c = model.reduced.representation.vectors.square().sum(0)
     for level, forward in enumerate((predicted, corrected)):
         with torch.no_grad():
             sizes = model.log_sizes(forward.c.to(like), z, norms[level])
         features, base = uncertainty.forward_features(xi, *sizes)
         errors = (c_true.to(forward.c) - forward.c).to(like)
-        log_c = uncertainty.c[level].fit(features, base, errors)
-        log_rest = uncertainty.rest[level].fit(xi, uncertainty.rest_base(*sizes, level), rest)
+        log_c = uncertainty.c[level].fit(features, base, errors, norms=norms_c)
+        base = uncertainty.rest_base(*sizes, level)
+        log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=torch.ones_like(rest[0]))
         mean = means[level]
         std = model.reduced.representation.std(log_c.exp(), log_rest.exp(), mean).cpu()[:, free]
         error = (mean.cpu() - truth)[:, free]

@@ -3,7 +3,7 @@
 See `pddlvm.latent.core` for the probabilistic program.
 """
 
-from functools import cache
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -14,13 +14,12 @@ from pddlvm.basics.checks import (
     check_flag,
     check_kind,
     check_no_gradient,
-    check_predictions,
     check_real,
 )
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import check_seed, seeded
-from pddlvm.basics.unchanged import Unchanged
+from pddlvm.galerkin.answer import forward_of
 from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.gauss_newton import (
@@ -30,16 +29,17 @@ from pddlvm.galerkin.gauss_newton import (
     inverse_features,
 )
 from pddlvm.galerkin.maps import ForwardMap, InverseMap
-from pddlvm.galerkin.refinement import Refined, check_converged, correct, refine
+from pddlvm.galerkin.refinement import Refined, check_converged, refine
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.elbo import AntitheticELBO
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
-from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.rows import Rows
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
+from pddlvm.reduced.interpolated import interpolated
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
@@ -129,9 +129,9 @@ class GalerkinMaps(LatentModel):
         """Both maps at once, by the whole ELBO."""
         elbo = AntitheticELBO()
 
-        def loss(batch: int, generator: torch.Generator) -> Tensor:
-            total = elbo.differentiable_loss(self.model, self.guide, batch, generator)
-            return total / batch
+        def loss(rows: Rows, generator: torch.Generator) -> Tensor:
+            total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
+            return total / rows.total
 
         return (Stage("both maps", 1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
 
@@ -164,50 +164,7 @@ class GalerkinMaps(LatentModel):
         """
         z = self.problem.prior.check(check_no_gradient(z, "z"))
         check_corrections(corrections)
-        with torch.no_grad():
-            like = self.sigma_residual
-            # Standardised before it is rounded: the prior may be narrow and far from zero.
-            flat_z = z.detach().to(like.device, torch.float64, copy=True)
-            flat_z = flat_z.reshape(-1, z.shape[-1])
-            flat = self.problem.prior.standardise(flat_z).to(like)
-            c, log_variance = self.forward_map(flat)
-            if corrections:
-                c = correct(self.exact, self.reduced, c, flat_z, corrections)
-            check_predictions(c, flat)
-            # Corrections are exact to more digits than the matrices of the map.
-            shown = (self.exact if corrections else self.reduced).representation
-            b = shown.boundary_coordinates(flat_z.to(shown.rows.device))
-            augmented = shown.augment(c.to(shown.rows), b)
-            shown.check_range(augmented, z.dtype)
-        batch = z.shape[:-1]
-        calibrated, reduced = Unchanged(self.uncertainty), Unchanged(self.reduced)
-
-        @cache
-        @torch.no_grad()
-        def residual_norm() -> Tensor:
-            reduced()
-            mean = shown.solution(augmented, torch.float64).cpu()
-            reference = self.reduction.reference
-            found = refine(self.exact, reference, mean, flat_z.cpu(), max_iterations=0)
-            return found.residual_norm.reshape(batch).to(z)
-
-        @torch.no_grad()
-        def variances() -> tuple[Tensor, Tensor]:
-            reduced()
-            calibrated().warn_if_not_fitted()
-            norm = residual_norm().reshape(-1, 1).to(flat) if corrections else None
-            var_c, var_rest = self.variances(flat, flat_z, c, log_variance, norm)
-            return unflatten(var_c, batch), unflatten(var_rest, batch)
-
-        return Forward(
-            c=unflatten(c.to(z), batch),
-            shape=self.uncertainty.forward_shape(1 if corrections else 0),
-            _reduced=reduced,
-            _source=Unchanged(self.exact) if corrections else reduced,
-            _augmented=unflatten(augmented, batch),
-            _variances=variances,
-            _residual_norm=residual_norm,
-        )
+        return forward_of(self, z, corrections)
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         work, representation = z.double(), self.reduced.representation
@@ -322,6 +279,11 @@ class GalerkinMaps(LatentModel):
     def exact(self) -> ReducedModel:
         """The reduced model in float64 on the CPU."""
         return self._float64[0]
+
+    @cached_property
+    def interpolated(self) -> ReducedModel:
+        """The same, linear terms as sums of few operators: for many z."""
+        return interpolated(self.exact)
 
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units

@@ -15,6 +15,7 @@ what `pddlvm.weak.newton`, which starts anywhere, is not made for.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,9 +29,10 @@ from pddlvm.weak.discretisation import Discretisation
 
 __all__ = [
     "Refined",
+    "Tangent",
     "check_converged",
     "correct",
-    "correct_and_stiffness",
+    "correct_and_tangent",
     "nearly_exact",
     "refine",
 ]
@@ -66,6 +68,31 @@ class Refined:
         return Refined(*(x.to(z.device) for x in shown))
 
 
+@dataclass(frozen=True)
+class Tangent:
+    """K of a batch in the reduced basis.
+
+    Attributes:
+        k: V^T K (V, L), (batch, n_modes, n_columns).
+    """
+
+    k: Tensor
+
+    @property
+    def of_lift(self) -> Tensor:
+        """V^T K L, (batch, n_modes, n_lifts)."""
+        return self.k[..., self.k.shape[1] :]
+
+    def solve(self, b: Tensor) -> Tensor:
+        """(V^T K V)^{-1} b, (batch, n_modes, j); not finite where it is singular."""
+        return torch.linalg.lu_solve(*self._factors, b)
+
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        lu, pivots, _ = torch.linalg.lu_factor_ex(self.k[..., : self.k.shape[1]])
+        return lu, pivots
+
+
 def correct(
     exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
 ) -> Tensor:
@@ -76,20 +103,20 @@ def correct(
     The residual decides the accuracy: it is the full one in float64, of `exact`. The stiffness may
     be rounded, of `reduced`.
     """
-    return correct_and_stiffness(exact, reduced, c, z, n_steps)[0]
+    return correct_and_tangent(exact, reduced, c, z, n_steps)[0]
 
 
-def correct_and_stiffness(
+def correct_and_tangent(
     exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
-) -> tuple[Tensor, Tensor]:
-    """`correct` in at least one step, and the stiffness of the last one."""
+) -> tuple[Tensor, Tangent]:
+    """`correct` in at least one step, and K of the last one."""
     representation = exact.representation
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
     z64, fine = z.detach().double().cpu(), c.double().cpu()
     for _ in range(n_steps):
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
-        k = reduced.stiffness(fine.to(c), z).double().cpu()
-        fine = fine - torch.linalg.solve_ex(k, r[..., None]).result[..., 0]
+        k = Tangent(reduced.tangent(fine.to(c), z).double().cpu())
+        fine = fine - k.solve(r[..., None])[..., 0]
     return fine.to(c.device), k
 
 

@@ -13,6 +13,8 @@ from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Density", "Draws", "log_prob_of_z"]
 
+_N_QUANTILE_DRAWS = 4000
+
 
 class Density(ABC):
     """p(z | y) for a batch of data sets."""
@@ -34,6 +36,10 @@ class Density(ABC):
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,)."""
+
+    def quantiles(self, levels: Tensor, *, seed: int) -> Tensor:
+        """Quantiles of each parameter at levels (n,), (n, ..., d); from draws unless known."""
+        return self.sample((_N_QUANTILE_DRAWS,), seed=seed).quantile(levels, dim=0)
 
     def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Draws of which `log_prob` is the density, (*shape, ..., d)."""

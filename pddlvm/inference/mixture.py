@@ -14,8 +14,11 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 
 __all__ = ["Mixture"]
+
+_N_HALVINGS = 50
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,21 @@ class Mixture(Density):
         draw = torch.rand(drawn.shape[1:-1], generator=generator, dtype=drawn.dtype)
         chosen = (draw >= limits.reshape(len(limits), *[1] * len(shape), draw.shape[-1])).sum(0)
         return drawn.gather(0, chosen[None, ..., None].expand(1, *drawn.shape[1:]))[0]
+
+    def quantiles(self, levels: Tensor, *, seed: int) -> Tensor:
+        """Those of Gaussians lie between those of its parts, and are found by bisection."""
+        parts = [part for part in self.parts if isinstance(part, PushedGaussian)]
+        if len(parts) < len(self.parts):
+            return super().quantiles(levels, seed=seed)
+        each = torch.stack([part.quantiles(levels) for part in parts])
+        low, high = each.amin(0), each.amax(0)
+        shares, wanted = self._shares(low)[..., None], levels[:, None, None]
+        for _ in range(_N_HALVINGS):
+            middle = 0.5 * (low + high)
+            pairs = zip(parts, shares, strict=True)
+            is_above = sum(share * part.cdf(middle) for part, share in pairs) >= wanted
+            low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)
+        return 0.5 * (low + high)
 
     def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
         logs = torch.stack([part.log_prob(z) for part in self.parts])

@@ -14,13 +14,13 @@ from torch import Tensor
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["N_DRAWS", "distinct", "objective", "starts"]
+__all__ = ["N_DRAWS", "VALLEY", "distinct", "objective", "starts", "value_at"]
 
 N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _N_STARTS, _SEED = 256, 4, 8, 6, 0
 _SAME = 1.0
 """Standard deviations of a mode: two that are closer have a single maximum, or hardly two."""
 _WAY = torch.linspace(0, 1, 9, dtype=torch.float64)[1:-1]
-_VALLEY = 0.5
+VALLEY = 0.5
 """Log density below the lower of two ends: with less they are one."""
 
 
@@ -79,7 +79,7 @@ def distinct(
             way = _WAY[:, None, None] * eta[of, t] + (1 - _WAY[:, None, None]) * eta[of, s]
             lowest = log_density(of.repeat(len(_WAY)), way.flatten(0, 1))
             lowest = lowest.reshape(len(_WAY), -1).amin(0)
-            is_same[of, s, t] = ~(lowest < value[of, t] - _VALLEY)
+            is_same[of, s, t] = ~(lowest < value[of, t] - VALLEY)
         kept[:, t] = counts & ~(kept & is_same[:, :, t]).any(1)
     return torch.zeros_like(kept).scatter(1, order, kept)
 
@@ -90,6 +90,12 @@ def objective(surrogate: Surrogate, y: Tensor, eta: Tensor, data: Tensor) -> Ten
     value = surrogate.observation.noise.log_prob(y - data) + prior
     # A misfit that is not finite would count as a missing value.
     return torch.where(torch.isfinite(data).all(-1), value, -torch.inf)
+
+
+def value_at(surrogate: Surrogate, y: Tensor, of: Tensor, eta: Tensor) -> Tensor:
+    """log p(y | eta) + log p(eta) of points (k, d) for the data sets of numbers `of` (k,), (k,)."""
+    xi = Coordinates.plain(surrogate.prior).xi_of(eta)
+    return objective(surrogate, y[of], eta, surrogate.mean(xi))
 
 
 _HUGE, _EQUAL = 1e12, 1e-6

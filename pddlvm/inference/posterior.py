@@ -21,8 +21,6 @@ from pddlvm.sensors.observation import Observation
 
 __all__ = ["Posterior", "PosteriorSolution"]
 
-_N_QUANTILE_DRAWS = 4000
-
 
 @dataclass(frozen=True)
 class PosteriorSolution:
@@ -107,18 +105,18 @@ class Posterior:
         return found.reshape((*shape, *self.batch)).to(z)
 
     def quantiles(self, q: Tensor | list[float], *, seed: int = 0) -> Tensor:
-        """Quantiles of each parameter, (n_q, ..., d), from draws."""
-        levels = torch.as_tensor(q).to(self.y)
+        """Quantiles of each parameter, (n_q, ..., d); from draws unless the method knows them."""
+        levels = torch.as_tensor(q, dtype=torch.float64)
         if levels.ndim != 1 or not ((levels >= 0) & (levels <= 1)).all():
             raise InputError(f"q must be a list of levels between 0 and 1, got {q}")
-        return self.sample((_N_QUANTILE_DRAWS,), seed=seed).quantile(levels, dim=0)
+        return self._unflatten(self._density.quantiles(levels.cpu(), seed=seed))
 
     def interval(self, level: float = 0.95, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the central interval of each parameter, (..., d), from draws.
+        """Lower and upper end of the central interval of each parameter, (..., d).
 
         Args:
             level: probability of the parameter to lie between them, between 0 and 1.
-            seed: of the draws.
+            seed: of draws, where the method needs some.
         """
         tail = 0.5 - 0.5 * check_level(level)
         lower, upper = self.quantiles([tail, 1 - tail], seed=seed)

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.special import ndtr, ndtri
 
 from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density, log_prob_of_z
@@ -14,6 +15,9 @@ from pddlvm.sampling.coordinates import Coordinates
 __all__ = ["PushedGaussian"]
 
 _N_NODES = 64
+_MOST = 2**22
+"""Numbers that are held at a time."""
+_FAR = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,17 @@ class PushedGaussian(Density):
         size = (*shape, *self.coordinates.centre.shape)
         return self._push(torch.randn(size, generator=generator, dtype=torch.float64))
 
+    def quantiles(self, levels: Tensor, *, seed: int = 0) -> Tensor:
+        """Those of each parameter at levels (n,), (n, ..., d): z_i increases with eta_i alone."""
+        scores = ndtri(levels.double()).reshape(-1, *[1] * self.coordinates.centre.ndim)
+        # The tails of a Gaussian have no end, numbers do.
+        return self._of_eta(self.coordinates.centre + scores.clamp(-_FAR, _FAR) * self._spread)
+
+    def cdf(self, z: Tensor) -> Tensor:
+        """Probability of less than each parameter of z, (..., d)."""
+        eta = self.coordinates.eta_of(self.coordinates.prior.standardise(z))
+        return ndtr((eta - self.coordinates.centre) / self._spread)
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,), -inf outside the support."""
         return log_prob_of_z(self.coordinates.prior, z, self.mean, self._log_prob)
@@ -56,13 +71,26 @@ class PushedGaussian(Density):
     def _moments(self) -> tuple[Tensor, Tensor]:
         """By Gauss-Hermite quadrature of each parameter: z_i is a function of eta_i alone."""
         here = self.coordinates
-        nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(_N_NODES))
-        weights = (weights / weights.sum()).reshape(-1, *[1] * here.centre.ndim)
-        std = here.factor.square().sum(-1).sqrt()
-        eta = here.centre + nodes.reshape(weights.shape) * std
-        z = here.prior.unstandardise(Coordinates.plain(here.prior).xi_of(eta))
-        mean = (weights * z).sum(0)
-        return mean, (weights * (z - mean).square()).sum(0).sqrt()
+        nodes, weights = (
+            torch.from_numpy(a)[:, None, None] for a in np.polynomial.hermite_e.hermegauss(_N_NODES)
+        )
+        weights, shape = weights / weights.sum(), here.centre.shape
+        means, stds, n = [], [], max(1, _MOST // (_N_NODES * shape[-1]))
+        flat = (x.reshape(-1, shape[-1]).split(n) for x in (here.centre, self._spread))
+        for centre, spread in zip(*flat, strict=True):
+            z = self._of_eta(centre + nodes * spread)
+            means.append((weights * z).sum(0))
+            stds.append((weights * (z - means[-1]).square()).sum(0).sqrt())
+        return torch.cat(means).reshape(shape), torch.cat(stds).reshape(shape)
+
+    @property
+    def _spread(self) -> Tensor:
+        """Standard deviations of eta, (..., d)."""
+        return self.coordinates.factor.square().sum(-1).sqrt()
+
+    def _of_eta(self, eta: Tensor) -> Tensor:
+        prior = self.coordinates.prior
+        return prior.unstandardise(Coordinates.plain(prior).xi_of(eta))
 
 
 _LOG_2PI = 1.8378770664093453

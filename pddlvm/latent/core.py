@@ -27,7 +27,14 @@ from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
-from pddlvm.latent.sites import InferredParameters, Likelihood, StandardPrior, ZeroResidual
+from pddlvm.latent.rows import Rows
+from pddlvm.latent.sites import (
+    InferredParameters,
+    Likelihood,
+    RowsOfNormal,
+    StandardPrior,
+    ZeroResidual,
+)
 from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.parameters.identity import is_like
@@ -55,14 +62,15 @@ class Stage:
         name: what it trains, for figures.
         share: of the training time.
         networks: what it trains.
-        loss: batch size, generator -> the negative ELBO per draw, or a part of it.
+        loss: rows of a batch, generator -> their share of the negative ELBO per draw, or of a part
+            of it: over the processes that have rows of the batch, a sum.
         prepare: called once before its first step.
     """
 
     name: str
     share: float
     networks: tuple[nn.Module, ...]
-    loss: Callable[[int, torch.Generator], Tensor]
+    loss: Callable[[Rows, torch.Generator], Tensor]
     prepare: Callable[[], None]
 
 
@@ -113,37 +121,37 @@ class LatentModel(nn.Module, ABC):
 
     # --- the probabilistic program -------------------------------------------------------------
 
-    def model(self, batch: int, generator: torch.Generator | None = None) -> None:
+    def model(self, batch: int | Rows, generator: torch.Generator | None = None) -> None:
         """u ~ improper uniform, z ~ inverse map, residual observed at zero."""
-        like, prior = self.sigma_residual, self.problem.prior
-        with pyro.plate("draws", batch):
+        like, prior, rows = self.sigma_residual, self.problem.prior, Rows.given(batch)
+        n = len(rows)
+        with pyro.plate("draws", n):
             c = pyro.sample(
                 "c",
                 dist.ImproperUniform(
-                    constraints.real_vector, torch.Size([batch]), torch.Size([self.n_modes])
+                    constraints.real_vector, torch.Size([n]), torch.Size([self.n_modes])
                 ),
             )
             read = c if self.objective == "coupled" else c.detach()
-            known = self.draw_known(batch, generator) if self.has_known else None
+            known = self.draw_known(rows, generator) if self.has_known else None
             xi = pyro.sample("xi", InferredParameters(self.read, prior, read, known))
             residual = ZeroResidual(self.likelihood, prior, c, xi)
-            pyro.sample("residual", residual, obs=like.new_zeros(batch))
+            pyro.sample("residual", residual, obs=like.new_zeros(n))
 
-    def guide(self, batch: int, generator: torch.Generator | None = None) -> None:
+    def guide(self, batch: int | Rows, generator: torch.Generator | None = None) -> None:
         """z ~ prior, u ~ forward map."""
-        prior = StandardPrior(self.problem.prior, batch, generator, self.sigma_residual)
-        with pyro.plate("draws", batch):
+        rows = Rows.given(batch)
+        prior = StandardPrior(self.problem.prior, rows, generator, self.sigma_residual)
+        with pyro.plate("draws", len(rows)):
             xi = pyro.sample("xi", prior)
             mean, log_variance = self.forward_map(xi)
-            pyro.sample(
-                "c", dist.Normal(mean, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
-            )
+            pyro.sample("c", RowsOfNormal(mean, (0.5 * log_variance).exp(), rows).to_event(1))
 
-    def draw_known(self, batch: int, generator: torch.Generator | None) -> Tensor:
+    def draw_known(self, batch: int | Rows, generator: torch.Generator | None) -> Tensor:
         """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""
-        blocks = self.problem.prior.blocks
+        blocks, rows = self.problem.prior.blocks, Rows.given(batch)
         fraction = _KNOWN_FRACTION if self.has_known else 0.0
-        draws = torch.rand(batch, len(blocks), generator=generator) < fraction
+        draws = rows.of(torch.rand(rows.total, len(blocks), generator=generator)) < fraction
         sizes = torch.tensor([block.size for block in blocks.values()])
         return draws.repeat_interleave(sizes, dim=1).to(self.sigma_residual)
 

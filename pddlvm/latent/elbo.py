@@ -6,7 +6,8 @@ With u drawn from q = N(m, S), and l(u) = log p(r^ = 0 | u, z),
 
 The first term has no noise. The second is the effect of the spread of q; wherever l is quadratic
 its gradient with respect to m is exactly zero (for a linear PDE, E_q Pi = Pi(m) + tr(K S) / 2), and
-a small part of the batch estimates it without bias.
+a small part of the batch estimates it without bias. Processes that share out a batch add up what
+they find for their rows of it, and of that part.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from pddlvm.latent.rows import Rows
+
 __all__ = ["AntitheticELBO"]
 
 _SHARE = 8
@@ -26,7 +29,8 @@ _SHARE = 8
 class AntitheticELBO(Trace_ELBO):
     """The negative ELBO of a model and a guide with sites `c`, `xi` and `residual`.
 
-    `c` must be reparametrised, and both programs take the batch size as their first argument.
+    `c` must be reparametrised, and both programs take the batch size, or rows of a batch, as their
+    first argument.
 
     Args:
         scored: sites that count, "c" for the forward map, "xi" for the inverse map, or both. In the
@@ -40,27 +44,28 @@ class AntitheticELBO(Trace_ELBO):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """- E_q [log p - log q], differentiable, summed over the batch."""
-        batch, rest = args[0], args[1:]
+        """- E_q [log p - log q], differentiable, summed over the rows that are here."""
+        rows, rest = Rows.given(args[0]), args[1:]
         guided: Any = poutine.trace(guide).get_trace(*args, **kwargs)
         c, xi = guided.nodes["c"]["value"], guided.nodes["xi"]["value"]
         mean = guided.nodes["c"]["fn"].mean
-        n = -(-batch // _SHARE)
+        few = rows.until(-(-rows.total // _SHARE))
+        n = len(few)
 
-        def score(c: Tensor, xi: Tensor, *sites: str) -> Tensor:
+        def score(rows: Rows, c: Tensor, xi: Tensor, *sites: str) -> Tensor:
             """Log densities of some sites of the model, (batch,), where c and xi are these."""
             conditioned = poutine.condition(model, data={"c": c, "xi": xi})
-            trace: Any = poutine.trace(conditioned).get_trace(len(c), *rest, **kwargs)
+            trace: Any = poutine.trace(conditioned).get_trace(rows, *rest, **kwargs)
             shown = [trace.nodes[site] for site in sites]
             # Pyro has the density of an improper site on the CPU.
             return torch.stack([n["fn"].log_prob(n["value"]).to(c) for n in shown]).sum(0)
 
         d = c[:n] - mean[:n]
         points = torch.cat([mean, mean[:n] + d, mean[:n] - d])
-        at = score(points, torch.cat([xi, xi[:n], xi[:n]]), "residual")
-        at_mean, plus, minus = at.split([batch, n, n])
+        at = score(rows + few + few, points, torch.cat([xi, xi[:n], xi[:n]]), "residual")
+        at_mean, plus, minus = at.split([len(rows), n, n])
         spread = 0.5 * (plus + minus) - at_mean[:n]
-        likelihood = at_mean.sum() + batch / n * spread.sum()
+        likelihood = at_mean.sum() + rows.total / few.total * spread.sum()
         sites = [guided.nodes[name] for name in self.scored]
         log_q = torch.stack([node["fn"].log_prob(node["value"]) for node in sites]).sum()
-        return log_q - likelihood - score(c, xi, *self.scored).sum()
+        return log_q - likelihood - score(rows, c, xi, *self.scored).sum()

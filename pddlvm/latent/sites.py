@@ -8,9 +8,17 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pddlvm.latent.rows import Rows
 from pddlvm.parameters.space import ParameterSpace
 
-__all__ = ["InferredParameters", "Likelihood", "Read", "StandardPrior", "ZeroResidual"]
+__all__ = [
+    "InferredParameters",
+    "Likelihood",
+    "Read",
+    "RowsOfNormal",
+    "StandardPrior",
+    "ZeroResidual",
+]
 
 Likelihood = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(c, z, xi) -> log p(r^ = 0 | c, z) up to a constant, (batch,)."""
@@ -19,23 +27,43 @@ Read = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Te
 
 
 class StandardPrior(TorchDistribution):
-    """The prior of xi for a batch, drawn from the caller's generator."""
+    """The prior of xi for rows of a batch, drawn from the caller's generator."""
 
     has_rsample = False
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the base class wants a dict)
 
     def __init__(
-        self, prior: ParameterSpace, batch: int, generator: torch.Generator | None, like: Tensor
+        self, prior: ParameterSpace, rows: Rows, generator: torch.Generator | None, like: Tensor
     ) -> None:
-        super().__init__(torch.Size([batch]), torch.Size([prior.size]), validate_args=False)
-        self._prior, self._generator, self._like = prior, generator, like
+        super().__init__(torch.Size([len(rows)]), torch.Size([prior.size]), validate_args=False)
+        self._prior, self._rows, self._generator, self._like = prior, rows, generator, like
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008, D102
-        shape = (*sample_shape, *self.batch_shape)
-        return self._prior.sample_standard(shape, generator=self._generator).to(self._like)
+        shape = (*sample_shape, self._rows.total)
+        drawn = self._prior.sample_standard(shape, generator=self._generator)
+        return self._rows.of(drawn, len(sample_shape)).to(self._like)
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
         return self._prior.standard_log_prob(value)
+
+
+class RowsOfNormal(dist.Normal):
+    """N(mean, std^2) for rows of a batch, (n, m), drawn for the whole batch."""
+
+    def __init__(self, mean: Tensor, std: Tensor, rows: Rows) -> None:
+        super().__init__(mean, std, validate_args=False)
+        self._rows = rows
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "RowsOfNormal":
+        """For Pyro, which asks for the shape that it has."""
+        return RowsOfNormal(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self._rows
+        )
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008, D102
+        noise = self._rows.normal_like(self.loc, tuple(sample_shape))
+        found: Tensor = self.loc + noise * self.scale
+        return found
 
 
 class ZeroResidual(TorchDistribution):

@@ -43,6 +43,10 @@ class Surrogate(ABC):
         """The forward map as it is."""
         return self
 
+    def rough(self) -> "Surrogate":
+        """One that is cheap and close, on which searches begin."""
+        return self.uncorrected()
+
     @abstractmethod
     def error(self, xi: Tensor) -> LowRank:
         """Covariance of the error of `mean`, for each of the batch."""

@@ -10,10 +10,13 @@ that the fit holds out to the far draws that decide a mean square; how strongly 
 chosen by cross-validation, since there may be a hundred features and a hundred errors. Given the
 shifts, the likelihood of w is convex and depends on the errors only through one number per sample,
 
-    q_s = mean_j e_sj^2 exp(-base_sj - shift_j)
+    q_s = sum_j a_j e_sj^2 exp(-base_sj - shift_j)
     log p_s = -log(1 + q_s exp(-2 w . phi_s)) - w . phi_s
 
-In the end the shifts make the variances the mean squares of the errors.
+Numbers that stand for themselves have equal a_j. Where the components are parts of one field, a_j
+is the share of j in its mean square: w says how the size of the field varies, and not how its many
+small parts do, which may grow faster. In the end the shifts make the variances the mean squares of
+the errors.
 """
 
 import torch
@@ -60,7 +63,12 @@ class VarianceModel(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, features: Tensor, base: Tensor, errors: Tensor, counts: Tensor | None = None
+        self,
+        features: Tensor,
+        base: Tensor,
+        errors: Tensor,
+        counts: Tensor | None = None,
+        norms: Tensor | None = None,
     ) -> Tensor:
         """Penalised maximum likelihood on errors (n_samples, n_components), in float64 on the CPU.
 
@@ -69,12 +77,17 @@ class VarianceModel(nn.Module):
             base: (n_samples, n_components) or (n_samples, 1).
             errors: (n_samples, n_components).
             counts: 1 for errors that count, 0 for others, of the shape of errors; default all.
+            norms: squared norms of the parts of a field that the components multiply,
+                (n_components,); by default each is a number for itself.
 
         Returns:
             Log variances of each sample by a fit that did not see it, of the shape of errors.
         """
         x, given, e = (part.double().cpu() for part in (_with_mean(features, base), base, errors))
         share = torch.ones_like(e) if counts is None else counts.double().cpu()
+        if norms is not None:
+            parts = norms.double().cpu() * (share * e.square() * (-given).exp()).mean(0)
+            share = share * parts / parts.mean().clamp(min=torch.finfo(parts.dtype).tiny)
         centre, scale = x.mean(0), x.std(0).clamp(min=1e-6)
         phi, ratio = _phi(x, centre, scale), share * e.square() * (-given).exp()
         fold = torch.arange(len(x)) % _FOLDS
@@ -113,14 +126,14 @@ def _fit(phi: Tensor, ratio: Tensor, share: Tensor, ridge: float) -> tuple[Tenso
     """
     n = len(phi)
     floor = 1e-12 * float(ratio.mean()) + torch.finfo(torch.float32).tiny
-    per_component, per_sample = share.mean(0).clamp(min=1 / n), share.mean(1)
+    per_component, per_sample = share.mean(0), share.mean(1)
     one = torch.cat([phi, torch.ones(n, 1, dtype=phi.dtype)], dim=1)
     penalty = torch.full((one.shape[1],), 2 * ridge, dtype=phi.dtype)
     penalty[-1] = 0.0
     weight = torch.zeros_like(penalty)
 
     def shifts(spread: Tensor) -> Tensor:
-        return ((ratio * spread[:, None]).mean(0) / per_component).clamp(min=floor).log()
+        return _over((ratio * spread[:, None]).mean(0), per_component).clamp(min=floor).log()
 
     typical = shifts(torch.ones(n, dtype=phi.dtype))
     for _ in range(_SWEEPS):

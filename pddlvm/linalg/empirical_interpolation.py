@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lu_factor
 
 __all__ = ["Interpolation", "find_interpolation"]
 
@@ -29,39 +30,51 @@ class Interpolation:
 
 
 def find_interpolation(
-    snapshots: NDArray[np.float64], max_rank: int, sizes: NDArray[np.float64] | None = None
+    snapshots: NDArray[np.float64],
+    max_rank: int,
+    sizes: NDArray[np.float64] | None = None,
+    tolerance: float = _TOLERANCE,
 ) -> Interpolation | None:
     """Interpolate the rows of (n_snapshots, n_entries); None if it takes more than max_rank.
 
-    The rank is the number of singular values above 1e-9 of the largest. All-zero snapshots give
+    The rank is the number of singular values above a part of the largest. All-zero snapshots give
     rank 0.
 
     Args:
         snapshots: values of the family.
         max_rank: largest rank.
         sizes: positive factors that make entries of other units comparable, repeated along them.
+        tolerance: the part.
     """
     if sizes is not None:
         weights = np.tile(sizes, snapshots.shape[1] // len(sizes))
-        found = find_interpolation(snapshots * weights, max_rank)
+        found = find_interpolation(snapshots * weights, max_rank, tolerance=tolerance)
         if found is None:
             return None
         cardinal = found.cardinal * (weights[found.index] / weights[:, None])
         return Interpolation(found.index, cardinal)
-    size = np.abs(snapshots).max()
+    is_used = np.asarray(snapshots.any(axis=0))
+    if not is_used.all() and is_used.any():
+        found = find_interpolation(snapshots[:, is_used], max_rank, tolerance=tolerance)
+        if found is None:
+            return None
+        cardinal = np.zeros((len(is_used), len(found.index)))
+        cardinal[is_used] = found.cardinal
+        return Interpolation(np.flatnonzero(is_used)[found.index], cardinal)
+    size = np.abs(snapshots).max(initial=0.0)
     snapshots = snapshots / size if size > 0 else snapshots
     gram = snapshots @ snapshots.T
     values, vectors = np.linalg.eigh(gram)
     # Singular values by way of the Gram matrix resolve only half of the digits.
-    rank = int((values > _TOLERANCE**1.5 * values[-1]).sum())
+    rank = int((values > tolerance**1.5 * values[-1]).sum())
     if rank > max_rank or rank == len(snapshots):
         return None
     leading = vectors[:, ::-1][:, :rank]
     modes = snapshots.T @ leading / np.sqrt(values[::-1][:rank])
-    index = np.empty(rank, dtype=np.int64)
-    for q in range(rank):
-        known = index[:q]
-        residual = modes[:, q] - modes[:, :q] @ np.linalg.solve(modes[known, :q], modes[known, q])
-        index[q] = np.argmax(np.abs(residual))
+    # The largest entry of what a mode leaves of the interpolation by those before: a pivot.
+    order = np.arange(len(modes))
+    for q, pivot in enumerate(lu_factor(modes)[1] if rank else ()):
+        order[[q, pivot]] = order[[pivot, q]]
+    index = order[:rank]
     cardinal = np.linalg.solve(modes[index].T, modes.T).T if rank else modes
     return Interpolation(index, cardinal)

@@ -2,7 +2,8 @@
 
     A = L U,      symmetric: P A P^T = L D L^T, as many D < 0 as A has negative eigenvalues
 
-(Sylvester's law of inertia).
+(Sylvester's law of inertia). Without pivoting that is safe where A is positive. Where it is not,
+the first solution tells: if |A x - b| is more than rounding, A is factorised again, with pivoting.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _LARGE = 20_000
 """Unknowns from which the memory is asked for: fewer take some hundred MiB at most."""
 _SINGULAR = 1e-13
 """A pivot relative to its diagonal entry: between round-off and thin shells (1e-10)."""
+_ROUNDING = 1e-10
+"""Of a residual relative to |A| |x| + |b|: far above that of a stable factorisation."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,28 @@ class SuperLUFactors(Factorisation):
                 "diag_pivot_thresh": 0.0,
                 "options": {"SymmetricMode": True},
             }
-        try:
-            self._lu: Any = splu(matrix, **options)
-        except RuntimeError as error:
-            raise SingularMatrixError(str(error)) from error
+        self._lu = _factors(matrix, **options)
+        self._solver = self._lu
+        self._is_stable = not symmetric
 
     def __reduce__(self) -> tuple[Any, ...]:
         # SuperLU's own factors are bound to the memory of their process.
         return SuperLUFactors, (self._matrix, self._symmetric)
 
     def solve(self, b: Array, trans: str = "N") -> Array:  # noqa: D102
-        found: Array = self._lu.solve(b, trans)
+        found: Array = self._solver.solve(b, trans)
+        if not self._is_stable:
+            self._is_stable = True
+            if self._misses(found, b):
+                self._solver = _factors(self._matrix)
+                found = self._solver.solve(b, trans)
         return found
+
+    def _misses(self, x: Array, b: Array) -> bool:
+        """Is |A x - b| more than rounding?"""
+        missed = np.abs(self._matrix @ x - b).max(initial=0.0)
+        size = abs(self._matrix).sum(axis=0).max() * np.abs(x).max(initial=0.0)
+        return not missed <= _ROUNDING * (size + np.abs(b).max(initial=0.0))
 
     def definiteness(self) -> Definiteness:
         """By the pivots D_i / |A_ii|; all count as negative where they had to leave the diagonal.
@@ -106,3 +119,10 @@ class SuperLUFactors(Factorisation):
         unit[order[int(pivots.argmin())]] = 1.0
         p = spsolve_triangular(sp.csr_matrix(self._lu.L.T), unit, lower=False)[order]
         return Definiteness(n_negative, False, p)
+
+
+def _factors(matrix: sp.csc_matrix, **options: Any) -> Any:
+    try:
+        return splu(matrix, **options)
+    except RuntimeError as error:
+        raise SingularMatrixError(str(error)) from error

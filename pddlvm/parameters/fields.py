@@ -42,7 +42,11 @@ class FieldAtPoints(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Values of the field, (..., n_points)."""
-        return self.link(self.shift + z @ self.shapes.T)
+        return self.link(self.latent(z))
+
+    def latent(self, z: Tensor) -> Tensor:
+        """What the link is applied to, (..., n_points)."""
+        return self.shift + z @ self.shapes.T
 
 
 @dataclass(frozen=True)

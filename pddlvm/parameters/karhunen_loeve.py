@@ -24,7 +24,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import gammaln, kve
 from torch import Tensor
 
-from pddlvm.basics.checks import check_kind, check_real, is_integer
+from pddlvm.basics.checks import check_count, check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, Space
 from pddlvm.linalg.eigenvectors import canonical_rotation
@@ -122,8 +122,7 @@ class KarhunenLoeve(Field):
         check_real(0, length=length, std=std)
         centroids = space.centroids.x
         most = min(len(centroids), _N_INDUCING)
-        if not (is_integer(n_terms) and 1 <= n_terms <= most):
-            raise InputError(f"n_terms must be between 1 and {most}, got {n_terms!r}")
+        check_count(1, most, n_terms=n_terms)
         inducing, weights = _inducing_points(centroids, space.cell_volumes)
         root = np.sqrt(weights)
         distance = cdist(inducing, inducing) / length

@@ -136,6 +136,7 @@ class ParametricProblem(ABC):
         Raises:
             InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
             ConvergenceError: Newton's iteration failed; the message names the sample.
+            ProblemError: loads do not balance, and a mean value is constrained.
             WorkerError: a worker process died.
         """
         z = self.prior.check(check_no_gradient(z, "z"))
@@ -187,19 +188,23 @@ class ParametricProblem(ABC):
         """Names of the coordinates of a point."""
         return ("x", "y", "z")[: self.dim]
 
-    def evaluation(self, points: "ArrayLike | Tensor") -> sp.csr_matrix:
+    def evaluation(self, points: "ArrayLike | Tensor", field: str = "u") -> sp.csr_matrix:
         """Matrix from u to its values at points, row after row all components of a point.
 
         Args:
             points: (n_points, dim), or a list of numbers in 1D.
+            field: of a solution that has several, the one whose values are asked for.
 
         Raises:
             InputError: another shape, or a point outside of the domain.
+            ProblemError: there is no such field.
         """
-        return self._evaluation(self.as_points(points))
+        return self._evaluation(self.as_points(points), field)
 
-    def gradients(self, points: "ArrayLike | Tensor") -> sp.csr_matrix:
-        """Matrix from u to grad u at points, (n_points * n_components * dim, n_dofs).
+    def gradients(self, points: "ArrayLike | Tensor", field: str = "u") -> sp.csr_matrix:
+        """Matrix from u, or one of its fields, to its gradient at points.
+
+        It is (n_points * n_components * dim, n_dofs).
 
         Raises:
             InputError: as `evaluation`, or the problem is not one of finite elements.
@@ -209,8 +214,10 @@ class ParametricProblem(ABC):
             "the nodes of the grid, by LinearObservation"
         )
 
-    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
-        """Matrix from u to its means over patches, (n_patches * n_components, n_dofs).
+    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:
+        """Matrix from u, or one of its fields, to its means over patches.
+
+        It is (n_patches * n_components, n_dofs).
 
         Raises:
             InputError: see `pddlvm.average_matrix`.
@@ -237,7 +244,7 @@ class ParametricProblem(ABC):
         return values
 
     @abstractmethod
-    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix: ...
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix: ...
 
     @property
     @abstractmethod

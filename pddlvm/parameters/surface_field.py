@@ -15,7 +15,6 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind, check_real
-from pddlvm.basics.errors import InputError
 from pddlvm.fem import Points, SurfaceMesh, barycentric, surface_gram_matrices
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.eigenvectors import canonical_rotation
@@ -71,11 +70,9 @@ class SurfaceField(Field):
             InputError: a number out of range.
         """
         check_kind(SurfaceMesh, mesh=mesh)
-        check_count(1, n_terms=n_terms)
-        check_real(0, length=length, std=std, smoothness=smoothness)
         n = mesh.p.shape[1]
-        if n_terms >= n - 1:
-            raise InputError(f"n_terms must be between 1 and {n - 2}, got {n_terms}")
+        check_count(1, n - 2, n_terms=n_terms)
+        check_real(0, length=length, std=std, smoothness=smoothness)
         mass, stiffness = surface_gram_matrices(mesh)
         area = float(mass.sum())
         # Shifted to the left of the eigenvalue zero of constants.

@@ -22,6 +22,7 @@ from pddlvm.basics.checks import check_count, kinds_checked
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import SurfaceMesh
 from pddlvm.fem.cells import straight
+from pddlvm.fem.mixed import field_of, fields_of
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, new_figure, whole
@@ -50,6 +51,7 @@ def field(
     limits: tuple[float, float] | None = None,
     label: str = "",
     warp: Tensor | None = None,
+    name: str | None = None,
 ) -> Axes:
     """Draw one value per degree of freedom or per cell on the mesh: a line, a map, or a surface.
 
@@ -64,12 +66,13 @@ def field(
         limits: of the colours.
         label: of the colour bar, or of the vertical axis in 1D.
         warp: displacements (n_dofs,) that a shell is drawn with, enlarged to a tenth of its size.
+        name: of a solution of several fields, the one that is drawn; by default the first.
     """
     mesh = problem.space.mesh
     data = drawn(values, "values", problem.n_dofs, mesh.nelements)
     per_cell = len(data) == mesh.nelements
     if not per_cell:
-        data = _magnitude(problem, data)
+        data = _magnitude(problem, data, name)
     if warp is not None and not isinstance(mesh, SurfaceMesh):
         raise InputError("warp is for shells; leave it out for other meshes")
     ax.set_title(title)
@@ -252,9 +255,11 @@ def _limits(problem: Problem, *fields: Tensor) -> tuple[float, float]:
     return min(float(d.min()) for d in drawn), max(float(d.max()) for d in drawn)
 
 
-def _magnitude(problem: Problem, u: Array) -> Array:
-    """Length of the vector at each node; a scalar as it is."""
-    at_nodes = problem.space.at_nodes(u)
+def _magnitude(problem: Problem, u: Array, name: str | None = None) -> Array:
+    """Length of the vector at each node; a scalar as it is. Of a field, by default the first."""
+    first, *_ = fields_of(problem.space)
+    dofs, space = first if name is None else field_of(problem.space, name)
+    at_nodes = space.at_nodes(u[dofs])
     if at_nodes.shape[1] == 1:
         return at_nodes[:, 0]
     return np.linalg.norm(at_nodes[:, :3], axis=1)
@@ -300,9 +305,10 @@ def _forward_line(
 ) -> Figure:
     figure = figure or new_figure(10, 4)
     panels = figure.subplots(1, 2)
-    order = np.argsort(problem.space.dof_points[:, 0])
-    x = problem.space.dof_points[order, 0]
-    true, found, sigma = (t.numpy()[order] for t in (u, mean, std))
+    dofs, space = fields_of(problem.space)[0]
+    order = np.argsort(space.dof_points[:, 0])
+    x = space.dof_points[order, 0]
+    true, found, sigma = (t.numpy()[dofs][order] for t in (u, mean, std))
     panels[0].plot(x, true, "k-", label="reference")
     panels[0].plot(x, found, "C1--", label="mean")
     panels[0].set(xlabel="x", ylabel="u", title="Solution")

@@ -184,12 +184,13 @@ def reduced_model(
     representation = Representation(problem, reference, v, dtype, units)
     exact = Representation(problem, reference, v, torch.float64, units)
     terms: list[TermEvaluator | AffineTerm] = []
-    for term, how in zip(problem.terms, reductions, strict=True):
+    evaluators = problem.discretisation(torch.float64, torch.device("cpu")).terms
+    for term, evaluator, how in zip(problem.terms, evaluators, reductions, strict=True):
         if isinstance(how, CellSelection):
             terms.append(selected_term(term, exact, how, dtype))
         else:
             columns = dense_columns(term, exact.basis.numpy())
-            terms.append(AffineTerm(term, problem.fields, *how, columns, dtype, units.energy))
+            terms.append(AffineTerm(evaluator, *how, columns, dtype, units.energy))
     return ReducedModel(representation, terms)
 
 

@@ -5,6 +5,7 @@ pointwise physics at a few hundred cells with non-negative weights. Coefficients
 residuals have no units (`Representation`); the physics has, and is evaluated in float64.
 """
 
+from functools import reduce
 from typing import cast
 
 import torch
@@ -51,14 +52,19 @@ class ReducedModel(nn.Module):
         self.prior = representation.problem.prior
         self.n_modes = representation.n_modes
 
+    @property
+    def is_affine(self) -> bool:
+        """Are all terms sums of few operators, the same whatever u is?"""
+        return all(isinstance(term, AffineTerm) for term in self.terms)
+
     def energy(self, c: Tensor, z: Tensor) -> Tensor:
         """Pi(V c + L a(z), z), (batch,)."""
-        a, blocks = self._augment(c, z), self.prior.split(z.double())
+        a, blocks = self.augment(c, z), self.prior.split(z.double())
         return torch.stack([term.energy(a, blocks).to(a) for term in self.terms]).sum(0)
 
     def residual(self, c: Tensor, z: Tensor) -> Tensor:
         """V^T r, (batch, n_modes)."""
-        return self.residual_of(self._augment(c, z), z)
+        return self.residual_of(self.augment(c, z), z)
 
     def residual_of(self, a: Tensor, z: Tensor) -> Tensor:
         """V^T r of augmented coefficients (c, 1, b), (batch, n_modes)."""
@@ -68,7 +74,11 @@ class ReducedModel(nn.Module):
 
     def stiffness(self, c: Tensor, z: Tensor) -> Tensor:
         """V^T K(u, z) V, (batch, n_modes, n_modes)."""
-        a, m, chunk = self._augment(c, z), self.n_modes, _CHUNK
+        return self.tangent(c, z)[..., : self.n_modes]
+
+    def tangent(self, c: Tensor, z: Tensor) -> Tensor:
+        """V^T K(u, z) (V, L), (batch, n_modes, n_columns)."""
+        a, chunk = self.augment(c, z), _CHUNK
         if c.device.type == "cpu":
             operators = [t.operator for t in self.terms if isinstance(t, TermEvaluator)]
             sizes = [o.b.numel() for o in operators if isinstance(o, ScaledOperator)]
@@ -76,9 +86,26 @@ class ReducedModel(nn.Module):
         parts = []
         for part, z_part in zip(a.split(chunk), z.split(chunk), strict=True):
             blocks = self.prior.split(z_part.double())
-            total = torch.stack([stiffness_of(t, part, blocks) for t in self.terms]).sum(0)
-            parts.append(total[:, :m, :m])
+            total = reduce(torch.add, [stiffness_of(t, part, blocks) for t in self.terms])
+            parts.append(total[:, : self.n_modes])
         return torch.cat(parts)
 
-    def _augment(self, c: Tensor, z: Tensor) -> Tensor:
+    def load(self, z: Tensor) -> Tensor:
+        """V^T r at u = 0, (batch, n_modes), of a model that is affine."""
+        a, blocks = z.new_zeros(len(z), 1), self.prior.split(z)
+        return reduce(
+            torch.add, [t.load(a, blocks) for t in self.terms if isinstance(t, AffineTerm)]
+        )[:, : self.n_modes]
+
+    def slope(self, c: Tensor, z: Tensor) -> Tensor:
+        """d (V^T r) / dz where (c, 1, b) is held, (batch, n_modes, d)."""
+        a, blocks = self.augment(c, z), self.prior.split(z.double())
+        total = a.new_zeros(len(a), self.n_modes, self.prior.size)
+        for term in self.terms:
+            for name, part in term.slope(a, blocks).items():
+                total[..., self.prior.slices[name]] += part[:, : self.n_modes]
+        return total
+
+    def augment(self, c: Tensor, z: Tensor) -> Tensor:
+        """(c, 1, b(z)), (batch, n_columns)."""
         return self.representation.augment(c, self.representation.boundary_coordinates(z))

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.fem import SurfaceMesh
+from pddlvm.fem import MixedSpace, SurfaceMesh
 from pddlvm.fem.cells import kind_of
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.weak.problem import Problem
@@ -48,10 +48,19 @@ def _cells(problem: Problem) -> tuple[str, NDArray[np.int64]]:
 
 
 def _at_nodes(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
-    values = problem.space.at_nodes(u.detach().double().cpu().numpy())
+    found = u.detach().double().cpu().numpy()
+    if isinstance(problem.space, MixedSpace):
+        fields = ((name, *problem.space.field(name)) for name in problem.space.field_names)
+        return {f"{k}_{what}": _components(s.at_nodes(found[dofs])) for k, dofs, s in fields}
+    values = problem.space.at_nodes(found)
     if isinstance(problem.space.mesh, SurfaceMesh):
         return {f"displacement_{what}": values[:, :3], f"rotation_{what}": values[:, 3:]}
-    return {f"u_{what}": values[:, 0] if values.shape[1] == 1 else _in_space(values)}
+    return {f"u_{what}": _components(values)}
+
+
+def _components(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A number, or a vector of three, for each node."""
+    return values[:, 0] if values.shape[1] == 1 else _in_space(values)
 
 
 def _in_space(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ def write_vtu(
 
     On the mesh, or on the grid of a problem in strong form. Of several z each name has a number
     after it: `u_mean[0]`, `u_mean[1]`, ...
+    Of several fields each has its own: `p_mean`, `p_std`.
     A shell has `displacement_mean`, `rotation_mean` and their stds, and the stresses of the mean.
 
     Args:

@@ -173,9 +173,11 @@ class PointObservation(LinearObservation):
             (5e-4 of its diagonal, a table with four digits), or by the distance between a curve
             and the chords of the mesh, stands for the closest point of the mesh.
         noise_std: see `Observation`; there is one sensor per point and component.
+        field: of a solution that has several (`fem.MixedSpace`), the one that is seen.
 
     Raises:
         InputError: a point outside, named, with its distance.
+        ProblemError: there is no such field.
     """
 
     def __init__(
@@ -183,12 +185,13 @@ class PointObservation(LinearObservation):
         problem: ParametricProblem,
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
+        field: str = "u",
     ) -> None:
         check_kind(ParametricProblem, problem=problem)
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
         check_sensors(len(self.points))
-        super().__init__(problem, problem.evaluation(self.points), noise_std)
+        super().__init__(problem, problem.evaluation(self.points, field), noise_std)
 
 
 class FunctionObservation(Observation):
@@ -230,13 +233,23 @@ class FunctionObservation(Observation):
         return self.function(u)
 
 
-def gradient_matrix(problem: ParametricProblem, points: "ArrayLike | Tensor") -> sp.csr_matrix:
-    """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs)."""
+def gradient_matrix(
+    problem: ParametricProblem, points: "ArrayLike | Tensor", field: str = "u"
+) -> sp.csr_matrix:
+    """Rows that give grad u at points of the mesh: (n_points * n_components * dim, n_dofs).
+
+    Args:
+        problem: of finite elements, not a shell.
+        points: (n_points, dim), in the mesh.
+        field: of a solution that has several, the one whose gradient is asked for.
+    """
     check_kind(ParametricProblem, problem=problem)
-    return problem.gradients(points)
+    return problem.gradients(points, field)
 
 
-def average_matrix(problem: ParametricProblem, patches: Sequence[Patch]) -> sp.csr_matrix:
+def average_matrix(
+    problem: ParametricProblem, patches: Sequence[Patch], field: str = "u"
+) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
     Args:
@@ -244,12 +257,13 @@ def average_matrix(problem: ParametricProblem, patches: Sequence[Patch]) -> sp.c
         patches: names of subdomains, or functions that say which points x (n, dim) belong to one,
             (n,) booleans: `lambda x: np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.5) < 0.1`. These are
             evaluated at the points of the quadrature, a few in each cell.
+        field: of a solution that has several, the one whose means are asked for.
 
     Raises:
         InputError: another problem, an unknown name, or a patch without points.
     """
     check_kind(ParametricProblem, problem=problem)
-    return problem.averages(patches)
+    return problem.averages(patches, field)
 
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
-from pddlvm.basics.checks import array_of, check_all, check_kind
+from pddlvm.basics.checks import array_of, check_all, check_kind, check_only_field
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
@@ -310,8 +310,9 @@ class CollocationProblem(ParametricProblem):
         c = self.along[name]
         return {c: self.axes[self.box.names.index(c)].to(like)}
 
-    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
         """Cubic between the points of the grid."""
+        check_only_field(field)
         columns = self.box.check(torch.from_numpy(points)).unbind(-1)
         found = sp.csr_matrix(np.ones((len(points), 1)))
         for axis, x in zip(self.axes, columns, strict=True):

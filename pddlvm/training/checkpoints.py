@@ -90,11 +90,12 @@ class Checkpoints:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible(is_patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Inside, the first Ctrl-C or SIGTERM is only noted, for an end in good order.
 
-    Yields a function that tells whether one came. The next one acts as always. Outside of the main
-    thread signals go elsewhere, and the function says no.
+    Yields a function that tells whether one came. The next one acts as always, unless is_patient:
+    then it is only noted too. Outside of the main thread signals go elsewhere, and the function
+    says no.
     """
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -104,7 +105,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.set()
-        for one, handler in before.items():
+        for one, handler in before.items() if not is_patient else ():
             signal.signal(one, handler)
 
     for one in before:

@@ -2,18 +2,19 @@
 
 Muon (orthogonalised momentum) moves the hidden matrices, Adam everything else, both with a cosine
 schedule down to a thousandth. The hidden matrices of a module are its two-dimensional parameters
-but for the first and the last.
+but for the first and the last. Processes that train together (`ranks`) share out the batch and add
+up the gradients; each then makes the same step.
 """
 
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pddlvm.basics.checks import check_count, check_flag, check_kind, check_real, numbers_of
 from pddlvm.basics.errors import InputError, NonFiniteError, RunFileError
@@ -22,10 +23,14 @@ from pddlvm.basics.locks import owned
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import Stream, check_seed, seeded
 from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.latent.rows import Rows
 from pddlvm.training.certificates import Certificates, certificates
 from pddlvm.training.checkpoints import Checkpoints, interruptible
+from pddlvm.training.devices import usable_device
+from pddlvm.training.failures import diagnose, finite_gradients
 from pddlvm.training.fit import Budget
 from pddlvm.training.muon import Muon
+from pddlvm.training.ranks import Ranks
 from pddlvm.training.state import (
     RECORD_STEPS,
     Optimizers,
@@ -33,10 +38,11 @@ from pddlvm.training.state import (
     capture,
     restore,
     restore_optimizers,
+    share,
     snapshot,
 )
 
-__all__ = ["TrainingResult", "train", "usable_device"]
+__all__ = ["TrainingResult", "train"]
 
 _LEAST_SHARE = 0.5
 _FEW_STEPS = 100
@@ -101,14 +107,18 @@ def train(
 ) -> TrainingResult:
     """Train both maps, calibrate them, and say whether the forward map is good enough.
 
+    Under torchrun, or where torch.distributed is initialised, all processes call it with the same
+    arguments and share out the batch; the first one decides, shows and writes.
+
     Args:
         model: the model, changed in place. Call again to train on: the schedule starts anew.
         max_seconds: wall-clock limit; a part of it is kept for the calibration, which takes some
             seconds, however, and so may end later where the limit is short.
         max_steps: limit on the optimiser steps; runs are repeatable when it is the only limit.
-        batch_size: prior draws per step; by default what suits the model.
+        batch_size: prior draws per step, of all processes; by default what suits the model.
         learning_rates: initial rates of Muon and of Adam.
-        device: "auto" takes a CUDA device where there is one; or any torch device.
+        device: "auto" takes a CUDA device where there is one, of several processes each that of
+            its LOCAL_RANK; or any torch device.
         seed: of the draws; by default the model's.
         progress: show a progress bar with the loss, elapsed and remaining time; where there is no
             terminal, a line for each percent.
@@ -122,10 +132,12 @@ def train(
 
     Raises:
         InputError: neither limit is given, or a limit is not positive; checkpoints of another
-            training, or of this one without `resume`.
+            training, or of this one without `resume`; processes that were given other models or
+            arguments.
         RunFileError: a checkpoint cannot be written or read, or another training writes there.
         NonFiniteError: the loss or a gradient is not finite; the model keeps its last good state.
         KeyboardInterrupt: the user ended it; a checkpoint was written, if there are any.
+        Exception: that of another process, with which this one ends.
     """
     start = time.perf_counter()
     check_kind(LatentModel, model=model)
@@ -136,8 +148,6 @@ def train(
     batch_size = model.batch_size if batch_size is None else batch_size
     check_count(1, batch_size=batch_size)
     check_flag(progress=progress, calibrate=calibrate, resume=resume)
-    where = usable_device(device)
-    model.to(where)
     seed = check_seed(model.seed if seed is None else seed)
     learning_rates = numbers_of(learning_rates, "learning_rates").tolist()
     if not (isinstance(learning_rates, list) and len(learning_rates) == 2):
@@ -151,35 +161,47 @@ def train(
         "seed": seed,
         "calibrate": calibrate,
     }
-    # A turn for each step: other threads may train, load and draw in between.
-    random = Stream(seed, where)
-    with owned(checkpoints.folder) if checkpoints else nullcontext():
-        generator = torch.Generator().manual_seed(seed)
-        at = Progress()
-        if checkpoints is not None:
-            with random.turn():
-                at = restore(checkpoints, resume, model, generator, options)
-        if calibrate:
-            budget = replace(budget, seconds=(1 - model.calibration_share) * budget.seconds)
-        clock = _Clock(start - at.seconds, budget)
-        stages = model.stages(calibrate)
-        if at.stage > len(stages):
-            raise RunFileError(f"a checkpoint says stage {at.stage}, of {len(stages)} stages")
-        with (
-            ProgressBar(progress) as bar,
-            interruptible() if checkpoints is not None else nullcontext(_never) as interrupted,
-        ):
-            show = _Display(bar, record)
-            training = _Training(model, at, clock, random, generator, show, options, checkpoints)
-            while at.stage < len(stages):
-                training.run(stages, interrupted)
-        if calibrate:
-            with random.turn():
-                model.calibrate()
-    names = tuple(stage.name for stage in stages)
-    found = certificates(model)
-    was_short = at.step < min(_FEW_STEPS, budget.steps)
-    return TrainingResult(at.step, clock.seconds, where, names, at.history, found, was_short)
+    with Ranks.of_environment() as ranks:
+        where = usable_device(device, ranks.local if ranks.size > 1 else None)
+        model.to(where)
+        share(model, options, ranks)
+        # A turn for each step: other threads may train, load and draw in between.
+        random = Stream(seed, where)
+        with owned(checkpoints.folder) if checkpoints and ranks.is_first else nullcontext():
+            generator = torch.Generator().manual_seed(seed)
+            at = Progress()
+            if checkpoints is not None:
+                with random.turn():
+                    at = restore(checkpoints, resume, model, generator, options)
+                if (first := ranks.of_first(at.step)) != at.step:
+                    raise RunFileError(
+                        f"process {ranks.index} found a checkpoint of step {at.step}, process 0 of "
+                        f"step {first:.0f}: put the folder where all processes see it"
+                    )
+            if calibrate:
+                budget = replace(budget, seconds=(1 - model.calibration_share) * budget.seconds)
+            clock = _Clock(start - at.seconds, budget, ranks)
+            stages = model.stages(calibrate)
+            if at.stage > len(stages):
+                raise RunFileError(f"a checkpoint says stage {at.stage}, of {len(stages)} stages")
+            with (
+                ProgressBar(progress and ranks.is_first) as bar,
+                _interruptible(checkpoints, ranks) as interrupted,
+            ):
+                show = _Display(bar, record if ranks.is_first else None)
+                training = _Training(
+                    model, at, clock, random, generator, show, options, checkpoints, ranks
+                )
+                while at.stage < len(stages):
+                    training.run(stages, interrupted)
+            if calibrate:
+                with random.turn():
+                    model.calibrate()
+        share(model, options, ranks)
+        names = tuple(stage.name for stage in stages)
+        found = certificates(model)
+        was_short = at.step < min(_FEW_STEPS, budget.steps)
+        return TrainingResult(at.step, clock.seconds, where, names, at.history, found, was_short)
 
 
 @dataclass(frozen=True)
@@ -189,17 +211,21 @@ class _Clock:
     Attributes:
         start: when it began, less what passed before it was interrupted.
         budget: for all of it.
+        ranks: the first of them has the clock.
     """
 
     start: float
     budget: Budget
+    ranks: Ranks
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
     def fraction(self, step: int) -> float:
-        return self.budget.spent(self.seconds, step)
+        spent = self.budget.spent(self.seconds, step)
+        # Steps are counted alike everywhere.
+        return spent if math.isinf(self.budget.seconds) else self.ranks.of_first(spent)
 
 
 @dataclass(frozen=True)
@@ -228,6 +254,7 @@ class _Training:
         display: shows it.
         options: what a checkpoint must agree with.
         checkpoints: where they go, if anywhere.
+        ranks: those that train together.
     """
 
     model: LatentModel
@@ -238,6 +265,7 @@ class _Training:
     display: _Display
     options: dict[str, Any]
     checkpoints: Checkpoints | None
+    ranks: Ranks
 
     def run(self, stages: tuple[Stage, ...], interrupted: Callable[[], bool]) -> None:
         """Train the present stage, or what is left of it; afterwards the next one is present."""
@@ -247,55 +275,68 @@ class _Training:
             self.display.bar.say(f"preparing: {stage.name}")
             with self.random.turn():
                 stage.prepare()
+            share(self.model, self.options, self.ranks)
             at.first, at.begin = at.step, self.clock.fraction(at.step)
         optimizers = _optimizers(networks, self.options["learning_rates"])
         if at.optimizers is not None:
             restore_optimizers(optimizers, at.optimizers, at.step - at.first)
             at.optimizers = None
         parameters = [p for network in networks for p in network.parameters()]
+        rows = self.ranks.rows(self.options["batch_size"])
         good, written = snapshot(networks), time.perf_counter()
         # What prepares a stage takes time; a part of its share is left to it in any case.
         end = sum(s.share for s in stages[: at.stage + 1])
         end = max(end, at.begin + _LEAST_SHARE * stage.share)
-        while (done := self._done(end)) < 1 or at.step == at.first:
-            for optimizer, initial in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = initial * _rate(done)
-                optimizer.zero_grad(set_to_none=True)
-            with self.random.turn():
-                loss = stage.loss(self.options["batch_size"], self.generator)
-            loss.backward()
-            if (at.step - at.first) % RECORD_STEPS == 0:
-                value = float(loss.detach())
-                if not math.isfinite(value) or not _finite_gradients(parameters):
-                    self._fail(value, networks, good)
-                if (at.step - at.first) % _SNAPSHOT_STEPS == 0:
-                    good = snapshot(networks)
-                self._record(stage, at.begin + (end - at.begin) * done)
-            for optimizer, _ in optimizers:
-                optimizer.step()
-            at.step += 1
-            if self.checkpoints is not None:
-                stopped = interrupted()
-                if stopped or time.perf_counter() - written >= self.checkpoints.every:
+        try:
+            while (done := self._done(end)) < 1 or at.step == at.first:
+                for optimizer, initial in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = initial * _rate(done)
+                    optimizer.zero_grad(set_to_none=True)
+                with self.random.turn():
+                    loss = stage.loss(rows, self.generator)
+                loss.backward()
+                if (at.step - at.first) % RECORD_STEPS == 0:
+                    value = float(loss.detach())
+                    if not math.isfinite(value) or not finite_gradients(parameters):
+                        self._fail(value)
+                    if (at.step - at.first) % _SNAPSHOT_STEPS == 0:
+                        good = snapshot(networks)
+                    self._record(stage, at.begin + (end - at.begin) * done)
+                self.ranks.sum_([p.grad for p in parameters if p.grad is not None])
+                for optimizer, _ in optimizers:
+                    optimizer.step()
+                at.step += 1
+                if self.ranks.agree(interrupted())[0]:
+                    self._write(optimizers)
+                    raise KeyboardInterrupt
+                if self._is_due(written):
                     self._write(optimizers)
                     written = time.perf_counter()
-                if stopped:
-                    raise KeyboardInterrupt
-        if not all(torch.isfinite(p).all() for p in parameters):
-            self._fail(math.nan, networks, good)
+            if not all(torch.isfinite(p).all() for p in parameters):
+                self._fail(math.nan)
+        except NonFiniteError:
+            for network, state in zip(networks, good, strict=True):
+                network.load_state_dict(state)
+            raise
         self._record(stage, end)
         at.stage, at.begin = at.stage + 1, None
-        if self.checkpoints is not None:
-            self._write(None)
+        self._write(None)
 
     def _done(self, end: float) -> float:
         begin = self.at.begin
         assert begin is not None
         return min(1.0, (self.clock.fraction(self.at.step) - begin) / (end - begin))
 
+    def _is_due(self, written: float) -> bool:
+        """Is it time for a checkpoint?"""
+        every = math.inf if self.checkpoints is None else self.checkpoints.every
+        return time.perf_counter() - written >= every
+
     def _write(self, optimizers: Optimizers | None) -> None:
-        assert self.checkpoints is not None
+        """A checkpoint, if there are any."""
+        if self.checkpoints is None or not self.ranks.is_first:
+            return
         self.at.seconds = self.clock.seconds
         with self.random.turn():
             content = capture(self.model, self.at, optimizers, self.generator, self.options)
@@ -305,19 +346,14 @@ class _Training:
         """The ELBO on the same few draws each time: else min Pi(z) of the draws would hide it."""
         generator = torch.Generator().manual_seed(_WATCHED_SEED)
         with torch.no_grad(), seeded(_WATCHED_SEED, self.model.sigma_residual.device):
-            loss = float(stage.loss(_N_WATCHED, generator))
+            loss = float(stage.loss(Rows.given(_N_WATCHED), generator))
         row = {"step": self.at.step, "seconds": self.clock.seconds, "elbo": -loss}
         self.at.history.append({**row, "stage": self.at.stage})
         self.display.show(self.at.history[-1], fraction)
 
-    def _fail(
-        self, loss: float, networks: tuple[nn.Module, ...], good: list[dict[str, Tensor]]
-    ) -> NoReturn:
+    def _fail(self, loss: float) -> NoReturn:
         with self.random.turn():
-            message = _diagnose(self.model, loss, self.at.step)
-        for network, state in zip(networks, good, strict=True):
-            network.load_state_dict(state)
-        raise NonFiniteError(message)
+            raise NonFiniteError(diagnose(self.model, loss, self.at.step))
 
 
 def _rate(done: float) -> float:
@@ -325,8 +361,16 @@ def _rate(done: float) -> float:
     return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _never() -> bool:
-    return False
+def _interruptible(
+    checkpoints: Checkpoints | None, ranks: Ranks
+) -> AbstractContextManager[Callable[[], bool]]:
+    """See `interruptible`: where there are checkpoints, or several processes end together.
+
+    A Ctrl-C comes to each of these twice, from the terminal and from torchrun.
+    """
+    if checkpoints is None and ranks.size == 1:
+        return nullcontext(lambda: False)
+    return interruptible(is_patient=ranks.size > 1)
 
 
 def _optimizers(networks: tuple[nn.Module, ...], rates: list[float]) -> Optimizers:
@@ -337,45 +381,3 @@ def _optimizers(networks: tuple[nn.Module, ...], rates: list[float]) -> Optimize
     if hidden:
         found.append((Muon(hidden, lr=rates[0]), rates[0]))
     return found
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device that a name means.
-
-    Raises:
-        InputError: there is no such device, or it cannot be used here.
-    """
-    check_kind(str | torch.device, device=device)
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        # Creating a device does not say whether it is there; a copy back does.
-        torch.zeros(1, device=found).cpu()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(
-            f"device {device!r} cannot be used here ({error}); try 'auto' or 'cpu'"
-        ) from error
-    return found
-
-
-def _finite_gradients(parameters: list[nn.Parameter]) -> bool:
-    return all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
-
-
-def _diagnose(model: LatentModel, loss: float, step: int) -> str:
-    """Which term is not finite, evaluated where the training stopped."""
-    with torch.no_grad():
-        xi = model.problem.prior.sample_standard((64,)).to(model.sigma_residual)
-        parts = model.finite_parts(xi)
-        names = [name for name, value in parts.items() if not torch.isfinite(value).all()]
-    where = " and ".join(names) or "a gradient or the inverse map"
-    advice = (
-        "look at what the residual does with values of u that the solution does not take"
-        if step == 0
-        else "try a lower learning rate or a larger tolerance of the covariance"
-    )
-    return (
-        f"training stopped at step {step}: loss {loss}, {where} not finite. The model keeps its "
-        f"last good state; {advice}"
-    )

@@ -12,6 +12,7 @@ from pddlvm.basics.files import decoding
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.saved import content_of, differences, restore_state
 from pddlvm.training.checkpoints import Checkpoints
+from pddlvm.training.ranks import Ranks
 
 __all__ = [
     "RECORD_STEPS",
@@ -20,6 +21,7 @@ __all__ = [
     "capture",
     "restore",
     "restore_optimizers",
+    "share",
     "snapshot",
 ]
 
@@ -204,6 +206,28 @@ def _check_moments(state: dict[str, Any], parameter: torch.Tensor, names: set[st
         shape = torch.Size() if name == "step" else parameter.shape
         if value.shape != shape or not torch.isfinite(value).all():
             raise ValueError(f"{name} does not fit its parameter")
+
+
+def share(model: LatentModel, options: dict[str, Any], ranks: Ranks) -> None:
+    """Give all processes the model of the first one.
+
+    Each has made the same, but for rounding, and for weights that nobody seeded.
+
+    Raises:
+        InputError: another problem, model or other arguments than the first one has.
+    """
+    if ranks.size == 1:
+        return
+    content, first = ranks.broadcast((content_of(model), options))
+    other = [name for name, value in options.items() if value != first[name]]
+    other += differences(content, model)
+    if other:
+        raise InputError(
+            f"process {ranks.index} trains with another {', another '.join(other)} than process 0: "
+            "those that torchrun starts train one model together, and call train with the same "
+            "problem, model and arguments. Start trainings of their own without torchrun"
+        )
+    restore_state(model, content)
 
 
 def snapshot(networks: tuple[nn.Module, ...]) -> list[dict[str, torch.Tensor]]:

@@ -55,7 +55,7 @@ class AffineSystem:
     ) -> None:
         self._form = form
         self._operators = operators
-        self._symmetric = form.has_potential
+        self._symmetric = form.is_symmetric
         self._terms = terms
         self._loads = loads
         pattern = matrices[0].tocoo()
@@ -83,8 +83,14 @@ class AffineSystem:
         data = theta @ self._data
         lift = self._operators.lift(z)
         right = -(self._times(data, lift) + phi @ self._loads)[:, free]
-        factors = [self._factorise(one) for one in data[:, self._inside].numpy()]
-        inside = [torch.from_numpy(f.solve(b.numpy())) for f, b in zip(factors, right, strict=True)]
+        try:
+            factors = [self._factorise(one) for one in data[:, self._inside].numpy()]
+            solved = [f.solve(b.numpy()) for f, b in zip(factors, right, strict=True)]
+        except SingularMatrixError as error:
+            raise ConvergenceError("a matrix is singular: is a coefficient zero?") from error
+        except NotPositiveError as error:
+            raise ConvergenceError(str(error)) from error
+        inside = [torch.from_numpy(one) for one in solved]
         u = lift.index_copy(1, free, torch.stack(inside))
         bad = torch.nonzero(~torch.isfinite(u).all(-1)).flatten()
         if len(bad):
@@ -129,12 +135,7 @@ class AffineSystem:
             return found
         n = len(self._operators.free)
         matrix = sp.csc_matrix((data, self._indices, self._indptr), shape=(n, n))
-        try:
-            return self._form.factorise(matrix, symmetric=self._symmetric)
-        except SingularMatrixError as error:
-            raise ConvergenceError("a matrix is singular: is a coefficient zero?") from error
-        except NotPositiveError as error:
-            raise ConvergenceError(str(error)) from error
+        return self._form.factorise(matrix, symmetric=self._symmetric)
 
 
 def affine_system(form: WeakForm, operators: Discretisation) -> AffineSystem | None:
@@ -144,6 +145,8 @@ def affine_system(form: WeakForm, operators: Discretisation) -> AffineSystem | N
         form: of the PDE.
         operators: its discretisation, float64 on the CPU.
     """
+    if form.constraints is not None:
+        return None
     size = sum(8 * _N_DRAWS * t.weights.numel() * t.s**2 for t in operators.terms)
     if size > _MEMORY:
         return None
@@ -180,7 +183,7 @@ def _affine_term(
     if tangent is None or flux is None:
         return None
     columns = np.zeros((term.weights.numel(), term.s, 1))
-    own = AffineTerm(term.term, form.fields, tangent, flux, columns, torch.float64)
+    own = AffineTerm(term, tangent, flux, columns, torch.float64)
     of_tangents = torch.from_numpy(tangent.cardinal.T.copy()).unflatten(1, (-1, term.s, term.s))
     of_fluxes = torch.from_numpy(flux.cardinal.T.copy()).unflatten(1, (-1, term.s))
     return own, term.weights[:, None, None] * of_tangents, term.weights[:, None] * of_fluxes

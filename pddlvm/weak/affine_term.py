@@ -15,24 +15,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from pddlvm.linalg.empirical_interpolation import Interpolation
-from pddlvm.linalg.operators import DenseOperator, scale_rows
-from pddlvm.parameters.fields import Fields
-from pddlvm.weak.terms import Term, TermEvaluator
+from pddlvm.linalg.operators import scale_rows
+from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["AffineTerm"]
+
+_ROUND_OFF = 1e-14
 
 
 class AffineTerm(nn.Module):
     """A quadratic term in a reduced basis: 1/2 a^T K(z) a + g(z) . a.
 
     Args:
-        term: the physics.
-        fields: of the problem.
+        term: the physics at the points.
         tangent: interpolation of the tangents, entries (n_points, s, s).
         load: interpolation of the fluxes at u = 0, entries (n_points, s).
-        columns: B (V, L) at all points, (n_points, s, n_columns).
+        columns: B (V, L) at the points, (n_points, s, n_columns).
         dtype: of the matrices.
         energy: the unit of the result.
     """
@@ -47,8 +48,7 @@ class AffineTerm(nn.Module):
 
     def __init__(
         self,
-        term: Term,
-        fields: Fields,
+        term: TermEvaluator,
         tangent: Interpolation,
         load: Interpolation,
         columns: NDArray[np.float64],
@@ -57,25 +57,23 @@ class AffineTerm(nn.Module):
     ) -> None:
         super().__init__()
         s, n = columns.shape[1:]
-        weights = term.region.weights.ravel() / energy
+        weights = term.weights.numpy() / energy
         flat = columns.reshape(-1, n)
         k, g = np.empty((len(tangent.index), n, n)), np.empty((len(load.index), n))
         for q in range(len(k)):
             d = tangent.cardinal[:, q].reshape(-1, s, s) * weights[:, None, None]
-            k[q] = flat.T @ np.matmul(d, columns).reshape(-1, n)
+            # Fields that are constant on parts of the mesh have functions of small support.
+            size = np.abs(d).max(axis=(1, 2), initial=0.0)
+            inside = np.flatnonzero(size > _ROUND_OFF * size.max())
+            own = columns[inside]
+            k[q] = own.reshape(-1, n).T @ np.matmul(d[inside], own).reshape(-1, n)
         for q in range(len(g)):
             g[q] = (load.cardinal[:, q].reshape(-1, s) * weights[:, None]).ravel() @ flat
         magic = np.concatenate([tangent.index // s**2, load.index // s])
         self.register_buffer("tangent_entry", torch.from_numpy(tangent.index % s**2))
         self.register_buffer("load_entry", torch.from_numpy(load.index % s))
         # At the magic points only the flux at u = 0 and its derivative are asked for.
-        self.magic = TermEvaluator(
-            term,
-            DenseOperator(torch.zeros(len(magic) * s, n, dtype=torch.float64)),
-            torch.ones(len(magic), dtype=torch.float64),
-            term.region.points.take(magic),
-            fields,
-        )
+        self.magic = TermEvaluator.at_points(term.term, term.points.take(magic), term.used, n)
         matrices, loads = torch.from_numpy(k), torch.from_numpy(g)
         self.is_constant = not len(self.magic.fields)
         if self.is_constant:
@@ -93,11 +91,11 @@ class AffineTerm(nn.Module):
 
     def energy(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """1/2 a^T K a + g . a, (batch,)."""
-        return (a * (0.5 * self._times(a, z) + self._load(a, z))).sum(-1)
+        return (a * (0.5 * self._times(a, z) + self.load(a, z))).sum(-1)
 
     def residual(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """K a + g, (batch, n_columns)."""
-        return self._times(a, z) + self._load(a, z)
+        return self._times(a, z) + self.load(a, z)
 
     def stiffness(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """K(z), (batch, n_columns, n_columns)."""
@@ -106,21 +104,51 @@ class AffineTerm(nn.Module):
         weights = (self.theta(a, z) * self.k_unit).to(self.k)
         return torch.einsum("bq,qij->bij", weights, self.k)
 
+    def slope(self, a: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """d residual / d z of each field that is read, (batch, n_columns, size), float64.
+
+        sum_q dtheta_q K_q a + sum_p dphi_p g_p, where each coefficient reads the fields at its
+        point alone: dtheta_q / dz_j is its derivative by the latent field there, times psi_j.
+        """
+        if self.is_constant:
+            return {}
+        rank, n = len(self.tangent_entry), self.k.shape[-1]
+
+        def coefficients(latents: dict[str, Tensor]) -> Tensor:
+            return torch.cat([self._theta(latents, len(a)), self._phi(latents, len(a))], dim=-1)
+
+        parts = (a @ self.k.reshape(rank * n, n).T).unflatten(-1, (rank, n))
+        parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
+        unit = torch.cat([self.k_unit, self.g_unit])
+        return {
+            name: ((slope * unit)[..., None] * parts).mT @ self.magic.shapes(name)
+            for name, slope in self.magic.by_latents(coefficients, z).items()
+        }
+
     def theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the matrices, (batch, rank), float64."""
-        rank, zero = len(self.tangent_entry), torch.zeros_like(a, dtype=torch.float64)
-        if rank == 0:
-            return zero[:, :0]
-        tangents = self.magic.tangents(zero, z)[:, :rank].flatten(-2)
-        return tangents.gather(-1, self.tangent_entry.expand(len(a), -1)[..., None])[..., 0]
+        return self._theta(self.magic.latents(z), len(a))
 
     def phi(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the load vectors, (batch, rank), float64."""
-        rank, zero = len(self.load_entry), torch.zeros_like(a, dtype=torch.float64)
+        return self._phi(self.magic.latents(z), len(a))
+
+    def _theta(self, latents: Mapping[str, Tensor], batch: int) -> Tensor:
+        rank, s = len(self.tangent_entry), self.magic.s
         if rank == 0:
-            return zero[:, :0]
-        fluxes = self.magic.fluxes(zero, z)[:, -rank:]
-        return fluxes.gather(-1, self.load_entry.expand(len(a), -1)[..., None])[..., 0]
+            return self.magic.weights.new_zeros(batch, 0)
+        entry = torch.cat([self.tangent_entry, s * self.load_entry])
+        rows = one_hot(entry // s, s).to(self.magic.weights).expand(batch, -1, -1)
+        found = self.magic.tangent_rows(rows, latents)[:, :rank]
+        return found.gather(-1, (self.tangent_entry % s).expand(batch, -1)[..., None])[..., 0]
+
+    def _phi(self, latents: Mapping[str, Tensor], batch: int) -> Tensor:
+        rank, s = len(self.load_entry), self.magic.s
+        if rank == 0:
+            return self.magic.weights.new_zeros(batch, 0)
+        zero = self.magic.weights.new_zeros(batch, len(self.magic.weights), s)
+        found = self.magic.fluxes_at(zero, latents)[:, -rank:]
+        return found.gather(-1, self.load_entry.expand(batch, -1)[..., None])[..., 0]
 
     def _times(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         if len(self.tangent_entry) == 0:
@@ -129,7 +157,8 @@ class AffineTerm(nn.Module):
             return a @ self.k[0]
         return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
 
-    def _load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+    def load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """g(z), (batch, n_columns)."""
         if self.is_constant:
             return self.g
         return (self.phi(a, z) * self.g_unit).to(self.g) @ self.g

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -15,6 +17,7 @@ from pddlvm.basics.checks import argument_names
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import FunctionSpace, Points
+from pddlvm.fem.mixed import field_of
 from pddlvm.fem.where import Where
 from pddlvm.parameters.fields import Field, Fields
 
@@ -30,11 +33,13 @@ class Dirichlet:
             middle x (dim,) of a facet, `lambda x: x[0] < 1e-9`; or `fem.Facets` or `fem.Nodes`.
         value: a number, or value(x, **fields) at one point: a number, or (c,) for a vector u.
         component: the only component of a vector u that is prescribed; None: all of them.
+        field: of a `fem.MixedSpace`, the one that is prescribed.
     """
 
     boundary: Where | None
     value: float | Callable[..., Any] = 0.0
     component: int | None = None
+    field: str = "u"
 
     def __post_init__(self) -> None:
         own_fields(self)
@@ -43,6 +48,15 @@ class Dirichlet:
     def field_names(self) -> tuple[str, ...]:
         """Names of the fields that the value reads: its arguments after x."""
         return argument_names(self.value, "lambda x: ...")[1:] if callable(self.value) else ()
+
+    def dofs_of(self, space: FunctionSpace) -> NDArray[np.int64]:
+        """Degrees of freedom that are prescribed.
+
+        Raises:
+            MeshError, ProblemError: no such part of the boundary, field or component.
+        """
+        within, own = field_of(space, self.field)
+        return within.start + own.dofs_on(self.boundary, self.component)
 
 
 class BoundaryValues(nn.Module):
@@ -56,13 +70,14 @@ class BoundaryValues(nn.Module):
         self, condition: Dirichlet, space: FunctionSpace, fields: Fields, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        dofs = space.dofs_on(condition.boundary, condition.component)
-        x = space.dof_points[dofs]
+        dofs = condition.dofs_of(space)
+        within, own = field_of(space, condition.field)
+        x = own.dof_points[dofs - within.start]
         self.value = condition.value
-        self.n_components = space.n_components
+        self.n_components = own.n_components
         self.register_buffer("dofs", torch.from_numpy(dofs))
         self.register_buffer("x", torch.from_numpy(x).to(dtype))
-        self.register_buffer("component", torch.from_numpy(space.dof_components[dofs]))
+        self.register_buffer("component", torch.from_numpy(own.dof_components[dofs - within.start]))
         self.numbers = {k: float(v) for k, v in fields.items() if not isinstance(v, Field)}
         names = condition.field_names
         unknown = [n for n in names if n not in fields]
@@ -72,7 +87,7 @@ class BoundaryValues(nn.Module):
                 f"{sorted(fields)}"
             )
         self.numbers = {n: self.numbers[n] for n in names if n in self.numbers}
-        points = Points(x, space.cells_of_dofs(dofs))
+        points = Points(x, own.cells_of_dofs(dofs - within.start))
         random = {n: fields[n] for n in names if isinstance(fields[n], Field)}
         self.fields = nn.ModuleDict(
             {n: f.at(points, dtype) for n, f in random.items() if isinstance(f, Field)}

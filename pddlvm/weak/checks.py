@@ -11,11 +11,15 @@ from pddlvm.basics.checks import check_all
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.explained import explained
 from pddlvm.fem import FunctionSpace
+from pddlvm.weak.arguments import describe, wanted_of
 from pddlvm.weak.boundary import BoundaryValues, Dirichlet
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.terms import Energy, Term, TermEvaluator
 
 __all__ = ["check_dirichlet", "check_physics", "check_rigid_modes", "check_terms"]
+
+_SMALL = 1e-8
+"""A relative change, next to the rounding of float32."""
 
 
 def check_terms(name: str, space: FunctionSpace, terms: Any) -> tuple[Term, ...]:
@@ -36,7 +40,7 @@ def check_terms(name: str, space: FunctionSpace, terms: Any) -> tuple[Term, ...]
 def check_dirichlet(name: str, space: FunctionSpace, dirichlet: Any) -> tuple[Dirichlet, ...]:
     """Return the conditions of the problem `name`, or raise a ProblemError."""
     found = check_all(dirichlet, Dirichlet, "dirichlet", '[Dirichlet("left", 0.0)]')
-    dofs = [space.dofs_on(d.boundary, d.component) for d in found]
+    dofs = [d.dofs_of(space) for d in found]
     for i, condition in enumerate(found[:-1]):
         if np.isin(dofs[i], np.concatenate(dofs[i + 1 :])).all():
             raise ProblemError(
@@ -92,16 +96,37 @@ def _check_term(name: str, term: Term, form: WeakForm, blocks: Mapping[str, Tens
         e = torch.linspace(0.1, 0.2, s, dtype=torch.float64)[None, None]
         flux = evaluator.fluxes_of(e, blocks)
     except Exception as error:
-        wanted = "a number" if isinstance(term, Energy) else "(f0, f1), f1 of the shape of du"
+        wanted = "a number" if isinstance(term, Energy) else wanted_of(term.region)
         raise ProblemError(
             f"{who} cannot be evaluated at a point ({explained(error)}). It must return {wanted}, "
-            f"made by torch functions of u {term.region.u_shape}, du {term.region.du_shape}, x "
-            "and fields"
+            f"made by torch functions of {describe(term.region)}, x and fields"
         ) from error
     if flux.shape[-1] != s:
         raise ProblemError(
             f"{who} returns {flux.shape[-1]} flux entries, and {s} are expected: f0 "
             f"{term.region.u_shape} and f1 {term.region.du_shape}"
+        )
+    if term.region.parts:
+        _check_precision(who, evaluator, e, blocks)
+
+
+def _check_precision(
+    who: str, evaluator: TermEvaluator, e: Tensor, blocks: Mapping[str, Tensor]
+) -> None:
+    """Does the flux follow changes of e that float32 cannot tell?
+
+    A number of float64 times a matrix of float32, p * torch.eye(2), is of float32.
+    """
+
+    def flux(e: Tensor) -> Tensor:
+        return evaluator.fluxes_of(e, blocks)
+
+    at, slope = flux(e), torch.autograd.functional.jacobian(flux, e).flatten(3) @ e.flatten()
+    missed = (flux(e * (1 + _SMALL)) - at) / _SMALL - slope
+    if (missed.abs() > 1e-2 * (at.abs() + slope.abs())).any():
+        raise ProblemError(
+            f"{who} loses half of its digits: a constant tensor in it is of float32, as "
+            "torch.eye(2) is; write torch.eye(2, dtype=x.dtype)"
         )
 
 
@@ -118,7 +143,7 @@ def _check_values(
         raise ProblemError(
             f"{where} cannot be evaluated ({explained(error)}). It must be a number, or a torch "
             f"function of one point x ({form.space.dim},) and of fields that returns one, or "
-            f"{form.space.n_components} for a vector u"
+            f"{boundary.n_components} for a vector {condition.field}"
         ) from error
     if not torch.isfinite(values).all():
         raise ProblemError(f"{where} is not finite at the centre of the prior")

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
+from pddlvm.fem import MixedSpace
 from pddlvm.linalg.factorisation import (
     Definiteness,
     Factorisation,
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["check_positive_at", "factorise_positive"]
 
 _WHY_SINGULAR = (
-    "is a coefficient zero, can it move as a rigid body, or is the prior centred at a resonance?"
+    "is a coefficient zero, or does its prior change its sign (links.exp keeps a field positive), "
+    "can it move as a rigid body, or is the prior centred at a resonance?"
 )
+
+_SOLVE = "(problem.solve(z) does without a positive operator, a model does not)"
 
 
 def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> Factorisation:
@@ -38,6 +42,7 @@ def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> Factorisatio
     """
     matrix = whole[problem.free_dofs][:, problem.free_dofs].tocsc()
     start = f"the operator of problem {problem.name!r} at the centre of the prior"
+    _check_not_a_saddle(problem, matrix, start)
     try:
         factors = problem.form.factorise(matrix, symmetric=True, many=True)
         found = factors.definiteness()
@@ -50,8 +55,7 @@ def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> Factorisatio
         raise ProblemError(
             f"{start} is not positive: {least}{found.n_negative} of its {problem.n_free} "
             "eigenvalues are negative, and the energy is not bounded below. "
-            f"{_why_indefinite(problem, found)} "
-            "(problem.solve(z) does without a positive operator, a model does not)"
+            f"{_why_indefinite(problem, found)} {_SOLVE}"
         )
     if found.is_singular:
         raise ProblemError(f"{start} is singular: {_WHY_SINGULAR}")
@@ -71,6 +75,28 @@ def check_positive_at(problem: "Problem", u: Tensor, z: Tensor, share: str) -> N
             "coefficient change its sign there (try a positive link, links.exp), or does the prior "
             "cross a resonance? Narrow the prior"
         )
+
+
+def _check_not_a_saddle(problem: "Problem", matrix: sp.csc_matrix, start: str) -> None:
+    """Refuse what is held by constraints, and fields that have no energy of their own."""
+    if problem.constraints:
+        raise ProblemError(
+            f"{start} is positive only under its constraints ({problem.constraints[0]}). {_SOLVE}"
+        )
+    if not isinstance(problem.space, MixedSpace):
+        return
+    diagonal = np.zeros(problem.n_dofs)
+    diagonal[problem.free_dofs] = matrix.diagonal()
+    for name in problem.space.field_names:
+        dofs, _ = problem.space.field(name)
+        free = problem.free_dofs[
+            (problem.free_dofs >= dofs.start) & (problem.free_dofs < dofs.stop)
+        ]
+        if (diagonal[free] <= 0).any():
+            raise ProblemError(
+                f"{start} is not positive: field {name!r} has no energy of its own, as a pressure "
+                f"in a saddle point. {_SOLVE}"
+            )
 
 
 def _why_indefinite(problem: "Problem", found: Definiteness) -> str:

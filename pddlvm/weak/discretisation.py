@@ -25,6 +25,8 @@ class Discretisation(nn.Module):
     """
 
     free: Tensor
+    border: Tensor
+    constants: Tensor
     terms: list[TermEvaluator]
     boundary: list[BoundaryValues]
     # Both are ModuleLists, declared by what they hold.
@@ -49,6 +51,11 @@ class Discretisation(nn.Module):
             for term in form.terms
         ]
         boundary = [BoundaryValues(d, form.space, form.fields, dtype) for d in form.dirichlet]
+        self.is_constrained = form.constraints is not None
+        if form.constraints is not None:
+            border, constants = form.constraints.border, form.constraints.constants
+            self.register_buffer("border", torch.from_numpy(border[form.free_dofs]).to(dtype))
+            self.register_buffer("constants", torch.from_numpy(constants[form.free_dofs]).to(dtype))
         self.terms = cast(list[TermEvaluator], nn.ModuleList(terms))
         self.boundary = cast(list[BoundaryValues], nn.ModuleList(boundary))
 
@@ -83,6 +90,13 @@ class Discretisation(nn.Module):
             fluxes = reduce(torch.add, [term.fluxes_of(e, blocks) for term in terms])
             full = full + terms[0].operator.adjoint(fluxes.flatten(-2))
         return full[:, self.free]
+
+    def balanced(self, r: Tensor) -> Tensor:
+        """r + C lambda, (..., n_free): the residual of a constrained problem, else r itself."""
+        if not self.is_constrained:
+            return r
+        multipliers = (r @ self.constants) / (self.border * self.constants).sum(0)
+        return r - multipliers @ self.border.T
 
     def tangents(self, u: Tensor, z: Tensor) -> list[Tensor]:
         """Pointwise tangents of each term, (batch, n_points, s, s) each."""

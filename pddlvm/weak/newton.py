@@ -28,6 +28,7 @@ from pddlvm.linalg.nearby import solve_nearby
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
+from pddlvm.weak.singular import why_singular
 
 __all__ = ["ReferenceSolver"]
 
@@ -37,6 +38,7 @@ _MAX_ITERATIONS = 50
 _MAX_HALVINGS = 10
 _MAX_SECANT_STEPS = 20
 _SHOWN = 4
+_WHY_SINGULAR = "is some part of the mesh without a Dirichlet boundary, or a coefficient zero?"
 _ROUND_OFF_STEP = 1e-7
 _TAU, _TAU_WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(4))
 _TAU = _TAU + 0.5
@@ -108,7 +110,9 @@ class ReferenceSolver:
     ) -> Tensor:
         free = self._operators.free
         u = self._operators.lift(z)
-        r = self._operators.residual(u, z)
+        loads = self._operators.residual(u, z)
+        self._check_balance(loads, z, first)
+        r = self._operators.balanced(loads)
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
         near: dict[int, Factorisation] = {}
@@ -137,6 +141,12 @@ class ReferenceSolver:
             history.append(r.norm(dim=-1) / start)
         if len(active):
             worst = int(active[0])
+            why = why_singular(self._form, self.matrix(u[worst], z[worst]))
+            if why is not None:
+                raise ConvergenceError(
+                    f"the matrix of sample {first + worst} (z = {z[worst].tolist()}) is singular "
+                    f"to working precision: {why}"
+                )
             last = ", ".join(f"{float(size[worst]):.1e}" for size in history[-_SHOWN:])
             raise ConvergenceError(
                 f"the reference solver did not converge for sample {first + worst} (z = "
@@ -144,6 +154,15 @@ class ReferenceSolver:
                 f"relative residuals {last}; the problem may have no solution there"
             )
         return u
+
+    def _check_balance(self, loads: Tensor, z: Tensor, first: int) -> None:
+        if self._form.constraints is not None:
+            for i, own in enumerate(loads):
+                sample = f"sample {first + i} (z = {z[i].tolist()})"
+                self._form.constraints.check_balance(own, self._operators.free, sample)
+
+    def _residual(self, u: Tensor, z: Tensor) -> Tensor:
+        return self._operators.balanced(self._operators.residual(u, z))
 
     def _check_finite(self, r: Tensor, z: Tensor, numbers: Tensor) -> None:
         bad = torch.nonzero(~torch.isfinite(r).all(-1)).flatten()
@@ -173,9 +192,10 @@ class ReferenceSolver:
                 near[number] = factors
             return torch.from_numpy(factors.solve(-r.detach().numpy()))
         except SingularMatrixError as error:
+            why = why_singular(self._form, self.assembler(tangents))
             raise ConvergenceError(
-                f"the matrix of sample {number} (z = {z.tolist()}) is singular; is some part of "
-                "the mesh without a Dirichlet boundary, or a coefficient zero?"
+                f"the matrix of sample {number} (z = {z.tolist()}) is singular; "
+                f"{why or _WHY_SINGULAR}"
             ) from error
         except (NotPositiveError, ConvergenceError) as error:
             raise ConvergenceError(f"sample {number} (z = {z.tolist()}): {error}") from error
@@ -187,7 +207,7 @@ class ReferenceSolver:
         previous = self._factors
         if previous is None or not all(map(torch.equal, previous[0], tangents)):
             matrix = self.assembler(tangents)
-            factors = self._form.factorise(matrix, symmetric=self._form.has_potential)
+            factors = self._form.factorise(matrix, symmetric=self._form.is_symmetric)
             self._factors = previous = ([t.clone() for t in tangents], factors)
         return previous[1]
 
@@ -200,7 +220,7 @@ class ReferenceSolver:
         t = torch.ones(len(u), 1, dtype=u.dtype)
         for _ in range(_MAX_HALVINGS):
             trial = u.index_add(1, free, t * step)
-            r_trial = self._operators.residual(trial, z)
+            r_trial = self._residual(trial, z)
             worse = ~(r_trial.norm(dim=-1) < norm)
             if not worse.any():
                 break
@@ -213,7 +233,7 @@ class ReferenceSolver:
         """u and r after Picard steps from u of one sample, once |r| < norm; None if never."""
         z = z[None]
         start = self._operators.lift(z)
-        r_start = self._operators.residual(start, z)[0]
+        r_start = self._residual(start, z)[0]
         for _ in range(_MAX_SECANT_STEPS):
             along = [self._operators.tangents(start + tau * (u - start), z) for tau in _TAU]
             secants = [
@@ -226,7 +246,7 @@ class ReferenceSolver:
                 # A singular secant is no help; Newton's own step goes on.
                 return None
             u = start[0].index_add(0, self._operators.free, step)
-            r = self._operators.residual(u[None], z)[0]
+            r = self._residual(u[None], z)[0]
             if r.norm() < norm:
                 return u, r
         return None

@@ -21,7 +21,8 @@ from pddlvm.basics.checks import broadcast_batch, check_kind
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
-from pddlvm.fem import FunctionSpace
+from pddlvm.fem import FunctionSpace, MixedSpace
+from pddlvm.fem.mixed import field_of, names_of, on_all_dofs
 from pddlvm.fem.where import Patch
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
@@ -30,10 +31,11 @@ from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
+from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
+from pddlvm.weak.held import check_held
 from pddlvm.weak.newton import ReferenceSolver
-from pddlvm.weak.parts import loose_parts
 from pddlvm.weak.sensitivities import ElementSensitivities
 from pddlvm.weak.terms import Term
 
@@ -44,8 +46,6 @@ _FEW, _CHUNKS = 8, 16
 """Samples that are solved at once: few, or a part of what fits, for others are solved beside."""
 _TAKEN = {
     **dict.fromkeys(dir(nn.ModuleDict()), "a part of torch's modules, which hold the fields"),
-    "u": "the solution",
-    "du": "the gradient of the solution",
     "x": "the point",
 }
 
@@ -63,6 +63,7 @@ class Problem(ParametricProblem):
             condition.
         solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
             size and on what is installed.
+        constraints: mean values that are zero, of what the equations know up to a constant.
 
     Raises:
         ProblemError: a mesh, or a part of it, that nothing holds, a field that no function reads
@@ -78,6 +79,7 @@ class Problem(ParametricProblem):
         fields: Fields,
         dirichlet: Sequence[Dirichlet] = (),
         solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
+        constraints: Sequence[MeanValue] = (),
     ) -> None:
         check_kind(str, name=name)
         if not hasattr(space, "dofs_on"):
@@ -85,7 +87,7 @@ class Problem(ParametricProblem):
                 f"space must be a function space, got {type(space).__name__}; "
                 "pddlvm.fem.Space(mesh) makes one of a mesh"
             )
-        super().__init__(name, fields, _TAKEN)
+        super().__init__(name, fields, _TAKEN | names_of(space))
         if not isinstance(solver, LinearSolver):
             raise ProblemError(
                 f"solver must be one of pddlvm.linalg, Multigrid() for one, got {solver!r}; "
@@ -94,38 +96,27 @@ class Problem(ParametricProblem):
         self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
-        fixed = [space.dofs_on(d.boundary, d.component) for d in self.dirichlet]
+        fixed = [d.dofs_of(space) for d in self.dirichlet]
         self.fixed_dofs = np.unique(np.concatenate([*fixed, np.zeros(0, dtype=np.int64)]))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
         if not len(self.free_dofs):
             raise ProblemError(f"problem {name!r} has no free degree of freedom; refine the mesh")
         self.form = WeakForm(
-            self.prior, space, self.terms, self.fields, self.dirichlet, self.free_dofs, solver
+            self.prior,
+            space,
+            self.terms,
+            self.fields,
+            self.dirichlet,
+            self.free_dofs,
+            solver,
+            constraints_of(name, space, constraints),
         )
         check_rigid_modes(name, space, self.fixed_dofs)
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         check_physics(name, self.form)
         read = {k for term in self.terms for k in term.field_names}
         self._check_read(read | {k for d in self.dirichlet for k in d.field_names})
-        self._check_parts()
-
-    def _check_parts(self) -> None:
-        loose = loose_parts(self.form, self._exact)
-        if loose and not self.dirichlet:
-            raise ProblemError(
-                f"problem {self.name!r} has no Dirichlet boundary, and none of its terms holds its "
-                "solution, as a reaction or a Robin condition (0.5 * h * u**2 on "
-                "space.boundary(name)) would: add one, or Dirichlet(boundary, value)"
-            )
-        if loose:
-            low, high = (f(self.space.dof_points[loose[0]], axis=0) for f in (np.min, np.max))
-            which = "a part" if len(loose) == 1 else f"{len(loose)} parts, the first"
-            raise ProblemError(
-                f"nothing holds {which} between {low.tolist()} and {high.tolist()} of the mesh of "
-                f"problem {self.name!r}, or not enough to keep it from turning: connect it with "
-                "the rest (parts that touch need common nodes), or give it a term and Dirichlet "
-                "conditions"
-            )
+        check_held(name, self.form, self._exact)
 
     def __repr__(self) -> str:
         return (
@@ -149,6 +140,11 @@ class Problem(ParametricProblem):
         return len(self.free_dofs)
 
     @property
+    def constraints(self) -> tuple[MeanValue, ...]:
+        """Mean values that are zero."""
+        return () if self.form.constraints is None else self.form.constraints.given
+
+    @property
     def has_potential(self) -> bool:
         """Is r the gradient of an energy?"""
         return self.form.has_potential
@@ -169,6 +165,10 @@ class Problem(ParametricProblem):
         digest.update(self.fixed_dofs.astype(np.int64).tobytes())
         terms = [(type(t).__name__, t.is_coercive, t.region.shape) for t in self.terms]
         digest.update(repr((terms, self._field_signatures)).encode())
+        if self.constraints:
+            digest.update(repr(self.constraints).encode())
+        if isinstance(self.space, MixedSpace):
+            digest.update(repr(self.space).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -222,7 +222,13 @@ class Problem(ParametricProblem):
     def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "Problem":  # noqa: D102
         fields = self._fields_with(states)
         return Problem(
-            self.name, self.space, self.terms, fields, self.dirichlet, self.linear_solver
+            self.name,
+            self.space,
+            self.terms,
+            fields,
+            self.dirichlet,
+            self.linear_solver,
+            self.constraints,
         )
 
     def discretisation(self, dtype: torch.dtype, device: torch.device) -> Discretisation:
@@ -240,14 +246,16 @@ class Problem(ParametricProblem):
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z) on the free degrees of freedom, (..., n_free); dtype and device follow u.
 
-        Zero at the discrete solution where u also carries the Dirichlet values.
+        Zero at the discrete solution where u also carries the Dirichlet values. With constraints
+        it is r + C lambda, which does not see u's mean: r without the imbalance of the loads.
         """
         u = self.check_solution(u)
         z = self.prior.check(z).to(u)
         batch = broadcast_batch(u=u, z=z)
         u = u.expand(*batch, -1).reshape(-1, self.n_dofs)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
-        r = self.discretisation(u.dtype, u.device).residual(u, z)
+        operators = self.discretisation(u.dtype, u.device)
+        r = operators.balanced(operators.residual(u, z))
         return r.reshape(*batch, self.n_free)
 
     @out_of_inference
@@ -278,19 +286,25 @@ class Problem(ParametricProblem):
         """The first parameter field."""
         return self.field_values(z, next(iter(self.random_fields)))
 
-    def gradients(self, points: "ArrayLike | Tensor") -> sp.csr_matrix:  # noqa: D102
-        return self.space.evaluation(self.as_points(points), gradient=True)
+    def gradients(  # noqa: D102
+        self, points: "ArrayLike | Tensor", field: str = "u"
+    ) -> sp.csr_matrix:
+        dofs, space = field_of(self.space, field)
+        matrix = space.evaluation(self.as_points(points), gradient=True)
+        return on_all_dofs(matrix, dofs, self.n_dofs)
 
-    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:  # noqa: D102
-        return self.space.averages(patches)
+    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:  # noqa: D102
+        dofs, space = field_of(self.space, field)
+        return on_all_dofs(space.averages(patches), dofs, self.n_dofs)
 
-    def _evaluation(self, points: NDArray[np.float64]) -> sp.csr_matrix:
-        return self.space.evaluation(points)
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
+        dofs, space = field_of(self.space, field)
+        return on_all_dofs(space.evaluation(points), dofs, self.n_dofs)
 
     @property
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         arguments = self.space, self.terms, self.fields, self.dirichlet, self.linear_solver
-        return Problem, (self.name, *arguments)
+        return Problem, (self.name, *arguments, self.constraints)
 
     @property
     def _pickled_parts(self) -> dict[str, Any]:

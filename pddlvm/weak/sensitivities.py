@@ -90,7 +90,7 @@ class ElementSensitivities(Sensitivities):
             gradient, applied = torch.autograd.grad(
                 residual, (z, inside), adjoint, retain_graph=True
             )
-            missing = right - applied
+            missing = self._operators.balanced(right - applied)
             if (missing.norm(dim=-1) <= _TOLERANCE * right.norm(dim=-1)).all():
                 (of_boundary,) = torch.autograd.grad(
                     (slope * u_moved).sum(), z, materialize_grads=True

@@ -7,24 +7,33 @@ At one quadrature point, with e = (u, grad u), position x and the values of the 
 
 Both are plain torch functions without batch, mesh or device; `torch.func` supplies derivatives and
 batches. For a scalar problem u is a number and grad u a vector (dim,); for a vector problem u is
-(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead.
+(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead. Of
+several fields (`fem.MixedSpace`) a function names those that it reads: u, du, p, dp.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, jacrev, vjp, vmap
 
-from pddlvm.basics.checks import argument_names, check_flag
+from pddlvm.basics.checks import check_flag
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
-from pddlvm.parameters.fields import Field, Fields
+from pddlvm.parameters.fields import Field, FieldAtPoints, Fields
+from pddlvm.weak.arguments import (
+    arguments_in_words,
+    call,
+    kind_of,
+    parameters_of,
+    stack_fluxes,
+)
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 
@@ -56,17 +65,12 @@ class Term(ABC):
 
     @property
     def field_names(self) -> tuple[str, ...]:
-        """Names of the fields that the function reads: its arguments after (u, du, x)."""
-        return argument_names(self.function, "lambda u, du, x, k: ...")[3:]
+        """Names of the parameter fields that the function reads: its arguments after (u, du, x)."""
+        return parameters_of(self.function, self.region)
 
     @abstractmethod
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """dpsi/de or (f0, f1) at one point, (s,)."""
-
-    def unpack(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """e (s,) -> u, grad u in the shapes that the user's function expects."""
-        n = self.region.size_u
-        return e[:n].reshape(self.region.u_shape), e[n:].reshape(self.region.du_shape)
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,11 @@ class Energy(Term):
 
     def density(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """psi at one point."""
-        psi = self.function(*self.unpack(e), x, **values)
-        if isinstance(psi, tuple | list) or (isinstance(psi, Tensor) and psi.ndim):
-            got = f"{len(psi)} values" if isinstance(psi, tuple | list) else _shape(psi)
+        psi = call(self.function, self.region, e, x, values)
+        if isinstance(psi, tuple | list | Mapping) or (isinstance(psi, Tensor) and psi.ndim):
             raise ProblemError(
-                f"it returns {got}, and an Energy is one number, the density; (f0, f1) of a weak "
-                "form make a Flux(region, function)"
+                f"it returns {kind_of(psi)}, and an Energy is one number, the density; (f0, f1) "
+                "of a weak form make a Flux(region, function)"
             )
         result: Tensor = psi
         return result
@@ -98,6 +101,8 @@ class Energy(Term):
 @dataclass(frozen=True)
 class Flux(Term):
     """A weak form without a potential: function(u, du, x, **fields) -> (f0, f1).
+
+    Of several fields {"u": (f0, f1), "p": (f0, f1)}; a field that is left out has no rows.
 
     Attributes:
         has_secant: is (f0, f1) = D (u, grad u) + load with D(u, x; fields) symmetric and not
@@ -116,16 +121,8 @@ class Flux(Term):
 
     def flux(self, e: Tensor, x: Tensor, values: Mapping[str, Tensor | float]) -> Tensor:
         """(f0, f1) at one point, (s,)."""
-        pair = self.function(*self.unpack(e), x, **values)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            got = f"{len(pair)} values" if isinstance(pair, tuple | list) else _shape(pair)
-            raise ProblemError(
-                f"it returns {got}, and a Flux is a pair (f0, f1); the density of an energy makes "
-                "an Energy(region, function)"
-            )
-        f0, f1 = pair
-        f0 = torch.as_tensor(f0, dtype=e.dtype, device=e.device)
-        return torch.cat([f0.reshape(-1).expand(self.region.size_u), f1.reshape(-1)])
+        found = call(self.function, self.region, e, x, values)
+        return stack_fluxes(found, self.region, e)
 
 
 class TermEvaluator(nn.Module):
@@ -157,22 +154,30 @@ class TermEvaluator(nn.Module):
         super().__init__()
         dtype = weights.dtype
         self.term = term
+        self.points = points
         self.operator = operator
         self.s = term.region.shape[2]
         self.register_buffer("weights", weights)
         self.register_buffer("x", torch.from_numpy(points.x).to(dtype))
-        used = {name: _lookup(name, fields) for name in term.field_names}
+        self.used = used = {name: _lookup(name, fields, term.region) for name in term.field_names}
         self.numbers = {k: float(v) for k, v in used.items() if not isinstance(v, Field)}
         self.fields = nn.ModuleDict(
             {k: v.at(points, dtype) for k, v in used.items() if isinstance(v, Field)}
         )
 
     @classmethod
+    def at_points(
+        cls, term: Term, points: Points, fields: Fields, n_columns: int = 0
+    ) -> "TermEvaluator":
+        """The term at some points of weight 1, where the operator is zero: for strains only."""
+        n = len(points.x)
+        zero = torch.zeros(n * term.region.shape[2], n_columns, dtype=torch.float64)
+        return cls(term, DenseOperator(zero), torch.ones(n, dtype=torch.float64), points, fields)
+
+    @classmethod
     def at_one_point(cls, term: Term, fields: Fields) -> "TermEvaluator":
-        """The term at the first point of its region, without an operator: for strains only."""
-        points = term.region.points.take(np.zeros(1, dtype=np.int64))
-        nothing = DenseOperator(torch.zeros(term.region.shape[2], 0, dtype=torch.float64))
-        return cls(term, nothing, torch.ones(1, dtype=torch.float64), points, fields)
+        """The term at the first point of its region."""
+        return cls.at_points(term, term.region.points.take(np.zeros(1, dtype=np.int64)), fields)
 
     def strains(self, u: Tensor) -> Tensor:
         """e at the points, (..., n_points, s)."""
@@ -181,7 +186,8 @@ class TermEvaluator(nn.Module):
     def energy(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """int psi, (batch,). Only for a term that has a density."""
         assert isinstance(self.term, Energy)
-        return (self.weights * self._map(self.term.density, self.strains(u), z)).sum(-1)
+        e = self.strains(u)
+        return (self.weights * self._map(self.term.density, e, self._values(e, z))).sum(-1)
 
     def residual(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """B^T (w * flux(B u)), (batch, n_columns)."""
@@ -189,10 +195,15 @@ class TermEvaluator(nn.Module):
 
     def tangents(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * d flux/de at the points, (batch, n_points, s, s)."""
-        derivative, e = jacrev(self.term.flux), self.strains(u)
+        return self.tangents_of(self.strains(u), z)
+
+    def tangents_of(self, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        """The same from strains."""
+        derivative = jacrev(self.term.flux)
         part = max(1, _IN_CACHE // max(1, len(e)))
         part_or_all = part if part < e.shape[-2] else None
-        return self.weights[:, None, None] * self._map(derivative, e, z, part_or_all)
+        values = self._values(e, z)
+        return self.weights[:, None, None] * self._map(derivative, e, values, part_or_all)
 
     def fluxes(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * flux at the points, (batch, n_points, s)."""
@@ -200,13 +211,79 @@ class TermEvaluator(nn.Module):
 
     def fluxes_of(self, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """The same from strains, which terms of one region share."""
-        return self.weights[:, None] * self._map(self.term.flux, e, z)
+        return self.weights[:, None] * self._map(self.term.flux, e, self._values(e, z))
+
+    def slope(self, u: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """d residual / d z of each field that is read, (batch, n_columns, size)."""
+        e, found = self.strains(u).detach(), {}
+
+        def flux(i: int, latents: dict[str, Tensor]) -> Tensor:
+            return self.fluxes_at(e, latents)[..., i]
+
+        parts = [self.by_latents(partial(flux, i), z) for i in range(self.s)]
+        for name in self.fields:
+            slopes = torch.stack([part[name] for part in parts], dim=-1)
+            # Each point reads the fields there alone.
+            moved = (slopes[..., None] * self.shapes(name)[:, None]).flatten(1, 2)
+            found[name] = self.operator.adjoint(moved.mT).mT
+        return found
+
+    # --- by the latent fields, (batch, n_points) each: what their links are applied to -----------
+
+    def latents(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of z."""
+        return {name: self._field(name).latent(z[name]) for name in self.fields}
+
+    def fluxes_at(self, e: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
+        """w * flux, (batch, n_points, s)."""
+        return self.weights[:, None] * self._map(self.term.flux, e, self._linked(latents))
+
+    def tangent_rows(self, rows: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
+        """Rows of d flux/de at e = 0, one at each point, (batch, n_points, s).
+
+        Args:
+            rows: 1 at the row of a point and 0 elsewhere, (batch, n_points, s).
+            latents: the fields.
+        """
+
+        def at_point(row: Tensor, x: Tensor, values: dict[str, Tensor | float]) -> Tensor:
+            pull = vjp(lambda e: self.term.flux(e, x, values), torch.zeros_like(row))[1]
+            found: Tensor = pull(row)[0]
+            return found
+
+        return self._map(at_point, rows, self._linked(latents))
+
+    def by_latents(
+        self, function: Callable[[dict[str, Tensor]], Tensor], z: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Derivatives of one number at each point, (batch, n_points), by the fields there."""
+        with torch.enable_grad():
+            latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
+            total, given = function(latents).sum(), list(latents.values())
+            slopes = torch.autograd.grad(total, given, materialize_grads=True)
+        return dict(zip(latents, slopes, strict=True))
+
+    def shapes(self, name: str) -> Tensor:
+        """psi_j of a field at the points, (n_points, size)."""
+        return self._field(name).shapes
+
+    def _field(self, name: str) -> FieldAtPoints:
+        field = self.fields[name]
+        assert isinstance(field, FieldAtPoints)
+        return field
+
+    def _linked(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self._field(name).link(latent) for name, latent in latents.items()}
+
+    def _values(self, e: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The fields at the points, (batch, n_points), for strains e."""
+        return {name: field(z[name]).expand(e.shape[:-1]) for name, field in self.fields.items()}
 
     def _map(
         self,
         function: PointFunction,
         e: Tensor,
-        z: Mapping[str, Tensor],
+        values: dict[str, Tensor],
         n_at_once: int | None = None,
     ) -> Tensor:
         """The point function over all points and the batch, (batch, n_points, ...)."""
@@ -214,22 +291,16 @@ class TermEvaluator(nn.Module):
         def at_point(e: Tensor, x: Tensor, values: dict[str, Tensor]) -> Any:
             return function(e, x, {**values, **self.numbers})
 
-        values = {name: field(z[name]).expand(e.shape[:-1]) for name, field in self.fields.items()}
         result: Tensor = vmap(vmap(at_point, chunk_size=n_at_once), in_dims=(0, None, 0))(
             e, self.x, values
         )
         return result
 
 
-def _shape(value: Any) -> str:
-    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    return f"a tensor of shape {shape}" if shape else "one number"
-
-
-def _lookup(name: str, fields: Fields) -> Field | float:
+def _lookup(name: str, fields: Fields, region: Region) -> Field | float:
     if name not in fields:
         raise ProblemError(
             f"the physics reads a field {name!r} that the problem does not have; it has "
-            f"{sorted(fields)}. Arguments after (u, du, x) must be names of fields"
+            f"{sorted(fields)}. {arguments_in_words(region)} must be names of fields"
         )
     return fields[name]

@@ -1,6 +1,7 @@
 """Finite element spaces: evaluation matrices, regions and numbering, against scikit-fem."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -399,3 +400,11 @@ def test_unknown_degree_is_refused(degree):
 def test_unknown_cell_is_refused():
     with pytest.raises(MeshError, match="MeshWedge1"):
         fem.Space(skfem.MeshWedge1())
+
+
+@pytest.mark.parametrize("path", ["part.msh", Path("part.msh")])
+def test_a_path_in_the_place_of_a_mesh_is_told_how_to_read_it(path):
+    with pytest.raises(MeshError, match=r"'part\.msh'; fem\.read_mesh\(path\) reads one"):
+        fem.Space(path)
+    with pytest.raises(MeshError, match=r"fem\.read_surface\(path\) reads one"):
+        fem.ShellSpace(path)

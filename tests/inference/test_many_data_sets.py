@@ -1,9 +1,12 @@
 """Laplace approximations of many data sets: in chunks, and each as it would be alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import pddlvm
+from pddlvm.inference import pushed_gaussian as pushed_gaussian_module
 from pddlvm.inference import search as search_module
 from problems import nonlinear_poisson, poisson
 
@@ -65,3 +68,22 @@ def test_chunks_change_nothing(model, data, together, monkeypatch):
     for name in ("converged", "misfit", "n_seen", "p_value"):
         one, other = getattr(found.diagnostics, name), getattr(expected.diagnostics, name)
         torch.testing.assert_close(one.flatten(), other, rtol=1e-5, atol=1e-12)
+
+
+def test_quantiles_are_those_of_draws_and_take_none(together):
+    levels = [0.025, 0.5, 0.9]
+    found = together.quantiles(levels)
+    draws = together.sample((20_000,), seed=0)
+    expected = draws.quantile(torch.tensor(levels).to(draws), dim=0)
+    # Standard errors of quantiles at 0.025: 0.02 deviations; five of them.
+    assert ((found - expected).abs() < 0.1 * together.std).all()
+    lower, upper = together.interval(0.95)
+    torch.testing.assert_close(lower, found[0])
+    assert (upper > lower).all()
+
+
+def test_moments_in_parts_are_the_same(together, monkeypatch):
+    density = replace(together._density)
+    monkeypatch.setattr(pushed_gaussian_module, "_MOST", 1)
+    torch.testing.assert_close(density.mean, together.mean)
+    torch.testing.assert_close(density.std, together.std)

@@ -60,3 +60,26 @@ def test_one_good_proposal_is_enough():
         z = found.sample((4000,), seed=0)
         assert float(z.mean()) == pytest.approx(2.0, abs=0.05)
         assert float(z.std()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_quantiles_of_gaussians_are_those_of_draws():
+    prior = pddlvm.ParameterSpace({"z": pddlvm.parameters.space.Block(2, pddlvm.LogNormal(0, 1))})
+    parts = [
+        PushedGaussian(
+            Coordinates(
+                prior,
+                torch.tensor([[centre, 0.0]] * 3, dtype=torch.float64),
+                0.3 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2),
+            )
+        )
+        for centre in (-1.0, 2.0)
+    ]
+    masses = torch.tensor([[0.7, 0.2, 1.0], [0.3, 0.8, 0.0]], dtype=torch.float64)
+    mixture, levels = Mixture(parts, masses), torch.tensor([0.05, 0.5, 0.9]).double()
+    found = mixture.quantiles(levels, seed=0)
+    draws = mixture.sample((40_000,), seed=1)
+    shares = torch.stack([(draws < one).double().mean(0) for one in found])
+    # Five standard errors.
+    torch.testing.assert_close(
+        shares, levels[:, None, None].expand_as(shares), rtol=0, atol=5 * 0.5 / 200
+    )

@@ -1,9 +1,12 @@
 """Calibrated variances: the variance model recovers known spreads, a calibrated model covers."""
 
+import math
+
 import pytest
 import torch
 
 import pddlvm
+from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.latent.variance_model import VarianceModel
 from problems import poisson
 
@@ -77,6 +80,24 @@ def test_errors_that_do_not_count_are_ignored():
         assert model(x, torch.zeros(2000, 1))[0].abs().max() < 0.25
 
 
+def test_many_small_parts_of_a_field_do_not_say_how_large_it_is():
+    """Nineteen parts of a thousandth grow steeply with x, the one that matters does not."""
+    x = torch.randn(1000, 1, generator=generator())
+    std = torch.cat([torch.ones_like(x), (1e-3 * (1.5 * x).exp()).expand(-1, 19)], dim=1)
+    errors = std * torch.randn(1000, 20, generator=generator(1))
+    model, none = VarianceModel(1, 20), torch.zeros(1000, 1)
+    model.fit(x, none, errors, norms=torch.ones(20))
+    with torch.no_grad():
+        size = model(x, none).exp().sum(1).sqrt()
+    # Each for itself, x would decide: sizes from 0.05 to 8.
+    assert float(size.log().std()) < 0.1
+    assert float(size.square().mean().sqrt()) == pytest.approx(1, abs=0.1)
+    # Parts without any error have no share, and nothing fails.
+    model.fit(x, none, torch.zeros_like(errors), norms=torch.ones(20))
+    with torch.no_grad():
+        assert torch.isfinite(model(x, none)).all()
+
+
 @pytest.fixture(scope="module")
 def model() -> pddlvm.LatentVariableModel:
     trained = pddlvm.LatentVariableModel(
@@ -113,6 +134,20 @@ def test_intervals_of_the_forward_map_hold(model, corrections):
     assert 0.8 <= float(per_sample.median()) <= 1.25
     logs = torch.stack([error.norm(dim=1), std.norm(dim=1)]).log()
     assert float(torch.corrcoef(logs)[0, 1]) > 0.7
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_far_from_the_prior_variances_are_huge_and_numbers(level):
+    problem = poisson.make(4, n_terms=2)
+    found = Uncertainty(problem.prior, 3, problem.n_dofs, problem.fixed_dofs, torch.float32)
+    xi, log_size = torch.zeros(2, 2), torch.tensor([[1.0], [60.0]])
+    var_c, var_rest = found.forward_variances(xi, log_size, torch.zeros(2, 1), level)
+    # exp(120) is no number of single precision; times a zero it would be none at all.
+    assert torch.isfinite(var_c).all() and torch.isfinite(var_rest).all()
+    assert (var_rest[:, problem.fixed_dofs] == 0).all()
+    free = torch.from_numpy(problem.free_dofs)
+    torch.testing.assert_close(var_rest[0, free], torch.full((len(free),), math.exp(2.0)))
+    assert (var_c[1] > 1e25).all() and (var_rest[1, free] > 1e25).all()
 
 
 @pytest.fixture(scope="module")

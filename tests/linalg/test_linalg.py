@@ -219,6 +219,18 @@ def test_a_singular_matrix_is_an_error(solver, symmetric):
 # What is taken
 
 
+@pytest.mark.parametrize("solver", [SuperLU, Automatic, pytest.param(Pardiso, marks=needs_pardiso)])
+def test_an_indefinite_matrix_without_good_pivots_on_its_diagonal_is_solved(solver):
+    a = sp.random(200, 200, 0.05, random_state=0)
+    a = sp.csc_matrix(a + a.T)
+    a.setdiag(1e-12 * np.cos(np.arange(200)))
+    b = rough(200)
+    factors = solver().factorise(a, symmetric=True)
+    # Without pivoting the misfit is some per cent.
+    assert misfit(a, factors.solve(b), b) < 1e-11
+    assert misfit(a, factors.solve(b), b) < 1e-11
+
+
 @pytest.fixture
 def large(monkeypatch):
     """All is large, and PARDISO is not there."""

@@ -306,14 +306,16 @@ def test_length_and_deviation_out_of_range_are_refused(wrong):
         latent(fem.Space(fem.unit_square(2)), 2, **wrong)
 
 
-@pytest.mark.parametrize("n_terms", [0, -1, 9])
+@pytest.mark.parametrize("n_terms", [0, -1, 9, "5", 2.5])
 def test_number_of_terms_out_of_range_is_refused(n_terms):
-    with pytest.raises(InputError, match=f"between 1 and 8, got {n_terms}"):
+    most = ", at most 8" if n_terms == 9 else ""
+    message = f"n_terms must be an integer, at least 1{most}, got {n_terms!r}"
+    with pytest.raises(InputError, match=message):
         latent(fem.Space(fem.unit_square(2)), n_terms)
 
 
 def test_more_terms_than_inducing_points_are_refused():
-    with pytest.raises(InputError, match="between 1 and 1000"):
+    with pytest.raises(InputError, match="at most 1000"):
         latent(fem.Space(fem.unit_square(23)), 1001)
 
 

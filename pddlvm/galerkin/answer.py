@@ -1,0 +1,72 @@
+"""Answers of the forward map of a finite element problem: means now, variances when asked for."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.checks import check_predictions
+from pddlvm.basics.unchanged import Unchanged
+from pddlvm.galerkin.forward import Forward
+from pddlvm.galerkin.refinement import correct, refine
+from pddlvm.latent.prediction import unflatten
+
+__all__ = ["forward_of"]
+
+
+def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None = None) -> Forward:
+    """What a model says of u at z, (..., d).
+
+    Args:
+        model: `GalerkinMaps`.
+        z: parameters in the support of the prior.
+        corrections: Newton steps in the reduced basis.
+        corrected: the coefficients after these, (batch, n_modes), where they are known.
+    """
+    with torch.no_grad():
+        like = model.sigma_residual
+        # Standardised before it is rounded: the prior may be narrow and far from zero.
+        flat_z = z.detach().to(like.device, torch.float64, copy=True)
+        flat_z = flat_z.reshape(-1, z.shape[-1])
+        flat = model.problem.prior.standardise(flat_z).to(like)
+        c, log_variance = model.forward_map(flat)
+        if corrected is not None:
+            c = corrected.to(like.device)
+        elif corrections:
+            c = correct(model.exact, model.reduced, c, flat_z, corrections)
+        check_predictions(c, flat)
+        # Corrections are exact to more digits than the matrices of the map.
+        shown = (model.exact if corrections else model.reduced).representation
+        b = shown.boundary_coordinates(flat_z.to(shown.rows.device))
+        augmented = shown.augment(c.to(shown.rows), b)
+        shown.check_range(augmented, z.dtype)
+    batch = z.shape[:-1]
+    calibrated, reduced = Unchanged(model.uncertainty), Unchanged(model.reduced)
+
+    @cache
+    @torch.no_grad()
+    def residual_norm() -> Tensor:
+        reduced()
+        mean = shown.solution(augmented, torch.float64).cpu()
+        reference = model.reduction.reference
+        found = refine(model.exact, reference, mean, flat_z.cpu(), max_iterations=0)
+        return found.residual_norm.reshape(batch).to(z)
+
+    @torch.no_grad()
+    def variances() -> tuple[Tensor, Tensor]:
+        reduced()
+        calibrated().warn_if_not_fitted()
+        norm = residual_norm().reshape(-1, 1).to(flat) if corrections else None
+        var_c, var_rest = model.variances(flat, flat_z, c, log_variance, norm)
+        return unflatten(var_c, batch), unflatten(var_rest, batch)
+
+    return Forward(
+        c=unflatten(c.to(z), batch),
+        shape=model.uncertainty.forward_shape(1 if corrections else 0),
+        _reduced=reduced,
+        _source=Unchanged(model.exact) if corrections else reduced,
+        _augmented=unflatten(augmented, batch),
+        _variances=variances,
+        _residual_norm=residual_norm,
+    )

@@ -1,0 +1,44 @@
+"""Flows in two fields, velocity u and pressure p, as several test files have them."""
+
+import torch
+
+import pddlvm
+from pddlvm import fem
+
+VISCOSITY = pddlvm.Constant(pddlvm.Uniform(0.5, 2.0))
+
+
+def stokes(u, du, p, dp, x, nu):
+    """-div(nu grad u - p) = 0 and div u = 0."""
+    return {"u": (0.0, nu * du - p * torch.eye(2, dtype=x.dtype)), "p": (du.trace(), 0.0)}
+
+
+def navier_stokes(u, du, p, x, nu):
+    """(u . grad) u - div(nu grad u - p) = 0 and div u = 0."""
+    return {"u": (du @ u, nu * du - p * torch.eye(2, dtype=x.dtype)), "p": (du.trace(), 0.0)}
+
+
+def parabola(x):
+    """Inflow of height one."""
+    return torch.stack([4 * x[1] * (1 - x[1]), torch.zeros_like(x[0])])
+
+
+def taylor_hood(mesh):
+    """Velocity of degree 2, pressure of degree 1."""
+    return fem.MixedSpace({"u": fem.Space(mesh, 2, n_components=2), "p": fem.Space(mesh)})
+
+
+def channel(n=4, function=stokes, space=None, **changes):
+    """A channel with an open end; the solution for a constant viscosity is a parabola."""
+    space = space or taylor_hood(fem.unit_square(n))
+    arguments = {
+        "space": space,
+        "terms": [pddlvm.Flux(space.interior(), function)],
+        "fields": {"nu": VISCOSITY},
+        "dirichlet": [
+            pddlvm.Dirichlet("left", parabola),
+            pddlvm.Dirichlet("top"),
+            pddlvm.Dirichlet("bottom"),
+        ],
+    }
+    return pddlvm.Problem("channel", **(arguments | changes))
