@@ -11,6 +11,8 @@ the tail of its Chebyshev coefficients, which follows the error over many orders
 then given fields with such errors, which are what a user will give it.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -137,10 +139,12 @@ def _fit_level(
     part = e @ of_level
     rest = e - part @ of_level.mT
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    # The modes are orthonormal.
-    counts, norms = is_own.expand(part.shape), torch.ones_like(part[0])
-    log_c = uncertainty.c[level].fit(features, base, part, counts, norms)
-    log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=torch.ones_like(rest[0]))
+    sizes = finer_nodes(model.problem)
+    # Nodes crowd at the ends: each stands for its part of the box.
+    volumes = reduce(torch.kron, [chebyshev.quadrature_weights(n) for n in sizes]).to(e.device)
+    norms = volumes @ of_level.square()
+    log_c = uncertainty.c[level].fit(features, base, part, is_own.expand(part.shape), norms)
+    log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=volumes)
     field = model.error_field(z, level=level)
     std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
     scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
