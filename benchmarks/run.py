@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, inference, objectives, operators, pinn, size, speed
+from benchmarks import accuracy, inference, objectives, operators, parallel, pinn, size, speed
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -47,6 +47,7 @@ def main() -> None:
         ("Operators of a large mesh", "operators", operators.run),
         ("Reference solves of large problems", "size", size.run),
         ("Set-up of large problems", "set_up", size.set_up),
+        ("Reference solves side by side", "parallel", parallel.run),
     ):
         results[name] = run(shorter)
         table(title, results[name])

@@ -48,22 +48,24 @@ def poisson(n: int, dim: int, solver: LinearSolver = Automatic()) -> pddlvm.Prob
     )
 
 
+def elastic(u: Any, du: Any, x: Any, e: Any) -> Any:
+    strain = 0.5 * (du + du.T)
+    return e * (0.29 * torch.trace(strain) ** 2 + 0.385 * (strain * strain).sum())
+
+
+def traction(u: Any, du: Any, x: Any, t: Any) -> Any:
+    return -t * u[2]
+
+
 def elasticity(n: int) -> pddlvm.Problem:
     """A cube of log-normal stiffness, held on the left and pulled on the right, hexahedra."""
     space = fem.Space(fem.unit_cube(n, hexahedra=True), n_components=3)
-
-    def density(u: Any, du: Any, x: Any, e: Any) -> Any:
-        strain = 0.5 * (du + du.T)
-        return e * (0.29 * torch.trace(strain) ** 2 + 0.385 * (strain * strain).sum())
-
-    def traction(u: Any, du: Any, x: Any, t: Any) -> Any:
-        return -t * u[2]
 
     return pddlvm.Problem(
         f"elasticity 3D {n}",
         space,
         terms=[
-            pddlvm.Energy(space.interior(), density),
+            pddlvm.Energy(space.interior(), elastic),
             pddlvm.Energy(space.boundary("right"), traction),
         ],
         fields={

@@ -22,6 +22,7 @@ from pddlvm.basics.errors import (
     StaleError,
     SupportError,
     UncalibratedWarning,
+    WorkerError,
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
@@ -153,6 +154,7 @@ __all__ = [
     "UnknownStd",
     "ValidationReport",
     "Whitened",
+    "WorkerError",
     "average_matrix",
     "exponential",
     "export_maps",

@@ -25,6 +25,7 @@ SLOW = {
     "how_to/checkpoints.md",
     "how_to/diagnostics.md",
     "how_to/output.md",
+    "how_to/parallel.md",
     "index.md",
     "inference.md",
     "new_problem.md",

@@ -29,6 +29,10 @@ class StaleError(RuntimeError):
     """A model has changed since it gave the answer of which it would now compute a part."""
 
 
+class WorkerError(RuntimeError):
+    """A process that computed a part of a result has died; the message says at which part."""
+
+
 class NonFiniteError(RuntimeError):
     """Training met a value that is not finite; the model keeps its last good state."""
 

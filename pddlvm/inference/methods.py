@@ -6,10 +6,10 @@ about comes from there too, when somebody asks for the verdict.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from torch import Tensor
 from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
+from pddlvm.basics.parallel import Watch, each
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import check_seed
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.density import Density, Draws
 from pddlvm.inference.diagnostics import Diagnostics
-from pddlvm.inference.exact import exact
+from pddlvm.inference.exact import Exact, exact
 from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
@@ -46,6 +47,7 @@ __all__ = ["Method", "infer"]
 
 Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
 """A method of `infer`, by its name."""
+R = TypeVar("R")
 LogDensity = Callable[[Tensor], Tensor]
 Network = Callable[[Observation, Tensor], Density]
 """Gives the density of data by what was, or is, trained for such sensors."""
@@ -83,10 +85,19 @@ class Query:
     @cached_property
     def finite_elements(self) -> Laplace:
         """The same under the finite element model itself."""
-        start = torch.zeros_like(self.laplace.modes.centre)
+        return self.by_finite_elements(slice(None))
+
+    def by_finite_elements(self, rows: slice) -> Laplace:
+        """The same of some data sets."""
+        centre = self.laplace.modes.centre
         # Where the surrogate found nothing, the centre of the prior is as good.
-        start = torch.where(self.laplace.converged[:, None], self.laplace.modes.centre, start)
-        return laplace(FiniteElements(self.sensors), self.y, start.transpose(0, 1))
+        start = torch.where(self.laplace.converged[:, None], centre, 0.0)[:, rows]
+        return laplace(FiniteElements(self.sensors), self.y[rows], start.transpose(0, 1))
+
+    @property
+    def n_draws(self) -> int:
+        """Of each chain."""
+        return -(-self.n_samples // self.n_chains)
 
     @cached_property
     def sensors(self) -> Observation:
@@ -146,12 +157,9 @@ def _amortized(query: Query, bar: ProgressBar) -> Found:
 def _variational(query: Query, bar: ProgressBar) -> Found:
     centre, factor = query.laplace.modes.centre.clone(), query.laplace.modes.factor.clone()
     elbo = torch.full_like(query.laplace.masses, -torch.inf)
-    for i in range(len(query.y)):
-        for k, target in enumerate(query.targets(i)[0]):
-            mean, spread, elbo[k, i] = variational(target, query.generator)
-            best = target.coordinates.moved(mean, spread)
-            centre[k, i], factor[k, i] = best.centre, best.factor
-        bar.show((i + 1) / len(query.y))
+    for i, modes in enumerate(_of_each(query, _variational_of, bar)):
+        for k, (best, value) in enumerate(modes):
+            centre[k, i], factor[k, i], elbo[k, i] = best.centre, best.factor, value
     coordinates = Coordinates(query.surrogate.prior, centre, factor)
     parts = [PushedGaussian(coordinates.of(k)) for k in range(len(elbo))]
     # The best masses of Gaussians that do not overlap.
@@ -159,35 +167,31 @@ def _variational(query: Query, bar: ProgressBar) -> Found:
     return Found(density, _of_density(query, density))
 
 
-def _nuts(query: Query, bar: ProgressBar) -> Found:
-    n_draws = -(-query.n_samples // query.n_chains)
-    targets: list[Charts] = []
+def _variational_of(query: Query, i: int, watch: Watch) -> list[tuple[Coordinates, float]]:
     found = []
-    for i in range(len(query.y)):
-        target, w, step = standardise(*query.targets(i), query.generator)
-        generator = torch.Generator().manual_seed(query.seed + i)
-        # More chains than explorers: some begin at the same place and part at once.
-        start = dispersed(target, w, query.n_chains, generator)
+    for target in query.targets(i)[0]:
+        mean, spread, elbo = variational(target, query.generator)
+        found.append((target.coordinates.moved(mean, spread), elbo))
+    return found
 
-        def watch(share: float, done: int = i) -> None:
-            bar.show((done + share) / len(query.y))
 
-        w = nuts(target, start, step, n_draws, generator, watch=watch)
-        found.append(target.coordinates.xi_of(w))
-        targets.append(target)
+def _nuts(query: Query, bar: ProgressBar) -> Found:
+    found, targets = zip(*_of_each(query, _nuts_of, bar), strict=True)
     xi = torch.stack(found, dim=2)
     return Found(_draws(query, xi), partial(_of_targets, targets), xi)
 
 
+def _nuts_of(query: Query, i: int, watch: Watch) -> tuple[Tensor, Charts]:
+    target, w, step = standardise(*query.targets(i), query.generator)
+    generator = torch.Generator().manual_seed(query.seed + i)
+    # More chains than explorers: some begin at the same place and part at once.
+    start = dispersed(target, w, query.n_chains, generator)
+    w = nuts(target, start, step, query.n_draws, generator, watch=watch)
+    return target.coordinates.xi_of(w), target
+
+
 def _exact(query: Query, bar: ProgressBar) -> Found:
-    n_draws = -(-query.n_samples // query.n_chains)
-    found = []
-    for i, y in enumerate(query.y):
-        surrogate = query.targets(i) if query.laplace.converged[i] else None
-        posterior = FiniteElementPosterior(query.sensors, y)
-        start = partial(_of_finite_elements, query, i)
-        found.append(exact(posterior, surrogate, start, query.n_chains, n_draws, query.generator))
-        bar.show((i + 1) / len(query.y))
+    found = _of_each(query, _exact_of, bar)
     xi = torch.stack([one.xi for one in found], dim=2)
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
@@ -198,6 +202,27 @@ def _exact(query: Query, bar: ProgressBar) -> Found:
         acceptance,
         shape,
         search=partial(_search_finite_elements, query),
+    )
+
+
+def _exact_of(query: Query, i: int, watch: Watch) -> Exact:
+    surrogate = query.targets(i) if query.laplace.converged[i] else None
+    posterior = FiniteElementPosterior(query.sensors, query.y[i])
+    start = partial(_of_finite_elements, query, i)
+    generator = torch.Generator().manual_seed(query.seed + i)
+    return exact(posterior, surrogate, start, query.n_chains, query.n_draws, generator)
+
+
+def _of_each(query: Query, method: Callable[[Query, int, Watch], R], bar: ProgressBar) -> list[R]:
+    """What a method finds for each data set, side by side where there are workers."""
+    _ = query.laplace  # Of all data sets together, once.
+    return each(
+        method,
+        query,
+        range(len(query.y)),
+        what=lambda i: f"the posterior of data set {i}",
+        watch=bar.show,
+        same=(query.surrogate, query.surrogate.prior),
     )
 
 
@@ -216,14 +241,15 @@ def _search_finite_elements(query: Query) -> Laplace:
     return query.finite_elements
 
 
-def _of_targets(targets: list[Charts], xi: Tensor) -> Tensor:
+def _of_targets(targets: Sequence[Charts], xi: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(targets)], dim=1)
 
 
 def _of_finite_elements(query: Query, i: int) -> tuple[list[Coordinates], Tensor]:
-    modes = query.finite_elements.modes_of(i)
-    return modes, query.finite_elements.masses[: len(modes), i]
+    found = query.by_finite_elements(slice(i, i + 1))
+    modes = found.modes_of(0)
+    return modes, found.masses[: len(modes), 0]
 
 
 def _jumps(query: Query, xi: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_level, check_shape
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.parallel import Watch, each
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
@@ -152,11 +153,12 @@ class Posterior:
         z = self._density.propose((n_solves,), seed=seed)
         xi = self._model.problem.prior.standardise(z)
         log_q = self._log_density(xi)
-        found = []
-        for i, y in enumerate(self.y.reshape(-1, self.y.shape[-1])):
-            log_p = FiniteElementPosterior(self.observation, y).log_prob(xi[:, i])
-            found.append(khat(log_p - log_q[:, i]))
-        shapes = torch.tensor(found, dtype=torch.float64).reshape(self.batch)
+        parts = list(zip(self.y.reshape(-1, self.y.shape[-1]), xi.unbind(1), strict=True))
+        found = each(
+            _log_prob, self.observation, parts, what=lambda _: "the finite element density"
+        )
+        tails = [khat(log_p - log_q[:, i]) for i, log_p in enumerate(found)]
+        shapes = torch.tensor(tails, dtype=torch.float64).reshape(self.batch)
         return replace(self, diagnostics=replace(self.diagnostics, khat=shapes))
 
     def to_arviz(self, n_samples: int = 1000, *, seed: int = 0) -> Any:
@@ -225,3 +227,8 @@ class Posterior:
 
     def _unflatten(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:-2], *self.batch, x.shape[-1]).to(self.y)
+
+
+def _log_prob(observation: Observation, part: tuple[Tensor, Tensor], watch: Watch) -> Tensor:
+    y, xi = part
+    return FiniteElementPosterior(observation, y).log_prob(xi)

@@ -19,6 +19,7 @@ from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors, numbers_of
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
+from pddlvm.basics.parallel import Watch, each
 from pddlvm.fem.where import Patch
 from pddlvm.parameters.fields import Field, Fields
 from pddlvm.parameters.given import given_fields
@@ -130,13 +131,19 @@ class ParametricProblem(ABC):
     def solve(self, z: Tensor) -> Tensor:
         """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
 
+        Side by side on the workers of `joblib.parallel_config`, with the same numbers.
+
         Raises:
             InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
             ConvergenceError: Newton's iteration failed; the message names the sample.
             ProblemError: loads do not balance, and a mean value is constrained.
+            WorkerError: a worker process died.
         """
         z = self.prior.check(check_no_gradient(z, "z"))
-        u = self._solve(z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters))
+        flat = z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters)
+        starts = range(0, len(flat), self._at_once)
+        parts = [(first, flat[first : first + self._at_once]) for first in starts]
+        u = torch.cat([flat.new_zeros(0, self.n_dofs), *each(_solve, self, parts, what=_named)])
         return u.reshape(*z.shape[:-1], self.n_dofs)
 
     def sensitivities(self) -> Sensitivities:
@@ -244,9 +251,14 @@ class ParametricProblem(ABC):
     def _solution_has(self) -> str:
         """What the last axis of a solution must have, for messages."""
 
+    @property
     @abstractmethod
-    def _solve(self, z: Tensor) -> Tensor:
-        """Reference solutions, (n, d) -> (n, n_dofs), float64 on the CPU."""
+    def _at_once(self) -> int:
+        """How many samples are solved together, whoever does it: numbers depend on it."""
+
+    @abstractmethod
+    def _solve(self, z: Tensor, first: int) -> Tensor:
+        """Reference solutions, (n, d) -> (n, n_dofs), float64 on the CPU; of samples from first."""
 
     @property
     def _field_signatures(self) -> dict[str, str]:
@@ -274,6 +286,16 @@ class ParametricProblem(ABC):
     def _check_field(self, name: str) -> None:
         if not isinstance(name, str) or name not in self.random_fields:
             raise InputError(f"no parameter field {name!r}; there are {list(self.random_fields)}")
+
+
+def _solve(problem: ParametricProblem, part: tuple[int, Tensor], watch: Watch) -> Tensor:
+    first, z = part
+    return problem._solve(z, first)
+
+
+def _named(part: tuple[int, Tensor]) -> str:
+    first, z = part
+    return f"the reference solutions of samples {first} to {first + len(z) - 1}"
 
 
 def check_problem(value: object, what: str) -> ParametricProblem:

@@ -152,13 +152,20 @@ class SpaceTimeNewton:
                 return part, moved, norm
         return None
 
-    def solve(self, z: Tensor, *, tolerance: float = 1e-10) -> Tensor:
+    def solve(self, z: Tensor, first: int = 0, *, tolerance: float = 1e-10) -> Tensor:
         """Solutions on the grid from the lift, (n, d) -> (n, n_dofs).
+
+        Args:
+            z: samples.
+            first: number of the first of them, for messages.
+            tolerance: of the last step, relative.
 
         Raises:
             ConvergenceError: no step lowers the residual; names the sample.
         """
-        return torch.cat([self._solve_one(z[i : i + 1], tolerance, i) for i in range(len(z))])
+        return torch.cat(
+            [self._solve_one(one, tolerance, first + i) for i, one in enumerate(z.split(1))]
+        )
 
     def _solve_one(self, z: Tensor, tolerance: float, sample: int) -> Tensor:
         total = torch.zeros(1, self.n_nodes, dtype=torch.float64)

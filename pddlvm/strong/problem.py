@@ -41,6 +41,7 @@ __all__ = ["CollocationProblem"]
 Reference = Callable[[Tensor], Tensor]
 
 _N_PROBES, _N_PROBED, _PROBE_SEED = 2, 64, 20225
+_FEW, _ALL = 4, 2**63 - 1
 _DEFAULT_NODES = {1: (64,), 2: (64, 20), 3: (14, 14, 8)}
 
 
@@ -295,10 +296,15 @@ class CollocationProblem(ParametricProblem):
     def _solution_has(self) -> str:
         return f"have the {self.n_dofs} values on the grid {self.grid} on its last axis"
 
-    def _solve(self, z: Tensor) -> Tensor:
+    @property
+    def _at_once(self) -> int:
+        # One by one, with a few operators made once; what somebody gave is asked once.
+        return _FEW if self._reference is None else _ALL
+
+    def _solve(self, z: Tensor, first: int) -> Tensor:
         if self._reference is not None:
             return self._reference(z)
-        return SpaceTimeNewton(self.form).solve(z)
+        return SpaceTimeNewton(self.form).solve(z, first)
 
     def _coordinates(self, name: str, like: Tensor) -> dict[str, Tensor]:
         c = self.along[name]

@@ -7,7 +7,9 @@ intervals hold as much as they say, and so do regions around random points (TARP
 2023), which see all parameters at once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind
+from pddlvm.basics.parallel import Watch, each
 from pddlvm.inference.methods import Method
 from pddlvm.models import LatentVariableModel
 from pddlvm.sensors.observation import Observation
@@ -27,8 +30,11 @@ _N_BINS = 16
 _PER_BIN = 5
 _CHUNK = 50
 _LEAST_DATA = 20
+_ONE_BY_ONE = ("variational", "nuts", "exact")
+"""Methods that take so long that `infer` itself gives each data set a worker."""
 
 Array = NDArray[np.float64]
+Infer = Callable[[tuple[int, Tensor]], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,15 @@ def validate_inference(
     prior = model.problem.prior
     z = prior.sample((n_data,), seed=seed)
     y = observation.simulate(model.problem.solve(z), seed=seed + 1)
-    draws, means, stds = [], [], []
-    for start in range(0, n_data, _CHUNK):
-        posterior = model.infer(y[start : start + _CHUNK], observation, method, seed=seed)
-        draws.append(posterior.sample((_N_DRAWS,), seed=seed + 2 + start))
-        means.append(posterior.mean)
-        stds.append(posterior.std)
+    infer = partial(_infer, model, observation, method, seed)
+    parts = [(start, y[start : start + _CHUNK]) for start in range(0, n_data, _CHUNK)]
+    if method in _ONE_BY_ONE:
+        answers = [infer(part) for part in parts]
+    else:
+        if method == "amortized":
+            model.amortize(observation)  # Once, and not by each worker.
+        answers = each(_call, infer, parts, what=_named)
+    draws, means, stds = zip(*answers, strict=True)
     found, mean, std = torch.cat(draws, dim=1), torch.cat(means), torch.cat(stds)
     ranks = (found < z).sum(0)
     p_values = torch.tensor([_uniform_ranks(r) for r in ranks.numpy().T], dtype=torch.float64)
@@ -125,6 +134,29 @@ def validate_inference(
         observed=np.array([_coverage(ranks, level) for level in nominal]),
         tarp=np.array([float((share < level).double().mean()) for level in nominal]),
     )
+
+
+def _infer(
+    model: LatentVariableModel,
+    observation: Observation,
+    method: Method,
+    seed: int,
+    part: tuple[int, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws, means and standard deviations for some data sets, the first of which has a number."""
+    start, y = part
+    posterior = model.infer(y, observation, method, seed=seed)
+    draws = posterior.sample((_N_DRAWS,), seed=seed + 2 + start)
+    return draws, posterior.mean, posterior.std
+
+
+def _call(infer: Infer, part: tuple[int, Tensor], watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
+    return infer(part)
+
+
+def _named(part: tuple[int, Tensor]) -> str:
+    start, y = part
+    return f"the posteriors of data sets {start} to {start + len(y) - 1}"
 
 
 def _uniform_ranks(ranks: Array) -> float:

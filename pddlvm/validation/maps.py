@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind
+from pddlvm.basics.parallel import in_turn
 from pddlvm.latent.core import LatentModel
+from pddlvm.parameters.problem import ParametricProblem
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 
@@ -217,10 +219,16 @@ def _timings(model: LatentModel, z: Tensor) -> dict[str, float]:
     predict = partial(_mean_and_std, model)
     predict(many), predict(one)
     return {
-        "reference": _median_seconds(3, lambda: problem.solve(few)) / len(few),
+        "reference": _median_seconds(3, lambda: _in_turn(problem, few)) / len(few),
         "batch 1": _median_seconds(20, lambda: predict(one)),
         "batch 1000": _median_seconds(3, lambda: predict(many)) / _LARGE_BATCH,
     }
+
+
+def _in_turn(problem: ParametricProblem, z: Tensor) -> None:
+    # Of one process, as those of the map are.
+    with in_turn():
+        problem.solve(z)
 
 
 def _mean_and_std(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:

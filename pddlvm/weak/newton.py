@@ -64,13 +64,17 @@ class ReferenceSolver:
         self.chunk = max(1, _MEMORY // (8 * entries))
         self._factors: tuple[list[Tensor], Factorisation] | None = None
 
-    def solve(self, z: Tensor) -> Tensor:
+    def solve(self, z: Tensor, first: int = 0) -> Tensor:
         """Solutions, (batch, d) -> (batch, n_dofs), float64.
+
+        Args:
+            z: samples.
+            first: number of the first of them, for messages.
 
         Raises:
             ConvergenceError: the residual of a sample did not reach round-off.
         """
-        parts = [self._solve_chunk(part, i) for i, part in self._chunks(z)]
+        parts = [self._solve_chunk(part, first + i) for i, part in self._chunks(z)]
         return torch.cat(parts) if parts else z.new_zeros(0, self._form.n_dofs)
 
     def solve_with_factors(self, z: Tensor) -> tuple[Tensor, list[Factorisation]]:

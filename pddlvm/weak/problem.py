@@ -42,6 +42,8 @@ from pddlvm.weak.terms import Term
 __all__ = ["Problem"]
 
 _N_PROBES, _PROBE_SEED = 2, 20225
+_FEW, _CHUNKS = 8, 16
+"""Samples that are solved at once: few, or a part of what fits, for others are solved beside."""
 _TAKEN = {
     **dict.fromkeys(dir(nn.ModuleDict()), "a part of torch's modules, which hold the fields"),
     "x": "the point",
@@ -315,8 +317,14 @@ class Problem(ParametricProblem):
     def _solution_has(self) -> str:
         return f"have {self.n_dofs} degrees of freedom on its last axis (Dirichlet ones included)"
 
-    def _solve(self, z: Tensor) -> Tensor:
-        return self.solver.solve(z)
+    @property
+    def _at_once(self) -> int:
+        # A batch shares what a few operations cost: many samples where they are small.
+        chunk = self.solver.chunk
+        return min(chunk, max(_FEW, chunk // _CHUNKS))
+
+    def _solve(self, z: Tensor, first: int) -> Tensor:
+        return self.solver.solve(z, first)
 
     @cached_property
     def _centroid_fields(self) -> dict[str, FieldAtPoints]:
