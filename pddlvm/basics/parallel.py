@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from pddlvm.basics.errors import InputError, WorkerError
 
-__all__ = ["Watch", "each", "in_turn"]
+__all__ = ["Watch", "each", "in_turn", "nobody"]
 
 S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741 (an item)
@@ -48,7 +48,7 @@ _DEAD = {"KilledWorker", "FutureCancelledError", "WorkerCrashedError"}
 """Names of what dask and ray raise, neither of which is needed here, where a worker has died."""
 
 
-def _nobody(share: float) -> None:
+def nobody(share: float) -> None:
     """Watches nothing."""
 
 
@@ -58,7 +58,7 @@ def each(
     items: Sequence[I],
     *,
     what: Callable[[I], str],
-    watch: Watch = _nobody,
+    watch: Watch = nobody,
     same: Sequence[object] = (),
 ) -> list[R]:
     """function(shared, item, watch) for each item, in their order.
@@ -144,7 +144,7 @@ def _run(function: Callable[[S, I, Watch], R], shared: S, is_graph: bool, item: 
     # Other threads and processes have the modes of torch by default.
     with torch.set_grad_enabled(is_graph), in_turn():
         try:
-            return function(shared, item, _nobody)
+            return function(shared, item, nobody)
         except Exception as error:
             return _Raised(error)
 

@@ -1,10 +1,9 @@
-"""Laplace approximations of any number of data sets, in chunks that fit."""
-
-from collections.abc import Callable
+"""Laplace approximations of any number of data sets: in chunks that fit, side by side."""
 
 import torch
 from torch import Tensor
 
+from pddlvm.basics.parallel import Watch, each, nobody
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.modes import N_DRAWS, starts
 from pddlvm.latent.surrogate import Surrogate
@@ -18,9 +17,7 @@ _PER_DOF = 4
 """Solutions of a data set that are formed at once."""
 
 
-def search(
-    surrogate: Surrogate, y: Tensor, watch: Callable[[float], None] | None = None
-) -> Laplace:
+def search(surrogate: Surrogate, y: Tensor, watch: Watch = nobody) -> Laplace:
     """Laplace approximations of data sets, from several starts each.
 
     Args:
@@ -28,14 +25,18 @@ def search(
         y: (batch, n), float64; NaN where nothing was measured.
         watch: told which share is done.
     """
-    parts: list[Laplace] = []
     per_set = N_DRAWS * y.shape[1] + _PER_DOF * surrogate.observation.problem.n_dofs
     chunks = y.split(max(1, _MOST // per_set))
-    for part in chunks:
-        parts.append(laplace(surrogate, part, starts(surrogate, part)))
-        if watch is not None:
-            watch(len(parts) / len(chunks))
-    return _joined(parts)
+    same = (surrogate.prior,)
+    return _joined(each(_of_chunk, surrogate, chunks, what=_in_words, watch=watch, same=same))
+
+
+def _of_chunk(surrogate: Surrogate, y: Tensor, watch: Watch) -> Laplace:
+    return laplace(surrogate, y, starts(surrogate, y))
+
+
+def _in_words(y: Tensor) -> str:
+    return f"a chunk of {len(y)} data sets"
 
 
 def _joined(parts: list[Laplace]) -> Laplace:

@@ -1,7 +1,9 @@
 """Laplace approximations of many data sets: in chunks, and each as it would be alone."""
 
+import threading
 from dataclasses import replace
 
+import joblib
 import pytest
 import torch
 
@@ -68,6 +70,27 @@ def test_chunks_change_nothing(model, data, together, monkeypatch):
     for name in ("converged", "misfit", "n_seen", "p_value"):
         one, other = getattr(found.diagnostics, name), getattr(expected.diagnostics, name)
         torch.testing.assert_close(one.flatten(), other, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+def test_chunks_on_workers_are_those_in_turn(model, data, monkeypatch, backend):
+    sensors, y = data
+    monkeypatch.setattr(search_module, "_MOST", 5 * (256 * 25 + 4 * model.problem.n_dofs))
+    expected = model.infer(y, sensors, method="laplace")
+    threads = []
+    original = search_module.laplace
+
+    def watched(*arguments):
+        threads.append(threading.get_ident())
+        return original(*arguments)
+
+    if backend == "threading":
+        monkeypatch.setattr(search_module, "laplace", watched)
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        found = model.infer(y, sensors, method="laplace")
+    assert torch.equal(found.mean, expected.mean) and torch.equal(found.std, expected.std)
+    assert found.diagnostics.verdict == expected.diagnostics.verdict
+    assert backend == "loky" or threading.get_ident() not in threads
 
 
 def test_quantiles_are_those_of_draws_and_take_none(together):
