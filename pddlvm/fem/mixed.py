@@ -68,7 +68,12 @@ class MixedSpace:
             ProblemError: there is no such field.
         """
         if not isinstance(name, str) or name not in self._spaces:
-            raise ProblemError(f"there is no field {name!r}; there are {list(self._spaces)}")
+            names = list(self._spaces)
+            default = ", which is meant where none is named" if name == "u" else ""
+            raise ProblemError(
+                f"there is no field {name!r}{default}; there are {names}: give field={names[0]!r} "
+                "for one"
+            )
         return self._slices[name], self._spaces[name]
 
     @property

@@ -275,12 +275,12 @@ class ParametricProblem(ABC):
             for k, f in self.fields.items()
         }
 
-    def _check_read(self, read: Collection[str]) -> None:
+    def _check_read(self, read: Collection[str], hint: str = "") -> None:
         unread = sorted(set(self.fields) - set(read))
         if unread:
             raise ProblemError(
                 f"problem {self.name!r} has fields that no function reads: {unread}; name them "
-                "as arguments of a function of the problem, or leave them out"
+                f"as arguments of a function of the problem, or leave them out{hint}"
             )
 
     def _check_field(self, name: str) -> None:

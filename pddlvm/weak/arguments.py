@@ -28,11 +28,21 @@ __all__ = [
 
 PointFunction = Callable[..., Any]
 
+_FIRST = ("u", "du", "x")
+"""Names that everybody gives to the first arguments; others are as good."""
+
 
 def parameters_of(function: PointFunction, region: Region) -> tuple[str, ...]:
     """Names of the parameter fields that a function reads."""
     if not region.parts:
-        return argument_names(function, "lambda u, du, x, k: ...")[3:]
+        names = argument_names(function, "lambda u, du, x, k: ...")
+        for place, name in enumerate(_FIRST):
+            if name in names and names.index(name) != place:
+                raise ProblemError(
+                    f"a function of one field is given u, du and x by position, in this order, and "
+                    f"parameter fields by name after them; this one reads {', '.join(names)}"
+                )
+        return names[len(_FIRST) :]
     return tuple(name for name in _names(function, region) if name not in _arguments(region))
 
 
@@ -124,8 +134,12 @@ def _pair(pair: Any, n: int, e: Tensor, of: str = "") -> tuple[Tensor, Tensor]:
             f"it returns {kind_of(pair)}{of}, and a Flux is a pair (f0, f1); the density of an "
             "energy makes an Energy(region, function)"
         )
-    f0 = torch.as_tensor(pair[0], dtype=e.dtype, device=e.device)
-    return f0.flatten().expand(n), pair[1].flatten()
+    f0 = torch.as_tensor(pair[0], dtype=e.dtype, device=e.device).flatten()
+    if len(f0) not in (1, n):
+        raise ProblemError(
+            f"f0{of} has {len(f0)} entries, and {n} are expected, as many as the field has, or one"
+        )
+    return f0.expand(n), pair[1].flatten()
 
 
 def _is_zero(value: Any) -> bool:

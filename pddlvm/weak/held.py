@@ -87,6 +87,9 @@ def _check_constraints(name: str, form: WeakForm, operators: Discretisation) -> 
                 "nothing connects: each is known up to a constant of its own; solve them one by one"
             )
         field = rough * v[:, None]
-        for apply, what in ((forces, "a term holds it already"), (backwards, _NOT_CONSERVED)):
+        for apply, what in (
+            (forces, "a term holds it already; leave it out"),
+            (backwards, _NOT_CONSERVED),
+        ):
             if np.linalg.norm(apply(v[:, None])) > _ZERO * np.linalg.norm(apply(field)):
                 raise ProblemError(f"{start}{what}")

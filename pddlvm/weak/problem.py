@@ -42,6 +42,7 @@ from pddlvm.weak.terms import Term
 __all__ = ["Problem"]
 
 _N_PROBES, _PROBE_SEED = 2, 20225
+_THIRD = " (the third argument of a point function is the point x, whatever its name)"
 _FEW, _CHUNKS = 8, 16
 """Samples that are solved at once: few, or a part of what fits, for others are solved beside."""
 _TAKEN = {
@@ -115,7 +116,9 @@ class Problem(ParametricProblem):
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         check_physics(name, self.form)
         read = {k for term in self.terms for k in term.field_names}
-        self._check_read(read | {k for d in self.dirichlet for k in d.field_names})
+        read |= {k for d in self.dirichlet for k in d.field_names}
+        third = "" if hasattr(space, "field_names") else _THIRD
+        self._check_read(read, third)
         check_held(name, self.form, self._exact)
 
     def __repr__(self) -> str:

@@ -284,3 +284,46 @@ def test_an_argument_of_another_kind_is_named(message, changes):
 def test_a_box_names_its_coordinates(intervals):
     with pytest.raises(pddlvm.InputError, match=next(iter(intervals))):
         pddlvm.Box(**intervals)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda u, x, du, k: 0.5 * k * u**2, lambda u, du, k, x: k * u, lambda x, u, du, k: k * u],
+)
+def test_arguments_out_of_their_places_are_named(function):
+    space = fem.Space(fem.unit_square(2))
+    read = "by position, in this order, .* this one reads"
+    with pytest.raises(pddlvm.ProblemError, match=read):
+        pddlvm.Problem(
+            "turned",
+            space,
+            [pddlvm.Energy(space.interior(), function)],
+            {"k": pddlvm.Constant(pddlvm.LogNormal())},
+            [pddlvm.Dirichlet(None)],
+        )
+
+
+def test_a_field_in_the_place_of_the_point_is_told_so():
+    space = fem.Space(fem.unit_square(2))
+    with pytest.raises(pddlvm.ProblemError, match="the third argument of a point function is the"):
+        pddlvm.Problem(
+            "two arguments",
+            space,
+            [pddlvm.Energy(space.interior(), lambda u, du, k: 0.5 * du @ du - u)],
+            {"k": pddlvm.Constant(pddlvm.LogNormal())},
+            [pddlvm.Dirichlet(None)],
+        )
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_f0_of_another_size_is_named(size):
+    space = fem.Space(fem.unit_square(2))
+    flux = pddlvm.Flux(space.interior(), lambda u, du, x, k: (k * u * torch.ones(size), du))
+    with pytest.raises(pddlvm.ProblemError, match=f"f0 has {size} entries, and 1 are expected"):
+        pddlvm.Problem(
+            "wide",
+            space,
+            [flux],
+            {"k": pddlvm.Constant(pddlvm.LogNormal())},
+            [pddlvm.Dirichlet(None)],
+        )
