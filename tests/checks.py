@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 
 import pddlvm
@@ -17,6 +18,12 @@ UNLIKE_PROBLEMS = [
     lambda: nonlinear_poisson.make_1d(10),  # nonlinear, with a random boundary value
     lambda: nonlinear_poisson.make_advection_diffusion(6, 3),  # not symmetric
 ]
+
+
+def refuses(message, make, *arguments, error=pddlvm.ProblemError, **changes):
+    """It raises the error, with this in its message."""
+    with pytest.raises(error, match=message):
+        make(*arguments, **changes)
 
 
 @dataclass(frozen=True)

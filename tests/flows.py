@@ -5,6 +5,12 @@ import torch
 import pddlvm
 from pddlvm import fem
 
+MESH = fem.unit_square(3).with_subdomains({"low": lambda x: x[1] < 0.5})
+VELOCITY, PRESSURE = fem.Space(MESH, 2, n_components=2), fem.Space(MESH)
+SPACE = fem.MixedSpace({"u": VELOCITY, "p": PRESSURE})
+U, P = (SPACE.field(name)[0] for name in "up")
+"""Velocity and pressure on a mesh with a subdomain, and their degrees of freedom."""
+
 VISCOSITY = pddlvm.Constant(pddlvm.Uniform(0.5, 2.0))
 
 
@@ -42,3 +48,8 @@ def channel(n=4, function=stokes, space=None, **changes):
         ],
     }
     return pddlvm.Problem("channel", **(arguments | changes))
+
+
+def draw(n):
+    """A solution of n numbers that means nothing."""
+    return torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

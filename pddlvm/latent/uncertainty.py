@@ -117,11 +117,10 @@ class Uncertainty(nn.Module):
         """Variances of c, (batch, n_modes), and of the rest of u, (batch, n_dofs)."""
         # Far from the prior it may overflow, and infinity times nothing is no number.
         most = torch.finfo(xi.dtype).max ** 0.75
-        var_c = self.c[level](*self.forward_features(xi, log_size, log_residual)).exp()
+        features = self.forward_features(xi, log_size, log_residual)
+        var_c = self.c[level](*features).exp().clamp(max=most)
         base = self.rest_base(log_size, log_residual, level)
-        var_rest = self.rest[level](xi, base).exp()
-        var_c, var_rest = var_c.clamp(max=most), var_rest.clamp(max=most)
-        var_rest = var_rest.index_fill(1, self.fixed, 0.0)
+        var_rest = self.rest[level](xi, base).exp().clamp(max=most).index_fill(1, self.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
     def forward_shape(self, level: int) -> ErrorShape:

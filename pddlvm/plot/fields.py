@@ -25,7 +25,7 @@ from pddlvm.fem.cells import straight
 from pddlvm.fem.mixed import field_of, fields_of
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, new_figure, whole
+from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, figure_of, new_figure, whole
 from pddlvm.plot.grids import space_time_panels
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.loop import TrainingResult
@@ -98,9 +98,7 @@ def field(
         ax.set_ylabel("y")
     else:
         picture = _surface(mesh, data, per_cell, ax, style, _moved(problem, warp))
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.colorbar(picture, ax=ax, shrink=0.75, label=label)
+    figure_of(ax).colorbar(picture, ax=ax, shrink=0.75, label=label)
     return ax
 
 
@@ -205,7 +203,7 @@ def inverse_figure(
     of_error: dict[str, Any] = {"limits": sizes, "label": f"error of {name}", "cmap": "magma"}
     field(problem, error, panels[2], title="|error|", **of_error)
     field(problem, sigma, panels[3], title="predicted σ", **of_error)
-    return _finished(panels)
+    return whole(figure_of(panels[0]))
 
 
 @singledispatch
@@ -226,7 +224,7 @@ def _forward_panels(
     field(problem, mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
     field(problem, error, panels[2], title="|error|", **of_error)
     field(problem, std, panels[3], title="predicted σ", **of_error)
-    return _finished(panels)
+    return whole(figure_of(panels[0]))
 
 
 _forward_panels.register(CollocationProblem, space_time_panels)
@@ -328,9 +326,3 @@ def _axes(problem: Problem, figure: AnyFigure | None) -> list[Axes]:
     figure = figure or new_figure(11.4, 2 * height)
     options = {"projection": "3d"} if solid else {}
     return list(figure.subplots(2, 2, subplot_kw=options).ravel())
-
-
-def _finished(panels: list[Axes]) -> Figure:
-    figure = panels[0].get_figure()
-    assert figure is not None
-    return whole(figure)

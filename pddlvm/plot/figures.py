@@ -5,13 +5,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from pddlvm.basics.checks import numbers_of
 from pddlvm.basics.errors import InputError
 
-__all__ = ["AnyFigure", "colour_limits", "drawn", "new_figure", "whole"]
+__all__ = ["AnyFigure", "colour_limits", "drawn", "figure_of", "new_figure", "whole"]
 
 AnyFigure = Figure | SubFigure
 
@@ -19,6 +20,13 @@ AnyFigure = Figure | SubFigure
 def new_figure(width: float, height: float) -> Figure:
     """A figure of a size in inches that arranges its panels."""
     return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def figure_of(ax: Axes) -> AnyFigure:
+    """The figure, or part of one, that axes stand in."""
+    found = ax.get_figure()
+    assert found is not None
+    return found
 
 
 def whole(figure: AnyFigure) -> Figure:

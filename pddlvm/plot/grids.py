@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import kinds_checked
 from pddlvm.basics.errors import InputError
-from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, new_figure, whole
+from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, figure_of, new_figure, whole
 from pddlvm.strong.problem import CollocationProblem
 
 __all__ = ["space_time", "space_time_panels"]
@@ -44,9 +44,7 @@ def space_time(
     across, along = (a.numpy() for a in problem.axes)
     picture = ax.pcolormesh(along, across, data, cmap=cmap, vmin=low, vmax=high, shading="gouraud")
     ax.set(title=title, xlabel=problem.box.names[1], ylabel=problem.box.names[0])
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.colorbar(picture, ax=ax, label=label)
+    figure_of(ax).colorbar(picture, ax=ax, label=label)
     return ax
 
 

@@ -117,8 +117,7 @@ class Problem(ParametricProblem):
         check_physics(name, self.form)
         read = {k for term in self.terms for k in term.field_names}
         read |= {k for d in self.dirichlet for k in d.field_names}
-        third = "" if hasattr(space, "field_names") else _THIRD
-        self._check_read(read, third)
+        self._check_read(read, "" if isinstance(space, MixedSpace) else _THIRD)
         check_held(name, self.form, self._exact)
 
     def __repr__(self) -> str:

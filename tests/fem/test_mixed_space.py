@@ -6,26 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
-from checks import dot_test
+from checks import dot_test, refuses
+from flows import MESH, PRESSURE, SPACE, VELOCITY, P, U, draw
 
 import pddlvm
 from pddlvm import fem
 from pddlvm.linalg.operators import SparseOperator
-
-MESH = fem.unit_square(3).with_subdomains({"low": lambda x: x[1] < 0.5})
-VELOCITY, PRESSURE = fem.Space(MESH, 2, n_components=2), fem.Space(MESH)
-SPACE = fem.MixedSpace({"u": VELOCITY, "p": PRESSURE})
-U, P = (SPACE.field(name)[0] for name in "up")
-
-
-def refuses(message, make, *arguments, error=pddlvm.ProblemError, **changes):
-    with pytest.raises(error, match=message):
-        make(*arguments, **changes)
-
-
-def draw(n):
-    return torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def test_degrees_of_freedom_are_those_of_the_fields_one_after_the_other():

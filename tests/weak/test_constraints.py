@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skfem
 import torch
-from checks import l2_error, orders
+from checks import l2_error, orders, refuses
 from flows import channel
 
 import pddlvm
@@ -22,11 +22,6 @@ K = pddlvm.Constant(pddlvm.Uniform(0.5, 2.0))
 
 def double(values):
     return torch.tensor(values, dtype=torch.float64)
-
-
-def refuses(message, make, *arguments, **changes):
-    with pytest.raises(pddlvm.ProblemError, match=message):
-        make(*arguments, **changes)
 
 
 def exact(x):

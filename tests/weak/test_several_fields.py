@@ -8,28 +8,15 @@ import meshio
 import numpy as np
 import pytest
 import torch
-from flows import VISCOSITY, channel, parabola, stokes
+from checks import refuses
+from flows import MESH, PRESSURE, SPACE, VELOCITY, VISCOSITY, P, U, channel, draw, parabola, stokes
 
 import pddlvm
 from pddlvm import fem, plot
 
-MESH = fem.unit_square(3).with_subdomains({"low": lambda x: x[1] < 0.5})
-VELOCITY, PRESSURE = fem.Space(MESH, 2, n_components=2), fem.Space(MESH)
-SPACE = fem.MixedSpace({"u": VELOCITY, "p": PRESSURE})
-U, P = (SPACE.field(name)[0] for name in "up")
-
-
-def refuses(message, make, *arguments, error=pddlvm.ProblemError, **changes):
-    with pytest.raises(error, match=message):
-        make(*arguments, **changes)
-
 
 def double(values):
     return torch.tensor(values, dtype=torch.float64)
-
-
-def draw(n):
-    return torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 # --- point functions -----------------------------------------------------------------------------

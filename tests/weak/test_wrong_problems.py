@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from checks import refuses
 
 import pddlvm
 from pddlvm import fem
@@ -45,11 +46,6 @@ def strong(function=heat, fields=None, **changes):
 
 
 both = pytest.mark.parametrize("make", [weak, strong])
-
-
-def refuses(message, make, *arguments, **changes):
-    with pytest.raises(pddlvm.ProblemError, match=message):
-        make(*arguments, **changes)
 
 
 # --- fields --------------------------------------------------------------------------------------
