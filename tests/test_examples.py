@@ -18,6 +18,7 @@ from examples import (
     poisson_mesh_file,
     poisson_nonlinear,
     shell_hare,
+    thermal_block,
 )
 from pddlvm import fem
 
@@ -31,6 +32,13 @@ def test_linear_poisson(tmp_path: Path):
     assert names >= {"forward.png", "inverse.png", "training.png", "solution.vtu", "model.pt"}
     # 60 steps bring the error from 1 to some ten per cent; the correction takes it to the basis's.
     assert report.relative_l2_corrected < 0.05 < 1.0
+
+
+def test_thermal_block(tmp_path: Path):
+    arguments = ["--blocks", "2", "--n", "6", "--seconds", "20", "--steps", "40", "--samples", "10"]
+    report = thermal_block.main([*arguments, "--out", str(tmp_path)])
+    assert {p.name for p in tmp_path.iterdir()} == {"bounds.png", "report.txt"}
+    assert all(found.violations == 0 for found in report.effectivity.values())
 
 
 @pytest.mark.slow

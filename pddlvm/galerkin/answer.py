@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_predictions
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.galerkin.bounds import ErrorBounds, reduced_coercivity
 from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.refinement import correct, refine
 from pddlvm.latent.prediction import unflatten
@@ -61,6 +62,18 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         var_c, var_rest = model.variances(flat, flat_z, c, log_variance, norm)
         return unflatten(var_c, batch), unflatten(var_rest, batch)
 
+    @torch.no_grad()
+    def bounds(mean: Tensor) -> ErrorBounds | None:
+        reduced()
+        flat_mean = mean.reshape(-1, mean.shape[-1]).to("cpu", torch.float64)
+        found: ErrorBounds | None = model.certifier(flat_mean, flat_z.cpu())
+        return found
+
+    @torch.no_grad()
+    def stability() -> Tensor:
+        reduced()
+        return reduced_coercivity(model.exact, c.to("cpu", torch.float64), flat_z.cpu())
+
     return Forward(
         c=unflatten(c.to(z), batch),
         shape=model.uncertainty.forward_shape(1 if corrections else 0),
@@ -69,4 +82,6 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         _augmented=unflatten(augmented, batch),
         _variances=variances,
         _residual_norm=residual_norm,
+        _bounds=bounds,
+        _stability=stability,
     )

@@ -17,6 +17,7 @@ from torch.distributions import LowRankMultivariateNormal
 from pddlvm.basics.checks import check_shape
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.galerkin.bounds import ErrorBounds
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
@@ -47,6 +48,8 @@ class Forward:
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
+    _bounds: Callable[[Tensor], ErrorBounds | None]
+    _stability: Callable[[], Tensor]
 
     @property
     def representation(self) -> Representation:
@@ -83,6 +86,34 @@ class Forward:
         Where K(z) is close to K0 this is the relative error of the mean in the energy norm.
         """
         return self._residual_norm()
+
+    @property
+    def error_bound(self) -> Tensor | None:
+        """Upper bound of |u - mean| in the energy norm at the reference parameter, (...,).
+
+        u is the finite element solution, the norm `problem.energy_norm`. The bound is rigorous, of
+        this mean with its rounding, in the units of the problem and float64. None where there is
+        none: the problem is not linear, has no potential, or is not coercive at z; infinite for
+        single ones of several z.
+        """
+        found = self._error_bounds
+        return None if found is None else self._shaped(found.upper)
+
+    @property
+    def error_interval(self) -> tuple[Tensor, Tensor] | None:
+        """Lower and upper bound of the same, (...,) each, or None."""
+        found = self._error_bounds
+        return None if found is None else (self._shaped(found.lower), self._shaped(found.upper))
+
+    @cached_property
+    def stability(self) -> Tensor:
+        """How far K(z) is from singular, relative to K0, (...,), float64.
+
+        Where there is an `error_bound`, a rigorous lower bound of the least eigenvalue of K(z)
+        against K0. Else an estimate, and no bound: the least singular value of V^T K V.
+        """
+        found = self._error_bounds
+        return self._shaped(self._stability() if found is None else found.coercivity)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_dofs) each.
@@ -134,6 +165,16 @@ class Forward:
             rows @ self.representation.vectors[touched].double().cpu().numpy()
         )
         return LowRank(shapes * var_c.sqrt()[:, None, :], rows, var_rest[:, touched])
+
+    @cached_property
+    def _error_bounds(self) -> ErrorBounds | None:
+        found = self._bounds(self.mean)
+        if found is None or not (torch.isfinite(found.upper).any() or not found.upper.numel()):
+            return None
+        return found
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        return values.reshape(self.c.shape[:-1]).to(self.c.device)
 
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import check_seed, seeded
 from pddlvm.galerkin.answer import forward_of
+from pddlvm.galerkin.bounds import Certifier
 from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.gauss_newton import (
@@ -284,6 +285,11 @@ class GalerkinMaps(LatentModel):
     def interpolated(self) -> ReducedModel:
         """The same, linear terms as sums of few operators: for many z."""
         return interpolated(self.exact)
+
+    @cached_property
+    def certifier(self) -> Certifier:
+        """Error bounds of means."""
+        return Certifier(self.problem, self.reduction, self.exact)
 
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units

@@ -97,8 +97,7 @@ class Reference:
         phi = directions[:rank].T
 
         tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
-        whole = problem.solver.assemble_unconstrained([t[0] for t in tangents])
-        whole = (0.5 * (whole + whole.T)).tocsr()
+        whole = problem.reference_stiffness
         matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
         factors = factorise_positive(problem, whole)
         columns = np.column_stack([mean, phi])

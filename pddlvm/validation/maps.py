@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.parallel import in_turn
+from pddlvm.galerkin.forward import Forward
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.validation.effectivity import Effectivity
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 
@@ -86,6 +88,7 @@ class ValidationReport:
             {"batch 1": ..., "batch 1000": ...}.
         seconds: the times behind it: reference, batch 1, batch 1000, per sample.
         n_samples: fresh prior draws.
+        effectivity: "u", "u corrected" -> how sharp `error_bound` is, where there is one.
     """
 
     mnse_u: float
@@ -99,6 +102,7 @@ class ValidationReport:
     seconds: dict[str, float]
     n_samples: int
     bars: dict[str, ErrorBars] = field(repr=False)
+    effectivity: dict[str, Effectivity]
 
     @property
     def nominal(self) -> Array:
@@ -133,6 +137,7 @@ class ValidationReport:
             **{f"{k}: 50, 80, 95, 99 % hold": _percents(b) for k, b in self.bars.items()},
             **{f"{k}: std / error": f"{b.std_ratio:.2f}" for k, b in self.bars.items()},
             "u: std / error, per sample": f"{self.std_ratio:.2f}",
+            **{f"{k}: bound / error, worst": str(e) for k, e in self.effectivity.items()},
             "correlation, log errors": f"{self.log_correlation:.2f}",
             **{f"speed-up, {k}": f"{v:.3g}" for k, v in self.speedup.items()},
         }
@@ -192,7 +197,17 @@ def validate(
         seconds=seconds,
         n_samples=n_samples,
         bars=bars,
+        effectivity=_effectivity(model, {"u": forward, "u corrected": corrected}, u),
     )
+
+
+def _effectivity(model: LatentModel, forwards: dict[str, Any], u: Tensor) -> dict[str, Effectivity]:
+    found = {
+        name: Effectivity.of(model.problem, forward, u)
+        for name, forward in forwards.items()
+        if isinstance(forward, Forward)
+    }
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _bars_of_u(forward: Any, u: Tensor, free: Tensor) -> ErrorBars:

@@ -31,6 +31,7 @@ from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
+from pddlvm.weak.coercivity import Coercivity, coercivity_of
 from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
@@ -205,6 +206,32 @@ class Problem(ParametricProblem):
     def affine(self) -> AffineSystem | None:
         """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
         return affine_system(self.form, self._exact)
+
+    @cached_property
+    def coercivity(self) -> Coercivity | None:
+        """Bounds of K(z) against K0, the stiffness at the centre of the prior, where there are."""
+        return coercivity_of(self.form, self._exact)
+
+    @cached_property
+    def reference_stiffness(self) -> sp.csr_matrix:
+        """K0, the symmetric part of K at the centre of the prior, on all degrees of freedom."""
+        operators, z0 = self._exact, torch.zeros(1, self.n_parameters, dtype=torch.float64)
+        z0 = self.prior.unstandardise(z0)
+        tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
+        whole = self.solver.assemble_unconstrained([t[0] for t in tangents])
+        return (0.5 * (whole + whole.T)).tocsr()
+
+    @out_of_inference
+    def energy_norm(self, u: Tensor) -> Tensor:
+        """|u|_{K0} = (u . K0 u)^{1/2}, boundary values included, (..., n_dofs) -> (...,), float64.
+
+        K0 is the stiffness at the reference parameter, the centre of the prior: the norm of
+        `error_bound` and of the basis, if K0 is positive.
+        """
+        u = self.check_solution(u)
+        flat = u.detach().reshape(-1, self.n_dofs).to("cpu", torch.float64)
+        k0u = torch.from_numpy((self.reference_stiffness @ flat.numpy().T).T)
+        return (flat * k0u).sum(-1).clamp(min=0).sqrt().reshape(u.shape[:-1]).to(u.device)
 
     def solve_with_factors(self, z: Tensor) -> tuple[Tensor, Sequence[Factorisation]]:
         """Solutions (n, n_dofs) at z (n, d), float64, and factors of K at each or close to it.

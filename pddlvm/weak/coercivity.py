@@ -1,0 +1,162 @@
+"""How far K(z) is from K0, read from the pointwise physics: for any field, without an eigenproblem.
+
+    K(z) = sum_x w B^T D(x; z) B,      K0 = sum_x w B^T D0(x) B
+    lower, upper = extreme lambda of D(x; z) e = lambda D0(x) e over all points x, e in range(D0)
+    lower K0 <= K(z) <= upper K0
+
+The min-theta bound of reduced bases (Hesthaven, Rozza and Stamm, Certified Reduced Basis Methods
+for Parametrized Partial Differential Equations, 2016), at points in the place of terms of a sum.
+Terms of one region are added first. Where a quadrature has negative weights its cells take the
+place of its points, with their element matrices.
+"""
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.form import WeakForm
+from pddlvm.weak.terms import TermEvaluator
+
+__all__ = ["Coercivity", "coercivity_of"]
+
+_N_PROBES = 4
+_SCALES = (1e-3, 1.0, 1e3)
+"""Of the strains at which a problem that is linear has the same tangents."""
+_LINEAR, _NULL = 1e-10, 1e-10
+_SLACK = 1e-9
+"""More than the rounding of eigenvalues, and of what counts as the kernel of D0."""
+_MEMORY = 2**26
+"""Bytes of pointwise tangents held at once."""
+
+
+class Coercivity:
+    """lower(z) and upper(z) of a linear problem with a potential.
+
+    Args:
+        form: of the problem.
+        regions: its terms that have a tangent, by region; float64 on the CPU.
+    """
+
+    def __init__(self, form: WeakForm, regions: list[list[TermEvaluator]]) -> None:
+        self._prior = form.prior
+        z0 = form.prior.unstandardise(torch.zeros(1, form.prior.size, dtype=torch.float64))
+        self._regions = [_Pencil(terms, form.prior.split(z0)) for terms in regions]
+        entries = max(pencil.n_entries for pencil in self._regions)
+        self._chunk = max(1, _MEMORY // (8 * entries))
+
+    @property
+    def is_definite(self) -> bool:
+        """Is D0 nowhere negative?"""
+        return all(pencil.is_definite for pencil in self._regions)
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper, (batch, d) -> (batch,) each; 0 and infinity where there are none."""
+        found = [self._extremes(part) for part in z.split(self._chunk)]
+        lower, upper = (torch.cat(part) for part in zip(*found, strict=True))
+        is_bound = (lower > 0) & torch.isfinite(upper)
+        lower = torch.where(is_bound, lower * (1 - _SLACK), 0.0)
+        return lower, torch.where(is_bound, upper * (1 + _SLACK), torch.inf)
+
+    def _extremes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = self._prior.split(z)
+        ends = [pencil.extremes(len(z), blocks) for pencil in self._regions]
+        lower, upper = (torch.stack(end) for end in zip(*ends, strict=True))
+        return lower.amin(0), upper.amax(0)
+
+
+class _Pencil:
+    """D(x; z) against D0(x) on one region.
+
+    Args:
+        terms: of the region.
+        centre: z0 by blocks.
+    """
+
+    def __init__(self, terms: list[TermEvaluator], centre: dict[str, Tensor]) -> None:
+        self._terms = terms
+        region = terms[0].term.region
+        self._local: Tensor | None = None
+        if (region.weights < 0).any():
+            self._local = torch.from_numpy(region.local).flatten(1, 2)
+        self.n_entries = len(terms[0].weights) * terms[0].s ** 2
+        d0 = self._matrices(1, centre)[0]
+        diagonal = d0.diagonal(dim1=-2, dim2=-1)
+        # Values of u and of grad u have other units: each entry is measured by its own.
+        self._scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+        values, vectors = torch.linalg.eigh(self._scaled(d0))
+        size = values.abs().amax(-1, keepdim=True)
+        kept = values > _NULL * size
+        self.is_definite = bool((values >= -_NULL * size).all() and (diagonal >= 0).all())
+        self._absent = d0.abs().amax(-1) == 0
+        self._null = torch.where(kept[..., None, :], 0.0, vectors)
+        self._whiten = vectors * torch.where(kept, values, torch.inf).rsqrt()[..., None, :]
+        self._is_kept = kept.to(d0)
+
+    def extremes(self, n: int, blocks: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Least and greatest eigenvalue over the region, (n,) each."""
+        raw = self._matrices(n, blocks)
+        d = self._scaled(raw)
+        size = d.abs().amax((-2, -1))
+        outside = ((d @ self._null).abs().amax((-2, -1)) > _NULL * size).any(-1)
+        # An entry that D0 does not have at all must be zero.
+        outside |= (raw.abs().amax(-1) * self._absent).amax((-2, -1)) > 0
+        white = self._whiten.mT @ d @ self._whiten
+        # The kernel of D0 gets an eigenvalue between those of its range, and does not count.
+        mean = white.diagonal(dim1=-2, dim2=-1).sum(-1) / self._is_kept.sum(-1).clamp(min=1)
+        white = white + torch.diag_embed((1 - self._is_kept) * mean[..., None])
+        values = torch.linalg.eigvalsh(white)
+        has_range = self._is_kept.amax(-1) > 0
+        lower = torch.where(has_range, values[..., 0], torch.inf).amin(-1)
+        upper = torch.where(has_range, values[..., -1], -torch.inf).amax(-1)
+        return torch.where(outside, 0.0, lower), torch.where(outside, torch.inf, upper)
+
+    def _matrices(self, n: int, blocks: dict[str, Tensor]) -> Tensor:
+        """w D at the points, or those of the cells, (n, n_points or n_cells, s, s)."""
+        d = _tangents(self._terms, n, blocks)
+        if self._local is not None:
+            local = self._local
+            cells = d.unflatten(1, (len(local), -1))
+            strains = local.unflatten(1, cells.shape[2:4])
+            d = local.mT @ (cells @ strains).flatten(2, 3)
+        return 0.5 * (d + d.mT)
+
+    def _scaled(self, d: Tensor) -> Tensor:
+        return self._scale[..., :, None] * d * self._scale[..., None, :]
+
+
+def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | None:
+    """That of a form that is linear, with a potential, and positive at each point; else None.
+
+    It is linear if its tangents are the same at strains of any size, of a few draws.
+
+    Args:
+        form: of the PDE.
+        operators: its discretisation, float64 on the CPU.
+    """
+    if not form.has_potential or form.constraints is not None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    z = form.prior.unstandardise(form.prior.sample_standard((_N_PROBES,), generator=generator))
+    blocks = form.prior.split(z)
+    regions: dict[int, list[TermEvaluator]] = {}
+    for term in operators.terms:
+        at_zero = _tangents([term], len(z), blocks)
+        size = at_zero.abs().amax()
+        for scale in _SCALES:
+            shape = len(z), len(term.weights), term.s
+            e = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+            change = (term.tangents_of(e, blocks) - at_zero).abs().amax()
+            if not change <= _LINEAR * size:
+                return None
+        if size > 0:
+            regions.setdefault(id(term.operator), []).append(term)
+    found = Coercivity(form, list(regions.values())) if regions else None
+    return found if found is not None and found.is_definite else None
+
+
+def _tangents(terms: list[TermEvaluator], n: int, blocks: dict[str, Tensor]) -> Tensor:
+    """w D of terms on one region, (n, n_points, s, s)."""
+    e = torch.zeros(n, len(terms[0].weights), terms[0].s, dtype=torch.float64)
+    return reduce(torch.add, [term.tangents_of(e, blocks) for term in terms])
