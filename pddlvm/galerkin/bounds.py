@@ -38,24 +38,37 @@ _SOLVED = 1e-6
 
 @dataclass(frozen=True)
 class ErrorBounds:
-    """Of |u - m| in the norm of K0, in the units of the problem; float64.
+    """Of |u - m| in the norm of K0, in the units of the problem; float64, (batch,) each.
 
     Attributes:
-        lower, upper: (batch,).
-        coercivity: the lower bound of K(z) against K0, (batch,).
+        near: |d|_{K0}.
+        left: |r(m + d)|_{K0'}.
+        rounding: what that may be wrong by.
+        moved: |d'|_{K0}, at most, of what the mean is rounded by beside.
+        coercivity, continuity: lower and upper bound of K(z) against K0; zero and infinity where
+            there are none.
     """
 
-    lower: Tensor
-    upper: Tensor
+    near: Tensor
+    left: Tensor
+    rounding: Tensor
+    moved: Tensor
     coercivity: Tensor
+    continuity: Tensor
 
-    @classmethod
-    def around(cls, near: Tensor, left: Tensor, lower: Tensor, upper: Tensor) -> "ErrorBounds":
-        """Of |d| = near with |r(m + d)| = left, both (batch,), where lower is not zero."""
-        at_least = torch.maximum(near - left / lower, left / upper - near).clamp(min=0)
-        is_bound = lower > 0
-        at_most = torch.where(is_bound, near + left / lower, torch.inf)
-        return cls(torch.where(is_bound, at_least, 0.0), at_most, lower)
+    @cached_property
+    def upper(self) -> Tensor:
+        """Of the error; infinite where there is none."""
+        found = self.near + self.moved + (self.left + self.rounding) / self.coercivity
+        return torch.where(self.coercivity > 0, found, torch.inf)
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Of the error."""
+        most, least = self.left + self.rounding, self.left - self.rounding
+        near, far = most / self.coercivity, least / self.continuity
+        found = torch.maximum(self.near - near, far - self.near) - self.moved
+        return torch.where(self.coercivity > 0, found, 0.0).clamp(min=0)
 
 
 class Certifier:
@@ -85,8 +98,9 @@ class Certifier:
         parts = [self._near(*part) for part in zip(mean.split(chunk), z.split(chunk), strict=True)]
         better, r = (torch.cat(part) for part in zip(*parts, strict=True))
         share, at = self._rounded
-        left = (1 + _SOLVED) * r + share * mean.norm(dim=1) * upper / at
-        return ErrorBounds.around(self._reference.energy_norm(better - mean), left, lower, upper)
+        rounding = _SOLVED * r + share * mean.norm(dim=1) * upper / at
+        near = self._reference.energy_norm(better - mean)
+        return ErrorBounds(near, r, rounding, torch.zeros_like(r), lower, upper)
 
     def _near(self, mean: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """m + d and |r(m + d)|_{K0'}."""

@@ -48,7 +48,7 @@ class Forward:
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
-    _bounds: Callable[[Tensor], ErrorBounds | None]
+    _bounds: Callable[[Callable[[], Tensor]], ErrorBounds | None]
     _stability: Callable[[], Tensor]
 
     @property
@@ -168,7 +168,7 @@ class Forward:
 
     @cached_property
     def _error_bounds(self) -> ErrorBounds | None:
-        found = self._bounds(self.mean)
+        found = self._bounds(lambda: self.mean)
         if found is None or not (torch.isfinite(found.upper).any() or not found.upper.numel()):
             return None
         return found

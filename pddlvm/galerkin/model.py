@@ -41,6 +41,7 @@ from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.online import Online, online_of
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
@@ -285,6 +286,11 @@ class GalerkinMaps(LatentModel):
     def interpolated(self) -> ReducedModel:
         """The same, linear terms as sums of few operators: for many z."""
         return interpolated(self.exact)
+
+    @cached_property
+    def online(self) -> Online | None:
+        """Reduced operators that solve and certify without the mesh, of a sum of few parts."""
+        return online_of(self.problem, self.exact.representation, self.reduction.reference)
 
     @cached_property
     def certifier(self) -> Certifier:

@@ -130,7 +130,8 @@ class ResidualEnriched(Basis):
     Attributes:
         n_modes: at most this many modes are kept, from twice as many enrichments.
         tolerance: stop enriching when fresh draws leave a smaller |K0^{-1} r| / |u|, and keep no
-            principal components below it, both in the reference energy norm.
+            principal components below it, both in the reference energy norm. It may be as small as
+            round-off, 1e-12 for one, where the basis itself is to be that good.
     """
 
     n_modes: int = 64

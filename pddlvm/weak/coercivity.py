@@ -19,7 +19,10 @@ from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.terms import TermEvaluator
 
-__all__ = ["Coercivity", "coercivity_of"]
+__all__ = ["Coercivity", "Pencil", "Region", "coercivity_of", "ends", "pointwise", "safe"]
+
+Region = list[TermEvaluator]
+"""Terms of one region."""
 
 _N_PROBES = 4
 _SCALES = (1e-3, 1.0, 1e3)
@@ -39,34 +42,32 @@ class Coercivity:
         regions: its terms that have a tangent, by region; float64 on the CPU.
     """
 
-    def __init__(self, form: WeakForm, regions: list[list[TermEvaluator]]) -> None:
+    def __init__(self, form: WeakForm, regions: list[Region]) -> None:
         self._prior = form.prior
         z0 = form.prior.unstandardise(torch.zeros(1, form.prior.size, dtype=torch.float64))
-        self._regions = [_Pencil(terms, form.prior.split(z0)) for terms in regions]
-        entries = max(pencil.n_entries for pencil in self._regions)
+        self.pencils = [Pencil(terms, form.prior.split(z0)) for terms in regions]
+        entries = max(pencil.n_entries for pencil in self.pencils)
         self._chunk = max(1, _MEMORY // (8 * entries))
 
     @property
     def is_definite(self) -> bool:
         """Is D0 nowhere negative?"""
-        return all(pencil.is_definite for pencil in self._regions)
+        return all(pencil.is_definite for pencil in self.pencils)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper, (batch, d) -> (batch,) each; 0 and infinity where there are none."""
         found = [self._extremes(part) for part in z.split(self._chunk)]
         lower, upper = (torch.cat(part) for part in zip(*found, strict=True))
-        is_bound = (lower > 0) & torch.isfinite(upper)
-        lower = torch.where(is_bound, lower * (1 - _SLACK), 0.0)
-        return lower, torch.where(is_bound, upper * (1 + _SLACK), torch.inf)
+        return safe(lower, upper)
 
     def _extremes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self._prior.split(z)
-        ends = [pencil.extremes(len(z), blocks) for pencil in self._regions]
+        ends = [p.extremes(pointwise(p.terms, len(z), blocks)) for p in self.pencils]
         lower, upper = (torch.stack(end) for end in zip(*ends, strict=True))
         return lower.amin(0), upper.amax(0)
 
 
-class _Pencil:
+class Pencil:
     """D(x; z) against D0(x) on one region.
 
     Args:
@@ -74,14 +75,14 @@ class _Pencil:
         centre: z0 by blocks.
     """
 
-    def __init__(self, terms: list[TermEvaluator], centre: dict[str, Tensor]) -> None:
-        self._terms = terms
+    def __init__(self, terms: Region, centre: dict[str, Tensor]) -> None:
+        self.terms = terms
         region = terms[0].term.region
         self._local: Tensor | None = None
         if (region.weights < 0).any():
             self._local = torch.from_numpy(region.local).flatten(1, 2)
         self.n_entries = len(terms[0].weights) * terms[0].s ** 2
-        d0 = self._matrices(1, centre)[0]
+        d0 = self._matrices(pointwise(terms, 1, centre))[0]
         diagonal = d0.diagonal(dim1=-2, dim2=-1)
         # Values of u and of grad u have other units: each entry is measured by its own.
         self._scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
@@ -92,29 +93,30 @@ class _Pencil:
         self._absent = d0.abs().amax(-1) == 0
         self._null = torch.where(kept[..., None, :], 0.0, vectors)
         self._whiten = vectors * torch.where(kept, values, torch.inf).rsqrt()[..., None, :]
-        self._is_kept = kept.to(d0)
+        self.is_kept = kept.to(d0)
 
-    def extremes(self, n: int, blocks: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Least and greatest eigenvalue over the region, (n,) each."""
-        raw = self._matrices(n, blocks)
+    def extremes(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and greatest eigenvalue over the region, (batch,) each.
+
+        Args:
+            d: w D at the points, (batch, n_points, s, s).
+        """
+        white, outside = self.whitened(d)
+        lower, upper = ends(white, self.is_kept)
+        return torch.where(outside, 0.0, lower), torch.where(outside, torch.inf, upper)
+
+    def whitened(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrices relative to D0, (batch, n_blocks, k, k), and whether D leaves its range."""
+        raw = self._matrices(d)
         d = self._scaled(raw)
         size = d.abs().amax((-2, -1))
         outside = ((d @ self._null).abs().amax((-2, -1)) > _NULL * size).any(-1)
         # An entry that D0 does not have at all must be zero.
         outside |= (raw.abs().amax(-1) * self._absent).amax((-2, -1)) > 0
-        white = self._whiten.mT @ d @ self._whiten
-        # The kernel of D0 gets an eigenvalue between those of its range, and does not count.
-        mean = white.diagonal(dim1=-2, dim2=-1).sum(-1) / self._is_kept.sum(-1).clamp(min=1)
-        white = white + torch.diag_embed((1 - self._is_kept) * mean[..., None])
-        values = torch.linalg.eigvalsh(white)
-        has_range = self._is_kept.amax(-1) > 0
-        lower = torch.where(has_range, values[..., 0], torch.inf).amin(-1)
-        upper = torch.where(has_range, values[..., -1], -torch.inf).amax(-1)
-        return torch.where(outside, 0.0, lower), torch.where(outside, torch.inf, upper)
+        return self._whiten.mT @ d @ self._whiten, outside
 
-    def _matrices(self, n: int, blocks: dict[str, Tensor]) -> Tensor:
-        """w D at the points, or those of the cells, (n, n_points or n_cells, s, s)."""
-        d = _tangents(self._terms, n, blocks)
+    def _matrices(self, d: Tensor) -> Tensor:
+        """D at the points, or the element matrices of the cells, (batch, n_blocks, k, k)."""
         if self._local is not None:
             local = self._local
             cells = d.unflatten(1, (len(local), -1))
@@ -139,24 +141,52 @@ def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | Non
         return None
     generator = torch.Generator().manual_seed(0)
     z = form.prior.unstandardise(form.prior.sample_standard((_N_PROBES,), generator=generator))
-    blocks = form.prior.split(z)
-    regions: dict[int, list[TermEvaluator]] = {}
+    regions: dict[int, Region] = {}
     for term in operators.terms:
-        at_zero = _tangents([term], len(z), blocks)
-        size = at_zero.abs().amax()
-        for scale in _SCALES:
-            shape = len(z), len(term.weights), term.s
-            e = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-            change = (term.tangents_of(e, blocks) - at_zero).abs().amax()
-            if not change <= _LINEAR * size:
-                return None
+        size = 0.0
+        for one in z[:, None]:
+            blocks = form.prior.split(one)
+            at_zero = pointwise([term], 1, blocks)
+            size = max(size, float(at_zero.abs().amax()))
+            for scale in _SCALES:
+                shape = 1, len(term.weights), term.s
+                e = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+                change = (term.tangents_of(e, blocks) - at_zero).abs().amax()
+                if not change <= _LINEAR * size:
+                    return None
         if size > 0:
             regions.setdefault(id(term.operator), []).append(term)
     found = Coercivity(form, list(regions.values())) if regions else None
     return found if found is not None and found.is_definite else None
 
 
-def _tangents(terms: list[TermEvaluator], n: int, blocks: dict[str, Tensor]) -> Tensor:
+def safe(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The two with their rounding, (batch,) each; 0 and infinity where they are no bounds."""
+    is_bound = (lower > 0) & (upper < torch.inf)
+    lower = torch.where(is_bound, lower * (1 - _SLACK), 0.0)
+    return lower, torch.where(is_bound, upper * (1 + _SLACK), torch.inf)
+
+
+def ends(white: Tensor, is_kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Least and greatest eigenvalue on the range of D0, over the blocks, (batch,) each.
+
+    Args:
+        white: (batch, n_blocks, k, k), zero outside of the range.
+        is_kept: 1 for what is inside, (n_blocks, k); None: all.
+    """
+    if is_kept is None:
+        values = torch.linalg.eigvalsh(white)
+        return values[..., 0].amin(-1), values[..., -1].amax(-1)
+    # The kernel gets an eigenvalue between those of the range, and does not count.
+    mean = white.diagonal(dim1=-2, dim2=-1).sum(-1) / is_kept.sum(-1).clamp(min=1)
+    values = torch.linalg.eigvalsh(white + torch.diag_embed((1 - is_kept) * mean[..., None]))
+    has_range = is_kept.amax(-1) > 0
+    lower = torch.where(has_range, values[..., 0], torch.inf).amin(-1)
+    upper = torch.where(has_range, values[..., -1], -torch.inf).amax(-1)
+    return lower, upper
+
+
+def pointwise(terms: Region, n: int, blocks: dict[str, Tensor]) -> Tensor:
     """w D of terms on one region, (n, n_points, s, s)."""
     e = torch.zeros(n, len(terms[0].weights), terms[0].s, dtype=torch.float64)
     return reduce(torch.add, [term.tangents_of(e, blocks) for term in terms])

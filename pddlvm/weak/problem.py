@@ -28,6 +28,7 @@ from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.weak.affine_parts import AffineParts, affine_parts
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
@@ -211,6 +212,10 @@ class Problem(ParametricProblem):
     def coercivity(self) -> Coercivity | None:
         """Bounds of K(z) against K0, the stiffness at the centre of the prior, where there are."""
         return coercivity_of(self.form, self._exact)
+
+    def affine_parts(self) -> AffineParts | None:
+        """The problem, if it is linear, as a sum of few parts, where it is one to round-off."""
+        return affine_parts(self.form, self._exact)
 
     @cached_property
     def reference_stiffness(self) -> sp.csr_matrix:

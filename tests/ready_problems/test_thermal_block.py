@@ -62,6 +62,18 @@ def test_what_makes_no_blocks_is_refused(arguments, message):
         thermal_block.make(*arguments)
 
 
+def test_a_basis_may_go_down_to_round_off():
+    basis = pddlvm.ResidualEnriched(n_modes=24, tolerance=1e-12)
+    model = pddlvm.LatentVariableModel(thermal_block.make(2, 2, 20), basis=basis)
+    problem = model.problem
+    z = problem.prior.sample((50,), seed=1)
+    forward, u = model.forward(z, corrections=1), problem.solve(z)
+    error, size = problem.energy_norm(forward.mean - u), problem.energy_norm(u)
+    assert model.n_modes <= 24 and (error <= 1e-8 * size).all()
+    # The bound is of use there, too.
+    assert (error <= forward.error_bound).all() and (forward.error_bound <= 1e-8 * size).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("nx", [2, 3])
 def test_no_violation_in_a_thousand_draws(nx):
