@@ -66,6 +66,7 @@ from pddlvm.validation.inference import InferenceReport, validate_inference
 from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.constraints import MeanValue
+from pddlvm.weak.matrix_problem import MatrixProblem
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import ShellStresses, shell_stresses
 from pddlvm.weak.terms import Energy, Flux, Term
@@ -117,6 +118,7 @@ __all__ = [
     "LinearObservation",
     "LogNormal",
     "Matern",
+    "MatrixProblem",
     "MeanValue",
     "MeshError",
     "Method",

@@ -153,7 +153,7 @@ def online_of(
     if n_columns > _MOST_COLUMNS or n_columns * problem.n_dofs > _MOST:
         return None
     coercivity = problem.coercivity
-    if coercivity is None:
+    if not isinstance(coercivity, Coercivity):
         return None
     classes = _classes(parts, coercivity)
     return None if classes is None else Online(parts, representation, reference, classes)

@@ -7,19 +7,36 @@
 The min-theta bound of reduced bases (Hesthaven, Rozza and Stamm, Certified Reduced Basis Methods
 for Parametrized Partial Differential Equations, 2016), at points in the place of terms of a sum.
 Terms of one region are added first. Where a quadrature has negative weights its cells take the
-place of its points, with their element matrices.
+place of its points, with their element matrices. For sums of given matrices that are positive
+semidefinite (`pddlvm.weak.matrix_sum`) it is the bound as it is known,
+
+    min_q theta_q(z) / theta_q(z0) K0 <= K(z) <= max_q theta_q(z) / theta_q(z0) K0
 """
 
 from functools import reduce
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from pddlvm.linalg.factorisation import SingularMatrixError
+from pddlvm.linalg.superlu import SuperLU
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
+from pddlvm.weak.matrix_sum import Coefficients, Squares
 from pddlvm.weak.terms import TermEvaluator
 
-__all__ = ["Coercivity", "Pencil", "Region", "coercivity_of", "ends", "pointwise", "safe"]
+__all__ = [
+    "Coercivity",
+    "MinTheta",
+    "Pencil",
+    "Region",
+    "coercivity_of",
+    "ends",
+    "pointwise",
+    "safe",
+]
 
 Region = list[TermEvaluator]
 """Terms of one region."""
@@ -28,6 +45,7 @@ _N_PROBES = 4
 _SCALES = (1e-3, 1.0, 1e3)
 """Of the strains at which a problem that is linear has the same tangents."""
 _LINEAR, _NULL = 1e-10, 1e-10
+_ROUND_OFF = 1e-13
 _SLACK = 1e-9
 """More than the rounding of eigenvalues, and of what counts as the kernel of D0."""
 _MEMORY = 2**26
@@ -65,6 +83,23 @@ class Coercivity:
         ends = [p.extremes(pointwise(p.terms, len(z), blocks)) for p in self.pencils]
         lower, upper = (torch.stack(end) for end in zip(*ends, strict=True))
         return lower.amin(0), upper.amax(0)
+
+
+class MinTheta:
+    """Lower and upper of a sum of positive semidefinite matrices.
+
+    Args:
+        theta: their coefficients, of z (batch, d).
+        centre: those at the centre of the prior, positive, (n_matrices,).
+    """
+
+    def __init__(self, theta: Coefficients, centre: Tensor) -> None:
+        self._theta, self._centre = theta, centre
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper, (batch, d) -> (batch,) each; 0 and infinity where there are none."""
+        ratio = self._theta(z) / self._centre
+        return safe(ratio.amin(-1), ratio.amax(-1))
 
 
 class Pencil:
@@ -128,8 +163,8 @@ class Pencil:
         return self._scale[..., :, None] * d * self._scale[..., None, :]
 
 
-def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | None:
-    """That of a form that is linear, with a potential, and positive at each point; else None.
+def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | MinTheta | None:
+    """That of a form that is linear, with a potential, and positive point by point; else None.
 
     It is linear if its tangents are the same at strains of any size, of a few draws.
 
@@ -157,7 +192,9 @@ def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | Non
         if size > 0:
             regions.setdefault(id(term.operator), []).append(term)
     found = Coercivity(form, list(regions.values())) if regions else None
-    return found if found is not None and found.is_definite else None
+    if found is None or found.is_definite:
+        return found
+    return _of_matrices(form)
 
 
 def safe(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,6 +202,35 @@ def safe(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     is_bound = (lower > 0) & (upper < torch.inf)
     lower = torch.where(is_bound, lower * (1 - _SLACK), 0.0)
     return lower, torch.where(is_bound, upper * (1 + _SLACK), torch.inf)
+
+
+def _of_matrices(form: WeakForm) -> MinTheta | None:
+    """The bound of a form whose squares are those of given matrices, if these allow it."""
+    sums = [t.function for t in form.terms if isinstance(t.function, Squares)]
+    theta = sums[0].coefficients if len(sums) == 1 else None
+    if theta is None:
+        return None
+    z0 = form.prior.unstandardise(torch.zeros(1, form.prior.size, dtype=torch.float64))
+    centre = theta(z0)[0]
+    if not (centre > 0).all() or not all(map(_is_psd, sums[0].matrices)):
+        return None
+    return MinTheta(theta, centre)
+
+
+def _is_psd(matrix: sp.csr_matrix) -> bool:
+    """Is a symmetric matrix positive semidefinite, but for its rounding?"""
+    diagonal = matrix.diagonal()
+    if (diagonal < 0).any() or not diagonal.any():
+        return matrix.nnz == 0 or not matrix.data.any()
+    # Unknowns that a matrix does not have are no matter, and its kernel is moved off zero.
+    used = np.flatnonzero(abs(matrix).sum(axis=1))
+    own = matrix[used][:, used]
+    moved = own + _ROUND_OFF * sp.diags(own.diagonal().max() * np.ones(len(used)))
+    try:
+        found = SuperLU().factorise(moved.tocsc(), symmetric=True).definiteness()
+    except SingularMatrixError:
+        return False
+    return not found.n_negative
 
 
 def ends(white: Tensor, is_kept: Tensor | None) -> tuple[Tensor, Tensor]:

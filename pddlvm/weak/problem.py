@@ -32,7 +32,7 @@ from pddlvm.weak.affine_parts import AffineParts, affine_parts
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
-from pddlvm.weak.coercivity import Coercivity, coercivity_of
+from pddlvm.weak.coercivity import Coercivity, MinTheta, coercivity_of
 from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
@@ -209,7 +209,7 @@ class Problem(ParametricProblem):
         return affine_system(self.form, self._exact)
 
     @cached_property
-    def coercivity(self) -> Coercivity | None:
+    def coercivity(self) -> Coercivity | MinTheta | None:
         """Bounds of K(z) against K0, the stiffness at the centre of the prior, where there are."""
         return coercivity_of(self.form, self._exact)
 

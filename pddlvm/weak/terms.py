@@ -262,6 +262,9 @@ class TermEvaluator(nn.Module):
         with torch.enable_grad():
             latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
             total, given = function(latents).sum(), list(latents.values())
+            if not total.requires_grad:
+                # A function may read a field, and not depend on it.
+                return {name: torch.zeros_like(x) for name, x in latents.items()}
             slopes = torch.autograd.grad(total, given, materialize_grads=True)
         return dict(zip(latents, slopes, strict=True))
 

@@ -88,7 +88,9 @@ def test_bounds_that_are_wrong_are_counted(model, monkeypatch):
     def too_small(certifier, mean, z):
         bounds = true(certifier, mean, z)
         few = torch.arange(len(z)) < 7
-        return dataclasses.replace(bounds, upper=torch.where(few, 0.5, 1.0) * bounds.lower)
+        none = torch.zeros_like(bounds.left)
+        near = torch.where(few, 0.5, 1.0) * bounds.lower
+        return dataclasses.replace(bounds, near=near, left=none, rounding=none)
 
     monkeypatch.setattr(type(model.certifier), "__call__", too_small)
     z = model.problem.prior.sample((50,), seed=3)
