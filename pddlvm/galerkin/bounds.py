@@ -33,7 +33,7 @@ _N_STEPS = 4
 _ROUNDINGS = 4.0
 """How many times the rounding of r may be as large as estimated."""
 _SOLVED = 1e-6
-"""Relative error of |r|, far above that of linear systems."""
+"""Relative error of |r| and |d|, far above that of linear systems."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ErrorBounds:
         near: |d|_{K0}.
         left: |r(m + d)|_{K0'}.
         rounding: what that may be wrong by.
-        moved: |d'|_{K0}, at most, of what the mean is rounded by beside.
+        moved: |d'|_{K0}, at most, of what rounding changes beside.
         coercivity, continuity: lower and upper bound of K(z) against K0; zero and infinity where
             there are none.
     """
@@ -100,7 +100,8 @@ class Certifier:
         share, at = self._rounded
         rounding = _SOLVED * r + share * mean.norm(dim=1) * upper / at
         near = self._reference.energy_norm(better - mean)
-        return ErrorBounds(near, r, rounding, torch.zeros_like(r), lower, upper)
+        # Where d is all of e, whatever is compared with has its own rounding.
+        return ErrorBounds(near, r, rounding, _SOLVED * near, lower, upper)
 
     def _near(self, mean: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """m + d and |r(m + d)|_{K0'}."""
