@@ -106,7 +106,8 @@ def _solved(model: Any, z: Tensor) -> Forward:
         shown.check_range(a, z.dtype)
     batch = z.shape[:-1]
     calibrated, reduced = Unchanged(model.uncertainty), Unchanged(model.reduced)
-    mapped, exact = Unchanged(model.forward_map), Unchanged(model.exact)
+    exact = Unchanged(model.exact)
+    mapped = None if model.is_calibrated else Unchanged(model.forward_map)
 
     @cache
     def certificate() -> Certificate:
@@ -124,7 +125,7 @@ def _solved(model: Any, z: Tensor) -> Forward:
         z_there = flat_z.to(like.device)
         flat = model.problem.prior.standardise(z_there).to(like)
         with torch.no_grad():
-            log_variance = like if model.is_calibrated else mapped()(flat)[1]
+            log_variance = like if mapped is None else mapped()(flat)[1]
             norm = residual_norm().reshape(-1, 1).to(flat)
             var_c, var_rest = model.variances(flat, z_there, c.to(flat), log_variance, norm)
         return unflatten(var_c, batch), unflatten(var_rest, batch)
