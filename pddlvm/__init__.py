@@ -18,6 +18,7 @@ from pddlvm.basics.errors import (
     MeshError,
     NonFiniteError,
     ProblemError,
+    ResonanceWarning,
     RunFileError,
     StaleError,
     SupportError,
@@ -26,7 +27,7 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
+from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
@@ -93,6 +94,7 @@ __all__ = [
     "Diagonal",
     "Dirichlet",
     "Energy",
+    "Dual",
     "EnergyModes",
     "EnergyNorm",
     "Exported",
@@ -120,6 +122,7 @@ __all__ = [
     "MeanValue",
     "MeshError",
     "Method",
+    "Natural",
     "NeuralGaussian",
     "Nodal",
     "Noise",
@@ -137,6 +140,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "ResidualEnriched",
+    "ResonanceWarning",
     "RunFileError",
     "ShellStresses",
     "Sinh",

@@ -20,7 +20,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import check_seed, seeded
 from pddlvm.galerkin.answer import forward_of
-from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
+from pddlvm.galerkin.covariances import Covariance, Likelihood, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.gauss_newton import (
     N_INVERSE_CORRECTIONS,
@@ -36,6 +36,7 @@ from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.rows import Rows
+from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
@@ -60,6 +61,7 @@ class GalerkinMaps(LatentModel):
     uncorrected: ClassVar = {"corrections": 0}
     cheap_corrections = 1
     calibration_share, batch_size = 0.1, 256
+    likelihood: Likelihood
     reduced: ReducedModel
     forward_map: ForwardMap
     inverse_map: InverseMap
@@ -90,8 +92,9 @@ class GalerkinMaps(LatentModel):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
         self.problem, self.objective = problem, objective
         self.seed = check_seed(seed)
-        self.covariance = covariance or default_covariance(problem)
         self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
+        is_dual = self.reduction.reference.is_dual
+        self.covariance = covariance or default_covariance(problem, is_dual)
         self.reduced = self.reduction.model(problem, dtype)
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
         self._float64 = (self.reduction.model(problem, torch.float64),)
@@ -110,7 +113,7 @@ class GalerkinMaps(LatentModel):
                 problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype
             )
         self.plausibility = Plausibility()
-        sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
+        sigma = torch.full((self.reduced.n_tests,), self.covariance.tolerance, dtype=dtype)
         self.register_buffer("sigma_residual", sigma)
         self._fit_scales()
 
@@ -120,6 +123,10 @@ class GalerkinMaps(LatentModel):
             f"{self.covariance!r}, objective={self.objective!r}, "
             f"calibrated={self.is_calibrated})"
         )
+
+    @property
+    def draws(self) -> Draws:  # noqa: D102
+        return self.likelihood.draws
 
     @property
     def n_modes(self) -> int:  # noqa: D102
@@ -295,12 +302,12 @@ class GalerkinMaps(LatentModel):
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
-        self.likelihood = self.covariance.likelihood(self.reduced, scales)
+        self.likelihood = self.covariance.likelihood(self.reduced, self.exact, scales)
 
     def log_sizes(
         self, c: Tensor, z: Tensor, residual_norm: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """log |c|, and that of |V^T r| / |c|, or of the certificate (batch, 1); (batch, 1) each."""
+        """log |c|, and that of |W^T r| / |c|, or of the certificate (batch, 1); (batch, 1) each."""
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30).log()
         if residual_norm is None:
             r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)

@@ -30,14 +30,14 @@ from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
-from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
+from pddlvm.weak.checks import check_dirichlet, check_inner_product, check_physics, check_rigid_modes, check_terms
 from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.held import check_held
 from pddlvm.weak.newton import ReferenceSolver
 from pddlvm.weak.sensitivities import ElementSensitivities
-from pddlvm.weak.terms import Term
+from pddlvm.weak.terms import Energy, Term
 
 __all__ = ["Problem"]
 
@@ -65,6 +65,9 @@ class Problem(ParametricProblem):
         solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
             size and on what is installed.
         constraints: mean values that are zero, of what the equations know up to a constant.
+        inner_product: energies whose sum is |u|_X^2 / 2, the norm of u for a model; fields have
+            their values at the centre of the prior. By default the operator itself where that is
+            positive, else see `pddlvm.weak.inner_product`.
 
     Raises:
         ProblemError: a mesh, or a part of it, that nothing holds, a field that no function reads
@@ -81,6 +84,7 @@ class Problem(ParametricProblem):
         dirichlet: Sequence[Dirichlet] = (),
         solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
         constraints: Sequence[MeanValue] = (),
+        inner_product: Sequence[Energy] = (),
     ) -> None:
         check_kind(str, name=name)
         if not hasattr(space, "dofs_on"):
@@ -97,6 +101,7 @@ class Problem(ParametricProblem):
         self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
+        self.inner_product = check_inner_product(name, space, inner_product)
         fixed = [d.dofs_of(space) for d in self.dirichlet]
         self.fixed_dofs = np.unique(np.concatenate([*fixed, np.zeros(0, dtype=np.int64)]))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
@@ -169,6 +174,8 @@ class Problem(ParametricProblem):
         digest.update(repr((terms, self._field_signatures)).encode())
         if self.constraints:
             digest.update(repr(self.constraints).encode())
+        if self.inner_product:
+            digest.update(repr([t.region.shape for t in self.inner_product]).encode())
         if isinstance(self.space, MixedSpace):
             digest.update(repr(self.space).encode())
         return digest.hexdigest()
@@ -231,6 +238,7 @@ class Problem(ParametricProblem):
             self.dirichlet,
             self.linear_solver,
             self.constraints,
+            self.inner_product,
         )
 
     def discretisation(self, dtype: torch.dtype, device: torch.device) -> Discretisation:
@@ -306,14 +314,15 @@ class Problem(ParametricProblem):
     @property
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         arguments = self.space, self.terms, self.fields, self.dirichlet, self.linear_solver
-        return Problem, (self.name, *arguments, self.constraints)
+        return Problem, (self.name, *arguments, self.constraints, self.inner_product)
 
     @property
     def _pickled_parts(self) -> dict[str, Any]:
         terms = {f"its term number {i}": t.function for i, t in enumerate(self.terms)}
+        norms = {f"its inner product, {i}": t.function for i, t in enumerate(self.inner_product)}
         values = {f"the Dirichlet value on {d.boundary!r}": d.value for d in self.dirichlet}
         places = {f"the boundary {d.boundary!r}": d.boundary for d in self.dirichlet}
-        return terms | places | values | self._named_fields
+        return terms | norms | places | values | self._named_fields
 
     @property
     def _solution_has(self) -> str:
