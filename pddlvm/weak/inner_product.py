@@ -154,14 +154,16 @@ def _own(
 def _positive_part(tangent: Tensor, term: Term, number: int) -> Tensor | None:
     """D_+ of one field, zero elsewhere, (n_points, s, s); None where gradients have a wrong sign."""
     inside, gradient = _columns(term, number)
-    d = tangent[:, inside, inside]
-    principal = torch.linalg.eigvalsh(tangent[:, gradient, gradient])
+    # Some rules of quadrature have a negative weight.
+    weights = torch.from_numpy(term.region.weights.ravel())[:, None, None]
+    d = tangent[:, inside, inside] / weights
+    principal = torch.linalg.eigvalsh(tangent[:, gradient, gradient] / weights)
     if principal.numel() and principal.min() < -_NEGATIVE * principal.abs().max():
         return None
     values, vectors = torch.linalg.eigh(d)
     positive = (vectors * values.clamp(min=0)[:, None, :]) @ vectors.mT
     found = torch.zeros_like(tangent)
-    found[:, inside, inside] = torch.where(values.amin(1)[:, None, None] < 0, positive, d)
+    found[:, inside, inside] = weights * torch.where(values.amin(1)[:, None, None] < 0, positive, d)
     return found
 
 
