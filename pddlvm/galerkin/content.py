@@ -24,7 +24,8 @@ from pddlvm.weak.problem import Problem
 __all__ = ["arguments", "content_of", "restore_exact"]
 
 _COVARIANCES: dict[str, type[Covariance]] = {
-    name: getattr(covariances, name) for name in ("Dual", "EnergyNorm", "Isotropic", "Natural", "Whitened")
+    name: getattr(covariances, name)
+    for name in ("Dual", "EnergyNorm", "Isotropic", "Natural", "Whitened")
 }
 
 _ORTHONORMAL = 1e-6

@@ -10,8 +10,8 @@ X is the norm of the problem and W its test functions (`pddlvm.reduced.reference
 and W is V, the dual norm is that of `Whitened`. c*(z) = (W^T K V)^+ W^T f solves the reduced
 problem of each draw, whose inverse makes all directions of c alike.
 
-EnergyNorm is exact where r is affine in u, the Gibbs likelihood otherwise; min Pi depends on nothing
-that is learnt and is left out. Without a potential, but with r = K_s(u, z) u - f, it is
+EnergyNorm is exact where r is affine in u, the Gibbs likelihood otherwise; min Pi depends on
+nothing that is learnt and is left out. Without a potential, but with r = K_s(u, z) u - f, it is
 -r^T K_s^{-1} r / (2 eps^2) with u frozen inside of K_s; its gradient is -r / eps^2.
 
 eps = tolerance * size of the problem: of the force vector, of c, and of the energy; the last two
@@ -202,7 +202,7 @@ class _IsotropicLikelihood(Likelihood):
 
 
 def default_covariance(problem: Problem, is_dual: bool) -> Covariance:
-    """EnergyNorm where there is a potential or a secant; Natural or Dual in another norm than K0."""
+    """EnergyNorm with a potential or a secant; Natural or Dual in another norm than that of K0."""
     if is_dual:
         return Natural() if is_linear(problem) else Dual()
     return EnergyNorm() if problem.is_coercive else Whitened()

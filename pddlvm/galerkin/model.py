@@ -6,6 +6,7 @@ See `pddlvm.latent.core` for the probabilistic program.
 from functools import cached_property
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,8 +110,12 @@ class GalerkinMaps(LatentModel):
             self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)
+            field_of = None
+            if len(problem.fields_of_u) > 1:
+                sizes = [dofs.stop - dofs.start for dofs in problem.fields_of_u.values()]
+                field_of = np.repeat(np.arange(len(sizes)), sizes)
             self.uncertainty = Uncertainty(
-                problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype
+                problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype, field_of
             )
         self.plausibility = Plausibility()
         sigma = torch.full((self.reduced.n_tests,), self.covariance.tolerance, dtype=dtype)
@@ -182,7 +187,13 @@ class GalerkinMaps(LatentModel):
         variance = var_c @ representation.vectors.square().T + var_rest
         units, offset = representation.units, representation.offset
         mean = (units.u * (a @ representation.rows).double() + offset).to(z)
-        return mean, units.u * variance.sqrt().to(z)
+        return mean, units.u * (self.uncertainty.spread(0) * variance.sqrt()).to(z)
+
+    def norm(self, u: Tensor) -> Tensor:
+        """|u|_X, the norm in which the problem is solved, (..., n_dofs) -> (...,), float64."""
+        u = self.problem.check_solution(u)
+        flat = u.detach().double().cpu().reshape(-1, u.shape[-1])
+        return self.reduction.reference.energy_norm(flat).reshape(u.shape[:-1]).to(u.device)
 
     @out_of_inference
     def inverse(

@@ -184,6 +184,11 @@ class LatentModel(nn.Module, ABC):
         raise NotImplementedError
 
     @supplied
+    def norm(self, u: Tensor) -> Tensor:
+        """The norm that errors of solutions are measured in, (..., n_dofs) -> (...,)."""
+        raise NotImplementedError
+
+    @supplied
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Those of `forward`, by operations on z that can be traced, z not checked."""
         raise NotImplementedError

@@ -173,9 +173,7 @@ def _contributions(
     return rows.reshape(-1, len(cells))
 
 
-def _totals(
-    number: int, representation: Representation, draws: Draws, directions: Array
-) -> Array:
+def _totals(number: int, representation: Representation, draws: Draws, directions: Array) -> Array:
     """The same summed over all cells, by the full operator, (2, n_draws, n_projections)."""
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
     term, v = operators.terms[number], representation.basis

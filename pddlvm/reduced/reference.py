@@ -99,9 +99,8 @@ class Reference:
         phi = directions[:rank].T
 
         tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
-        whole = problem.solver.assemble_unconstrained([t[0] for t in tangents])
-        whole = sp.csr_matrix(0.5 * (whole + whole.T))
-        whole, factors, is_dual = _norm(problem, whole, is_dual)
+        k0 = problem.solver.assemble_unconstrained([t[0] for t in tangents])
+        whole, factors, is_dual = _norm(problem, sp.csr_matrix(0.5 * (k0 + k0.T)), is_dual)
         matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
         columns = np.column_stack([mean, phi])
         lifts = np.zeros((problem.n_dofs, 1 + rank))

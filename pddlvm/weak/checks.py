@@ -16,7 +16,13 @@ from pddlvm.weak.boundary import BoundaryValues, Dirichlet
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.terms import Energy, Term, TermEvaluator
 
-__all__ = ["check_dirichlet", "check_inner_product", "check_physics", "check_rigid_modes", "check_terms"]
+__all__ = [
+    "check_dirichlet",
+    "check_inner_product",
+    "check_physics",
+    "check_rigid_modes",
+    "check_terms",
+]
 
 _SMALL = 1e-8
 """A relative change, next to the rounding of float32."""

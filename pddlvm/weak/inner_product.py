@@ -5,10 +5,10 @@
 K0 is the tangent at rest, u = 0, at the centre of the prior. Without an X of the user's it is made
 field by field, of the first of these that is positive:
 
-    K0_ff              its own block of K0, symmetric part               a velocity, by its viscosity
-    B^T (w D_+) B      D_+ the positive part of the pointwise tangents   a wave, by |grad u|^2
-    B^T (w D_+) B + q M_ff                                               periodic, or fluxes only
-    mu M_pp            no energy of its own                              a pressure
+    K0_ff           its own block of K0, symmetric part               a velocity, by its viscosity
+    B^T (w D_+) B   D_+ the positive part of the pointwise tangents   a wave, by |grad u|^2
+    B^T (w D_+) B + q M_ff                                            periodic, or fluxes only
+    mu M_pp         no energy of its own                              a pressure
 
 q is the least quotient |x_i|^2_K / |x_i|^2_M of the coordinates. mu is the least eigenvalue but
 zero of S p = mu M p, S = B X_uu^{-1} B^T: it balances the pressure, whose error is as well known as
@@ -130,15 +130,18 @@ def _own(
     problem: "Problem",
     field: _Field,
     tangents: list[Tensor],
-    whole: sp.spmatrix,
-    mass: sp.spmatrix,
+    whole: sp.csc_matrix,
+    mass: sp.csc_matrix,
 ) -> sp.csr_matrix | None:
     """What the energy of a field alone says of its norm; None where it has none."""
     dofs, free = field.dofs, field.free - field.dofs.start
     block = sp.csr_matrix(whole[dofs, dofs])
     if _factors(problem, block, free) is not None:
         return block
-    parts = [_positive_part(t, term, field.number) for t, term in zip(tangents, problem.terms, strict=True)]
+    parts = [
+        _positive_part(t, term, field.number)
+        for t, term in zip(tangents, problem.terms, strict=True)
+    ]
     positive = [part for part in parts if part is not None]
     if len(positive) < len(parts) or not any(part.any() for part in positive):
         return None
@@ -152,7 +155,7 @@ def _own(
 
 
 def _positive_part(tangent: Tensor, term: Term, number: int) -> Tensor | None:
-    """D_+ of one field, zero elsewhere, (n_points, s, s); None where gradients have a wrong sign."""
+    """D_+ of one field, zero elsewhere, (n_points, s, s); None if it is not elliptic."""
     inside, gradient = _columns(term, number)
     # Some rules of quadrature have a negative weight.
     weights = torch.from_numpy(term.region.weights.ravel())[:, None, None]
@@ -197,8 +200,8 @@ def _balanced(
     silent: _Field,
     held: list[_Field],
     blocks: list[sp.csr_matrix],
-    coupled: sp.spmatrix,
-    mass: sp.spmatrix,
+    coupled: sp.csc_matrix,
+    mass: sp.csc_matrix,
 ) -> sp.csr_matrix | None:
     """mu M of a field without an energy, or None where the others do not see it."""
     dofs = np.concatenate([field.free for field in held])
@@ -234,11 +237,9 @@ def _schur_values(b: sp.csr_matrix, factors: Factorisation, m: sp.csc_matrix, n:
     operator = LinearOperator(m.shape, matvec=times, dtype=np.float64)
     inverse = LinearOperator(m.shape, matvec=mass.solve, dtype=np.float64)
     start = np.cos(np.arange(m.shape[0], dtype=np.float64))
-    ends = [
-        eigsh(operator, k, M=m, Minv=inverse, which=which, tol=1e-2, v0=start)[0]
-        for k, which in ((n, "SA"), (1, "LA"))
-    ]
-    return np.concatenate(ends)
+    least = eigsh(operator, n, M=m, Minv=inverse, which="SA", tol=1e-2, v0=start)[0]
+    most = eigsh(operator, 1, M=m, Minv=inverse, which="LA", tol=1e-2, v0=start)[0]
+    return np.concatenate([least, most])
 
 
 def _factors(problem: "Problem", whole: sp.csr_matrix, dofs: Index) -> Factorisation | None:

@@ -30,7 +30,13 @@ from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
-from pddlvm.weak.checks import check_dirichlet, check_inner_product, check_physics, check_rigid_modes, check_terms
+from pddlvm.weak.checks import (
+    check_dirichlet,
+    check_inner_product,
+    check_physics,
+    check_rigid_modes,
+    check_terms,
+)
 from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
@@ -145,6 +151,12 @@ class Problem(ParametricProblem):
     def n_free(self) -> int:
         """Degrees of freedom without the Dirichlet ones."""
         return len(self.free_dofs)
+
+    @property
+    def fields_of_u(self) -> dict[str, slice]:  # noqa: D102
+        if not isinstance(self.space, MixedSpace):
+            return super().fields_of_u
+        return {name: self.space.field(name)[0] for name in self.space.field_names}
 
     @property
     def constraints(self) -> tuple[MeanValue, ...]:

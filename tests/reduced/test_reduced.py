@@ -10,8 +10,8 @@ from torch.func import jacrev, vmap
 import pddlvm
 from pddlvm import fem, links
 from pddlvm.latent.size import LogQuadratic
-from pddlvm.reduced.bases import Galerkin
 from pddlvm.reduced.cubature import CellSelection
+from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.reduction import (
     Reduction,
     reduce,
@@ -19,7 +19,8 @@ from pddlvm.reduced.reduction import (
     reduced_model,
     solve_reduced,
 )
-from pddlvm.reduced.representation import Reference, Units
+from pddlvm.reduced.reference import Reference
+from pddlvm.reduced.representation import Units
 from pddlvm.weak.affine_term import AffineTerm
 from problems import poisson
 
@@ -265,8 +266,8 @@ def cubature_of(n_draws: int) -> tuple[CellSelection, float]:
     v = pddlvm.ResidualEnriched(3).build(galerkin, torch.Generator().manual_seed(0))
     z, fresh = problem.prior.sample((n_draws,), seed=0), problem.prior.sample((16,), seed=1)
     c, exact = galerkin.solve(v, z)[0], torch.from_numpy(galerkin.solve(v, fresh)[0])
-    terms = reduce_terms(problem, galerkin, v, z, c, np.random.default_rng(0))
-    model = reduced_model(problem, galerkin.reference, v, terms, torch.float64)
+    terms = reduce_terms(problem, galerkin, (v, None), z, c, np.random.default_rng(0))
+    model = reduced_model(problem, galerkin.reference, (v, None), terms, torch.float64)
     error = (solve_reduced(model, fresh) - exact).norm(dim=1) / exact.norm(dim=1)
     return terms[0], float(error.mean())
 
