@@ -74,11 +74,13 @@ def newton(
 def least_squares_step(matrix: Tensor, r: Tensor) -> Tensor:
     """M^+ r, M (batch, n, m) of full rank, n >= m, and r (batch, n): (batch, m)."""
     q, upper = torch.linalg.qr(matrix)
-    return torch.linalg.solve_triangular(upper, q.mT @ r[..., None], upper=True)[..., 0]
+    return _solve(q, upper, r)
 
 
 def least_squares(residual: OfRows, matrix: OfRows, c: Tensor, tolerance: float) -> Tensor:
     """Minimisers of all |r_i(c)|, (n, m), by Gauss-Newton steps that are halved where |r_i| grows.
+
+    A matrix serves for the next step too, so long as steps become a few times smaller.
 
     Args:
         residual: of some systems, (k, n_rows).
@@ -88,21 +90,34 @@ def least_squares(residual: OfRows, matrix: OfRows, c: Tensor, tolerance: float)
     """
     c, going = c.clone(), torch.arange(len(c))
     r = residual(going, c)
+    q, upper = c.new_empty(*r.shape, c.shape[1]), c.new_empty(*c.shape, c.shape[1])
+    is_new, last = torch.ones(len(c), dtype=torch.bool), c.new_full((len(c),), torch.inf)
     for _ in range(_MAX_STEPS):
         if not len(going):
             break
-        at = c[going]
-        step, norm = least_squares_step(matrix(going, at), r[going]), r[going].norm(dim=1)
+        new = going[is_new]
+        if len(new):
+            q[new], upper[new] = torch.linalg.qr(matrix(new, c[new]))
+        step = _solve(q[going], upper[going], r[going])
+        size, at, norm = step.norm(dim=1), c[going], r[going].norm(dim=1)
+        is_small = ~(size > tolerance * at.norm(dim=1))
         t = torch.ones(len(going), 1, dtype=c.dtype)
         for _ in range(_MAX_HALVINGS):
             left = residual(going, at - t * step)
             grows = ~(left.norm(dim=1) <= norm)
-            if not grows.any():
+            if not (grows & ~is_small).any():
                 break
-            t = torch.where(grows[:, None], 0.5 * t, t)
-        # Next to the minimum rounding decides whether |r| grows.
-        taken = ~grows | (step.norm(dim=1) <= tolerance * at.norm(dim=1))
+            t = torch.where((grows & ~is_small)[:, None], 0.5 * t, t)
+        taken = ~grows
         c[going[taken]], r[going[taken]] = (at - t * step)[taken], left[taken]
-        is_over = ~taken | (step.norm(dim=1) <= tolerance * c[going].norm(dim=1))
-        going = going[~is_over]
+        # Where even a step with a new matrix does not help, rounding decides.
+        is_over = is_small | (grows & is_new)
+        helps = taken & (size <= _HELPS * last[going])
+        last[going] = torch.where(taken, size, torch.inf)
+        going, is_new = going[~is_over], ~helps[~is_over]
     return c
+
+
+def _solve(q: Tensor, upper: Tensor, r: Tensor) -> Tensor:
+    """R^{-1} Q^T r of a batch."""
+    return torch.linalg.solve_triangular(upper, q.mT @ r[..., None], upper=True)[..., 0]

@@ -109,7 +109,7 @@ class Galerkin:
                     found.append(tests[k].T @ torch.from_numpy(matrix @ v))
             return torch.stack(found)
 
-        c = self._start(v, which)
+        c = self.start(v, z)
         if v.shape[1]:
             # Boundary values that are a solution leave the rounding of what they cancel.
             c = newton(tested, stiffness, c, tolerance, self.rounding(lift))
@@ -132,10 +132,11 @@ class Galerkin:
         nearest = self.reference.nearest(self.problem.prior.standardise(z))
         return [torch.from_numpy(w) for w in self._w], nearest
 
-    def _start(self, v: Array, which: Tensor) -> Tensor:
-        """Zero, or where K depends on u and W on a solution: that solution, (batch, n_modes)."""
+    def start(self, v: Array, z: Tensor) -> Tensor:
+        """Zero, or where K depends on u and W on a solution: the next one, (batch, n_modes)."""
         if not self.reference.is_dual or self.is_linear:
-            return torch.zeros(len(which), v.shape[1], dtype=torch.float64)
+            return torch.zeros(len(z), v.shape[1], dtype=torch.float64)
         states = torch.stack([centre.state for centre in self.reference.centres])
+        which = self.reference.nearest(self.problem.prior.standardise(z))
         x = self.reference.whole[self.problem.free_dofs]
         return torch.from_numpy((x @ states[which].numpy().T).T @ v)

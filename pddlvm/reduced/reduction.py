@@ -34,7 +34,7 @@ from pddlvm.reduced.representers import representers
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.definite import check_positive_at
-from pddlvm.weak.inner_product import inner_product
+from pddlvm.weak.inner_product import inner_product, is_elliptic
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.terms import TermEvaluator
 
@@ -134,7 +134,7 @@ def _reduction(
     bar.show(0.8, now="solving in the basis")
     xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator)
     z = problem.prior.unstandardise(xi)
-    c = solve_reduced(_cheap(galerkin, full), z)
+    c = solve_reduced(_cheap(galerkin, full), z, galerkin.start(v, z))
     if basis.n_kept is not None:
         relative = torch.nn.functional.normalize(c, eps=_LEAST_SIZE * float(c.abs().max()))
         weights, values, rotation = torch.linalg.svd(relative, full_matrices=False)
@@ -147,7 +147,8 @@ def _reduction(
         v = v @ rotation[:kept].T.numpy()
         w = representers(galerkin, v, generator) if reference.is_dual else None
         full = reduced_model(problem, reference, (v, w), terms, torch.float64)
-        c = solve_reduced(_cheap(galerkin, full), z)
+        start = c @ rotation[:kept].T if reference.is_dual else None
+        c = solve_reduced(_cheap(galerkin, full), z, start)
     if reference.is_dual:
         _warn_of_resonance(reduced_model(problem, reference, (v, None), terms, torch.float64), c, z)
         energy = c.square().sum(-1)
@@ -168,7 +169,7 @@ def _cheap(galerkin: Galerkin, full: ReducedModel) -> ReducedModel:
 
 def _cubature_error(galerkin: Galerkin, full: ReducedModel, v: Array, z: Tensor) -> float:
     """By how much the full operator moves solutions with the cubature, at worst of some draws."""
-    c = solve_reduced(full, z)
+    c = solve_reduced(full, z, galerkin.start(v, z))
     if galerkin.reference.is_dual:
         r = full.representation.test(galerkin.residual(full.representation.expand(c, z), z))
         exact = c - least_squares_step(full.stiffness(c, z), r)
@@ -194,12 +195,12 @@ def _loses_positivity(full: ReducedModel, c: Tensor, z: Tensor, k: Tensor) -> bo
     bad = ((torch.linalg.cholesky_ex(k).info > 0) & solved).nonzero()[:, 0]
     if not len(bad):
         return False
-    one = bad[:1]
-    if inner_product(problem) is None:
-        share = f"{len(bad)} of {len(z)} draws"
-        check_positive_at(problem, full.representation.expand(c[one], z[one])[0], z[one][0], share)
-        return False
-    return True
+    one, share = bad[:1], f"{len(bad)} of {len(z)} draws"
+    u, at = full.representation.expand(c[one], z[one])[0], z[one][0]
+    if is_elliptic(problem, u, at) and inner_product(problem) is not None:
+        return True
+    check_positive_at(problem, u, at, share)
+    return False
 
 
 def _warn_of_resonance(square: ReducedModel, c: Tensor, z: Tensor) -> None:
@@ -260,7 +261,7 @@ def reduced_model(
     return ReducedModel(representation, terms)
 
 
-def solve_reduced(model: ReducedModel, z: Tensor) -> Tensor:
+def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
     """Coefficients by the reduced model alone, (batch, n_modes): Newton's method or least squares.
 
     A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
@@ -269,7 +270,7 @@ def solve_reduced(model: ReducedModel, z: Tensor) -> Tensor:
     return method(
         lambda rows, c: model.residual(c, z[rows]),
         lambda rows, c: model.stiffness(c, z[rows]),
-        z.new_zeros(len(z), model.n_modes),
+        z.new_zeros(len(z), model.n_modes) if start is None else start,
         _SOLVED_REDUCED,
     )
 

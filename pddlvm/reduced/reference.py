@@ -19,7 +19,7 @@ from torch import Tensor
 from pddlvm.basics.errors import ProblemError
 from pddlvm.linalg.factorisation import Factorisation
 from pddlvm.weak.definite import factorise_positive
-from pddlvm.weak.inner_product import inner_product
+from pddlvm.weak.inner_product import energy_on_mean_free, inner_product
 from pddlvm.weak.problem import Problem
 
 __all__ = ["Centre", "Reference", "is_linear", "orthonormalise"]
@@ -171,6 +171,10 @@ def _norm(
     problem: Problem, k0: sp.csr_matrix, is_dual: bool
 ) -> tuple[sp.csr_matrix, Factorisation, bool]:
     """X on all degrees of freedom, its factors on the free ones, and whether it is not K0."""
+    if not is_dual:
+        whole = energy_on_mean_free(problem, k0)
+        if whole is not None:
+            return whole, _factorise(problem, whole), False
     whole = inner_product(problem) if is_dual or problem.inner_product else None
     if whole is None:
         try:
@@ -179,8 +183,12 @@ def _norm(
             whole = inner_product(problem)
             if whole is None:
                 raise
+    return whole, _factorise(problem, whole), True
+
+
+def _factorise(problem: Problem, whole: sp.csr_matrix) -> Factorisation:
     matrix = sp.csc_matrix(whole[problem.free_dofs][:, problem.free_dofs])
-    return whole, problem.linear_solver.factorise(matrix, symmetric=True, many=True), True
+    return problem.linear_solver.factorise(matrix, symmetric=True, many=True)
 
 
 def _centres(problem: Problem, xi: Tensor, lift: Tensor, is_dual: bool) -> tuple[Centre, ...]:

@@ -10,9 +10,9 @@ field by field, of the first of these that is positive:
     B^T (w D_+) B + q M_ff                                            periodic, or fluxes only
     mu M_pp         no energy of its own                              a pressure
 
-q is the least quotient |x_i|^2_K / |x_i|^2_M of the coordinates. mu is the least eigenvalue but
-zero of S p = mu M p, S = B X_uu^{-1} B^T: it balances the pressure, whose error is as well known as
-that of the velocity then (Silvester and Wathen, SIAM J. Numer. Anal. 31, 1994).
+q is the least quotient |v|^2_K / |v|^2_M of waves v once along each axis. mu is the least
+eigenvalue but zero of S p = mu M p, S = B X_uu^{-1} B^T: it balances the pressure, whose error is
+as well known as that of the velocity then (Silvester and Wathen, SIAM J. Numer. Anal. 31, 1994).
 """
 
 from collections.abc import Iterator
@@ -38,12 +38,15 @@ from pddlvm.weak.terms import Term
 if TYPE_CHECKING:
     from pddlvm.weak.problem import Problem
 
-__all__ = ["inner_product"]
+__all__ = ["energy_on_mean_free", "inner_product", "is_elliptic"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _NEGATIVE, _ZERO = 1e-10, 1e-8
+_HARDLY = 1e-6
+"""Of a shift: it makes positive what has no negative eigenvalue, but one next to zero."""
+_TINY = 1e-300
 _FEW = 600
 """Unknowns of a pressure whose eigenvalues are found densely."""
 
@@ -58,6 +61,27 @@ def inner_product(problem: "Problem") -> sp.csr_matrix | None:
         ProblemError: the one that was given is not positive.
     """
     return _given(problem) if problem.inner_product else _default(problem)
+
+
+def energy_on_mean_free(problem: "Problem", k0: sp.csr_matrix) -> sp.csr_matrix | None:
+    """K0 + q M where K0 is positive but for constants, which a constraint excludes; or None.
+
+    Solutions and residuals without an imbalance have no part in M, but for its quotient.
+    """
+    if not (problem.constraints and problem.has_potential) or problem.inner_product:
+        return None
+    mass = problem.space.gram_matrices()[0]
+    blocks = [
+        _least_quotient(space, sp.csr_matrix(k0[dofs, dofs]), sp.csr_matrix(mass[dofs, dofs]))
+        * mass[dofs, dofs]
+        for dofs, space in fields_of(problem.space)
+    ]
+    shift = sp.csr_matrix(sp.block_diag(blocks, format="csr"))
+    for share in (_HARDLY, 1.0):
+        whole = sp.csr_matrix(k0 + share * shift)
+        if _factors(problem, whole, problem.free_dofs) is None:
+            return None
+    return whole
 
 
 def _given(problem: "Problem") -> sp.csr_matrix:
@@ -156,18 +180,40 @@ def _own(
 
 def _positive_part(tangent: Tensor, term: Term, number: int) -> Tensor | None:
     """D_+ of one field, zero elsewhere, (n_points, s, s); None if it is not elliptic."""
-    inside, gradient = _columns(term, number)
-    # Some rules of quadrature have a negative weight.
-    weights = torch.from_numpy(term.region.weights.ravel())[:, None, None]
-    d = tangent[:, inside, inside] / weights
-    principal = torch.linalg.eigvalsh(tangent[:, gradient, gradient] / weights)
-    if principal.numel() and principal.min() < -_NEGATIVE * principal.abs().max():
+    if not _grows_with_gradients(tangent, term, number):
         return None
+    inside, _ = _columns(term, number)
+    weights = _weights(term)
+    d = tangent[:, inside, inside] / weights
     values, vectors = torch.linalg.eigh(d)
     positive = (vectors * values.clamp(min=0)[:, None, :]) @ vectors.mT
     found = torch.zeros_like(tangent)
     found[:, inside, inside] = weights * torch.where(values.amin(1)[:, None, None] < 0, positive, d)
     return found
+
+
+def is_elliptic(problem: "Problem", u: Tensor, z: Tensor) -> bool:
+    """Does the energy of each field grow with its gradient everywhere, at u (n_dofs,), z (d,)?"""
+    operators = problem.discretisation(torch.float64, torch.device("cpu"))
+    tangents = operators.tangents(u[None], z[None])
+    return all(
+        _grows_with_gradients(0.5 * (t + t.mT)[0], term, field.number)
+        for t, term in zip(tangents, problem.terms, strict=True)
+        for field in _fields(problem)
+    )
+
+
+def _grows_with_gradients(tangent: Tensor, term: Term, number: int) -> bool:
+    _, gradient = _columns(term, number)
+    principal = torch.linalg.eigvalsh(tangent[:, gradient, gradient] / _weights(term))
+    if not principal.numel():
+        return True
+    return bool(principal.min() >= -_NEGATIVE * principal.abs().max())
+
+
+def _weights(term: Term) -> Tensor:
+    """Those of the quadrature, (n_points, 1, 1); some rules have a negative one."""
+    return torch.from_numpy(term.region.weights.ravel())[:, None, None]
 
 
 def _columns(term: Term, number: int) -> tuple[slice, slice]:
@@ -181,16 +227,17 @@ def _columns(term: Term, number: int) -> tuple[slice, slice]:
 
 
 def _least_quotient(space: FunctionSpace, energy: sp.csr_matrix, mass: sp.csr_matrix) -> float:
-    """min_i |x_i|^2_energy / |x_i|^2_mass of the coordinates, each about its mean."""
+    """The least |v|^2_energy / |v|^2_mass of waves once along an axis, each about its mean."""
     quotients = []
     one = np.ones(space.n_dofs)
     for component in range(space.n_components):
         own = (space.dof_components == component) * one
         for x in space.dof_points.T:
-            v = own * x
+            # Smooth also where opposite sides are one.
+            v = own * np.cos(2 * np.pi * (x - x.min()) / max(float(np.ptp(x)), _TINY))
             v = v - (own @ (mass @ v)) / (own @ (mass @ own)) * own
             size = float(v @ (mass @ v))
-            if size > 0:
+            if size > _ZERO * float(own @ (mass @ own)):
                 quotients.append(float(v @ (energy @ v)) / size)
     return min(quotients, default=0.0)
 

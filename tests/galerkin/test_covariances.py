@@ -176,7 +176,7 @@ def test_a_secant_gives_the_gradient_of_the_energy_norm():
     ],
 )
 def test_default_follows_the_potential(problem, kind):
-    assert isinstance(default_covariance(problem()), kind)
+    assert isinstance(default_covariance(problem(), is_dual=False), kind)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

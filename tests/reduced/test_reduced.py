@@ -297,6 +297,27 @@ def test_cells_do_not_grow_with_the_mesh():
     assert fine < 1.25 * coarse and coarse < 250
 
 
+def test_a_constant_term_need_not_be_symmetric():
+    """Advection that reads no parameter: K a, and not K^T a."""
+    space = fem.Space(fem.unit_square(4))
+    problem = pddlvm.Problem(
+        "wind",
+        space,
+        [
+            pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * du @ du - u),
+            pddlvm.Flux(space.interior(), lambda u, du, x: (3.0 * du[0], torch.zeros_like(du))),
+        ],
+        {"k": pddlvm.Constant(pddlvm.LogNormal(0.0, 0.3))},
+        [pddlvm.Dirichlet(None)],
+    )
+    model = reduce(problem).model(problem, torch.float64)
+    assert any(term.is_constant for term in model.terms)
+    z = problem.prior.sample((3,), seed=0)
+    c = torch.randn(3, model.n_modes, generator=torch.Generator().manual_seed(0)).double()
+    r = problem.residual(model.representation.expand(c, z), z)
+    torch.testing.assert_close(model.residual(c, z), model.representation.test(r))
+
+
 # --- scales ------------------------------------------------------------------------------------
 
 
