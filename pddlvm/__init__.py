@@ -18,6 +18,7 @@ from pddlvm.basics.errors import (
     MeshError,
     NonFiniteError,
     ProblemError,
+    ResonanceWarning,
     RunFileError,
     StaleError,
     SupportError,
@@ -26,7 +27,7 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
+from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
@@ -93,6 +94,7 @@ __all__ = [
     "Diagnostics",
     "Diagonal",
     "Dirichlet",
+    "Dual",
     "Energy",
     "EnergyModes",
     "EnergyNorm",
@@ -122,6 +124,7 @@ __all__ = [
     "MeanValue",
     "MeshError",
     "Method",
+    "Natural",
     "NeuralGaussian",
     "Nodal",
     "Noise",
@@ -139,6 +142,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "ResidualEnriched",
+    "ResonanceWarning",
     "RunFileError",
     "ShellStresses",
     "Sinh",

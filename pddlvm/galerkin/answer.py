@@ -81,6 +81,7 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
     return Forward(
         c=unflatten(c.to(z), batch),
         shape=model.uncertainty.forward_shape(1 if corrections else 0),
+        spread=model.uncertainty.spread(1 if corrections else 0).to(z),
         _reduced=reduced,
         _source=Unchanged(model.exact) if corrections else reduced,
         _augmented=unflatten(augmented, batch),
@@ -138,6 +139,7 @@ def _solved(model: Any, z: Tensor) -> Forward:
     return Forward(
         c=unflatten(c.to(z), batch),
         shape=model.uncertainty.forward_shape(1),
+        spread=model.uncertainty.spread(1).to(z),
         _reduced=reduced,
         _source=exact,
         _augmented=unflatten(a, batch),

@@ -21,7 +21,7 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.krylov import conjugate_gradients
 from pddlvm.reduced.reduction import Reduction
-from pddlvm.reduced.representation import Reference
+from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.problem import Problem
@@ -82,7 +82,8 @@ class Certifier:
 
     def __init__(self, problem: Problem, reduction: Reduction, exact: ReducedModel) -> None:
         self._problem, self._reference, self._exact = problem, reduction.reference, exact
-        self._coercivity = problem.coercivity
+        # Bounds are those of K against K0: another X is for what is not coercive.
+        self._coercivity = None if reduction.reference.is_dual else problem.coercivity
         self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self._typical = reduction.xi[:1], reduction.c[:1] / reduction.units.energy**0.5
 
@@ -157,5 +158,5 @@ class _System:
 
 
 def reduced_coercivity(exact: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
-    """Least singular value of V^T K V, V^T K0 V = 1, (batch,): an estimate of that of K."""
+    """Least singular value of W^T K V, V and W orthonormal in X, (batch,): an estimate of K's."""
     return torch.linalg.svdvals(exact.stiffness(c, z))[:, -1]

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pddlvm.reduced.representation import Reference, Representation, orthonormalise
+from pddlvm.reduced.reference import Reference, orthonormalise
+from pddlvm.reduced.representation import Representation
 from pddlvm.weak.affine_parts import AffineParts
 from pddlvm.weak.coercivity import Coercivity, ends, safe
 from pddlvm.weak.problem import Problem
@@ -146,7 +147,7 @@ def online_of(
     problem: Problem, representation: Representation, reference: Reference
 ) -> Online | None:
     """That of a linear, coercive problem of few parts; None for any other."""
-    parts = problem.affine_parts()
+    parts = None if reference.is_dual else problem.affine_parts()
     if parts is None:
         return None
     n_columns = parts.weights.n * len(representation.rows)

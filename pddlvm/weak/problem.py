@@ -31,7 +31,13 @@ from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.weak.affine_parts import AffineParts, affine_parts
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
-from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
+from pddlvm.weak.checks import (
+    check_dirichlet,
+    check_inner_product,
+    check_physics,
+    check_rigid_modes,
+    check_terms,
+)
 from pddlvm.weak.coercivity import Coercivity, MinTheta, coercivity_of
 from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
@@ -39,7 +45,7 @@ from pddlvm.weak.form import WeakForm
 from pddlvm.weak.held import check_held
 from pddlvm.weak.newton import ReferenceSolver
 from pddlvm.weak.sensitivities import ElementSensitivities
-from pddlvm.weak.terms import Term
+from pddlvm.weak.terms import Energy, Term
 
 __all__ = ["Problem"]
 
@@ -67,6 +73,9 @@ class Problem(ParametricProblem):
         solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
             size and on what is installed.
         constraints: mean values that are zero, of what the equations know up to a constant.
+        inner_product: energies whose sum is |u|_X^2 / 2, the norm of u for a model; fields have
+            their values at the centre of the prior. By default the operator itself where that is
+            positive, else see `pddlvm.weak.inner_product`.
 
     Raises:
         ProblemError: a mesh, or a part of it, that nothing holds, a field that no function reads
@@ -83,6 +92,7 @@ class Problem(ParametricProblem):
         dirichlet: Sequence[Dirichlet] = (),
         solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
         constraints: Sequence[MeanValue] = (),
+        inner_product: Sequence[Energy] = (),
     ) -> None:
         check_kind(str, name=name)
         if not hasattr(space, "dofs_on"):
@@ -99,6 +109,7 @@ class Problem(ParametricProblem):
         self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
+        self.inner_product = check_inner_product(name, space, inner_product)
         fixed = [d.dofs_of(space) for d in self.dirichlet]
         self.fixed_dofs = np.unique(np.concatenate([*fixed, np.zeros(0, dtype=np.int64)]))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
@@ -144,6 +155,12 @@ class Problem(ParametricProblem):
         return len(self.free_dofs)
 
     @property
+    def fields_of_u(self) -> dict[str, slice]:  # noqa: D102
+        if not isinstance(self.space, MixedSpace):
+            return super().fields_of_u
+        return {name: self.space.field(name)[0] for name in self.space.field_names}
+
+    @property
     def constraints(self) -> tuple[MeanValue, ...]:
         """Mean values that are zero."""
         return () if self.form.constraints is None else self.form.constraints.given
@@ -171,6 +188,8 @@ class Problem(ParametricProblem):
         digest.update(repr((terms, self._field_signatures)).encode())
         if self.constraints:
             digest.update(repr(self.constraints).encode())
+        if self.inner_product:
+            digest.update(repr([t.region.shape for t in self.inner_product]).encode())
         if isinstance(self.space, MixedSpace):
             digest.update(repr(self.space).encode())
         return digest.hexdigest()
@@ -263,6 +282,7 @@ class Problem(ParametricProblem):
             self.dirichlet,
             self.linear_solver,
             self.constraints,
+            self.inner_product,
         )
 
     def discretisation(self, dtype: torch.dtype, device: torch.device) -> Discretisation:
@@ -338,14 +358,15 @@ class Problem(ParametricProblem):
     @property
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         arguments = self.space, self.terms, self.fields, self.dirichlet, self.linear_solver
-        return Problem, (self.name, *arguments, self.constraints)
+        return Problem, (self.name, *arguments, self.constraints, self.inner_product)
 
     @property
     def _pickled_parts(self) -> dict[str, Any]:
         terms = {f"its term number {i}": t.function for i, t in enumerate(self.terms)}
+        norms = {f"its inner product, {i}": t.function for i, t in enumerate(self.inner_product)}
         values = {f"the Dirichlet value on {d.boundary!r}": d.value for d in self.dirichlet}
         places = {f"the boundary {d.boundary!r}": d.boundary for d in self.dirichlet}
-        return terms | places | values | self._named_fields
+        return terms | norms | places | values | self._named_fields
 
     @property
     def _solution_has(self) -> str:
