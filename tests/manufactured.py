@@ -18,6 +18,17 @@ def material(x):
     return 1.5 + 0.5 * torch.sin(4 * x).sum()
 
 
+def vortex(x):
+    """A velocity without divergence."""
+    a, b = torch.pi * x[0], torch.pi * x[1]
+    return torch.stack([a.sin() * b.cos(), -a.cos() * b.sin()])
+
+
+def wave(x):
+    """A pressure of mean zero."""
+    return (torch.pi * x[0]).cos() * x[1].exp()
+
+
 def rows_of(energy):
     """The physics (f0, f1) of an energy density of u, du, x and amplitude."""
 

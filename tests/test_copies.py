@@ -11,7 +11,16 @@ from small import galerkin, strong
 import pddlvm
 from pddlvm import fem
 from pddlvm.linalg import SuperLU
-from problems import bayesian_poisson, helmholtz, nonlinear_poisson, pinn, poisson, shell, stokes
+from problems import (
+    bayesian_poisson,
+    helmholtz,
+    navier_stokes,
+    nonlinear_poisson,
+    pinn,
+    poisson,
+    shell,
+    stokes,
+)
 
 WAYS = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}
 each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -30,6 +39,7 @@ READY = {
     "waves": lambda: helmholtz.make(3),
     "damped waves": lambda: helmholtz.make_damped(3),
     "resonances": lambda: helmholtz.make_crossing(3),
+    "flow with inertia": lambda: navier_stokes.make(3),
     "shell": lambda: shell.make(fem.hare(0)),
     "roof": lambda: shell.make_roof(3, 2),
     "heat": lambda: pinn.make_heat((6, 6)),

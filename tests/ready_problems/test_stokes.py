@@ -1,28 +1,13 @@
 """Stokes flow: orders of a manufactured solution, and what flows in the ready problems."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from manufactured import manufactured, material, observed_orders
+from manufactured import manufactured, material, observed_orders, vortex, wave
 
 import pddlvm
 from pddlvm import fem
 from problems.stokes import make_cavity, make_channel, stokes, taylor_hood
-
-PI = math.pi
-
-
-def vortex(x):
-    """A velocity without divergence."""
-    a, b = PI * x[0], PI * x[1]
-    return torch.stack([a.sin() * b.cos(), -a.cos() * b.sin()])
-
-
-def wave(x):
-    """A pressure of mean zero."""
-    return (PI * x[0]).cos() * x[1].exp()
 
 
 def viscous(du, p, x, amplitude):
