@@ -11,7 +11,7 @@ from small import galerkin, strong
 import pddlvm
 from pddlvm import fem
 from pddlvm.linalg import SuperLU
-from problems import (
+from problems import (, elasticity
     bayesian_poisson,
     helmholtz,
     navier_stokes,
@@ -40,6 +40,9 @@ READY = {
     "damped waves": lambda: helmholtz.make_damped(3),
     "resonances": lambda: helmholtz.make_crossing(3),
     "flow with inertia": lambda: navier_stokes.make(3),
+    "incompressible": lambda: elasticity.make_incompressible(3, 2),
+    "rubber": lambda: elasticity.make_neo_hookean(2, 2),
+    "bracket": lambda: elasticity.make_bracket(4),
     "shell": lambda: shell.make(fem.hare(0)),
     "roof": lambda: shell.make_roof(3, 2),
     "heat": lambda: pinn.make_heat((6, 6)),
