@@ -11,8 +11,9 @@ from small import galerkin, strong
 import pddlvm
 from pddlvm import fem
 from pddlvm.linalg import SuperLU
-from problems import (, elasticity
+from problems import (
     bayesian_poisson,
+    elasticity,
     helmholtz,
     navier_stokes,
     nonlinear_poisson,

@@ -120,7 +120,7 @@ class ReferenceSolver:
         start = r.norm(dim=-1)
         active = torch.arange(len(z))[start != 0]
         near: dict[int, Factorisation] = {}
-        history = []
+        history: list[Tensor] = []
         for _ in range(_MAX_ITERATIONS):
             self._check_finite(r[active], z[active], first + active)
             if not len(active):
