@@ -305,6 +305,29 @@ def test_nothing_is_linearised_where_it_is_not_smooth():
     assert case.solve(z)[case.free_dofs].item() == pytest.approx(0.75, rel=1e-6)
 
 
+def cancelled():
+    """A flux that is the same everywhere: loads of neighbours cancel each other, to rounding."""
+    space = fem.Space(fem.unit_square(5), 2, periodic={"left": "right", "bottom": "top"})
+    return pddlvm.Problem(
+        "cancelled",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * ((du + 1 / 3) ** 2).sum())],
+        fields={"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))},
+        constraints=[pddlvm.MeanValue()],
+    )
+
+
+def test_loads_that_cancel_each_other_move_nothing():
+    # Rounding of numbers of size one.
+    assert cancelled().solve(double([1.0], [1.7])).abs().max() < 1e-13
+
+
+def test_without_their_sizes_rounding_looks_like_a_load(monkeypatch):
+    monkeypatch.setattr(newton, "_ROUND_OFF", 0.0)
+    with pytest.raises(pddlvm.ProblemError, match="do not balance"):
+        cancelled().solve(double([1.0], [1.7]))
+
+
 # Failures
 
 
