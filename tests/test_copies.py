@@ -12,6 +12,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.linalg import SuperLU
 from problems import (
+    homogenisation,
     bayesian_poisson,
     elasticity,
     helmholtz,
@@ -44,6 +45,7 @@ READY = {
     "incompressible": lambda: elasticity.make_incompressible(3, 2),
     "rubber": lambda: elasticity.make_neo_hookean(2, 2),
     "bracket": lambda: elasticity.make_bracket(4),
+    "cell": lambda: homogenisation.make(8),
     "shell": lambda: shell.make(fem.hare(0)),
     "roof": lambda: shell.make_roof(3, 2),
     "heat": lambda: pinn.make_heat((6, 6)),
