@@ -12,10 +12,10 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.linalg import SuperLU
 from problems import (
-    homogenisation,
     bayesian_poisson,
     elasticity,
     helmholtz,
+    homogenisation,
     navier_stokes,
     nonlinear_poisson,
     pinn,
