@@ -48,6 +48,9 @@ class Space:
         periodic: pairs of sides of the mesh that are one, {"left": "right"}: the second is the
             first, shifted. Values on them are equal, and what leaves one enters the other.
 
+    Attributes:
+        is_lagrange: are its elements those of its degree, and not others that were given?
+
     Raises:
         MeshError: no element of this degree is known for the mesh, or sides that do not match.
     """
@@ -68,6 +71,7 @@ class Space:
         check_kind(skfem.Mesh, mesh=mesh)
         check_kind(skfem.Element | None, element=element)
         check_count(0, quadrature=0 if quadrature is None else quadrature)
+        self.is_lagrange, self.degree = element is None, degree
         if element is not None and periodic is not None:
             raise InputError("periodic sides need Lagrange elements: leave out `element`")
         if element is None:
