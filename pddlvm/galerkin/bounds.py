@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.galerkin.refinement import refine
 from pddlvm.linalg.krylov import conjugate_gradients
+from pddlvm.reduced.inf_sup import inf_sup_of
 from pddlvm.reduced.reduction import Reduction
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
@@ -82,8 +84,10 @@ class Certifier:
 
     def __init__(self, problem: Problem, reduction: Reduction, exact: ReducedModel) -> None:
         self._problem, self._reference, self._exact = problem, reduction.reference, exact
-        # Bounds are those of K against K0: another X is for what is not coercive.
-        self._coercivity = None if reduction.reference.is_dual else problem.coercivity
+        is_dual = reduction.reference.is_dual
+        self._coercivity = (
+            inf_sup_of(problem, reduction.reference) if is_dual else problem.coercivity
+        )
         self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self._typical = reduction.xi[:1], reduction.c[:1] / reduction.units.energy**0.5
 
@@ -108,6 +112,11 @@ class Certifier:
         """m + d and |r(m + d)|_{K0'}."""
         free = self._operators.free
         held = self._operators.lift(z).index_copy(1, free, mean[:, free])
+        if self._reference.is_dual:
+            found = refine(
+                self._exact, self._reference, held, z, tolerance=0.0, max_iterations=_N_STEPS
+            )
+            return found.u, found.residual_norm * self._reference.energy_norm(found.u)
         r = self._operators.residual(held, z)
         system = _System(self._operators, self._reference, z, held.norm(dim=1, keepdim=True))
         budget = torch.full((len(z),), _N_STEPS)

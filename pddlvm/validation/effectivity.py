@@ -1,6 +1,6 @@
 """How sharp rigorous error bounds are, and that they hold.
 
-effectivity = bound / |u - mean|_{K0},      at least 1
+effectivity = bound / |u - mean|,      in the norm of the model, at least 1
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.galerkin.forward import Forward
-from pddlvm.weak.problem import Problem
+from pddlvm.latent.core import LatentModel
 
 __all__ = ["Effectivity"]
 
@@ -32,14 +32,14 @@ class Effectivity:
     violations: int
 
     @classmethod
-    def of(cls, problem: Problem, forward: Forward, u: Tensor) -> "Effectivity | None":
+    def of(cls, model: LatentModel, forward: Forward, u: Tensor) -> "Effectivity | None":
         """Against reference solutions u (n_samples, n_dofs); None where there is no bound."""
         interval = forward.error_interval
         if interval is None:
             return None
         lower, upper = interval
-        error = problem.energy_norm(u - forward.mean.to(u))
-        known = _REFERENCE * problem.energy_norm(u)
+        error = model.norm(u - forward.mean.to(u))
+        known = _REFERENCE * model.norm(u)
         ratio = upper / torch.maximum(error, known)
         wrong = (error > upper + known) | (error < lower - known)
         return cls(float(ratio.median()), float(ratio.max()), int(wrong.sum()))

@@ -235,7 +235,7 @@ def validate(
 
 def _effectivity(model: LatentModel, forwards: dict[str, Any], u: Tensor) -> dict[str, Effectivity]:
     found = {
-        name: Effectivity.of(model.problem, forward, u)
+        name: Effectivity.of(model, forward, u)
         for name, forward in forwards.items()
         if isinstance(forward, Forward)
     }

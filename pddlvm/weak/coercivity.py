@@ -108,10 +108,13 @@ class Pencil:
     Args:
         terms: of the region.
         centre: z0 by blocks.
+        inside: entries of the strains that count, all by default.
     """
 
-    def __init__(self, terms: Region, centre: dict[str, Tensor]) -> None:
-        self.terms = terms
+    def __init__(
+        self, terms: Region, centre: dict[str, Tensor], inside: slice | None = None
+    ) -> None:
+        self.terms, self._inside = terms, inside
         region = terms[0].term.region
         self._local: Tensor | None = None
         if (region.weights < 0).any():
@@ -152,6 +155,10 @@ class Pencil:
 
     def _matrices(self, d: Tensor) -> Tensor:
         """D at the points, or the element matrices of the cells, (batch, n_blocks, k, k)."""
+        if self._inside is not None:
+            own = torch.zeros_like(d)
+            own[..., self._inside, self._inside] = d[..., self._inside, self._inside]
+            d = own
         if self._local is not None:
             local = self._local
             cells = d.unflatten(1, (len(local), -1))
