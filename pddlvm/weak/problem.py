@@ -45,6 +45,7 @@ from pddlvm.weak.form import WeakForm
 from pddlvm.weak.held import check_held
 from pddlvm.weak.newton import ReferenceSolver
 from pddlvm.weak.sensitivities import ElementSensitivities
+from pddlvm.weak.stable_pairs import warn_of_unstable_pairs
 from pddlvm.weak.terms import Energy, Term
 
 __all__ = ["Problem"]
@@ -80,6 +81,9 @@ class Problem(ParametricProblem):
     Raises:
         ProblemError: a mesh, or a part of it, that nothing holds, a field that no function reads
             or that is unknown, or a function that cannot be evaluated.
+
+    Warns:
+        UserWarning: a velocity and a pressure of elements that are not inf-sup stable.
     """
 
     @out_of_inference
@@ -132,6 +136,7 @@ class Problem(ParametricProblem):
         read |= {k for d in self.dirichlet for k in d.field_names}
         self._check_read(read, "" if isinstance(space, MixedSpace) else _THIRD)
         check_held(name, self.form, self._exact)
+        warn_of_unstable_pairs(name, self.form, self._exact)
 
     def __repr__(self) -> str:
         return (
