@@ -1,4 +1,4 @@
-"""Rigorous bounds of the error of a mean, where the problem is linear, symmetric and coercive.
+"""Rigorous bounds of the error of a mean, where the problem is linear and K(z) can be bounded.
 
     K(z) e = -r(m),   e = u - m,        lower K0 <= K(z) <= upper K0  (`pddlvm.weak.coercivity`)
     |r|_{K0'} / upper  <=  |e|_{K0}  <=  |r|_{K0'} / lower,             |r|_{K0'}^2 = r . K0^{-1} r
@@ -8,7 +8,8 @@ leaves, and is sharper than that, by a factor of three or so:
 
     | |e|_{K0} - |d|_{K0} |  <=  |e - d|_{K0}  <=  |r(m + d)|_{K0'} / lower
 
-m is the mean as it is returned, rounded, with rounded boundary values: d begins with what makes
+In another norm than that of K0 the lower bound is that of the inf-sup constant
+(`pddlvm.reduced.inf_sup`), and d are a few steps of GMRES. m is the mean as it is returned, rounded, with rounded boundary values: d begins with what makes
 these exact. The rounding of r widens the bounds.
 """
 

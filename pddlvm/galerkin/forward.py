@@ -94,12 +94,12 @@ class Forward:
 
     @property
     def error_bound(self) -> Tensor | None:
-        """Upper bound of |u - mean| in the energy norm at the reference parameter, (...,).
+        """Upper bound of |u - mean| in the norm of the model, (...,).
 
-        u is the finite element solution, the norm `problem.energy_norm`. The bound is rigorous, of
-        this mean with its rounding, in the units of the problem and float64. None where there is
-        none: the problem is not linear, has no potential, or is not coercive at z; infinite for
-        single ones of several z.
+        u is the finite element solution, the norm `model.norm`, where the operator is positive
+        `problem.energy_norm`. The bound is rigorous, of this mean with its rounding, in the units
+        of the problem and float64. None where there is none: the problem is not linear, or neither
+        coercive nor a saddle point nor a sum of few parts; infinite for single ones of several z.
         """
         found = self._error_bounds
         return None if found is None else self._shaped(found.upper)
@@ -115,7 +115,7 @@ class Forward:
         """How far K(z) is from singular, relative to K0, (...,), float64.
 
         Where there is an `error_bound`, a rigorous lower bound of the least eigenvalue of K(z)
-        against K0. Else an estimate, and no bound: the least singular value of W^T K V, W = V
+        against K0, or of its inf-sup constant in X. Else an estimate, and no bound: the least singular value of W^T K V, W = V
         where the operator itself is the norm.
         """
         found = self._error_bounds

@@ -172,7 +172,7 @@ def _first_field(terms: Region) -> slice:
 
 def _natural_norm(problem: Problem, reference: Reference) -> NaturalNorm | None:
     operators = problem.discretisation(torch.float64, torch.device("cpu"))
-    parts = affine_parts(problem.form, operators)
+    parts = affine_parts(problem.form, operators, matrices_only=True)
     if parts is None or problem.form.constraints is not None:
         return None
     matrices = {j: m for j, m in enumerate(_matrices(problem, parts)) if m.nnz and j}

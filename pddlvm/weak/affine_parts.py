@@ -73,12 +73,15 @@ class AffineParts:
     error: float
 
 
-def affine_parts(form: WeakForm, operators: Discretisation) -> AffineParts | None:
+def affine_parts(
+    form: WeakForm, operators: Discretisation, *, matrices_only: bool = False
+) -> AffineParts | None:
     """Those of a linear form; None where it has none, or too many.
 
     Args:
         form: of the PDE.
         operators: its discretisation, float64 on the CPU.
+        matrices_only: loads and boundary values may be anything, and are left out.
     """
     weights = _weights(form, operators)
     if weights is None:
@@ -98,10 +101,13 @@ def affine_parts(form: WeakForm, operators: Discretisation) -> AffineParts | Non
     tangents, loads = [], []
     for terms in regions:
         tangents.append(split(pointwise(terms, len(z), blocks), 2))
+        if matrices_only:
+            continue
         e = torch.zeros(len(z), len(terms[0].weights), terms[0].s, dtype=torch.float64)
         fluxes = reduce(torch.add, [term.fluxes_of(e, blocks) for term in terms])
         loads.append(split(fluxes, 1))
-    boundary = split(operators.lift(z), 0)
+    nothing = torch.zeros(0, dtype=torch.float64)
+    boundary = nothing if matrices_only else split(operators.lift(z), 0)
     if not split.error <= _ROUND_OFF:
         return None
     return AffineParts(weights, regions, tangents, loads, boundary, split.error)
