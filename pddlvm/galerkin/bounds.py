@@ -9,8 +9,9 @@ leaves, and is sharper than that, by a factor of three or so:
     | |e|_{K0} - |d|_{K0} |  <=  |e - d|_{K0}  <=  |r(m + d)|_{K0'} / lower
 
 In another norm than that of K0 the lower bound is that of the inf-sup constant
-(`pddlvm.reduced.inf_sup`), and d are a few steps of GMRES. m is the mean as it is returned, rounded, with rounded boundary values: d begins with what makes
-these exact. The rounding of r widens the bounds.
+(`pddlvm.reduced.inf_sup`), and d are a few steps of GMRES. m is the mean as it is returned,
+rounded, with rounded boundary values: d begins with what makes these exact. The rounding of r
+widens the bounds.
 """
 
 from dataclasses import dataclass

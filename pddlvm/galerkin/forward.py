@@ -115,8 +115,8 @@ class Forward:
         """How far K(z) is from singular, relative to K0, (...,), float64.
 
         Where there is an `error_bound`, a rigorous lower bound of the least eigenvalue of K(z)
-        against K0, or of its inf-sup constant in X. Else an estimate, and no bound: the least singular value of W^T K V, W = V
-        where the operator itself is the norm.
+        against K0, or of its inf-sup constant in X. Else an estimate, and no bound: the least
+        singular value of W^T K V, W = V where the operator itself is the norm.
         """
         found = self._error_bounds
         return self._shaped(self._stability() if found is None else found.coercivity)

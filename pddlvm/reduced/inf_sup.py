@@ -1,6 +1,6 @@
-"""Lower bounds of the inf-sup constant of linear problems that are measured in a norm of their own.
+"""Lower bounds of the inf-sup constant of linear problems that are measured in another norm.
 
-    beta(z) = inf_u sup_v v.K(z) u / |u|_X |v|_X,       |r|_X' / continuity <= |e|_X <= |r|_X' / beta
+    beta(z) = inf_u sup_v v.K(z) u / |u|_X |v|_X,     |r|_X' / continuity <= |e|_X <= |r|_X' / beta
 
 Saddle points, K = [[A(z), B^T], [+-B, 0]], whose X is (A(z0), mu M) with b_min = 1 the inf-sup
 constant of B in it (`pddlvm.weak.inner_product`), alpha A0 <= A(z) <= gamma A0 at all points:

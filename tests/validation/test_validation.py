@@ -95,7 +95,7 @@ def test_bounds_that_are_wrong_are_counted(model, monkeypatch):
     monkeypatch.setattr(type(model.certifier), "__call__", too_small)
     z = model.problem.prior.sample((50,), seed=3)
     u = model.problem.solve(z)
-    assert Effectivity.of(model.problem, model.forward(z), u).violations >= 7
+    assert Effectivity.of(model, model.forward(z), u).violations >= 7
 
 
 def test_problems_without_bounds_have_no_effectivity():
