@@ -147,8 +147,8 @@ def _reduction(
         v = v @ rotation[:kept].T.numpy()
         w = representers(galerkin, v, generator) if reference.is_dual else None
         full = reduced_model(problem, reference, (v, w), terms, torch.float64)
-        start = c @ rotation[:kept].T if reference.is_dual else None
-        c = solve_reduced(_cheap(galerkin, full), z, start)
+        # The best in the smaller basis, where solving once more would need other matrices.
+        c = c @ rotation[:kept].T if reference.is_dual else solve_reduced(full, z)
     if reference.is_dual:
         _warn_of_resonance(reduced_model(problem, reference, (v, None), terms, torch.float64), c, z)
         energy = c.square().sum(-1)
@@ -209,8 +209,10 @@ def _warn_of_resonance(square: ReducedModel, c: Tensor, z: Tensor) -> None:
     Of one field alone: with several, a saddle point has modes that V alone does not tell apart.
     """
     problem = square.representation.problem
+    if isinstance(problem.space, MixedSpace):
+        return
     k = square.stiffness(c, z)
-    if isinstance(problem.space, MixedSpace) or not torch.allclose(k, k.mT, rtol=1e-6, atol=1e-9):
+    if not torch.allclose(k, k.mT, rtol=1e-6, atol=1e-9):
         return
     counts = (torch.linalg.eigvalsh(k) < 0).sum(1)
     few, most = int(counts.min()), int(counts.max())
