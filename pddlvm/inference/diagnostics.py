@@ -39,6 +39,7 @@ class Diagnostics:
         n_draws: of all chains together, of each data set; 0 where there are no chains.
         covers_modes: are mean and density those of all modes? Not where a network gave them.
         is_exact: are the draws those of the finite element posterior itself?
+        tails: gives `gaussian_khat`, where the method finds Gaussians.
     """
 
     batch: torch.Size
@@ -53,6 +54,7 @@ class Diagnostics:
     n_draws: int = 0
     covers_modes: bool = True
     is_exact: bool = False
+    tails: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         verdict = self.verdict
@@ -62,7 +64,7 @@ class Diagnostics:
         lines = [f"verdict: {verdict}", f"p_value: {_text(self.p_value)}"]
         if self.masses.shape[-1] > 1:
             lines.append(f"masses: {_text(self.masses)}")
-        for name in ("acceptance", "khat", "rhat", "bulk_size", "tail_size"):
+        for name in ("gaussian_khat", "acceptance", "khat", "rhat", "bulk_size", "tail_size"):
             value = getattr(self, name)
             if value is not None:
                 lines.append(f"{name}: {_text(value)}")
@@ -95,6 +97,14 @@ class Diagnostics:
         0 where other data sets of the batch have more modes.
         """
         return self.search().masses.T.reshape(*self.batch, -1)
+
+    @cached_property
+    def gaussian_khat(self) -> Tensor | None:
+        """Shape of the tail of the ratios of the surrogate's posterior to a Gaussian, (...,).
+
+        Below 0.7 the Gaussian has its shape; 0 where weighted draws took its place.
+        """
+        return None if self.tails is None else self.tails().reshape(self.batch)
 
     @cached_property
     def p_value(self) -> Tensor:
@@ -164,6 +174,12 @@ class Diagnostics:
             return (
                 f"refine: {self._modes(i)}; draws are resampled, mean and density are those of the "
                 "network alone; use method='nuts' or 'laplace'"
+            )
+        shape = 0.0 if self.gaussian_khat is None else float(self.gaussian_khat.flatten()[i])
+        if not shape < _BAD_KHAT:
+            return (
+                f"refine: k-hat = {shape:.2f} under the surrogate itself, the posterior has "
+                "another shape than this Gaussian; use method='nuts'"
             )
         return "accept"
 
