@@ -8,7 +8,8 @@ weighted draws of
 
     q  =  (Gaussian + Gaussian, twice as wide + prior) / 3,
 
-whose weights have a bound (defensive importance sampling: Hesterberg, 1995), if k-hat is good.
+whose weights have a bound (defensive importance sampling: Hesterberg, 1995), if k-hat is good. Of a
+bent ridge one Gaussian covers a piece: then the next q has Gaussians around some of the draws.
 """
 
 import math
@@ -24,7 +25,9 @@ from torch.special import ndtri
 from pddlvm.basics.random import generator_of
 from pddlvm.inference.density import Density, log_prob_of_z
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sampling.coordinates import FAR, Coordinates
+from pddlvm.sampling.resample import resample
 from pddlvm.sampling.statistics import khat, smoothed_weights, worth
 from pddlvm.sensors.widened import Widened
 
@@ -36,6 +39,7 @@ _CLOSE = 0.95
 """Share of its draws that weights leave of a Gaussian that needs none."""
 _N_HELD, _N_TRIED, _N_DRAWS, _LEAST_WORTH = 256, 64, 512, 100.0
 _KHAT = 0.7
+_MAX_ROUNDS, _N_KERNELS = 4, 64
 _WIDE = 2.0
 _MOST = 2**22
 """Numbers that are held at a time."""
@@ -244,8 +248,21 @@ def reweighted(
 
 def _weighted(surrogate: Surrogate, y: Tensor, gaussians: Gaussians) -> _Weighted | None:
     """Weighted draws of one data set; None where they are worth too little."""
-    prior, plain = surrogate.prior, Coordinates.plain(surrogate.prior)
-    wide, d = gaussians.widened(_WIDE), surrogate.prior.size
+    target = SurrogatePosterior.around(surrogate, y, gaussians.modes.centre[0])
+    for _ in range(_MAX_ROUNDS):
+        eta, log_proposal = _proposals(gaussians)
+        log_ratios = (target.of_eta(eta) - log_proposal)[:, 0]
+        weights = smoothed_weights(log_ratios)
+        if khat(log_ratios) < _KHAT and worth(weights) > _LEAST_WORTH:
+            z = surrogate.prior.unstandardise(Coordinates.plain(surrogate.prior).xi_of(eta[:, 0]))
+            return _Weighted(z, weights, target, log_ratios.logsumexp(0) - math.log(_N_DRAWS))
+        gaussians = _kernels(surrogate.prior, eta[:, 0], weights)
+    return None
+
+
+def _proposals(gaussians: Gaussians) -> tuple[Tensor, Tensor]:
+    """Draws eta (n, 1, d), of each part of q as many, and log 3 q (n, 1)."""
+    prior, wide, d = gaussians.modes.prior, gaussians.widened(_WIDE), gaussians.modes.prior.size
     is_bounded = torch.isfinite(prior.standard_bounds(torch.zeros(d, dtype=torch.float64))[0])
     anywhere = _evenly(_N_DRAWS, d, seed=2)
     anywhere = torch.where(is_bounded, anywhere.logit(), ndtri(anywhere))[:, None]
@@ -254,14 +271,16 @@ def _weighted(surrogate: Surrogate, y: Tensor, gaussians: Gaussians) -> _Weighte
         is_bounded, logsigmoid(eta) + logsigmoid(-eta), -0.5 * eta.square() - _HALF_LOG_2PI
     ).sum(-1)
     parts = torch.stack([gaussians.log_prob(eta), wide.log_prob(eta), of_prior])
-    target = SurrogatePosterior.around(surrogate, y, gaussians.modes.centre[0])
-    log_ratios = (target.of_eta(eta) - parts.logsumexp(0))[:, 0]
-    weights = smoothed_weights(log_ratios)
-    if not (khat(log_ratios) < _KHAT and worth(weights) > _LEAST_WORTH):
-        return None
-    log_evidence = log_ratios.logsumexp(0) - math.log(_N_DRAWS)
-    z = prior.unstandardise(plain.xi_of(eta[:, 0]))
-    return _Weighted(z, weights, target, log_evidence)
+    return eta, parts.logsumexp(0)
+
+
+def _kernels(prior: ParameterSpace, eta: Tensor, weights: Tensor) -> Gaussians:
+    """Gaussians around some of the draws eta (n, d), as their weights say (West, 1993)."""
+    n, d = _N_KERNELS, eta.shape[1]
+    centre = eta[resample(weights, n, torch.Generator().manual_seed(0))]
+    factor = n ** (-1 / (d + 4)) * Coordinates.of_draws(prior, centre).factor
+    masses = torch.full((n, 1), 1 / n, dtype=torch.float64)
+    return Gaussians(Coordinates(prior, centre[:, None], factor.expand(n, 1, d, d)), masses)
 
 
 def _evenly(n: int, d: int, seed: int) -> Tensor:
