@@ -1,5 +1,6 @@
 """Evidence about a posterior, and what it means in words."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,10 +58,8 @@ class Diagnostics:
     tails: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        verdict = self.verdict
-        if isinstance(verdict, list):
-            counts = Counter(text.split(":")[0] for text in verdict)
-            verdict = ", ".join(f"{n} {word}" for word, n in counts.items())
+        counted = ", ".join(f"{n} {word}" for word, n in self.counts.items())
+        verdict = counted if self.batch else self.verdict
         lines = [f"verdict: {verdict}", f"p_value: {_text(self.p_value)}"]
         if self.masses.shape[-1] > 1:
             lines.append(f"masses: {_text(self.masses)}")
@@ -117,6 +116,13 @@ class Diagnostics:
         """Accept, refine or reject, with the reason; a list for a batch of data sets."""
         texts = [self._verdict(i) for i in range(self.batch.numel())]
         return texts if self.batch else texts[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many data sets have a verdict that begins with a word, the most frequent first."""
+        verdict = self.verdict
+        texts = [verdict] if isinstance(verdict, str) else verdict
+        return dict(Counter(re.split("[: ]", text)[0] for text in texts).most_common())
 
     def _verdict(self, i: int) -> str:
         if self.khat is not None and not self.is_exact:
