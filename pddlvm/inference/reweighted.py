@@ -33,7 +33,7 @@ from pddlvm.sensors.widened import Widened
 
 __all__ = ["FEW", "Gaussians", "Reweighted", "SurrogatePosterior", "reweighted", "tails"]
 
-FEW = 3
+FEW = 4
 """Parameters up to which weighted draws take the place of a Gaussian."""
 _CLOSE = 0.95
 """Share of its draws that weights leave of a Gaussian that needs none."""
