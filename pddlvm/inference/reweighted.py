@@ -33,11 +33,11 @@ from pddlvm.sensors.widened import Widened
 
 __all__ = ["FEW", "Gaussians", "Reweighted", "SurrogatePosterior", "reweighted", "tails"]
 
-FEW = 4
+FEW = 3
 """Parameters up to which weighted draws take the place of a Gaussian."""
 _CLOSE = 0.95
 """Share of its draws that weights leave of a Gaussian that needs none."""
-_N_HELD, _N_TRIED, _N_DRAWS, _LEAST_WORTH = 256, 64, 512, 100.0
+_N_HELD, _N_TRIED, _N_DRAWS, _LEAST_WORTH = 256, 64, 512, 200.0
 _KHAT = 0.7
 _MAX_ROUNDS, _N_KERNELS = 4, 64
 _WIDE = 2.0
