@@ -18,6 +18,7 @@ from pddlvm.basics.errors import (
     MeshError,
     NonFiniteError,
     ProblemError,
+    ResonanceWarning,
     RunFileError,
     StaleError,
     SupportError,
@@ -26,7 +27,7 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
-from pddlvm.galerkin.covariances import EnergyNorm, Isotropic, Whitened
+from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
@@ -67,6 +68,7 @@ from pddlvm.validation.inference import InferenceReport, validate_inference
 from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.constraints import MeanValue
+from pddlvm.weak.matrix_problem import MatrixProblem
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import ShellStresses, shell_stresses
 from pddlvm.weak.terms import Energy, Flux, Term
@@ -93,6 +95,7 @@ __all__ = [
     "Diagnostics",
     "Diagonal",
     "Dirichlet",
+    "Dual",
     "Energy",
     "EnergyModes",
     "EnergyNorm",
@@ -118,9 +121,11 @@ __all__ = [
     "LinearObservation",
     "LogNormal",
     "Matern",
+    "MatrixProblem",
     "MeanValue",
     "MeshError",
     "Method",
+    "Natural",
     "NeuralGaussian",
     "Nodal",
     "Noise",
@@ -138,6 +143,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "ResidualEnriched",
+    "ResonanceWarning",
     "RunFileError",
     "ShellStresses",
     "Sinh",

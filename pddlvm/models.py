@@ -256,7 +256,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
         problem: the parametric PDE.
         basis: representation of the solution, default `ResidualEnriched()`.
         covariance: of the residual; default `EnergyNorm()` if the problem has a potential or a
-            secant, else `Whitened()`.
+            secant, else `Whitened()`; `Natural()` (linear) or `Dual()` without a positive operator.
         objective: "detached" (default), or "coupled" for the paper's objective, in which the
             inverse term also trains the forward map.
         forward_network: module xi (batch, d) -> mean, log variance (batch, n_modes); own modules

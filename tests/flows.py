@@ -29,6 +29,11 @@ def parabola(x):
     return torch.stack([4 * x[1] * (1 - x[1]), torch.zeros_like(x[0])])
 
 
+def lid(x):
+    """A lid that moves to the right, at rest at its ends."""
+    return torch.stack([4 * x[0] * (1 - x[0]), torch.zeros_like(x[0])])
+
+
 def taylor_hood(mesh):
     """Velocity of degree 2, pressure of degree 1."""
     return fem.MixedSpace({"u": fem.Space(mesh, 2, n_components=2), "p": fem.Space(mesh)})
@@ -48,6 +53,21 @@ def channel(n=4, function=stokes, space=None, **changes):
         ],
     }
     return pddlvm.Problem("channel", **(arguments | changes))
+
+
+def random_channel():
+    """A channel with a random viscosity and a random inflow."""
+    space = taylor_hood(fem.unit_square(4))
+
+    def inflow(x, speed):
+        return speed * parabola(x)
+
+    fields = {
+        "nu": pddlvm.KarhunenLoeve.on(space.field("p")[1], 2, length=0.5, std=0.5),
+        "speed": pddlvm.Constant(pddlvm.Uniform(0.5, 1.5)),
+    }
+    walls = [pddlvm.Dirichlet("left", inflow), pddlvm.Dirichlet("top"), pddlvm.Dirichlet("bottom")]
+    return channel(space=space, fields=fields, dirichlet=walls)
 
 
 def draw(n):

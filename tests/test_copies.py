@@ -11,7 +11,18 @@ from small import galerkin, strong
 import pddlvm
 from pddlvm import fem
 from pddlvm.linalg import SuperLU
-from problems import bayesian_poisson, nonlinear_poisson, pinn, poisson, shell
+from problems import (
+    bayesian_poisson,
+    elasticity,
+    helmholtz,
+    homogenisation,
+    navier_stokes,
+    nonlinear_poisson,
+    pinn,
+    poisson,
+    shell,
+    stokes,
+)
 
 WAYS = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}
 each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -25,6 +36,16 @@ READY = {
     "nonlinear": lambda: nonlinear_poisson.make_1d(8),
     "quasilinear": lambda: nonlinear_poisson.make_quasilinear(4, 2),
     "advection": lambda: nonlinear_poisson.make_advection_diffusion(4, 2),
+    "channel": lambda: stokes.make_channel(3, 2),
+    "cavity": lambda: stokes.make_cavity(2, 2),
+    "waves": lambda: helmholtz.make(3),
+    "damped waves": lambda: helmholtz.make_damped(3),
+    "resonances": lambda: helmholtz.make_crossing(3),
+    "flow with inertia": lambda: navier_stokes.make(3),
+    "incompressible": lambda: elasticity.make_incompressible(3, 2),
+    "rubber": lambda: elasticity.make_neo_hookean(2, 2),
+    "bracket": lambda: elasticity.make_bracket(4),
+    "cell": lambda: homogenisation.make(8),
     "shell": lambda: shell.make(fem.hare(0)),
     "roof": lambda: shell.make_roof(3, 2),
     "heat": lambda: pinn.make_heat((6, 6)),

@@ -10,6 +10,7 @@ import pytest
 matplotlib.use("Agg")
 
 from examples import (
+    cook_membrane,
     generative_poisson,
     inverse_poisson,
     inverse_real_data,
@@ -18,6 +19,8 @@ from examples import (
     poisson_mesh_file,
     poisson_nonlinear,
     shell_hare,
+    stokes_channel,
+    thermal_block,
 )
 from pddlvm import fem
 
@@ -31,6 +34,28 @@ def test_linear_poisson(tmp_path: Path):
     assert names >= {"forward.png", "inverse.png", "training.png", "solution.vtu", "model.pt"}
     # 60 steps bring the error from 1 to some ten per cent; the correction takes it to the basis's.
     assert report.relative_l2_corrected < 0.05 < 1.0
+
+
+def test_thermal_block(tmp_path: Path):
+    arguments = ["--blocks", "2", "--n", "6", "--seconds", "20", "--steps", "40", "--samples", "10"]
+    report = thermal_block.main([*arguments, "--out", str(tmp_path)])
+    assert {p.name for p in tmp_path.iterdir()} == {"bounds.png", "report.txt"}
+    assert all(found.violations == 0 for found in report.effectivity.values())
+
+
+def test_flow_around_an_obstacle(tmp_path: Path):
+    pressure = stokes_channel.main(["--n", "6", "--samples", "8", "--out", str(tmp_path)])
+    assert {p.name for p in tmp_path.iterdir()} == {"flow.png", "pressure.png"}
+    assert pressure.shape == (8,)
+    # 24, that of an empty channel of constant viscosity and flow, and more for the obstacle.
+    assert 24 < pressure.median() < 200
+
+
+def test_locking_of_the_membrane(tmp_path: Path):
+    found = cook_membrane.main(["--n", "6", "--out", str(tmp_path)])
+    assert (tmp_path / "membrane.png").is_file()
+    # At nu = 0.4999 the deflection is 0.309 on fine meshes.
+    assert found["u alone"][-1] < 0.1 < 0.3 < found["u and p"][-1] < 0.31
 
 
 @pytest.mark.slow

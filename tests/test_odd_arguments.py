@@ -11,7 +11,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem, links, plot, supports
-from problems import bayesian_poisson, cole_hopf, nonlinear_poisson, pinn, poisson, shell
+from problems import bayesian_poisson, cole_hopf, helmholtz, nonlinear_poisson, pinn, poisson, shell
 
 SPACE = fem.Space(fem.unit_square(2))
 PRIOR = pddlvm.Normal()
@@ -147,6 +147,7 @@ COUNTS |= {
     "up": lambda v, _: shell.make(fem.roof(2), up=v),
 }
 NUMBERS |= {
+    "eta": lambda v, _: helmholtz.make_damped(2, eta=v),
     "peclet": lambda v, _: nonlinear_poisson.make_advection_diffusion(2, 1, peclet=v),
     "diffusion": lambda v, _: pinn.make_reaction_diffusion(v),
     "thickness": lambda v, _: shell.make(fem.roof(2), thickness=v),

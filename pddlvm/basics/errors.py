@@ -37,5 +37,9 @@ class NonFiniteError(RuntimeError):
     """Training met a value that is not finite; the model keeps its last good state."""
 
 
+class ResonanceWarning(UserWarning):
+    """The prior of a wave problem crosses a resonance, where there is no bounded solution."""
+
+
 class UncalibratedWarning(UserWarning):
     """A model answers whose error bars nothing has fitted to errors: it is hardly trained."""

@@ -37,7 +37,7 @@ __all__ = [
     "write_text",
 ]
 
-_FORMAT, _OLDER = "pddlvm-model-6", "pddlvm-model-"
+_FORMAT, _OLDER = "pddlvm-model-7", "pddlvm-model-"
 _CALLED = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2")
 _SHARED = 10
 """So many times may the parts of a file be shared."""

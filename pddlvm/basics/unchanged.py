@@ -4,11 +4,15 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.errors import StaleError
 
 __all__ = ["Unchanged"]
 
 M = TypeVar("M", bound=nn.Module)
+
+_PARTS: ByObject[nn.Module, list[Any]] = ByObject()
+"""Where the tensors of a module stand: each answer of a model asks, and a look takes longer."""
 
 
 class Unchanged(Generic[M]):
@@ -22,9 +26,7 @@ class Unchanged(Generic[M]):
 
     def __init__(self, module: M) -> None:
         self.module = module
-        # Each answer of a model makes one: `parameters()` would take three times as long.
-        parts = [part for each in module.modules() for part in (each._parameters, each._buffers)]
-        self._tensors = [x for part in parts for x in part.values() if x is not None]
+        self._tensors = [x for part in _parts_of(module) for x in part.values() if x is not None]
         self._versions = [x._version for x in self._tensors]
 
     def __call__(self) -> M:
@@ -49,3 +51,12 @@ class Unchanged(Generic[M]):
         # Of a copy, whose tensors count anew; what had changed before stays so.
         self.module, self._tensors, changes = state
         self._versions = [x._version - n for x, n in zip(self._tensors, changes, strict=True)]
+
+
+def _parts_of(module: nn.Module) -> list[Any]:
+    """The dictionaries of parameters and buffers of a module, whose submodules stay the same."""
+    found = _PARTS.get(module)
+    if found is None:
+        own = [part for each in module.modules() for part in (each._parameters, each._buffers)]
+        found = _PARTS[module] = own
+    return found

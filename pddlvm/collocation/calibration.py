@@ -149,7 +149,7 @@ def _fit_level(
     std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
     scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
     free = torch.from_numpy(model.problem.free_dofs)
-    uncertainty.fit_forward_shape(level, scores[:, free].to(size))
+    uncertainty.fit_forward_shape(level, [scores[:, free].to(size)])
 
 
 def _calibrate_inverse(model: CollocationMaps, seed: int) -> None:

@@ -251,6 +251,10 @@ class CollocationMaps(LatentModel):
         shape = self.uncertainty.forward_shape(level)
         return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm.to(z), shape, std, spread)
 
+    def norm(self, u: Tensor) -> Tensor:
+        """Root mean square of u on the grid, (..., n_dofs) -> (...,)."""
+        return self.problem.check_solution(u).square().mean(-1).sqrt()
+
     @out_of_inference
     def inverse(
         self,

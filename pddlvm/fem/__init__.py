@@ -8,7 +8,7 @@ from pddlvm.fem.space import Space
 from pddlvm.fem.surface_operators import barycentric, surface_gram_matrices
 from pddlvm.fem.surface_shapes import cylinder, hare, hemisphere, roof, sphere
 from pddlvm.fem.surfaces import SurfaceMesh, box, plane, read_surface, surface
-from pddlvm.fem.where import Facets, Nodes
+from pddlvm.fem.where import Facets, Nodes, Subdomain
 
 __all__ = [
     "Facets",
@@ -20,6 +20,7 @@ __all__ = [
     "Region",
     "ShellSpace",
     "Space",
+    "Subdomain",
     "SurfaceMesh",
     "barycentric",
     "box",

@@ -119,7 +119,7 @@ class Region:
         columns = np.broadcast_to(self.dofs[:, None, None, :].astype(np.int32), self.shape)
         pointers = np.arange(rows + 1, dtype=np.int64) * n_local
         matrix = sp.csr_matrix(
-            (self.local.flatten(), columns.ravel(), pointers), shape=(rows, self.n_dofs)
+            (self.local.flatten(), columns.flatten(), pointers), shape=(rows, self.n_dofs)
         )
         matrix.eliminate_zeros()
         return matrix

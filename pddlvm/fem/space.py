@@ -26,7 +26,7 @@ from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.mesh_files import check_no_path
 from pddlvm.fem.periodic import check_cells_between, check_pairs, identified, partners
 from pddlvm.fem.regions import Points, Region, check_points, turns
-from pddlvm.fem.where import Facets, Nodes, Patch, Where, satisfying
+from pddlvm.fem.where import Facets, Nodes, Patch, Subdomain, Where, satisfying
 
 __all__ = ["Space"]
 
@@ -48,6 +48,9 @@ class Space:
         periodic: pairs of sides of the mesh that are one, {"left": "right"}: the second is the
             first, shifted. Values on them are equal, and what leaves one enters the other.
 
+    Attributes:
+        is_lagrange: are its elements those of its degree, and not others that were given?
+
     Raises:
         MeshError: no element of this degree is known for the mesh, or sides that do not match.
     """
@@ -68,6 +71,7 @@ class Space:
         check_kind(skfem.Mesh, mesh=mesh)
         check_kind(skfem.Element | None, element=element)
         check_count(0, quadrature=0 if quadrature is None else quadrature)
+        self.is_lagrange, self.degree = element is None, degree
         if element is not None and periodic is not None:
             raise InputError("periodic sides need Lagrange elements: leave out `element`")
         if element is None:
@@ -195,10 +199,13 @@ class Space:
         """Sorted degrees of freedom on a part of the boundary, by default on all of it.
 
         Args:
-            where: see `boundary`.
+            where: see `boundary`; or a `Subdomain`.
             component: only those of this component of u.
         """
-        dofs = np.unique(self._number[self._basis.get_dofs(self._facets(where)).all()])
+        if isinstance(where, Subdomain):
+            dofs = np.unique(self._number[self._basis.element_dofs[:, self.cells(where.name)]])
+        else:
+            dofs = np.unique(self._number[self._basis.get_dofs(self._facets(where)).all()])
         if isinstance(where, Nodes):
             own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
             dofs = np.union1d(dofs, own)
@@ -321,7 +328,20 @@ class Space:
 
     def _facets(self, where: Where | None) -> Index:
         if isinstance(where, str | int):
+            if str(where) not in (self.mesh.boundaries or {}) and str(where) in (
+                self.mesh.subdomains or {}
+            ):
+                raise MeshError(
+                    f"{where!r} is a subdomain of the mesh and no boundary: values in it are "
+                    f"Dirichlet(fem.Subdomain({where!r}), ...), terms on it are on "
+                    f"space.interior({where!r})"
+                )
             return _named(self.mesh.boundaries, where, "boundary")
+        if isinstance(where, Subdomain):
+            raise MeshError(
+                f"{where!r} is no part of the boundary; terms on its cells are on "
+                f"space.interior({where.name!r})"
+            )
         if isinstance(where, Facets):
             return where.within(self.mesh.nfacets)
         outer = np.asarray(self.mesh.boundary_facets(), dtype=np.int64)

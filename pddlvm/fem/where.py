@@ -6,6 +6,8 @@ Facets([3, 4])                  facets by their numbers in the mesh
 Nodes([0, 7])                   vertices by their numbers: as degrees of freedom these alone and
                                 what is between them on facets, as facets the outer ones that
                                 have all their vertices among them
+Subdomain("steel")              the cells of a group: as degrees of freedom all that these have, no
+                                part of the boundary
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from torch import Tensor
 from pddlvm.basics.checks import array_of
 from pddlvm.basics.errors import MeshError
 
-__all__ = ["Facets", "Nodes", "Patch", "Where", "satisfying"]
+__all__ = ["Facets", "Nodes", "Patch", "Subdomain", "Where", "satisfying"]
 
 Index = NDArray[np.int64]
 
@@ -61,7 +63,22 @@ class Nodes(_Numbers):
     """Vertices of a mesh by their numbers, the columns of `mesh.p`."""
 
 
-Where = str | int | Callable[[Tensor], object] | Facets | Nodes
+@dataclass(frozen=True)
+class Subdomain:
+    """The cells of a named subdomain, for `Dirichlet` values inside of a body.
+
+    Attributes:
+        name: of the mesh; or its number.
+    """
+
+    name: str | int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str | int):
+            raise MeshError(f"Subdomain needs the name of a subdomain, got {self.name!r}")
+
+
+Where = str | int | Callable[[Tensor], object] | Facets | Nodes | Subdomain
 """A part of a boundary, see above."""
 
 Patch = str | int | Callable[[NDArray[np.float64]], NDArray[np.bool_]]

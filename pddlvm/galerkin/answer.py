@@ -1,5 +1,6 @@
 """Answers of the forward map of a finite element problem: means now, variances when asked for."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -8,9 +9,11 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_predictions
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.galerkin.bounds import ErrorBounds, reduced_coercivity
 from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.refinement import correct, refine
 from pddlvm.latent.prediction import unflatten
+from pddlvm.reduced.online import Certificate
 
 __all__ = ["forward_of"]
 
@@ -24,6 +27,8 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         corrections: Newton steps in the reduced basis.
         corrected: the coefficients after these, (batch, n_modes), where they are known.
     """
+    if corrections and corrected is None and model.online is not None:
+        return _solved(model, z)
     with torch.no_grad():
         like = model.sigma_residual
         # Standardised before it is rounded: the prior may be narrow and far from zero.
@@ -61,12 +66,85 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         var_c, var_rest = model.variances(flat, flat_z, c, log_variance, norm)
         return unflatten(var_c, batch), unflatten(var_rest, batch)
 
+    @torch.no_grad()
+    def bounds(mean: Callable[[], Tensor]) -> ErrorBounds | None:
+        reduced()
+        flat_mean = mean().reshape(len(flat_z), -1).to("cpu", torch.float64)
+        found: ErrorBounds | None = model.certifier(flat_mean, flat_z.cpu())
+        return found
+
+    @torch.no_grad()
+    def stability() -> Tensor:
+        reduced()
+        return reduced_coercivity(model.exact, c.to("cpu", torch.float64), flat_z.cpu())
+
     return Forward(
         c=unflatten(c.to(z), batch),
         shape=model.uncertainty.forward_shape(1 if corrections else 0),
+        spread=model.uncertainty.spread(1 if corrections else 0).to(z),
         _reduced=reduced,
         _source=Unchanged(model.exact) if corrections else reduced,
         _augmented=unflatten(augmented, batch),
         _variances=variances,
         _residual_norm=residual_norm,
+        _bounds=bounds,
+        _stability=stability,
+    )
+
+
+def _solved(model: Any, z: Tensor) -> Forward:
+    """Solutions in the basis, of a problem whose reduced operators need no mesh (`model.online`).
+
+    Until the mean is asked for nothing has the size of the mesh, certificates and bounds included.
+    """
+    like, shown, online = model.sigma_residual, model.exact.representation, model.online
+    with torch.no_grad():
+        flat_z = z.detach().to("cpu", torch.float64, copy=True).reshape(-1, z.shape[-1])
+        a, weights = online.solve(flat_z)
+        c = a[:, : shown.n_modes]
+        if not torch.isfinite(c).all():
+            check_predictions(c, model.problem.prior.standardise(flat_z))
+        shown.check_range(a, z.dtype)
+    batch = z.shape[:-1]
+    calibrated, reduced = Unchanged(model.uncertainty), Unchanged(model.reduced)
+    exact = Unchanged(model.exact)
+    mapped = None if model.is_calibrated else Unchanged(model.forward_map)
+
+    @cache
+    def certificate() -> Certificate:
+        exact()
+        found: Certificate = online.certify(a, weights, z.dtype)
+        return found
+
+    def residual_norm() -> Tensor:
+        found = certificate()
+        return (found.residual / found.size).reshape(batch).to(z)
+
+    def variances() -> tuple[Tensor, Tensor]:
+        reduced()
+        calibrated().warn_if_not_fitted()
+        z_there = flat_z.to(like.device)
+        flat = model.problem.prior.standardise(z_there).to(like)
+        with torch.no_grad():
+            log_variance = like if mapped is None else mapped()(flat)[1]
+            norm = residual_norm().reshape(-1, 1).to(flat)
+            var_c, var_rest = model.variances(flat, z_there, c.to(flat), log_variance, norm)
+        return unflatten(var_c, batch), unflatten(var_rest, batch)
+
+    def bounds(mean: Callable[[], Tensor]) -> ErrorBounds:
+        found = certificate()
+        size = torch.zeros_like(found.residual), found.residual, found.rounding
+        return ErrorBounds(*size, found.moved, found.lower, found.upper)
+
+    return Forward(
+        c=unflatten(c.to(z), batch),
+        shape=model.uncertainty.forward_shape(1),
+        spread=model.uncertainty.spread(1).to(z),
+        _reduced=reduced,
+        _source=exact,
+        _augmented=unflatten(a, batch),
+        _variances=variances,
+        _residual_norm=residual_norm,
+        _bounds=bounds,
+        _stability=lambda: certificate().lower,
     )

@@ -59,7 +59,8 @@ def _calibrate_maps(model: GalerkinMaps, n_samples: int, generator: torch.Genera
 
     free = torch.from_numpy(problem.free_dofs)
     norms = None, corrected.residual_norm[:, None].to(like)
-    norms_c = model.reduced.representation.vectors.square().sum(0)
+    norms_c = _norms(model)
+    fields = [(d.start <= free) & (free < d.stop) for d in problem.fields_of_u.values()]
     for level, forward in enumerate((predicted, corrected)):
         with torch.no_grad():
             sizes = model.log_sizes(forward.c.to(like), z, norms[level])
@@ -72,10 +73,20 @@ def _calibrate_maps(model: GalerkinMaps, n_samples: int, generator: torch.Genera
         std = model.reduced.representation.std(log_c.exp(), log_rest.exp(), mean).cpu()[:, free]
         error = (mean.cpu() - truth)[:, free]
         scores = error / std.clamp(min=torch.finfo(std.dtype).tiny)
-        uncertainty.fit_forward_shape(level, scores)
+        uncertainty.fit_forward_shape(level, [scores[:, own] for own in fields])
     uncertainty.is_calibrated.fill_(True)
     xi64 = problem.prior.standardise(z64)
     _calibrate_inverse(model, truth.to(like.device), xi64, generator)
+
+
+def _norms(model: GalerkinMaps) -> torch.Tensor:
+    """By how much each coefficient moves u, in all fields alike, (n_modes,)."""
+    squares = model.reduced.representation.vectors.square()
+    own = [squares[dofs].sum(0) for dofs in model.problem.fields_of_u.values()]
+    if len(own) == 1:
+        return own[0]
+    sizes = torch.stack([part / part.sum().clamp(min=torch.finfo(part.dtype).tiny) for part in own])
+    return sizes.sum(0)
 
 
 def _calibrate_inverse(

@@ -17,13 +17,15 @@ from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.linalg.empirical_interpolation import Interpolation
 from pddlvm.reduced.cubature import CellSelection
 from pddlvm.reduced.reduction import Reduction, TermReduction
-from pddlvm.reduced.representation import Reference, Units
+from pddlvm.reduced.reference import Reference
+from pddlvm.reduced.representation import Units
 from pddlvm.weak.problem import Problem
 
 __all__ = ["arguments", "content_of", "restore_exact"]
 
 _COVARIANCES: dict[str, type[Covariance]] = {
-    name: getattr(covariances, name) for name in ("EnergyNorm", "Isotropic", "Whitened")
+    name: getattr(covariances, name)
+    for name in ("Dual", "EnergyNorm", "Isotropic", "Natural", "Whitened")
 }
 
 _ORTHONORMAL = 1e-6
@@ -41,6 +43,7 @@ def content_of(model: GalerkinMaps) -> dict[str, Any]:
             "inverse": sizes_of(model.inverse_map.network),
         },
         "v": torch.from_numpy(np.ascontiguousarray(reduction.v)),
+        "w": None if reduction.w is None else torch.from_numpy(np.ascontiguousarray(reduction.w)),
         "terms": [_pack(term) for term in reduction.terms],
         "xi": reduction.xi,
         "c": reduction.c,
@@ -60,10 +63,10 @@ def arguments(
 ) -> dict[str, Any]:
     """Those of the constructor, beside the problem; the state is still to be loaded."""
     (_, m), n = content["v"].shape, len(content["xi"])
-    reference = Reference.of(problem)
-    v = check_tensor(content["v"], "v", (problem.n_free, m)).numpy()
-    if not np.allclose(v.T @ (reference.matrix @ v), np.eye(m), atol=_ORTHONORMAL):
-        raise ValueError("v is not orthonormal in the reference energy")
+    reference = Reference.of(problem, is_dual=content["w"] is not None)
+    v, w = (_orthonormal(content, name, problem, reference) for name in "vw")
+    if v is None or (w is None) != (not reference.is_dual):
+        raise ValueError("a basis, or its test functions, are missing")
     reduction = Reduction(
         reference=reference,
         v=v,
@@ -73,6 +76,7 @@ def arguments(
         energy=check_tensor(content["energy"], "energy", (n,)),
         cubature_error=content["cubature_error"],
         units=Units(**content["units"]),
+        w=w,
     )
     if not 0 <= reduction.cubature_error < math.inf:
         raise ValueError("an impossible error of the cubature")
@@ -93,6 +97,20 @@ def arguments(
         "seed": content["seed"],
         "dtype": getattr(torch, content["dtype"]),
     }
+
+
+def _orthonormal(
+    content: dict[str, Any], name: str, problem: Problem, reference: Reference
+) -> NDArray[np.float64] | None:
+    """Columns that are orthonormal in the reference energy; None where there are none."""
+    if content[name] is None:
+        return None
+    found = check_tensor(content[name], name, (problem.n_free, content[name].shape[1])).numpy()
+    if not np.allclose(
+        found.T @ (reference.matrix @ found), np.eye(found.shape[1]), atol=_ORTHONORMAL
+    ):
+        raise ValueError(f"{name} is not orthonormal in the reference energy")
+    return found
 
 
 def restore_exact(model: GalerkinMaps, content: dict[str, Any]) -> None:

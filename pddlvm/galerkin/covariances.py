@@ -3,13 +3,19 @@
     Isotropic    Sigma = eps^2 I        -|r|^2 / (2 eps^2)            the paper's; ill-conditioned
     Whitened     Sigma = eps^2 K0       -|V^T r|^2 / (2 eps^2)        any problem
     EnergyNorm   Sigma = eps^2 K(u, z)  -(Pi(u, z) - min Pi) / eps^2  needs a potential or a secant
+    Natural      Sigma = eps^2 K X^{-1} K^T  -|c - c*(z)|^2 / (2 eps^2)      linear problems
+    Dual         Sigma = eps^2 X        -|W^T r|^2 / (2 eps^2)        any problem
 
-The last is exact where r is affine in u, the Gibbs likelihood otherwise; min Pi depends on nothing
-that is learnt and is left out. Without a potential, but with r = K_s(u, z) u - f, it is
+X is the norm of the problem and W its test functions (`pddlvm.reduced.reference`); where X is K0
+and W is V, the dual norm is that of `Whitened`. c*(z) = (W^T K V)^+ W^T f solves the reduced
+problem of each draw, whose inverse makes all directions of c alike.
+
+EnergyNorm is exact where r is affine in u, the Gibbs likelihood otherwise; min Pi depends on
+nothing that is learnt and is left out. Without a potential, but with r = K_s(u, z) u - f, it is
 -r^T K_s^{-1} r / (2 eps^2) with u frozen inside of K_s; its gradient is -r / eps^2.
 
 eps = tolerance * size of the problem: of the force vector, of c, and of the energy; the last two
-follow z.
+follow z. That of `Natural` is |c*(z)| itself, which no smooth function of z follows near a pole.
 """
 
 from abc import ABC, abstractmethod
@@ -20,11 +26,27 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_share
 from pddlvm.basics.errors import ProblemError
+from pddlvm.galerkin.solved_draws import SolvedDraws
+from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
+from pddlvm.reduced.reference import is_linear
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
 
-__all__ = ["Covariance", "EnergyNorm", "Isotropic", "Likelihood", "Scales", "Whitened"]
+__all__ = [
+    "Covariance",
+    "Dual",
+    "EnergyNorm",
+    "Isotropic",
+    "Likelihood",
+    "Natural",
+    "Scales",
+    "Whitened",
+    "default_covariance",
+]
+
+
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,11 @@ class Likelihood(ABC):
         self.reduced = reduced
         self.scales = scales
         self.tolerance = tolerance
+
+    @property
+    def draws(self) -> Draws:
+        """Where training draws its standard parameters from."""
+        return self.reduced.prior
 
     @abstractmethod
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
@@ -63,15 +90,22 @@ class Covariance(ABC):
         check_share(tolerance=self.tolerance)
 
     @abstractmethod
-    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:
-        """The likelihood for a reduced model."""
+    def likelihood(self, reduced: ReducedModel, exact: ReducedModel, scales: Scales) -> Likelihood:
+        """The likelihood for a reduced model, and the same in float64 on the CPU."""
 
 
 class EnergyNorm(Covariance):
     """Sigma = eps^2 K(u, z): the default wherever the problem has a potential or a secant."""
 
-    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
+    def likelihood(  # noqa: D102
+        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+    ) -> Likelihood:
         problem = reduced.representation.problem
+        if reduced.representation.w is not None:
+            raise ProblemError(
+                "EnergyNorm needs an energy that has a minimum, a positive operator; this problem "
+                "is measured in another norm: use Natural() where it is linear, else Dual()"
+            )
         if problem.has_potential:
             return _EnergyLikelihood(reduced, scales, self.tolerance)
         if problem.is_coercive:
@@ -84,14 +118,40 @@ class EnergyNorm(Covariance):
 class Whitened(Covariance):
     """Sigma = eps^2 K0: for any problem."""
 
-    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
-        return _WhitenedLikelihood(reduced, scales, self.tolerance)
+    def likelihood(  # noqa: D102
+        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+    ) -> Likelihood:
+        return _DualLikelihood(reduced, scales, self.tolerance)
+
+
+class Dual(Covariance):
+    """Sigma = eps^2 X: the default of nonlinear problems whose operator is not positive."""
+
+    def likelihood(  # noqa: D102
+        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+    ) -> Likelihood:
+        return _DualLikelihood(reduced, scales, self.tolerance)
+
+
+class Natural(Covariance):
+    """Sigma = eps^2 K X^{-1} K^T: the default of linear problems whose operator is not positive."""
+
+    def likelihood(  # noqa: D102
+        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+    ) -> Likelihood:
+        if not is_linear(reduced.representation.problem):
+            raise ProblemError(
+                "Natural is for problems that are linear in u; use Dual(), or Whitened()"
+            )
+        return _NaturalLikelihood(reduced, exact, scales, self.tolerance)
 
 
 class Isotropic(Covariance):
     """Sigma = eps^2 I: the paper's choice, for comparison; uses the full operator."""
 
-    def likelihood(self, reduced: ReducedModel, scales: Scales) -> Likelihood:  # noqa: D102
+    def likelihood(  # noqa: D102
+        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+    ) -> Likelihood:
         return _IsotropicLikelihood(reduced, scales, self.tolerance)
 
 
@@ -110,10 +170,27 @@ class _SecantLikelihood(Likelihood):
         return -value / (self.tolerance**2 * self.scales.energy(xi))
 
 
-class _WhitenedLikelihood(Likelihood):
+class _DualLikelihood(Likelihood):
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         eps = self.tolerance * self.scales.amplitude(xi)
         return -0.5 * self.reduced.residual(c, z).square().sum(-1) / eps**2
+
+
+class _NaturalLikelihood(Likelihood):
+    def __init__(
+        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales, tolerance: float
+    ) -> None:
+        super().__init__(reduced, scales, tolerance)
+        self._solved = SolvedDraws(exact, reduced.representation.rows.dtype)
+
+    @property
+    def draws(self) -> Draws:
+        return self._solved
+
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        solution = self._solved.solutions(xi.detach())
+        eps = self.tolerance * solution.norm(dim=-1).clamp(min=_LEAST)
+        return -0.5 * (c - solution).square().sum(-1) / eps**2
 
 
 class _IsotropicLikelihood(Likelihood):
@@ -124,6 +201,8 @@ class _IsotropicLikelihood(Likelihood):
         return -0.5 * (r.square().sum(-1) / self.tolerance**2).to(c)
 
 
-def default_covariance(problem: Problem) -> Covariance:
-    """EnergyNorm where there is a potential or a secant, else Whitened."""
+def default_covariance(problem: Problem, is_dual: bool) -> Covariance:
+    """EnergyNorm with a potential or a secant; Natural or Dual in another norm than that of K0."""
+    if is_dual:
+        return Natural() if is_linear(problem) else Dual()
     return EnergyNorm() if problem.is_coercive else Whitened()

@@ -17,36 +17,44 @@ from torch.distributions import LowRankMultivariateNormal
 from pddlvm.basics.checks import check_shape
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.fem.mixed import field_of
+from pddlvm.galerkin.bounds import ErrorBounds
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "OneField"]
 
 _RELATIVE_FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
 class Forward:
-    """q(u | z) = N(V mean_c + L a(z), V diag(var_c) V^T + diag(var_rest)).
+    """q(u | z) = N(V mean_c + L a(z), S (V diag(var_c) V^T + diag(var_rest)) S).
+
+    S is the spread of each field of u, one where there is one field.
 
     Draws and densities are those of this Gaussian. Errors of single values need not be Gaussian:
     `interval` has their distribution, std T(g) with g ~ N(0, 1), as the calibration found it.
 
     Attributes:
         c: mean coefficients, (..., n_modes); all results have its dtype and device.
-        shape: T, for all degrees of freedom.
+        shape: T, for all degrees of freedom, or of several fields for each.
+        spread: S, (n_dofs,) or (1,).
     """
 
     c: Tensor
     shape: ErrorShape
+    spread: Tensor
     _reduced: Unchanged[ReducedModel]
     _source: Unchanged[ReducedModel]
     _augmented: Tensor
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _residual_norm: Callable[[], Tensor]
+    _bounds: Callable[[Callable[[], Tensor]], ErrorBounds | None]
+    _stability: Callable[[], Tensor]
 
     @property
     def representation(self) -> Representation:
@@ -71,10 +79,10 @@ class Forward:
         The root mean square of the error, as the calibration found it, and of the rounding of the
         mean: corrected means may be right to more digits than single precision has.
         """
-        std = self.representation.std(*self._both_variances, self.c)
+        std = self.spread * self.representation.std(*self._both_variances, self.c)
         # A value is off by up to half of its last digit, evenly.
         rounding = torch.finfo(std.dtype).eps / math.sqrt(12) * self.mean.abs()
-        return torch.where(std > 0, torch.hypot(std, rounding), std)
+        return torch.hypot(std, rounding.index_fill(-1, self.representation.fixed, 0.0))
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -83,6 +91,43 @@ class Forward:
         Where K(z) is close to K0 this is the relative error of the mean in the energy norm.
         """
         return self._residual_norm()
+
+    @property
+    def error_bound(self) -> Tensor | None:
+        """Upper bound of |u - mean| in the norm of the model, (...,).
+
+        u is the finite element solution, the norm `model.norm`, where the operator is positive
+        `problem.energy_norm`. The bound is rigorous, of this mean with its rounding, in the units
+        of the problem and float64. None where there is none: the problem is not linear, or neither
+        coercive nor a saddle point nor a sum of few parts; infinite for single ones of several z.
+        """
+        found = self._error_bounds
+        return None if found is None else self._shaped(found.upper)
+
+    @property
+    def error_interval(self) -> tuple[Tensor, Tensor] | None:
+        """Lower and upper bound of the same, (...,) each, or None."""
+        found = self._error_bounds
+        return None if found is None else (self._shaped(found.lower), self._shaped(found.upper))
+
+    @cached_property
+    def stability(self) -> Tensor:
+        """How far K(z) is from singular, relative to K0, (...,), float64.
+
+        Where there is an `error_bound`, a rigorous lower bound of the least eigenvalue of K(z)
+        against K0, or of its inf-sup constant in X. Else an estimate, and no bound: the least
+        singular value of W^T K V, W = V where the operator itself is the norm.
+        """
+        found = self._error_bounds
+        return self._shaped(self._stability() if found is None else found.coercivity)
+
+    def field(self, name: str) -> "OneField":
+        """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
+
+        Raises:
+            ProblemError: there is no such field.
+        """
+        return OneField(self, field_of(self.representation.problem.space, name)[0])
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_dofs) each.
@@ -100,7 +145,7 @@ class Forward:
         weights = var_c.sqrt() * normal_like(var_c, shape, generator)
         error = weights @ self.representation.vectors.T
         error = error + var_rest.sqrt() * normal_like(var_rest, shape, generator)
-        return self.mean + units.u * error.to(self.c)
+        return self.mean + self.spread * (units.u * error.to(self.c))
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
@@ -112,15 +157,17 @@ class Forward:
         mean = (self._augmented.double() @ self._shown.rows.double()).to(var_c)
         mean, offset = mean[..., free], self.representation.offset[free]
         floor = (_RELATIVE_FLOOR * mean.square().mean(-1, keepdim=True).sqrt()).square()
+        spread = self.spread.to(var_c).expand(var_rest.shape[-1])[free]
         factor = self.representation.vectors.double()[free] * var_c.sqrt()[..., None, :]
-        density = LowRankMultivariateNormal(mean, factor, var_rest[..., free] + floor)
+        rest = spread.square() * var_rest[..., free] + floor
+        density = LowRankMultivariateNormal(mean, spread[:, None] * factor, rest)
         relative = (u.to(mean)[..., free] - offset) / units.u
         log_prob = density.log_prob(relative) - len(free) * math.log(units.u)
         return log_prob.to(self.c)
 
     def covariance(self, rows: Tensor) -> Tensor:
         """Covariance of linear functionals, rows (k, n_dofs) -> (..., k, k)."""
-        rows = self.representation.units.u * rows
+        rows = self.representation.units.u * rows * self.spread.to(rows)
         var_c, var_rest = (v.to(rows) for v in self._both_variances)
         shapes = rows @ self.representation.vectors.to(rows)
         smooth = (shapes * var_c[..., None, :]) @ shapes.T
@@ -129,12 +176,56 @@ class Forward:
     def error_of(self, rows: sp.csr_matrix) -> LowRank:
         """The same by its parts, for sparse rows and batches (batch, n_dofs), float64, CPU."""
         var_c, var_rest = (v.double().cpu() for v in self._both_variances)
-        rows, touched = columns_of(self.representation.units.u * rows)
+        spread = self.spread.double().cpu().expand(rows.shape[1]).numpy()
+        scaled = rows @ sp.diags(self.representation.units.u * spread)
+        rows, touched = columns_of(sp.csr_matrix(scaled))
         shapes = torch.from_numpy(
             rows @ self.representation.vectors[touched].double().cpu().numpy()
         )
         return LowRank(shapes * var_c.sqrt()[:, None, :], rows, var_rest[:, touched])
 
     @cached_property
+    def _error_bounds(self) -> ErrorBounds | None:
+        found = self._bounds(lambda: self.mean)
+        if found is None or not (torch.isfinite(found.upper).any() or not found.upper.numel()):
+            return None
+        return found
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        return values.reshape(self.c.shape[:-1]).to(self.c.device)
+
+    @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:
         return self._variances()
+
+
+@dataclass(frozen=True)
+class OneField:
+    """A field of a `Forward`.
+
+    Attributes:
+        whole: of all fields.
+        dofs: where it is.
+    """
+
+    whole: Forward
+    dofs: slice
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (..., n)."""
+        return self.whole.mean[..., self.dofs]
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, (..., n); zero on its Dirichlet boundary."""
+        return self.whole.std[..., self.dofs]
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n) each."""
+        lower, upper = self.whole.interval(level)
+        return lower[..., self.dofs], upper[..., self.dofs]
+
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Draws, (*shape, ..., n)."""
+        return self.whole.sample(shape, seed=seed)[..., self.dofs]

@@ -6,6 +6,7 @@ See `pddlvm.latent.core` for the probabilistic program.
 from functools import cached_property
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,8 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import check_seed, seeded
 from pddlvm.galerkin.answer import forward_of
-from pddlvm.galerkin.covariances import Covariance, Scales, default_covariance
+from pddlvm.galerkin.bounds import Certifier
+from pddlvm.galerkin.covariances import Covariance, Likelihood, Scales, default_covariance
 from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.gauss_newton import (
     N_INVERSE_CORRECTIONS,
@@ -36,10 +38,12 @@ from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.rows import Rows
+from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
 from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.online import Online, online_of
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
@@ -60,6 +64,7 @@ class GalerkinMaps(LatentModel):
     uncorrected: ClassVar = {"corrections": 0}
     cheap_corrections = 1
     calibration_share, batch_size = 0.1, 256
+    likelihood: Likelihood
     reduced: ReducedModel
     forward_map: ForwardMap
     inverse_map: InverseMap
@@ -90,8 +95,9 @@ class GalerkinMaps(LatentModel):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
         self.problem, self.objective = problem, objective
         self.seed = check_seed(seed)
-        self.covariance = covariance or default_covariance(problem)
         self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
+        is_dual = self.reduction.reference.is_dual
+        self.covariance = covariance or default_covariance(problem, is_dual)
         self.reduced = self.reduction.model(problem, dtype)
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
         self._float64 = (self.reduction.model(problem, torch.float64),)
@@ -106,11 +112,15 @@ class GalerkinMaps(LatentModel):
             self.forward_map = ForwardMap(forward_network, LogQuadratic(d)).to(dtype)
             self.inverse_map = InverseMap(inverse_network, n_features).to(dtype)
             self.energy_scale = LogQuadratic(d).to(dtype)
+            field_of = None
+            if len(problem.fields_of_u) > 1:
+                sizes = [dofs.stop - dofs.start for dofs in problem.fields_of_u.values()]
+                field_of = np.repeat(np.arange(len(sizes)), sizes)
             self.uncertainty = Uncertainty(
-                problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype
+                problem.prior, m, problem.n_dofs, problem.fixed_dofs, dtype, field_of
             )
         self.plausibility = Plausibility()
-        sigma = torch.full((m,), self.covariance.tolerance, dtype=dtype)
+        sigma = torch.full((self.reduced.n_tests,), self.covariance.tolerance, dtype=dtype)
         self.register_buffer("sigma_residual", sigma)
         self._fit_scales()
 
@@ -120,6 +130,10 @@ class GalerkinMaps(LatentModel):
             f"{self.covariance!r}, objective={self.objective!r}, "
             f"calibrated={self.is_calibrated})"
         )
+
+    @property
+    def draws(self) -> Draws:  # noqa: D102
+        return self.likelihood.draws
 
     @property
     def n_modes(self) -> int:  # noqa: D102
@@ -175,7 +189,13 @@ class GalerkinMaps(LatentModel):
         variance = var_c @ representation.vectors.square().T + var_rest
         units, offset = representation.units, representation.offset
         mean = (units.u * (a @ representation.rows).double() + offset).to(z)
-        return mean, units.u * variance.sqrt().to(z)
+        return mean, units.u * (self.uncertainty.spread(0) * variance.sqrt()).to(z)
+
+    def norm(self, u: Tensor) -> Tensor:
+        """|u|_X, the norm in which the problem is solved, (..., n_dofs) -> (...,), float64."""
+        u = self.problem.check_solution(u)
+        flat = u.detach().double().cpu().reshape(-1, u.shape[-1])
+        return self.reduction.reference.energy_norm(flat).reshape(u.shape[:-1]).to(u.device)
 
     @out_of_inference
     def inverse(
@@ -285,6 +305,16 @@ class GalerkinMaps(LatentModel):
         """The same, linear terms as sums of few operators: for many z."""
         return interpolated(self.exact)
 
+    @cached_property
+    def online(self) -> Online | None:
+        """Reduced operators that solve and certify without the mesh, of a sum of few parts."""
+        return online_of(self.problem, self.exact.representation, self.reduction.reference)
+
+    @cached_property
+    def certifier(self) -> Certifier:
+        """Error bounds of means."""
+        return Certifier(self.problem, self.reduction, self.exact)
+
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units
         self.forward_map.amplitude.fit(xi, c.norm(dim=1) / units.energy**0.5)
@@ -295,12 +325,12 @@ class GalerkinMaps(LatentModel):
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
-        self.likelihood = self.covariance.likelihood(self.reduced, scales)
+        self.likelihood = self.covariance.likelihood(self.reduced, self.exact, scales)
 
     def log_sizes(
         self, c: Tensor, z: Tensor, residual_norm: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """log |c|, and that of |V^T r| / |c|, or of the certificate (batch, 1); (batch, 1) each."""
+        """log |c|, and that of |W^T r| / |c|, or of the certificate (batch, 1); (batch, 1) each."""
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30).log()
         if residual_norm is None:
             r = self.reduced.residual(c, z).norm(dim=-1, keepdim=True)

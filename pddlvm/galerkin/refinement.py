@@ -8,7 +8,9 @@ two-level preconditioner
 the reference operator, corrected in the reduced basis. Where K is not symmetric, K0 gives way to
 the nearest of a few reference operators, and the correction is multiplicative:
 
-    P r = w + V (V^T K V)^{-1} V^T (r - K w),    w = K(z_k)^{-1} r
+    P r = w + V (W^T K V)^+ W^T (r - K w),    w = K(z_k)^{-1} r
+
+with W = V, or the test functions of a problem that is measured in another norm X than that of K0.
 
 It starts next to the solution, where no step needs damping, and counts the iterations of a query:
 what `pddlvm.weak.newton`, which starts anywhere, is not made for.
@@ -23,7 +25,7 @@ from torch import Tensor
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.latent.prediction import unflatten
 from pddlvm.linalg.krylov import conjugate_gradients, gmres
-from pddlvm.reduced.representation import Reference
+from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.discretisation import Discretisation
 
@@ -73,30 +75,50 @@ class Tangent:
     """K of a batch in the reduced basis.
 
     Attributes:
-        k: V^T K (V, L), (batch, n_modes, n_columns).
+        k: W^T K (V, L), (batch, n_tests, n_columns).
+        n_modes: how many of the columns are modes.
     """
 
     k: Tensor
+    n_modes: int
 
     @property
     def of_lift(self) -> Tensor:
-        """V^T K L, (batch, n_modes, n_lifts)."""
-        return self.k[..., self.k.shape[1] :]
+        """W^T K L, (batch, n_tests, n_lifts)."""
+        return self.k[..., self.n_modes :]
 
     def solve(self, b: Tensor) -> Tensor:
-        """(V^T K V)^{-1} b, (batch, n_modes, j); not finite where it is singular."""
-        return torch.linalg.lu_solve(*self._factors, b)
+        """(W^T K V)^+ b, (batch, n_modes, j); not finite where it is singular."""
+        left, right = self._factors
+        if self._is_square:
+            return torch.linalg.lu_solve(left, right, b)
+        return torch.linalg.solve_triangular(right, left.mT @ b, upper=True)
+
+    def rows(self, rows: Tensor) -> "Tangent":
+        """That of some samples, with the factors."""
+        found = Tangent(self.k[rows], self.n_modes)
+        found.__dict__["_factors"] = tuple(part[rows] for part in self._factors)
+        return found
+
+    @property
+    def _is_square(self) -> bool:
+        return self.k.shape[1] == self.n_modes
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor]:
-        lu, pivots, _ = torch.linalg.lu_factor_ex(self.k[..., : self.k.shape[1]])
-        return lu, pivots
+        """L, U and pivots where there are as many tests as modes, else Q and R."""
+        k = self.k[..., : self.n_modes]
+        if self._is_square:
+            lu, pivots, _ = torch.linalg.lu_factor_ex(k)
+            return lu, pivots
+        q, r = torch.linalg.qr(k)
+        return q, r
 
 
 def correct(
     exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor, n_steps: int
 ) -> Tensor:
-    """Newton steps on coefficients c (batch, n_modes), within the reduced basis.
+    """Newton (Gauss-Newton) steps on coefficients c (batch, n_modes), within the reduced basis.
 
     Far from the prior a stiffness may be singular, or overflow: the result is not finite then.
 
@@ -115,7 +137,7 @@ def correct_and_tangent(
     z64, fine = z.detach().double().cpu(), c.double().cpu()
     for _ in range(n_steps):
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
-        k = Tangent(reduced.tangent(fine.to(c), z).double().cpu())
+        k = Tangent(reduced.tangent(fine.to(c), z).double().cpu(), reduced.n_modes)
         fine = fine - k.solve(r[..., None])[..., 0]
     return fine.to(c.device), k
 
@@ -133,8 +155,8 @@ def refine(
     """Refine each u until its |r| / |u| (in the norms of `Refined`) is small enough.
 
     Args:
-        reduced: supplies V and V^T K V; float64 on the CPU.
-        reference: supplies K0.
+        reduced: supplies V, W and W^T K V; float64 on the CPU.
+        reference: supplies X, mostly K0.
         u: start with the right boundary values, (batch, n_dofs), float64.
         z: parameters, (batch, d), float64.
         tolerance: small enough is this,
@@ -194,14 +216,18 @@ def _refine(
     free = operators.free
     units = reduced.representation.units
     v = reduced.representation.vectors[free] * (units.u / units.energy**0.5)
-    krylov = conjugate_gradients if problem.has_potential else gmres
+    is_positive = problem.has_potential and not reference.is_dual
+    krylov = conjugate_gradients if is_positive else gmres
+    w = v
+    if reduced.representation.w is not None:
+        w = torch.from_numpy(reduced.representation.w)[free] / units.energy**0.5
     u, active = u.clone(), torch.arange(len(u))
     iterations = torch.zeros(len(u), dtype=torch.int64)
     norm = torch.zeros(len(u), dtype=torch.float64)
     missing = torch.zeros_like(norm)
     enough = torch.full_like(norm, tolerance)
     for newton in range(_MAX_NEWTON + 1):
-        r = operators.residual(u[active], z[active])
+        r = operators.balanced(operators.residual(u[active], z[active]))
         error = (r * reference.solve(r)).sum(-1).clamp(min=0).sqrt()
         size = reference.energy_norm(u[active])
         norm[active] = error / size
@@ -218,8 +244,8 @@ def _refine(
         at, z_at = u[active], z[active]
         stiffness = reduced.stiffness(reduced.representation.project(at), z_at)
         tangents, xi = operators.tangents(at, z_at), problem.prior.standardise(z_at)
-        factors = torch.linalg.lu_factor_ex(stiffness)[:2]
-        system = _System(operators, reference, tangents, xi, v, factors)
+        coarse = Tangent(stiffness, reduced.n_modes)
+        system = _System(operators, reference, tangents, xi, (v, w), coarse)
         budget = max_iterations - iterations[active]
         step, used = krylov(system, -r, 0.5 * enough[active] * size, budget)
         u[active] = at.index_add(1, free, step)
@@ -231,20 +257,20 @@ def _refine(
 class _System:
     """K and its preconditioner for a batch; vectors are (batch, n_free).
 
-    `coarse` are the factors of V^T K V.
+    `bases` are V and W, `coarse` is W^T K V.
     """
 
     operators: Discretisation
     reference: Reference
     tangents: list[Tensor]
     xi: Tensor
-    v: Tensor
-    coarse: tuple[Tensor, Tensor]
+    bases: tuple[Tensor, Tensor]
+    coarse: Tangent
 
     def of(self, rows: Tensor) -> "_System":
         """That of some samples."""
-        tangents, (lu, pivots) = [t[rows] for t in self.tangents], self.coarse
-        coarse = lu[rows], pivots[rows]
+        tangents = [t[rows] for t in self.tangents]
+        coarse = self.coarse.rows(rows)
         return replace(self, tangents=tangents, xi=self.xi[rows], coarse=coarse)
 
     def apply(self, p: Tensor) -> Tensor:
@@ -256,14 +282,16 @@ class _System:
 
     def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """P r for symmetric K, and |r| in the norm of K0^{-1}, (batch,)."""
-        coarse, w = r @ self.v, self.reference.solve(r)
+        v, _ = self.bases
+        coarse, w = r @ v, self.reference.solve(r)
         size = (r * w).sum(-1).clamp(min=0).sqrt()
-        return w + (self._coarse_solve(coarse) - coarse) @ self.v.T, size
+        return w + (self._coarse_solve(coarse) - coarse) @ v.T, size
 
     def precondition_skew(self, r: Tensor) -> Tensor:
-        """P r for K that is not symmetric."""
+        """P r for K that is not symmetric and positive."""
+        v, tests = self.bases
         w = self.reference.solve_near(r, self.xi)
-        return w + self._coarse_solve((r - self.apply(w)) @ self.v) @ self.v.T
+        return w + self._coarse_solve((r - self.apply(w)) @ tests) @ v.T
 
     def _coarse_solve(self, b: Tensor) -> Tensor:
-        return torch.linalg.lu_solve(*self.coarse, b[..., None])[..., 0]
+        return self.coarse.solve(b[..., None])[..., 0]

@@ -3,11 +3,11 @@
     mean(xi) = h(V c(xi) + L a(z)),     cov(xi) = H cov(u | z) H^T
 
 c is the mean of the forward map or, corrected, the solution of the reduced problem, whose
-derivative is that of an implicit function: dc/dxi = -(V^T K V)^{-1} d(V^T r)/dxi. Where K does not
+derivative is that of an implicit function: dc/dxi = -(W^T K V)^+ d(W^T r)/dxi. Where K does not
 depend on u and is a sum of few operators (`pddlvm.reduced.interpolated`), these give the solution
 itself, for a tenth of what the residual on the mesh costs:
 
-    c(xi) = -(V^T K V)^{-1} V^T r(0, z)
+    c(xi) = -(W^T K V)^+ W^T r(0, z)
 
 A search goes there first. Where it ends the mesh decides.
 """
@@ -55,7 +55,7 @@ class _InBasis(ModelSurrogate):
 
     @abstractmethod
     def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:
-        """c, and V^T K (V, L) where c solves the reduced problem."""
+        """c, and W^T K (V, L) where c solves the reduced problem."""
 
     @abstractmethod
     def slope(self, xi: Tensor, c: Tensor, k: Tangent | None, of_lift: Tensor) -> Tensor:
@@ -156,7 +156,8 @@ class GalerkinSurrogate(_InBasis):
         if k is None:
             return linearise(lambda at: self._forward_map(at)[0], xi)[1]
         if not self._is_linear:
-            k = Tangent(self._reduced.tangent(c, self.prior.unstandardise(xi)))
+            tangent = self._reduced.tangent(c, self.prior.unstandardise(xi))
+            k = Tangent(tangent, self._reduced.n_modes)
         return self._implicit(xi, c, k, of_lift)
 
     @cached_property
@@ -177,7 +178,7 @@ class _Interpolated(_InBasis):
     def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:
         z = self.prior.unstandardise(xi)
         zero = xi.new_zeros(len(xi), self._reduced.n_modes)
-        k = Tangent(self._reduced.tangent(zero, z))
+        k = Tangent(self._reduced.tangent(zero, z), zero.shape[1])
         lift = self._reduced.augment(zero, z)[:, zero.shape[1] :, None]
         r = (k.of_lift @ lift)[..., 0] + self._reduced.load(z)
         return -k.solve(r[..., None])[..., 0], k

@@ -29,6 +29,7 @@ from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.rows import Rows
 from pddlvm.latent.sites import (
+    Draws,
     InferredParameters,
     Likelihood,
     RowsOfNormal,
@@ -141,11 +142,18 @@ class LatentModel(nn.Module, ABC):
     def guide(self, batch: int | Rows, generator: torch.Generator | None = None) -> None:
         """z ~ prior, u ~ forward map."""
         rows = Rows.given(batch)
-        prior = StandardPrior(self.problem.prior, rows, generator, self.sigma_residual)
+        like = self.sigma_residual
+        prior = StandardPrior(self.problem.prior, self.draws, rows, generator, like)
         with pyro.plate("draws", len(rows)):
             xi = pyro.sample("xi", prior)
             mean, log_variance = self.forward_map(xi)
             pyro.sample("c", RowsOfNormal(mean, (0.5 * log_variance).exp(), rows).to_event(1))
+
+    @property
+    def draws(self) -> Draws:
+        """Where the guide draws xi from."""
+        draws: Draws = self.problem.prior
+        return draws
 
     def draw_known(self, batch: int | Rows, generator: torch.Generator | None) -> Tensor:
         """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""
@@ -173,6 +181,11 @@ class LatentModel(nn.Module, ABC):
     @supplied
     def forward(self, z: Tensor, corrections: int = 0) -> Prediction:
         """Predict solutions, with uncertainty."""
+        raise NotImplementedError
+
+    @supplied
+    def norm(self, u: Tensor) -> Tensor:
+        """The norm that errors of solutions are measured in, (..., n_dofs) -> (...,)."""
         raise NotImplementedError
 
     @supplied

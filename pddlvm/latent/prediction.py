@@ -48,7 +48,9 @@ def symmetric_interval(
     mean: Tensor, std: Tensor, shape: ErrorShape, level: float
 ) -> tuple[Tensor, Tensor]:
     """The central interval of mean + std s, s of this shape."""
-    half = std * shape.half_width(check_level(level)).to(std)
+    width = shape.half_width(check_level(level)).to(std)
+    # One for all values, or one for each of them.
+    half = std * (width if shape.values.ndim == 1 else width[:, 0])
     return mean - half, mean + half
 
 

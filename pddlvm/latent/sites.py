@@ -1,7 +1,7 @@
 """Pyro distributions of the latent variable model's sites."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +12,7 @@ from pddlvm.latent.rows import Rows
 from pddlvm.parameters.space import ParameterSpace
 
 __all__ = [
+    "Draws",
     "InferredParameters",
     "Likelihood",
     "Read",
@@ -26,6 +27,15 @@ Read = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Te
 """(c, z, known xi, which are known) -> mean and log variance of xi, (batch, d) each."""
 
 
+class Draws(Protocol):
+    """Something that draws xi from the prior, or from a pool of such draws."""
+
+    def sample_standard(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Standard parameters, (*shape, d)."""
+
+
 class StandardPrior(TorchDistribution):
     """The prior of xi for rows of a batch, drawn from the caller's generator."""
 
@@ -33,14 +43,20 @@ class StandardPrior(TorchDistribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the base class wants a dict)
 
     def __init__(
-        self, prior: ParameterSpace, rows: Rows, generator: torch.Generator | None, like: Tensor
+        self,
+        prior: ParameterSpace,
+        draws: Draws,
+        rows: Rows,
+        generator: torch.Generator | None,
+        like: Tensor,
     ) -> None:
         super().__init__(torch.Size([len(rows)]), torch.Size([prior.size]), validate_args=False)
-        self._prior, self._rows, self._generator, self._like = prior, rows, generator, like
+        self._prior, self._draws, self._rows = prior, draws, rows
+        self._generator, self._like = generator, like
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008, D102
         shape = (*sample_shape, self._rows.total)
-        drawn = self._prior.sample_standard(shape, generator=self._generator)
+        drawn = self._draws.sample_standard(shape, generator=self._generator)
         return self._rows.of(drawn, len(sample_shape)).to(self._like)
 
     def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102

@@ -8,7 +8,7 @@ rho is the size of the residual of each query. Level 0 is a map as it is, where 
 in the basis, |V^T r|; level 1 after corrections, where that is round-off, and rho the certificate,
 which sees the rest. The factors make std the root mean square of the error; the
 distribution of error / std is an `ErrorShape`, fitted with them, both to errors whose variance was
-fitted without them.
+fitted without them. Of several fields each has a factor and a shape of its own.
 """
 
 import warnings
@@ -52,14 +52,17 @@ class Uncertainty(nn.Module):
         n_dofs: length of u.
         fixed_dofs: entries of u that have no spread.
         dtype: of everything.
+        field_of: number of the field of each entry of u, (n_dofs,); one for all by default.
     """
 
     is_calibrated: Tensor
     factor_u: Tensor
+    relative_u: Tensor
     factor_xi: Tensor
     shape_u: Tensor
     shape_xi: Tensor
     fixed: Tensor
+    field_of: Tensor
     c: list[VarianceModel]
     rest: list[VarianceModel]
     xi: list[VarianceModel]
@@ -71,6 +74,7 @@ class Uncertainty(nn.Module):
         n_dofs: int,
         fixed_dofs: NDArray[np.int64],
         dtype: torch.dtype,
+        field_of: NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__()
         d = prior.size
@@ -78,15 +82,20 @@ class Uncertainty(nn.Module):
         self.rest = _pair(VarianceModel(d, n_dofs) for _ in range(2))
         self.xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
         self.register_buffer("is_calibrated", torch.tensor(False))
+        field_of = np.zeros(1, dtype=np.int64) if field_of is None else field_of
+        n_fields = int(field_of.max()) + 1
         self.register_buffer("factor_u", torch.ones(2))
+        # The factors of all fields relative to the first.
+        self.register_buffer("relative_u", torch.ones(2, n_fields))
         # One for each set of known blocks, so long as there are few.
         n_patterns = 2 ** len(prior.blocks)
         n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
         self.register_buffer("factor_xi", torch.ones(2, n_patterns))
         gaussian = ErrorShape.gaussian(torch.empty(())).values
-        self.register_buffer("shape_u", gaussian.repeat(2, 1))
+        self.register_buffer("shape_u", gaussian.repeat(2, n_fields, 1))
         self.register_buffer("shape_xi", gaussian.repeat(2, n_patterns, 1))
         self.register_buffer("fixed", torch.from_numpy(fixed_dofs))
+        self.register_buffer("field_of", torch.from_numpy(field_of))
         self.starts = [part.start for part in prior.slices.values()]
         self.to(dtype)
 
@@ -123,20 +132,36 @@ class Uncertainty(nn.Module):
         var_rest = self.rest[level](xi, base).exp().clamp(max=most).index_fill(1, self.fixed, 0.0)
         return self.factor_u[level] ** 2 * var_c, self.factor_u[level] ** 2 * var_rest
 
+    @property
+    def n_fields(self) -> int:
+        """Fields of u, each with a factor and a shape."""
+        return self.relative_u.shape[1]
+
     def forward_shape(self, level: int) -> ErrorShape:
-        """Distribution of error / std of u."""
-        return ErrorShape(self.shape_u[level].clone())
+        """Distribution of error / std of u; of several fields one for each entry of u."""
+        values = self.shape_u[level]
+        return ErrorShape(values[0].clone() if self.n_fields == 1 else values[self.field_of])
+
+    def spread(self, level: int) -> Tensor:
+        """What multiplies the standard deviation of each entry of u, (n_dofs,), or of all (1,)."""
+        return self.relative_u[level][self.field_of]
 
     def inverse_shape(self, known: Tensor, level: int) -> ErrorShape:
         """Distribution of error / std of xi, for each sample."""
         self.warn_if_not_fitted()
         return ErrorShape(self.shape_xi[level][self.known_pattern(known)])
 
-    def fit_forward_shape(self, level: int, scores: Tensor) -> None:
-        """Factor and shape from error / std at factor 1, (n_samples, n)."""
-        shape, factor = ErrorShape.of_scores(scores)
-        self.factor_u[level] = factor
-        self.shape_u[level].copy_(shape.values)
+    def fit_forward_shape(self, level: int, scores: list[Tensor]) -> None:
+        """Factor and shape of each field from its error / std at factor 1, (n_samples, n) each."""
+        factors = []
+        for number, own in enumerate(scores):
+            shape, factor = ErrorShape.of_scores(own)
+            factors.append(factor)
+            self.shape_u[level, number].copy_(shape.values)
+        first = factors[0] if factors[0] or len(factors) == 1 else 1.0
+        self.factor_u[level] = first
+        others = [factor / first for factor in factors[1:]]
+        self.relative_u[level] = torch.tensor([factors[0] / first if first else 1.0, *others])
 
     def fit_inverse_shape(self, level: int, pattern: int, scores: Tensor, counts: Tensor) -> None:
         """Factor and shape for a set of known blocks, from scores (n_samples, d) that count."""

@@ -179,6 +179,11 @@ class ParametricProblem(ABC):
             InputError: no such field, or one that is a number wherever one looks.
         """
 
+    @property
+    def fields_of_u(self) -> dict[str, slice]:
+        """Where each field of the solution is on its last axis, by name."""
+        return {"u": slice(0, self.n_dofs)}
+
     @abstractmethod
     def inferred(self, z: Tensor) -> Tensor:
         """What inverse errors are measured in."""

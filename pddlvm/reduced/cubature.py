@@ -1,6 +1,6 @@
 """Empirical cubature: few cells with non-negative weights that integrate the reduced residual.
 
-    min_w |A w - b|^2, w >= 0,     A_se = contribution of cell e to (V^T r)_s,   b_s = sum_e A_se
+    min_w |A w - b|^2, w >= 0,     A_se = contribution of cell e to (W^T r)_s,   b_s = sum_e A_se
 
 with one block of rows per prior draw, projected on random directions (Hernández, Caicedo, Ferrer,
 Comput. Methods Appl. Mech. Eng. 313, 2017). The number of cells that come out depends on the
@@ -18,7 +18,6 @@ from scipy.optimize import nnls
 
 from pddlvm.linalg.operators import ScaledOperator
 from pddlvm.reduced.representation import Representation
-from pddlvm.weak.problem import Problem
 from pddlvm.weak.terms import Term, TermEvaluator
 
 __all__ = ["CellSelection", "Draws", "dense_columns", "select_cells", "selected_term"]
@@ -83,12 +82,10 @@ def select_cells(
         draws: Galerkin solutions to integrate well.
         rng: for candidates and projections.
     """
-    problem, vectors = representation.problem, representation.basis.numpy()
     total = sum(len(t.region.dofs) for t in terms.values())
     share = min(1.0, _MAX_CANDIDATES / total)
-    n_draws, n_columns = draws.a.shape
-    directions = rng.standard_normal((n_draws, n_columns, _N_PROJECTIONS))
-    directions[:, draws.n_modes :] = 0
+    n_draws, n_tests = len(draws.a), representation.n_tests
+    directions = rng.standard_normal((n_draws, n_tests, _N_PROJECTIONS))
     candidates: dict[int, Index] = {}
     blocks = []
     target = np.zeros((2, n_draws, _N_PROJECTIONS))
@@ -97,7 +94,7 @@ def select_cells(
         chosen = rng.choice(n, max(1, round(share * n)), replace=False) if share < 1 else range(n)
         candidates[i] = np.sort(np.asarray(chosen, dtype=np.int64))
         blocks.append(_contributions(term, representation, draws, directions, candidates[i]))
-        target += _totals(i, problem, vectors, draws, directions)
+        target += _totals(i, representation, draws, directions)
     rows = target.reshape(-1)
     scale = np.linalg.norm(target, axis=2)
     matters = scale > 1e-10 * scale.max()
@@ -138,7 +135,19 @@ def selected_term(
         torch.from_numpy(weights.ravel() / representation.units.energy),
         term.region.points.take(points.ravel()),
         representation.problem.fields,
+        _tests_of(term, representation, selection, dtype),
     )
+
+
+def _tests_of(
+    term: Term, representation: Representation, selection: CellSelection, dtype: torch.dtype
+) -> ScaledOperator | None:
+    """Test functions at the cells, where they are not those of the basis."""
+    if representation.w is None:
+        return None
+    columns = dense_columns(term, representation.w, selection.cells)
+    rows = torch.from_numpy(columns.reshape(-1, columns.shape[-1]))
+    return ScaledOperator(rows, rows.new_zeros(len(rows)), dtype)
 
 
 def _contributions(
@@ -151,8 +160,8 @@ def _contributions(
     """What each cell adds to the increments and to the parts at c = 0, (n_rows, n_cells)."""
     selection = CellSelection(cells, np.ones(len(cells)))
     part = selected_term(term, representation, selection, torch.float64)
-    assert isinstance(part.operator, ScaledOperator)
-    columns = part.operator.columns.unflatten(0, (len(cells), -1))
+    assert isinstance(part.tests, ScaledOperator)
+    columns = part.tests.columns[:, : representation.n_tests].unflatten(0, (len(cells), -1))
     rows = np.empty((2, len(draws.a), directions.shape[2], len(cells)))
     for k, direction in enumerate(directions):
         z = {name: block[k : k + 1] for name, block in draws.z.items()}
@@ -164,13 +173,14 @@ def _contributions(
     return rows.reshape(-1, len(cells))
 
 
-def _totals(
-    number: int, problem: Problem, vectors: Array, draws: Draws, directions: Array
-) -> Array:
+def _totals(number: int, representation: Representation, draws: Draws, directions: Array) -> Array:
     """The same summed over all cells, by the full operator, (2, n_draws, n_projections)."""
-    term = problem.discretisation(torch.float64, torch.device("cpu")).terms[number]
-    v = torch.from_numpy(vectors)
-    zero = term.residual(draws.at_zero @ v.T, draws.z) @ v
-    solution = term.residual(draws.a @ v.T, draws.z) @ v
+    operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
+    term, v = operators.terms[number], representation.basis
+    tests = v[:, : representation.n_modes]
+    if representation.w is not None:
+        tests = torch.from_numpy(representation.w)
+    zero = term.residual(draws.at_zero @ v.T, draws.z) @ tests
+    solution = term.residual(draws.a @ v.T, draws.z) @ tests
     both = torch.stack([solution - zero, zero])
     return torch.einsum("knc,ncp->knp", both, torch.from_numpy(directions)).numpy()

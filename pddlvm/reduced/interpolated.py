@@ -1,6 +1,6 @@
 """Linear problems in a basis as sums of few operators, to be evaluated at many z.
 
-    V^T K(z) V  =  sum_q theta_q(z) K_q,      theta_q(z) = D(x_q; z) at magic points
+    W^T K(z) V  =  sum_q theta_q(z) K_q,      theta_q(z) = D(x_q; z) at magic points
 
 by empirical interpolation of D over all points of the mesh (`pddlvm.weak.affine_term`), or over
 those of the cubature where they are too many. A log-normal field takes some two hundred K_q: too
@@ -24,6 +24,8 @@ from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["interpolated"]
+
+Array = NDArray[np.float64]
 
 _N_DRAWS = (128, 384, 768)
 """Of z, few first: twice the rank and more."""
@@ -70,7 +72,7 @@ def _is_linear(term: TermEvaluator, a: Tensor, blocks: dict[str, Tensor]) -> boo
 def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
     """A term as such a sum, if it is one of few."""
     for n in _N_DRAWS:
-        term, columns, energy = _at_points(model, number, n + _N_CHECKS)
+        term, columns, energy, tests = _at_points(model, number, n + _N_CHECKS)
         generator = torch.Generator().manual_seed(0)
         xi = model.prior.sample_standard((n + _N_CHECKS,), generator=generator)
         xi[:n] = model.prior.clamp_standard(_SPREAD * xi[:n])
@@ -84,26 +86,31 @@ def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
         tangent = _interpolation(tangents.flatten(1), (size[:, :, None] * size[:, None]).flatten())
         load = _interpolation(loads.flatten(1), size.flatten())
         if tangent is not None and load is not None:
-            return AffineTerm(term, tangent, load, columns, torch.float64, energy)
+            return AffineTerm(term, tangent, load, columns, torch.float64, energy, tests)
     return None
 
 
 def _at_points(
     model: ReducedModel, number: int, n: int
-) -> tuple[TermEvaluator, NDArray[np.float64], float]:
-    """A term at points that n draws have room for, B (V, L) there, and the unit of the weights."""
+) -> tuple[TermEvaluator, Array, float, Array | None]:
+    """A term at points that n draws have room for, B (V, L), the unit of the weights, and B W."""
     representation, term = model.representation, model.terms[number]
     problem = representation.problem
     full = problem.discretisation(torch.float64, torch.device("cpu")).terms[number]
     if n * len(full.weights) * full.s**2 <= _MOST:
         columns = dense_columns(full.term, representation.basis.numpy())
-        return full, columns, representation.units.energy
+        tests = None if representation.w is None else dense_columns(full.term, representation.w)
+        return full, columns, representation.units.energy, tests
     assert isinstance(term, TermEvaluator)
     assert isinstance(term.operator, ScaledOperator)
     found = term.operator.columns
     # The mean boundary values stand in the offset of the operator.
     found[:, model.n_modes] += term.operator.offset
-    return term, found.unflatten(0, (-1, term.s)).numpy(), 1.0
+    tests = None
+    if term.own_tests is not None:
+        assert isinstance(term.own_tests, ScaledOperator)
+        tests = term.own_tests.columns.unflatten(0, (-1, term.s)).numpy()
+    return term, found.unflatten(0, (-1, term.s)).numpy(), 1.0, tests
 
 
 def _interpolation(values: Tensor, unit: Tensor) -> Interpolation | None:

@@ -1,6 +1,7 @@
 """From a problem to what training needs: a basis, its reduced residual, and their scales.
 
-1. K0 is factorised and a basis V is built (`bases`).
+1. X, mostly K0, is factorised and a basis V is built (`bases`), and where residuals need them test
+   functions W (`representers`).
 2. Every term is reduced in V: affine if it can be, by empirical cubature if not.
 3. A compressible basis is rotated to the principal components of reduced Galerkin solutions of
    fresh draws, the same terms are written in it, and it is cut.
@@ -8,6 +9,7 @@
    sees has size one.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.checks import check_kind
-from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.errors import ProblemError, ResonanceWarning
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import generator_of
+from pddlvm.fem import MixedSpace
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
-from pddlvm.linalg.newton import newton
-from pddlvm.reduced.bases import Basis, Galerkin, ResidualEnriched
+from pddlvm.linalg.newton import least_squares, least_squares_step, newton
+from pddlvm.reduced.bases import Basis, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
-from pddlvm.reduced.representation import Reference, Representation, Units
+from pddlvm.reduced.galerkin import Galerkin
+from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.reference import Reference
+from pddlvm.reduced.representation import Representation, Units
+from pddlvm.reduced.representers import representers
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.definite import check_positive_at
+from pddlvm.weak.inner_product import inner_product, is_elliptic
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.terms import TermEvaluator
 
@@ -34,6 +42,8 @@ __all__ = ["Reduction", "TermReduction", "reduce"]
 
 Array = NDArray[np.float64]
 TermReduction = tuple[Interpolation, Interpolation] | CellSelection
+Bases = tuple[Array, Array | None]
+"""V and W."""
 
 _N_CUBATURE_DRAWS = 48
 _N_AFFINE_DRAWS = 48
@@ -60,6 +70,7 @@ class Reduction:
         cubature_error: relative difference, in the reference energy, between Galerkin solutions
             with the cubature and with the full operator, worst of a few fresh draws.
         units: sizes of u and of its energy. v, c and energy above are those of the problem.
+        w: test functions, (n_free, n_tests); None where they are those of the basis.
     """
 
     reference: Reference
@@ -70,10 +81,12 @@ class Reduction:
     energy: Tensor
     cubature_error: float
     units: Units
+    w: Array | None = None
 
     def model(self, problem: Problem, dtype: torch.dtype) -> ReducedModel:
         """The reduced model in a dtype."""
-        return reduced_model(problem, self.reference, self.v, self.terms, dtype, self.units)
+        bases = self.v, self.w
+        return reduced_model(problem, self.reference, bases, self.terms, dtype, self.units)
 
 
 def reduce(
@@ -96,10 +109,12 @@ def reduce(
         return _reduction(problem, basis or ResidualEnriched(), seed, bar)
 
 
-def _reduction(problem: Problem, basis: Basis, seed: int, bar: ProgressBar) -> Reduction:
+def _reduction(
+    problem: Problem, basis: Basis, seed: int, bar: ProgressBar, is_dual: bool = False
+) -> Reduction:
     generator = generator_of(seed)
     bar.say("factorising the reference operator")
-    reference = Reference.of(problem)
+    reference = Reference.of(problem, is_dual=is_dual)
     galerkin = Galerkin(problem, reference)
     bar.show(0.2, now="making the basis")
     v = basis.build(galerkin, generator)
@@ -108,17 +123,18 @@ def _reduction(problem: Problem, basis: Basis, seed: int, bar: ProgressBar) -> R
     solutions, _ = galerkin.solve(v, z)
     if not np.any(solutions):
         raise _nothing_to_learn(problem, reference)
-    terms = reduce_terms(problem, galerkin, v, z, solutions, np.random.default_rng(seed))
-    full = reduced_model(problem, reference, v, terms, torch.float64)
+    w = representers(galerkin, v, generator) if reference.is_dual else None
+    bases, rng = (v, w), np.random.default_rng(seed)
+    terms = reduce_terms(problem, galerkin, bases, z, solutions, rng)
+    full = reduced_model(problem, reference, bases, terms, torch.float64)
 
     checks = problem.prior.sample((_N_CHECKS,), generator=generator)
-    exact = torch.from_numpy(galerkin.solve(v, checks)[0])
-    difference = (solve_reduced(full, checks) - exact).norm(dim=1) / exact.norm(dim=1)
+    cubature_error = _cubature_error(galerkin, full, v, checks)
 
     bar.show(0.8, now="solving in the basis")
     xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator)
     z = problem.prior.unstandardise(xi)
-    c = solve_reduced(full, z)
+    c = solve_reduced(_cheap(galerkin, full), z, galerkin.start(v, z))
     if basis.n_kept is not None:
         relative = torch.nn.functional.normalize(c, eps=_LEAST_SIZE * float(c.abs().max()))
         weights, values, rotation = torch.linalg.svd(relative, full_matrices=False)
@@ -129,14 +145,37 @@ def _reduction(problem: Problem, basis: Basis, seed: int, bar: ProgressBar) -> R
         tolerance = basis.tolerance if isinstance(basis, ResidualEnriched) else 0.0
         kept = min(basis.n_kept, int((tail > tolerance).sum()), v.shape[1])
         v = v @ rotation[:kept].T.numpy()
-        full = reduced_model(problem, reference, v, terms, torch.float64)
-        c = solve_reduced(full, z)
-    k = full.stiffness(c, z)
-    _check_positive(full, c, z, k)
-    energy = (c * (k @ c[..., None])[..., 0]).sum(-1)
+        w = representers(galerkin, v, generator) if reference.is_dual else None
+        full = reduced_model(problem, reference, (v, w), terms, torch.float64)
+        start = c @ rotation[:kept].T if reference.is_dual else None
+        c = solve_reduced(_cheap(galerkin, full), z, start)
+    if reference.is_dual:
+        _warn_of_resonance(reduced_model(problem, reference, (v, None), terms, torch.float64), c, z)
+        energy = c.square().sum(-1)
+    else:
+        k = full.stiffness(c, z)
+        if _loses_positivity(full, c, z, k):
+            return _reduction(problem, basis, seed, bar, is_dual=True)
+        energy = (c * (k @ c[..., None])[..., 0]).sum(-1)
     units = _units(full, c, z)
     bar.show(1.0)
-    return Reduction(reference, v, terms, xi, c, energy, float(difference.max()), units)
+    return Reduction(reference, v, terms, xi, c, energy, cubature_error, units, w)
+
+
+def _cheap(galerkin: Galerkin, full: ReducedModel) -> ReducedModel:
+    """For many solutions: least squares need matrices of twice and more the size."""
+    return interpolated(full) if galerkin.reference.is_dual and galerkin.is_linear else full
+
+
+def _cubature_error(galerkin: Galerkin, full: ReducedModel, v: Array, z: Tensor) -> float:
+    """By how much the full operator moves solutions with the cubature, at worst of some draws."""
+    c = solve_reduced(full, z, galerkin.start(v, z))
+    if galerkin.reference.is_dual:
+        r = full.representation.test(galerkin.residual(full.representation.expand(c, z), z))
+        exact = c - least_squares_step(full.stiffness(c, z), r)
+    else:
+        exact = torch.from_numpy(galerkin.solve(v, z)[0])
+    return float(((c - exact).norm(dim=1) / exact.norm(dim=1)).max())
 
 
 def _units(full: ReducedModel, c: Tensor, z: Tensor) -> Units:
@@ -146,18 +185,44 @@ def _units(full: ReducedModel, c: Tensor, z: Tensor) -> Units:
     return Units(float(u.abs().amax(1).mean()), float(c.square().sum(1).mean()))
 
 
-def _check_positive(full: ReducedModel, c: Tensor, z: Tensor, k: Tensor) -> None:
-    """Raise a ProblemError if the tangent of an energy is not positive at a solution."""
+def _loses_positivity(full: ReducedModel, c: Tensor, z: Tensor, k: Tensor) -> bool:
+    """Is the tangent of an energy not positive at some solutions? An error, if no X helps."""
     problem = full.representation.problem
     if not problem.has_potential:
-        return
+        return False
     zero = torch.zeros_like(c)
     solved = full.residual(c, z).norm(dim=1) <= _SOLVED * full.residual(zero, z).norm(dim=1)
     bad = ((torch.linalg.cholesky_ex(k).info > 0) & solved).nonzero()[:, 0]
-    if len(bad):
-        one = bad[:1]
-        share = f"{len(bad)} of {len(z)} draws"
-        check_positive_at(problem, full.representation.expand(c[one], z[one])[0], z[one][0], share)
+    if not len(bad):
+        return False
+    one, share = bad[:1], f"{len(bad)} of {len(z)} draws"
+    u, at = full.representation.expand(c[one], z[one])[0], z[one][0]
+    if is_elliptic(problem, u, at) and inner_product(problem) is not None:
+        return True
+    check_positive_at(problem, u, at, share)
+    return False
+
+
+def _warn_of_resonance(square: ReducedModel, c: Tensor, z: Tensor) -> None:
+    """Say so if the number of negative eigenvalues changes within the prior.
+
+    Of one field alone: with several, a saddle point has modes that V alone does not tell apart.
+    """
+    problem = square.representation.problem
+    k = square.stiffness(c, z)
+    if isinstance(problem.space, MixedSpace) or not torch.allclose(k, k.mT, rtol=1e-6, atol=1e-9):
+        return
+    counts = (torch.linalg.eigvalsh(k) < 0).sum(1)
+    few, most = int(counts.min()), int(counts.max())
+    if few < most:
+        warnings.warn(
+            f"the prior of problem {problem.name!r} crosses a resonance: its operator has between "
+            f"{few} and {most} negative eigenvalues, and where their number changes there is no "
+            "bounded solution. Near there the maps are far off: narrow the range, or add damping "
+            "or an absorbing side; meanwhile forward(z, corrections=1) is right",
+            ResonanceWarning,
+            stacklevel=2,
+        )
 
 
 def _nothing_to_learn(problem: Problem, reference: Reference) -> ProblemError:
@@ -175,14 +240,15 @@ def _nothing_to_learn(problem: Problem, reference: Reference) -> ProblemError:
 def reduced_model(
     problem: Problem,
     reference: Reference,
-    v: Array,
+    bases: Bases,
     reductions: tuple[TermReduction, ...],
     dtype: torch.dtype,
     units: Units = Units(),  # noqa: B008 (frozen)
 ) -> ReducedModel:
-    """Write every term in the basis v."""
-    representation = Representation(problem, reference, v, dtype, units)
-    exact = Representation(problem, reference, v, torch.float64, units)
+    """Write every term in the bases (v, w)."""
+    v, w = bases
+    representation = Representation(problem, reference, v, dtype, units, w)
+    exact = Representation(problem, reference, v, torch.float64, units, w)
     terms: list[TermEvaluator | AffineTerm] = []
     evaluators = problem.discretisation(torch.float64, torch.device("cpu")).terms
     for term, evaluator, how in zip(problem.terms, evaluators, reductions, strict=True):
@@ -190,19 +256,21 @@ def reduced_model(
             terms.append(selected_term(term, exact, how, dtype))
         else:
             columns = dense_columns(term, exact.basis.numpy())
-            terms.append(AffineTerm(evaluator, *how, columns, dtype, units.energy))
+            tests = None if exact.w is None else dense_columns(term, exact.w)
+            terms.append(AffineTerm(evaluator, *how, columns, dtype, units.energy, tests))
     return ReducedModel(representation, terms)
 
 
-def solve_reduced(model: ReducedModel, z: Tensor) -> Tensor:
-    """Galerkin coefficients by the reduced model alone, (batch, n_modes), by Newton's method.
+def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
+    """Coefficients by the reduced model alone, (batch, n_modes): Newton's method or least squares.
 
     A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
     """
-    return newton(
+    method = newton if model.n_tests == model.n_modes else least_squares
+    return method(
         lambda rows, c: model.residual(c, z[rows]),
         lambda rows, c: model.stiffness(c, z[rows]),
-        z.new_zeros(len(z), model.n_modes),
+        z.new_zeros(len(z), model.n_modes) if start is None else start,
         _SOLVED_REDUCED,
     )
 
@@ -210,13 +278,14 @@ def solve_reduced(model: ReducedModel, z: Tensor) -> Tensor:
 def reduce_terms(
     problem: Problem,
     galerkin: Galerkin,
-    v: Array,
+    bases: Bases,
     z: Tensor,
     c: Array,
     rng: np.random.Generator,
 ) -> tuple[TermReduction, ...]:
     """Choose the reduction of every term from Galerkin solutions c of draws z."""
-    representation = Representation(problem, galerkin.reference, v, torch.float64)
+    v, w = bases
+    representation = Representation(problem, galerkin.reference, v, torch.float64, w=w)
     b = representation.boundary_coordinates(z)
     draws = Draws(
         representation.augment(torch.from_numpy(c), b), problem.prior.split(z), v.shape[1]

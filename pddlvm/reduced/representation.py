@@ -14,23 +14,18 @@ from it to u is in the dtype that is asked for.
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError
-from pddlvm.linalg.factorisation import Factorisation
-from pddlvm.weak.definite import factorise_positive
+from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
-__all__ = ["Reference", "Representation", "Units", "orthonormalise"]
+__all__ = ["Representation", "Units"]
 
 Array = NDArray[np.float64]
 
-_N_LIFT_DRAWS = 64
-_RANK_TOLERANCE, _ROUND_OFF = 1e-10, 1e-14
-_N_CENTRES = 16
 _BOUNDARY_TOLERANCE, _ROUNDINGS = 1e-3, 4
 _RANGE = 1e-3
 """Of the largest number of a dtype: solutions are sums of some ten modes."""
@@ -49,116 +44,6 @@ class Units:
     energy: float = 1.0
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The reference operator K0, factorised, and the lifting of boundary values.
-
-    K0 is symmetric and defines the norm. Where K is not (advection), K0 is its symmetric part, and
-    a few K(z_k) approximate K(z)^{-1}: the one with z_k next to z.
-
-    Attributes:
-        matrix: K0 on the free degrees of freedom, symmetric.
-        coupling: K0 between free and fixed degrees of freedom, (n_free, n_fixed).
-        whole: K0 on all degrees of freedom.
-        factors: of K0.
-        lifts: L, (n_dofs, 1 + rank): harmonic extension of the mean boundary values, then of Phi.
-        phi: orthonormal directions of the boundary values, (n_fixed, rank).
-        centres: standard parameters of the K(z_k), (n_centres, d); none where K is symmetric.
-        factors_at: of the K(z_k).
-    """
-
-    matrix: sp.csc_matrix
-    coupling: sp.csc_matrix
-    whole: sp.csr_matrix
-    factors: Factorisation
-    lifts: Array
-    phi: Array
-    centres: Tensor
-    factors_at: tuple[Factorisation, ...]
-
-    @classmethod
-    def of(cls, problem: Problem) -> "Reference":
-        """Factorise K0 at the centre of the prior, and find the directions of the boundary data.
-
-        Raises:
-            ProblemError: K0 is not positive.
-        """
-        operators = problem.discretisation(torch.float64, torch.device("cpu"))
-        free, fixed = problem.free_dofs, problem.fixed_dofs
-        generator = torch.Generator().manual_seed(0)
-        xi = problem.prior.sample_standard((_N_LIFT_DRAWS,), generator=generator)
-        z0 = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters, dtype=torch.float64))
-        boundary = operators.lift(problem.prior.unstandardise(xi)).numpy()[:, fixed]
-        mean = boundary.mean(axis=0)
-        _, values, directions = np.linalg.svd(boundary - mean, full_matrices=False)
-        # Their spread counts, as far as it is not the rounding of their mean.
-        noise = _ROUND_OFF * float(np.linalg.norm(boundary))
-        rank = int((values > max(_RANK_TOLERANCE * values.max(initial=0.0), noise)).sum())
-        phi = directions[:rank].T
-
-        tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
-        whole = problem.solver.assemble_unconstrained([t[0] for t in tangents])
-        whole = (0.5 * (whole + whole.T)).tocsr()
-        matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
-        factors = factorise_positive(problem, whole)
-        columns = np.column_stack([mean, phi])
-        lifts = np.zeros((problem.n_dofs, 1 + rank))
-        lifts[fixed] = columns
-        lifts[free] = -factors.solve(coupling @ columns)
-        # Once more without the rounding of K0, so that a lift which is a solution leaves no
-        # more than its own.
-        left = [operators.times(tangents, u[None])[0] for u in torch.from_numpy(lifts.T)]
-        lifts[free] -= factors.solve(torch.stack(left, dim=1).numpy()[free])
-        centres = xi[: 0 if problem.is_coercive else _N_CENTRES]
-        factors_at = []
-        for z in problem.prior.unstandardise(centres)[:, None]:
-            matrix_at = problem.solver.matrix(torch.from_numpy(lifts[:, 0]), z[0])
-            factors_at.append(problem.form.factorise(matrix_at, symmetric=False, many=True))
-        return cls(matrix, coupling, whole, factors, lifts, phi, centres, tuple(factors_at))
-
-    def energy_norm(self, u: Tensor) -> Tensor:
-        """|u|_{K0}, boundary values included, (batch, n_dofs) -> (batch,), float64 on the CPU."""
-        k0u = torch.from_numpy((self.whole @ u.numpy().T).T)
-        return (u * k0u).sum(-1).clamp(min=0).sqrt()
-
-    def solve(self, r: Tensor) -> Tensor:
-        """K0^{-1} r for a batch, (batch, n_free), float64 on the CPU inside."""
-        return _solve(self.factors, r)
-
-    def solve_near(self, r: Tensor, xi: Tensor) -> Tensor:
-        """About K(z)^{-1} r: K(z_k)^{-1} r with the nearest centre, or K0^{-1} r without centres.
-
-        Args:
-            r: (batch, n_free).
-            xi: standard parameters, (batch, d).
-        """
-        if not len(self.centres):
-            return self.solve(r)
-        w = torch.empty_like(r)
-        nearest = torch.cdist(xi.double().cpu(), self.centres).argmin(dim=1)
-        for k in nearest.unique().tolist():
-            w[nearest == k] = _solve(self.factors_at[k], r[nearest == k])
-        return w
-
-
-def _solve(factors: Factorisation, r: Tensor) -> Tensor:
-    rows = np.ascontiguousarray(r.detach().cpu().double().numpy().T)
-    return torch.from_numpy(factors.solve(rows).T).to(r)
-
-
-def orthonormalise(v: Array, w: Array, k0: sp.csc_matrix) -> Array:
-    """V extended by the K0-orthonormalised columns of W; dependent columns are dropped."""
-    w = w / np.sqrt((w * (k0 @ w)).sum(axis=0))
-    for _ in range(2):
-        w = w - v @ (v.T @ (k0 @ w))
-    values, vectors = np.linalg.eigh(w.T @ (k0 @ w))
-    keep = values > 1e-8
-    w = w @ (vectors[:, keep] / np.sqrt(values[keep]))
-    w = w - v @ (v.T @ (k0 @ w))
-    w = w / np.sqrt((w * (k0 @ w)).sum(axis=0))
-    return np.column_stack([v, w])
-
-
 class Representation(nn.Module):
     """u from coefficients and back, for batches, in one dtype.
 
@@ -168,6 +53,8 @@ class Representation(nn.Module):
         v: basis on the free degrees of freedom, (n_free, n_modes), K0-orthonormal.
         dtype: of c and b.
         units: sizes of u and of its energy.
+        w: test functions on the free degrees of freedom, (n_free, n_tests), X-orthonormal; by
+            default those of the basis.
     """
 
     rows: Tensor
@@ -183,6 +70,7 @@ class Representation(nn.Module):
         v: Array,
         dtype: torch.dtype,
         units: Units = Units(),
+        w: Array | None = None,
     ) -> None:
         super().__init__()
         free, fixed = problem.free_dofs, problem.fixed_dofs
@@ -199,6 +87,12 @@ class Representation(nn.Module):
         self.n_lifts = reference.lifts.shape[1]
         self.problem = problem
         self.units = units
+        self.w: Array | None = None
+        self.n_tests = n_modes
+        if w is not None:
+            self.n_tests = w.shape[1]
+            self.w = np.zeros((problem.n_dofs, self.n_tests))
+            self.w[free] = units.energy**0.5 * w
         self.register_buffer("rows", torch.from_numpy(rows).to(dtype))
         self.register_buffer("offset", torch.from_numpy(reference.lifts[:, 0].copy()))
         self.register_buffer("coordinates", torch.from_numpy(coordinates).to(dtype))
@@ -298,8 +192,10 @@ class Representation(nn.Module):
         return self.units.u * (var_c @ self.vectors.square().T + var_rest).sqrt().to(like)
 
     def test(self, r: Tensor) -> Tensor:
-        """V^T r / E of residuals on the free degrees of freedom, (batch, n_free), float64."""
-        free = torch.from_numpy(self.problem.free_dofs).to(r.device)
+        """W^T r / E of residuals on the free degrees of freedom, (batch, n_free), float64, CPU."""
+        free = self.problem.free_dofs
+        if self.w is not None:
+            return r @ torch.from_numpy(self.w[free]) / self.units.energy
         return (r @ self.vectors[free].double()) * (self.units.u / self.units.energy)
 
     def project(self, u: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""The residual in a reduced basis, V^T r(V c + L a, z), whose cost does not grow with the mesh.
+"""The residual in a reduced basis, W^T r(V c + L a, z), whose cost does not grow with the mesh.
+
+The test functions W are those of the basis, V, or more of their own (`pddlvm.reduced.tests`).
 
 Each term becomes either an `AffineTerm` (few fixed operators) or an empirical cubature: the same
 pointwise physics at a few hundred cells with non-negative weights. Coefficients, energies and
@@ -24,14 +26,16 @@ have more numbers than a cache holds."""
 
 
 def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tensor]) -> Tensor:
-    """Reduced stiffness of one term, (batch, n_columns, n_columns)."""
+    """Reduced stiffness of one term, (batch, n_rows, n_columns)."""
     if isinstance(term, AffineTerm):
         return term.stiffness(a, z)
     assert isinstance(term.operator, ScaledOperator)
+    assert isinstance(term.tests, ScaledOperator)
     columns, unit = (x.unflatten(0, (-1, term.s)) for x in (term.operator.b, term.operator.unit))
-    tangents = term.tangents(a, z) * unit[:, :, None] * unit[:, None, :]
+    unit_of_rows = term.tests.unit.unflatten(0, (-1, term.s))
+    tangents = term.tangents(a, z) * unit_of_rows[:, :, None] * unit[:, None, :]
     weighted = torch.einsum("bpst,ptj->bpsj", tangents.to(columns), columns)
-    return term.operator.b.T @ weighted.flatten(1, 2)
+    return term.tests.b.T @ weighted.flatten(1, 2)
 
 
 class ReducedModel(nn.Module):
@@ -50,7 +54,7 @@ class ReducedModel(nn.Module):
         self.representation = representation
         self.terms = cast(list[TermEvaluator | AffineTerm], nn.ModuleList(terms))
         self.prior = representation.problem.prior
-        self.n_modes = representation.n_modes
+        self.n_modes, self.n_tests = representation.n_modes, representation.n_tests
 
     @property
     def is_affine(self) -> bool:
@@ -63,21 +67,21 @@ class ReducedModel(nn.Module):
         return torch.stack([term.energy(a, blocks).to(a) for term in self.terms]).sum(0)
 
     def residual(self, c: Tensor, z: Tensor) -> Tensor:
-        """V^T r, (batch, n_modes)."""
+        """W^T r, (batch, n_tests)."""
         return self.residual_of(self.augment(c, z), z)
 
     def residual_of(self, a: Tensor, z: Tensor) -> Tensor:
-        """V^T r of augmented coefficients (c, 1, b), (batch, n_modes)."""
+        """W^T r of augmented coefficients (c, 1, b), (batch, n_tests)."""
         blocks = self.prior.split(z.double())
         total = torch.stack([term.residual(a, blocks) for term in self.terms]).sum(0)
-        return total[:, : self.n_modes]
+        return total[:, : self.n_tests]
 
     def stiffness(self, c: Tensor, z: Tensor) -> Tensor:
-        """V^T K(u, z) V, (batch, n_modes, n_modes)."""
+        """W^T K(u, z) V, (batch, n_tests, n_modes)."""
         return self.tangent(c, z)[..., : self.n_modes]
 
     def tangent(self, c: Tensor, z: Tensor) -> Tensor:
-        """V^T K(u, z) (V, L), (batch, n_modes, n_columns)."""
+        """W^T K(u, z) (V, L), (batch, n_tests, n_columns)."""
         a, chunk = self.augment(c, z), _CHUNK
         if c.device.type == "cpu":
             operators = [t.operator for t in self.terms if isinstance(t, TermEvaluator)]
@@ -87,23 +91,23 @@ class ReducedModel(nn.Module):
         for part, z_part in zip(a.split(chunk), z.split(chunk), strict=True):
             blocks = self.prior.split(z_part.double())
             total = reduce(torch.add, [stiffness_of(t, part, blocks) for t in self.terms])
-            parts.append(total[:, : self.n_modes])
+            parts.append(total[:, : self.n_tests])
         return torch.cat(parts)
 
     def load(self, z: Tensor) -> Tensor:
-        """V^T r at u = 0, (batch, n_modes), of a model that is affine."""
+        """W^T r at u = 0, (batch, n_tests), of a model that is affine."""
         a, blocks = z.new_zeros(len(z), 1), self.prior.split(z)
         return reduce(
             torch.add, [t.load(a, blocks) for t in self.terms if isinstance(t, AffineTerm)]
-        )[:, : self.n_modes]
+        )[:, : self.n_tests]
 
     def slope(self, c: Tensor, z: Tensor) -> Tensor:
-        """d (V^T r) / dz where (c, 1, b) is held, (batch, n_modes, d)."""
+        """d (W^T r) / dz where (c, 1, b) is held, (batch, n_tests, d)."""
         a, blocks = self.augment(c, z), self.prior.split(z.double())
-        total = a.new_zeros(len(a), self.n_modes, self.prior.size)
+        total = a.new_zeros(len(a), self.n_tests, self.prior.size)
         for term in self.terms:
             for name, part in term.slope(a, blocks).items():
-                total[..., self.prior.slices[name]] += part[:, : self.n_modes]
+                total[..., self.prior.slices[name]] += part[:, : self.n_tests]
         return total
 
     def augment(self, c: Tensor, z: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.parallel import in_turn
+from pddlvm.galerkin.forward import Forward
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.validation.effectivity import Effectivity
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 
@@ -77,28 +79,38 @@ class ValidationReport:
         mnse_u: mean of |u - mean|^2 / |u|^2, u the reference solution.
         relative_l2: mean of its square root.
         relative_l2_corrected: the same after one reduced correction.
+        relative_norm: mean error over |u|, in the norm of the model (`model.norm`): the energy norm
+            of finite element problems, boundary values included.
+        relative_norm_corrected: the same after one reduced correction.
         mnse_z: mean square relative error of the first parameter field (of z in strong form where
             that field is one number), the inverse map given the reference solution.
         coverage_u, coverage_z: fraction of true values inside mean +- 2 std; 0.954 is right.
-        bars: "u", "u corrected" (after one correction), "z" -> how well error bars hold.
+        coverage_of: field of u -> the same of that field alone.
+        bars: "u", "u corrected" (after one correction), "z" -> how well error bars hold; of several
+            fields each by its name.
         log_correlation: correlation of log predicted with log true error norm, per sample.
         speedup: reference time over the time of mean and std of the forward map, per sample:
             {"batch 1": ..., "batch 1000": ...}.
         seconds: the times behind it: reference, batch 1, batch 1000, per sample.
         n_samples: fresh prior draws.
+        effectivity: "u", "u corrected" -> how sharp `error_bound` is, where there is one.
     """
 
     mnse_u: float
     relative_l2: float
     relative_l2_corrected: float
+    relative_norm: float
+    relative_norm_corrected: float
     mnse_z: float
     coverage_u: float
     coverage_z: float
+    coverage_of: dict[str, float]
     log_correlation: float
     speedup: dict[str, float]
     seconds: dict[str, float]
     n_samples: int
     bars: dict[str, ErrorBars] = field(repr=False)
+    effectivity: dict[str, Effectivity]
 
     @property
     def nominal(self) -> Array:
@@ -107,18 +119,22 @@ class ValidationReport:
 
     @property
     def observed(self) -> Array:
-        """Fraction of u inside the intervals of these levels."""
-        return self.bars["u"].observed
+        """Fraction of u, or of its first field, inside the intervals of these levels."""
+        return self._first.observed
 
     @property
     def std_ratio(self) -> float:
-        """Std over error of u, per sample, see `ErrorBars`."""
-        return self.bars["u"].std_ratio_per_sample
+        """Std over error of u, or of its first field, per sample, see `ErrorBars`."""
+        return self._first.std_ratio_per_sample
 
     @property
     def std_ratio_pooled(self) -> float:
-        """Std over error of u, over all samples and nodes together."""
-        return self.bars["u"].std_ratio
+        """Std over error of u, or of its first field, over all samples and nodes together."""
+        return self._first.std_ratio
+
+    @property
+    def _first(self) -> ErrorBars:
+        return self.bars[next(iter(self.coverage_of))]
 
     @property
     def rows(self) -> dict[str, str]:
@@ -126,16 +142,26 @@ class ValidationReport:
         return {
             "relative L2 error of u": f"{self.relative_l2:.2e}",
             "... after one correction": f"{self.relative_l2_corrected:.2e}",
+            "relative error in the model's norm": f"{self.relative_norm:.2e}",
+            "... after a correction": f"{self.relative_norm_corrected:.2e}",
             "mnse_u": f"{self.mnse_u:.2e}",
             "mnse_z": f"{self.mnse_z:.2e}",
             "coverage of u, +-2 std": f"{self.coverage_u:.3f}",
             "coverage of z, +-2 std": f"{self.coverage_z:.3f}",
+            **self._coverages,
             **{f"{k}: 50, 80, 95, 99 % hold": _percents(b) for k, b in self.bars.items()},
             **{f"{k}: std / error": f"{b.std_ratio:.2f}" for k, b in self.bars.items()},
             "u: std / error, per sample": f"{self.std_ratio:.2f}",
+            **{f"{k}: bound / error, worst": str(e) for k, e in self.effectivity.items()},
             "correlation, log errors": f"{self.log_correlation:.2f}",
             **{f"speed-up, {k}": f"{v:.3g}" for k, v in self.speedup.items()},
         }
+
+    @property
+    def _coverages(self) -> dict[str, str]:
+        if len(self.coverage_of) == 1:
+            return {}
+        return {f"coverage of field {k}, +-2 std": f"{v:.3f}" for k, v in self.coverage_of.items()}
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<38}{value:>22}" for name, value in self.rows.items())
@@ -167,11 +193,19 @@ def validate(
     told = problem.prior.known_part(z, known)
     u = problem.solve(z)
     free = torch.from_numpy(problem.free_dofs)
+    fields = {
+        name: free[(dofs.start <= free) & (free < dofs.stop)]
+        for name, dofs in problem.fields_of_u.items()
+    }
 
     forward, corrected = model.forward(z), model.forward(z, corrections=1)
-    bars = {"u": _bars_of_u(forward, u, free), "u corrected": _bars_of_u(corrected, u, free)}
+    bars = {name: _bars_of_u(forward, u, own) for name, own in fields.items()}
+    bars |= {f"{name} corrected": _bars_of_u(corrected, u, own) for name, own in fields.items()}
     relative, left = ((f.mean - u).norm(dim=1) / u.norm(dim=1) for f in (forward, corrected))
+    size = model.norm(u)
+    norms = [float((model.norm(f.mean - u) / size).mean()) for f in (forward, corrected)]
     error, std = (forward.mean - u)[:, free], forward.std[:, free]
+    inside = (forward.mean - u).abs() <= 2 * forward.std
     inverse = model.inverse(u, z_known=told)
     unknown = inverse.xi_std > 0
     missed = ((inverse.mean - z).abs() > 2 * inverse.std)[unknown]
@@ -184,15 +218,28 @@ def validate(
         mnse_u=float(relative.square().mean()),
         relative_l2=float(relative.mean()),
         relative_l2_corrected=float(left.mean()),
+        relative_norm=norms[0],
+        relative_norm_corrected=norms[1],
         mnse_z=_mnse_z(model, z, inverse.median),
-        coverage_u=float((error.abs() <= 2 * std).double().mean()),
+        coverage_u=float(inside[:, free].double().mean()),
+        coverage_of={k: float(inside[:, own].double().mean()) for k, own in fields.items()},
         coverage_z=1 - float(missed.double().mean()),
         log_correlation=float(torch.corrcoef(logs)[0, 1]),
         speedup={k: seconds["reference"] / seconds[k] for k in seconds if k != "reference"},
         seconds=seconds,
         n_samples=n_samples,
         bars=bars,
+        effectivity=_effectivity(model, {"u": forward, "u corrected": corrected}, u),
     )
+
+
+def _effectivity(model: LatentModel, forwards: dict[str, Any], u: Tensor) -> dict[str, Effectivity]:
+    found = {
+        name: Effectivity.of(model, forward, u)
+        for name, forward in forwards.items()
+        if isinstance(forward, Forward)
+    }
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _bars_of_u(forward: Any, u: Tensor, free: Tensor) -> ErrorBars:

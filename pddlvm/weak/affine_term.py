@@ -4,7 +4,8 @@ If the pointwise tangent is D(x; z) = sum_q theta_q(z) D_q(x) with few q, then
 
     V^T K(z) V = sum_q theta_q(z) K_q,      K_q = V^T B^T (w D_q) B V
 
-and a training step never touches an element. The D_q are found by empirical interpolation of D on
+and a training step never touches an element. With test functions W of their own it is W^T K(z) V.
+The D_q are found by empirical interpolation of D on
 prior draws, and theta_q(z) is simply the value of D at one "magic" point. The part of the flux at
 u = 0 (loads) is treated alike. theta has the units of the physics, K_q here is scaled to size one.
 """
@@ -26,7 +27,7 @@ _ROUND_OFF = 1e-14
 
 
 class AffineTerm(nn.Module):
-    """A quadratic term in a reduced basis: 1/2 a^T K(z) a + g(z) . a.
+    """A quadratic term in a reduced basis: K(z) a + g(z), and its energy 1/2 a^T K(z) a + g(z) . a.
 
     Args:
         term: the physics at the points.
@@ -35,6 +36,8 @@ class AffineTerm(nn.Module):
         columns: B (V, L) at the points, (n_points, s, n_columns).
         dtype: of the matrices.
         energy: the unit of the result.
+        tests: B W at the points, (n_points, s, n_tests); by default the columns, where alone there
+            is an energy.
     """
 
     k: Tensor
@@ -53,19 +56,22 @@ class AffineTerm(nn.Module):
         columns: NDArray[np.float64],
         dtype: torch.dtype,
         energy: float = 1.0,
+        tests: NDArray[np.float64] | None = None,
     ) -> None:
         super().__init__()
         s, n = columns.shape[1:]
+        rows = columns if tests is None else tests
+        n_rows = rows.shape[2]
         weights = term.weights.numpy() / energy
-        flat = columns.reshape(-1, n)
-        k, g = np.empty((len(tangent.index), n, n)), np.empty((len(load.index), n))
+        flat = rows.reshape(-1, n_rows)
+        k, g = np.empty((len(tangent.index), n_rows, n)), np.empty((len(load.index), n_rows))
         for q in range(len(k)):
             d = tangent.cardinal[:, q].reshape(-1, s, s) * weights[:, None, None]
             # Fields that are constant on parts of the mesh have functions of small support.
             size = np.abs(d).max(axis=(1, 2), initial=0.0)
             inside = np.flatnonzero(size > _ROUND_OFF * size.max())
-            own = columns[inside]
-            k[q] = own.reshape(-1, n).T @ np.matmul(d[inside], own).reshape(-1, n)
+            strains = np.matmul(d[inside], columns[inside]).reshape(-1, n)
+            k[q] = rows[inside].reshape(-1, n_rows).T @ strains
         for q in range(len(g)):
             g[q] = (load.cardinal[:, q].reshape(-1, s) * weights[:, None]).ravel() @ flat
         magic = np.concatenate([tangent.index // s**2, load.index // s])
@@ -84,7 +90,7 @@ class AffineTerm(nn.Module):
             (k_unit, matrices), (g_unit, loads) = map(scale_rows, (matrices.flatten(1), loads))
             self.register_buffer("k_unit", k_unit)
             self.register_buffer("g_unit", g_unit)
-            matrices = matrices.unflatten(1, (n, n))
+            matrices = matrices.unflatten(1, (n_rows, n))
         self.register_buffer("k", matrices.to(dtype))
         self.register_buffer("g", loads.to(dtype))
 
@@ -93,30 +99,30 @@ class AffineTerm(nn.Module):
         return (a * (0.5 * self._times(a, z) + self.load(a, z))).sum(-1)
 
     def residual(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """K a + g, (batch, n_columns)."""
+        """K a + g, (batch, n_rows)."""
         return self._times(a, z) + self.load(a, z)
 
     def stiffness(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """K(z), (batch, n_columns, n_columns)."""
+        """K(z), (batch, n_rows, n_columns)."""
         if self.is_constant:
             return self.k.expand(len(a), -1, -1)
         weights = (self.theta(a, z) * self.k_unit).to(self.k)
         return torch.einsum("bq,qij->bij", weights, self.k)
 
     def slope(self, a: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """d residual / d z of each field that is read, (batch, n_columns, size), float64.
+        """d residual / d z of each field that is read, (batch, n_rows, size), float64.
 
         sum_q dtheta_q K_q a + sum_p dphi_p g_p, where each coefficient reads the fields at its
         point alone: dtheta_q / dz_j is its derivative by the latent field there, times psi_j.
         """
         if self.is_constant:
             return {}
-        rank, n = len(self.tangent_entry), self.k.shape[-1]
+        rank, n_rows, n = len(self.tangent_entry), *self.k.shape[1:]
 
         def coefficients(latents: dict[str, Tensor]) -> Tensor:
             return torch.cat([self._theta(latents, len(a)), self._phi(latents, len(a))], dim=-1)
 
-        parts = (a @ self.k.reshape(rank * n, n).T).unflatten(-1, (rank, n))
+        parts = (a @ self.k.reshape(rank * n_rows, n).T).unflatten(-1, (rank, n_rows))
         parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
         unit = torch.cat([self.k_unit, self.g_unit])
         return {
@@ -153,13 +159,13 @@ class AffineTerm(nn.Module):
 
     def _times(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         if len(self.tangent_entry) == 0:
-            return torch.zeros_like(a)
+            return a.new_zeros(len(a), self.k.shape[1])
         if self.is_constant:
-            return a @ self.k[0]
+            return a @ self.k[0].T
         return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
 
     def load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """g(z), (batch, n_columns)."""
+        """g(z), (batch, n_rows)."""
         if self.is_constant:
             return self.g
         return (self.phi(a, z) * self.g_unit).to(self.g) @ self.g

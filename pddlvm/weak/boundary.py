@@ -30,7 +30,8 @@ class Dirichlet:
 
     Attributes:
         boundary: its name or number in the mesh; or a function that is true where it is, of the
-            middle x (dim,) of a facet, `lambda x: x[0] < 1e-9`; or `fem.Facets` or `fem.Nodes`.
+            middle x (dim,) of a facet, `lambda x: x[0] < 1e-9`; or `fem.Facets` or `fem.Nodes`; or
+            a `fem.Subdomain`, inside of which u is prescribed everywhere.
         value: a number, or value(x, **fields) at one point: a number, or (c,) for a vector u.
         component: the only component of a vector u that is prescribed; None: all of them.
         field: of a `fem.MixedSpace`, the one that is prescribed.

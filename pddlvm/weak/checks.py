@@ -16,7 +16,13 @@ from pddlvm.weak.boundary import BoundaryValues, Dirichlet
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.terms import Energy, Term, TermEvaluator
 
-__all__ = ["check_dirichlet", "check_physics", "check_rigid_modes", "check_terms"]
+__all__ = [
+    "check_dirichlet",
+    "check_inner_product",
+    "check_physics",
+    "check_rigid_modes",
+    "check_terms",
+]
 
 _SMALL = 1e-8
 """A relative change, next to the rounding of float32."""
@@ -27,14 +33,26 @@ def check_terms(name: str, space: FunctionSpace, terms: Any) -> tuple[Term, ...]
     found = check_all(terms, Term, "terms", "[Energy(space.interior(), function)]")
     if not found:
         raise ProblemError(f"problem {name!r} has no terms; give at least one Energy or Flux")
-    for term in found:
+    _check_regions(name, space, found)
+    return found
+
+
+def check_inner_product(name: str, space: FunctionSpace, energies: Any) -> tuple[Energy, ...]:
+    """Return the energies of the norm of the problem `name`, or raise a ProblemError."""
+    example = "[Energy(space.interior(), lambda u, du, x: 0.5 * du @ du)]"
+    found = check_all(energies, Energy, "inner_product", example)
+    _check_regions(name, space, found)
+    return found
+
+
+def _check_regions(name: str, space: FunctionSpace, terms: tuple[Term, ...]) -> None:
+    for term in terms:
         if term.region.n_dofs != space.n_dofs:
             raise ProblemError(
                 f"a term of problem {name!r} is on a region of another space, with "
                 f"{term.region.n_dofs} degrees of freedom instead of {space.n_dofs}; take "
                 "interior() and boundary() of the space of the problem"
             )
-    return found
 
 
 def check_dirichlet(name: str, space: FunctionSpace, dirichlet: Any) -> tuple[Dirichlet, ...]:

@@ -28,16 +28,25 @@ from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.weak.affine_parts import AffineParts, affine_parts
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
-from pddlvm.weak.checks import check_dirichlet, check_physics, check_rigid_modes, check_terms
+from pddlvm.weak.checks import (
+    check_dirichlet,
+    check_inner_product,
+    check_physics,
+    check_rigid_modes,
+    check_terms,
+)
+from pddlvm.weak.coercivity import Coercivity, MinTheta, coercivity_of
 from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.held import check_held
 from pddlvm.weak.newton import ReferenceSolver
 from pddlvm.weak.sensitivities import ElementSensitivities
-from pddlvm.weak.terms import Term
+from pddlvm.weak.stable_pairs import warn_of_unstable_pairs
+from pddlvm.weak.terms import Energy, Term
 
 __all__ = ["Problem"]
 
@@ -65,10 +74,16 @@ class Problem(ParametricProblem):
         solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
             size and on what is installed.
         constraints: mean values that are zero, of what the equations know up to a constant.
+        inner_product: energies whose sum is |u|_X^2 / 2, the norm of u for a model; fields have
+            their values at the centre of the prior. By default the operator itself where that is
+            positive, else see `pddlvm.weak.inner_product`.
 
     Raises:
         ProblemError: a mesh, or a part of it, that nothing holds, a field that no function reads
             or that is unknown, or a function that cannot be evaluated.
+
+    Warns:
+        UserWarning: a velocity and a pressure of elements that are not inf-sup stable.
     """
 
     @out_of_inference
@@ -81,6 +96,7 @@ class Problem(ParametricProblem):
         dirichlet: Sequence[Dirichlet] = (),
         solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
         constraints: Sequence[MeanValue] = (),
+        inner_product: Sequence[Energy] = (),
     ) -> None:
         check_kind(str, name=name)
         if not hasattr(space, "dofs_on"):
@@ -97,6 +113,7 @@ class Problem(ParametricProblem):
         self.space, self.linear_solver = space, solver
         self.terms = check_terms(name, space, terms)
         self.dirichlet = check_dirichlet(name, space, dirichlet)
+        self.inner_product = check_inner_product(name, space, inner_product)
         fixed = [d.dofs_of(space) for d in self.dirichlet]
         self.fixed_dofs = np.unique(np.concatenate([*fixed, np.zeros(0, dtype=np.int64)]))
         self.free_dofs = np.setdiff1d(np.arange(space.n_dofs), self.fixed_dofs)
@@ -119,6 +136,7 @@ class Problem(ParametricProblem):
         read |= {k for d in self.dirichlet for k in d.field_names}
         self._check_read(read, "" if isinstance(space, MixedSpace) else _THIRD)
         check_held(name, self.form, self._exact)
+        warn_of_unstable_pairs(name, self.form, self._exact)
 
     def __repr__(self) -> str:
         return (
@@ -140,6 +158,12 @@ class Problem(ParametricProblem):
     def n_free(self) -> int:
         """Degrees of freedom without the Dirichlet ones."""
         return len(self.free_dofs)
+
+    @property
+    def fields_of_u(self) -> dict[str, slice]:  # noqa: D102
+        if not isinstance(self.space, MixedSpace):
+            return super().fields_of_u
+        return {name: self.space.field(name)[0] for name in self.space.field_names}
 
     @property
     def constraints(self) -> tuple[MeanValue, ...]:
@@ -169,6 +193,8 @@ class Problem(ParametricProblem):
         digest.update(repr((terms, self._field_signatures)).encode())
         if self.constraints:
             digest.update(repr(self.constraints).encode())
+        if self.inner_product:
+            digest.update(repr([t.region.shape for t in self.inner_product]).encode())
         if isinstance(self.space, MixedSpace):
             digest.update(repr(self.space).encode())
         return digest.hexdigest()
@@ -206,6 +232,36 @@ class Problem(ParametricProblem):
         """The problem as a sum of few fixed operators, where it is one: for fast direct solves."""
         return affine_system(self.form, self._exact)
 
+    @cached_property
+    def coercivity(self) -> Coercivity | MinTheta | None:
+        """Bounds of K(z) against K0, the stiffness at the centre of the prior, where there are."""
+        return coercivity_of(self.form, self._exact)
+
+    def affine_parts(self) -> AffineParts | None:
+        """The problem, if it is linear, as a sum of few parts, where it is one to round-off."""
+        return affine_parts(self.form, self._exact)
+
+    @cached_property
+    def reference_stiffness(self) -> sp.csr_matrix:
+        """K0, the symmetric part of K at the centre of the prior, on all degrees of freedom."""
+        operators, z0 = self._exact, torch.zeros(1, self.n_parameters, dtype=torch.float64)
+        z0 = self.prior.unstandardise(z0)
+        tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
+        whole = self.solver.assemble_unconstrained([t[0] for t in tangents])
+        return (0.5 * (whole + whole.T)).tocsr()
+
+    @out_of_inference
+    def energy_norm(self, u: Tensor) -> Tensor:
+        """|u|_{K0} = (u . K0 u)^{1/2}, boundary values included, (..., n_dofs) -> (...,), float64.
+
+        K0 is the stiffness at the reference parameter, the centre of the prior: the norm of
+        `error_bound` and of the basis, if K0 is positive.
+        """
+        u = self.check_solution(u)
+        flat = u.detach().reshape(-1, self.n_dofs).to("cpu", torch.float64)
+        k0u = torch.from_numpy((self.reference_stiffness @ flat.numpy().T).T)
+        return (flat * k0u).sum(-1).clamp(min=0).sqrt().reshape(u.shape[:-1]).to(u.device)
+
     def solve_with_factors(self, z: Tensor) -> tuple[Tensor, Sequence[Factorisation]]:
         """Solutions (n, n_dofs) at z (n, d), float64, and factors of K at each or close to it.
 
@@ -231,6 +287,7 @@ class Problem(ParametricProblem):
             self.dirichlet,
             self.linear_solver,
             self.constraints,
+            self.inner_product,
         )
 
     def discretisation(self, dtype: torch.dtype, device: torch.device) -> Discretisation:
@@ -306,14 +363,15 @@ class Problem(ParametricProblem):
     @property
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         arguments = self.space, self.terms, self.fields, self.dirichlet, self.linear_solver
-        return Problem, (self.name, *arguments, self.constraints)
+        return Problem, (self.name, *arguments, self.constraints, self.inner_product)
 
     @property
     def _pickled_parts(self) -> dict[str, Any]:
         terms = {f"its term number {i}": t.function for i, t in enumerate(self.terms)}
+        norms = {f"its inner product, {i}": t.function for i, t in enumerate(self.inner_product)}
         values = {f"the Dirichlet value on {d.boundary!r}": d.value for d in self.dirichlet}
         places = {f"the boundary {d.boundary!r}": d.boundary for d in self.dirichlet}
-        return terms | places | values | self._named_fields
+        return terms | norms | places | values | self._named_fields
 
     @property
     def _solution_has(self) -> str:

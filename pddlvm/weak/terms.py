@@ -137,11 +137,13 @@ class TermEvaluator(nn.Module):
         weights: quadrature weights, (n_points,).
         points: where fields are evaluated, n_points of them.
         fields: name -> field or number, at least those that the term reads.
+        tests: the operator of the test functions, by default that of u.
     """
 
     weights: Tensor
     x: Tensor
     operator: LinearOperator
+    own_tests: LinearOperator | None
 
     def __init__(
         self,
@@ -150,12 +152,14 @@ class TermEvaluator(nn.Module):
         weights: Tensor,
         points: Points,
         fields: Fields,
+        tests: LinearOperator | None = None,
     ) -> None:
         super().__init__()
         dtype = weights.dtype
         self.term = term
         self.points = points
         self.operator = operator
+        self.own_tests = tests
         self.s = term.region.shape[2]
         self.register_buffer("weights", weights)
         self.register_buffer("x", torch.from_numpy(points.x).to(dtype))
@@ -179,6 +183,11 @@ class TermEvaluator(nn.Module):
         """The term at the first point of its region."""
         return cls.at_points(term, term.region.points.take(np.zeros(1, dtype=np.int64)), fields)
 
+    @property
+    def tests(self) -> LinearOperator:
+        """Test functions -> e, whose adjoint makes residuals of fluxes."""
+        return self.operator if self.own_tests is None else self.own_tests
+
     def strains(self, u: Tensor) -> Tensor:
         """e at the points, (..., n_points, s)."""
         return self.operator(u).unflatten(-1, (-1, self.s))
@@ -190,8 +199,8 @@ class TermEvaluator(nn.Module):
         return (self.weights * self._map(self.term.density, e, self._values(e, z))).sum(-1)
 
     def residual(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-        """B^T (w * flux(B u)), (batch, n_columns)."""
-        return self.operator.adjoint(self.fluxes(u, z).flatten(-2))
+        """B^T (w * flux(B u)), (batch, n_tests)."""
+        return self.tests.adjoint(self.fluxes(u, z).flatten(-2))
 
     def tangents(self, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """w * d flux/de at the points, (batch, n_points, s, s)."""
@@ -214,7 +223,7 @@ class TermEvaluator(nn.Module):
         return self.weights[:, None] * self._map(self.term.flux, e, self._values(e, z))
 
     def slope(self, u: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """d residual / d z of each field that is read, (batch, n_columns, size)."""
+        """d residual / d z of each field that is read, (batch, n_tests, size)."""
         e, found = self.strains(u).detach(), {}
 
         def flux(i: int, latents: dict[str, Tensor]) -> Tensor:
@@ -225,7 +234,7 @@ class TermEvaluator(nn.Module):
             slopes = torch.stack([part[name] for part in parts], dim=-1)
             # Each point reads the fields there alone.
             moved = (slopes[..., None] * self.shapes(name)[:, None]).flatten(1, 2)
-            found[name] = self.operator.adjoint(moved.mT).mT
+            found[name] = self.tests.adjoint(moved.mT).mT
         return found
 
     # --- by the latent fields, (batch, n_points) each: what their links are applied to -----------
@@ -262,6 +271,9 @@ class TermEvaluator(nn.Module):
         with torch.enable_grad():
             latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
             total, given = function(latents).sum(), list(latents.values())
+            if not total.requires_grad:
+                # A function may read a field, and not depend on it.
+                return {name: torch.zeros_like(x) for name, x in latents.items()}
             slopes = torch.autograd.grad(total, given, materialize_grads=True)
         return dict(zip(latents, slopes, strict=True))
 

@@ -147,3 +147,46 @@ def test_a_list_that_is_changed_afterwards_changes_nothing():
     numbers[:] = 0
     assert facets.numbers.tolist() == [3, 4]
     assert dataclasses.replace(facets).numbers.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("mesh", [SQUARE, fem.unit_square(4, quadrilaterals=True)])
+@pytest.mark.parametrize("degree", [1, 2])
+def test_a_subdomain_is_held_everywhere(mesh, degree):
+    mesh = mesh.with_subdomains({"block": lambda x: (abs(x - 0.5) < 0.25).all(axis=0)})
+    space = fem.Space(mesh, degree, n_components=2)
+    inside = (abs(space.dof_points - 0.5) < 0.25 + 1e-9).all(axis=1)
+    where = fem.Subdomain("block")
+    assert space.dofs_on(where).tolist() == np.flatnonzero(inside).tolist()
+    second = inside & (space.dof_components == 1)
+    assert space.dofs_on(where, 1).tolist() == np.flatnonzero(second).tolist()
+
+
+def test_a_subdomain_of_one_of_several_fields_is_held():
+    mesh = SQUARE.with_subdomains({"7": lambda x: x[0] < 0.5})
+    space = fem.MixedSpace({"a": fem.Space(mesh), "b": fem.Space(mesh, 2)})
+    case = pddlvm.Problem(
+        "two",
+        space,
+        [pddlvm.Energy(space.interior(), lambda da, db, a, b, k: k * (da @ da + db @ db) - a - b)],
+        {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))},
+        [pddlvm.Dirichlet("right", field="a"), pddlvm.Dirichlet(fem.Subdomain(7), 2.0, field="b")],
+    )
+    dofs, own = space.field("b")
+    u = case.solve(torch.ones(1, dtype=torch.float64))[dofs]
+    left = own.dof_points[:, 0] < 0.5 + 1e-9
+    assert (u[left] == 2.0).all()
+    assert (u[~left] > 2.0).all()
+
+
+def test_a_subdomain_is_no_boundary():
+    space = fem.Space(SQUARE.with_subdomains({"low": lambda x: x[1] < 0.5}))
+    with pytest.raises(pddlvm.MeshError, match=r"no part of the boundary; .*interior\('low'\)"):
+        space.boundary(fem.Subdomain("low"))
+    with pytest.raises(pddlvm.MeshError, match=r"'low' is a subdomain .*Subdomain\('low'\)"):
+        space.dofs_on("low")
+    with pytest.raises(pddlvm.MeshError, match=r"no subdomain 'high'; it has .'low'."):
+        space.dofs_on(fem.Subdomain("high"))
+    with pytest.raises(pddlvm.MeshError, match="needs the name of a subdomain"):
+        fem.Subdomain(None)
+    with pytest.raises(pddlvm.MeshError):
+        fem.ShellSpace(fem.roof(2)).dofs_on(fem.Subdomain("end"))

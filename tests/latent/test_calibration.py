@@ -152,7 +152,7 @@ def test_far_from_the_prior_variances_are_huge_and_numbers(level):
 
 @pytest.fixture(scope="module")
 def line() -> pddlvm.LatentVariableModel:
-    """Its one mode is the solution: corrected, it is right to eight digits and more."""
+    """Its one mode is the solution: corrected, it is right to all digits."""
     trained = pddlvm.LatentVariableModel(poisson.make_1d())
     pddlvm.train(trained, max_steps=60, calibrate=False)
     trained.calibrate(512)
@@ -166,10 +166,14 @@ def test_error_bars_reach_down_to_rounding(line, dtype):
     forward = line.forward(z, corrections=1)
     error = (forward.mean.double() - line.problem.solve(z.double()))[:, free]
     ratio = forward.std[:, free].double().square().mean().sqrt() / error.square().mean().sqrt()
-    # A handful of draws far out decide means of squares.
-    assert float(ratio) == pytest.approx(1, abs=0.25)
     digits = error.norm() / forward.mean.norm()
-    assert 0.1 * torch.finfo(dtype).eps < digits < (1e-8 if dtype == torch.float64 else 1e-7)
+    assert 0.1 * torch.finfo(dtype).eps < digits < (1e-13 if dtype == torch.float64 else 1e-7)
+    if dtype == torch.float32:
+        # A handful of draws far out decide means of squares.
+        assert float(ratio) == pytest.approx(1, abs=0.25)
+    else:
+        # What is right to all digits of the truth has the rounding of its last one, no more.
+        assert 0 < float(ratio) < 1.25
 
 
 def test_intervals_of_the_inverse_map_hold(model):

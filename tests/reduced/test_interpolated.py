@@ -32,9 +32,8 @@ def on_the_mesh(model):
         else how
         for t, how in zip(problem.terms, reduction.terms, strict=True)
     )
-    return reduced_model(
-        problem, reduction.reference, reduction.v, terms, torch.float64, reduction.units
-    )
+    bases = reduction.v, reduction.w
+    return reduced_model(problem, reduction.reference, bases, terms, torch.float64, reduction.units)
 
 
 def draws(model, n=8):

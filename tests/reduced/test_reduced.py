@@ -10,8 +10,8 @@ from torch.func import jacrev, vmap
 import pddlvm
 from pddlvm import fem, links
 from pddlvm.latent.size import LogQuadratic
-from pddlvm.reduced.bases import Galerkin
 from pddlvm.reduced.cubature import CellSelection
+from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.reduction import (
     Reduction,
     reduce,
@@ -19,7 +19,8 @@ from pddlvm.reduced.reduction import (
     reduced_model,
     solve_reduced,
 )
-from pddlvm.reduced.representation import Reference, Units
+from pddlvm.reduced.reference import Reference
+from pddlvm.reduced.representation import Units
 from pddlvm.weak.affine_term import AffineTerm
 from problems import poisson
 
@@ -265,8 +266,8 @@ def cubature_of(n_draws: int) -> tuple[CellSelection, float]:
     v = pddlvm.ResidualEnriched(3).build(galerkin, torch.Generator().manual_seed(0))
     z, fresh = problem.prior.sample((n_draws,), seed=0), problem.prior.sample((16,), seed=1)
     c, exact = galerkin.solve(v, z)[0], torch.from_numpy(galerkin.solve(v, fresh)[0])
-    terms = reduce_terms(problem, galerkin, v, z, c, np.random.default_rng(0))
-    model = reduced_model(problem, galerkin.reference, v, terms, torch.float64)
+    terms = reduce_terms(problem, galerkin, (v, None), z, c, np.random.default_rng(0))
+    model = reduced_model(problem, galerkin.reference, (v, None), terms, torch.float64)
     error = (solve_reduced(model, fresh) - exact).norm(dim=1) / exact.norm(dim=1)
     return terms[0], float(error.mean())
 
@@ -294,6 +295,27 @@ def test_cells_do_not_grow_with_the_mesh():
     )
     # Four times as many cells to choose from change the choice, but hardly its number.
     assert fine < 1.25 * coarse and coarse < 250
+
+
+def test_a_constant_term_need_not_be_symmetric():
+    """Advection that reads no parameter: K a, and not K^T a."""
+    space = fem.Space(fem.unit_square(4))
+    problem = pddlvm.Problem(
+        "wind",
+        space,
+        [
+            pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * du @ du - u),
+            pddlvm.Flux(space.interior(), lambda u, du, x: (3.0 * du[0], torch.zeros_like(du))),
+        ],
+        {"k": pddlvm.Constant(pddlvm.LogNormal(0.0, 0.3))},
+        [pddlvm.Dirichlet(None)],
+    )
+    model = reduce(problem).model(problem, torch.float64)
+    assert any(term.is_constant for term in model.terms)
+    z = problem.prior.sample((3,), seed=0)
+    c = torch.randn(3, model.n_modes, generator=torch.Generator().manual_seed(0)).double()
+    r = problem.residual(model.representation.expand(c, z), z)
+    torch.testing.assert_close(model.residual(c, z), model.representation.test(r))
 
 
 # --- scales ------------------------------------------------------------------------------------

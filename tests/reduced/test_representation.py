@@ -10,9 +10,10 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.reduced.bases import Galerkin
+from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.reduction import reduce
-from pddlvm.reduced.representation import Reference, Representation, orthonormalise
+from pddlvm.reduced.reference import Reference, orthonormalise
+from pddlvm.reduced.representation import Representation
 from problems import nonlinear_poisson, poisson
 
 BASES = [
@@ -276,7 +277,7 @@ def test_enrichment_stops_where_only_round_off_is_left():
 def test_the_nearest_reference_operator_is_taken():
     problem = nonlinear_poisson.make_advection_diffusion(5)
     reference = Reference.of(problem)
-    xi = reference.centres[[3, 0, 3]]
+    xi = reference.xi[[3, 0, 3]]
     r = torch.randn(3, problem.n_free, generator=torch.Generator().manual_seed(0)).double()
     w = reference.solve_near(r, xi)
     for one, z, rhs in zip(w, problem.prior.unstandardise(xi), r, strict=True):

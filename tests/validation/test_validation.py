@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import pddlvm
-from problems import poisson
+from pddlvm.validation.effectivity import Effectivity
+from problems import nonlinear_poisson, poisson
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,44 @@ def test_bars_compare_intervals_and_std_with_the_truth(model, report, name):
     std, error = (x[:, those].square().sum(1) for x in (found.std, found.mean - true))
     assert bars.std_ratio == pytest.approx(float((std.sum() / error.sum()).sqrt()))
     assert bars.std_ratio_per_sample == pytest.approx(float((std / error).sqrt().median()))
+
+
+@pytest.mark.parametrize("name, corrections", [("u", 0), ("u corrected", 1)])
+def test_effectivity_is_that_of_the_error_bound(model, report, name, corrections):
+    problem = model.problem
+    z = problem.prior.sample((50,), seed=3)
+    forward, u = model.forward(z, corrections=corrections), problem.solve(z)
+    # A basis of one conductivity is right to round-off, which the reference solution has as well.
+    known = 1e-10 * problem.energy_norm(u)
+    error = torch.maximum(problem.energy_norm(forward.mean - u), known)
+    ratio, found = forward.error_bound / error, report.effectivity[name]
+    assert found.median == pytest.approx(float(ratio.median()))
+    assert found.worst == pytest.approx(float(ratio.max()))
+    assert found.violations == 0
+    assert f"{found.median:.2f}" in report.rows[f"{name}: bound / error, worst"]
+
+
+def test_bounds_that_are_wrong_are_counted(model, monkeypatch):
+    true = type(model.certifier).__call__
+
+    def too_small(certifier, mean, z):
+        bounds = true(certifier, mean, z)
+        few = torch.arange(len(z)) < 7
+        none = torch.zeros_like(bounds.left)
+        near = torch.where(few, 0.5, 1.0) * bounds.lower
+        return dataclasses.replace(bounds, near=near, left=none, rounding=none)
+
+    monkeypatch.setattr(type(model.certifier), "__call__", too_small)
+    z = model.problem.prior.sample((50,), seed=3)
+    u = model.problem.solve(z)
+    assert Effectivity.of(model, model.forward(z), u).violations >= 7
+
+
+def test_problems_without_bounds_have_no_effectivity():
+    nonlinear = pddlvm.LatentVariableModel(nonlinear_poisson.make_1d(8))
+    nonlinear.calibrate(32)
+    report = pddlvm.validate(nonlinear, n_samples=2)
+    assert report.effectivity == {} and not any("bound" in name for name in report.rows)
 
 
 def test_every_figure_is_finite_and_shown(report):

@@ -239,5 +239,14 @@ def test_derivatives_by_the_adjoint_are_differences():
     torch.testing.assert_close(u, case.solve(z), rtol=0, atol=1e-12)
 
 
-def test_a_model_refuses_constraints_by_name():
-    refuses("positive only under its constraints", pddlvm.LatentVariableModel, neumann())
+def test_an_energy_that_only_constants_escape_keeps_its_norm():
+    problem = neumann()
+    model = pddlvm.LatentVariableModel(problem)
+    assert model.covariance == pddlvm.EnergyNorm()
+    z = problem.prior.sample((4,), seed=0)
+    u = problem.solve(z)
+    means = torch.from_numpy(problem.form.constraints.means)
+    corrected = model.forward(z, corrections=1).mean
+    assert float((corrected @ means.T).abs().max()) < 1e-12
+    # What is left is outside of the basis, which is as good as its tolerance.
+    assert float((model.norm(corrected - u) / model.norm(u)).max()) < 1e-4

@@ -146,8 +146,50 @@ def test_derivatives_by_the_adjoint_are_differences():
 def test_equal_orders_of_both_fields_are_told():
     mesh = fem.unit_square(4)
     space = fem.MixedSpace({"u": fem.Space(mesh, n_components=2), "p": fem.Space(mesh)})
+    with pytest.warns(UserWarning, match="field 'p' .* is tied to its divergence alone"):
+        case = driven(4, space)
     with pytest.raises(pddlvm.ConvergenceError, match=r"field 'p' has a mode .*not P1-P1"):
-        driven(4, space).solve(double([1.0]))
+        case.solve(double([1.0]))
+
+
+def pair(degrees, flux=stokes):
+    mesh = fem.unit_square(2)
+    space = fem.MixedSpace(
+        {
+            "u": fem.Space(mesh, degrees[0], n_components=2),
+            "p": fem.Space(mesh, degrees[1]),
+        }
+    )
+    return channel(space=space, terms=[pddlvm.Flux(space.interior(), flux)])
+
+
+@pytest.mark.parametrize("degrees", [(1, 1), (2, 2), (1, 2)])
+def test_pairs_that_are_not_stable_are_warned_of(degrees):
+    with pytest.warns(UserWarning, match="not inf-sup stable"):
+        pair(degrees)
+
+
+def stabilised(du, p, dp, x, nu):
+    rows = stokes(None, du, p, dp, x, nu)
+    return {"u": rows["u"], "p": (du.trace(), 0.01 * dp)}
+
+
+def compressible(du, p, x, nu):
+    rows = stokes(None, du, p, None, x, nu)
+    return {"u": rows["u"], "p": (du.trace() + p, 0.0)}
+
+
+def apart(du, p, dp, nu):
+    return {"u": (0.0, nu * du), "p": (p, dp)}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "flux"),
+    [((2, 1), stokes), ((1, 1), stabilised), ((1, 1), compressible), ((1, 1), apart)],
+)
+def test_other_pairs_are_left_in_peace(degrees, flux):
+    # Warnings are errors.
+    assert pair(degrees, flux).n_free
 
 
 # --- Navier-Stokes -------------------------------------------------------------------------------

@@ -258,6 +258,76 @@ def test_newton_goes_on_where_secant_steps_do_not_help():
     assert u[1].item() == pytest.approx(102 / 100.01 / 2, rel=1e-9)
 
 
+def torn(density):
+    """A body of which all sides are moved: the lifting moves the cells along them alone."""
+    space = fem.Space(fem.unit_square(4), 2, n_components=2)
+    return pddlvm.Problem(
+        "torn",
+        space,
+        [pddlvm.Energy(space.interior(), density)],
+        fields={"size": pddlvm.Constant(pddlvm.Uniform(0.0, 1.0))},
+        dirichlet=[pddlvm.Dirichlet(None, lambda x, size: size * torch.stack([x[0], -x[1]]))],
+    )
+
+
+def rubber(u, du, x):
+    growth = du.trace() + du[0, 0] * du[1, 1] - du[0, 1] * du[1, 0]
+    return 0.5 * (2 * du.trace() + (du * du).sum()) - growth + 1.25 * growth**2
+
+
+def test_a_step_at_rest_passes_where_the_lifting_tears_at_cells():
+    case, z = torn(rubber), double([0.5], [0.25])
+    x, component = case.space.dof_points, case.space.dof_components
+    even = torch.from_numpy(np.where(component == 0, x[:, 0], -x[:, 1]))
+    # A stretch that is the same everywhere is in balance.
+    torch.testing.assert_close(case.solve(z), z * even, rtol=0, atol=1e-9)
+
+
+def test_without_a_step_at_rest_newton_tears_them(monkeypatch):
+    monkeypatch.setattr(newton.ReferenceSolver, "_step_at_rest", lambda *_: None)
+    monkeypatch.setattr(newton, "_MAX_SECANT_STEPS", 0)
+    with pytest.raises(ConvergenceError):
+        torn(rubber).solve(double([0.5], [0.25]))
+
+
+def test_nothing_is_linearised_where_it_is_not_smooth():
+    space = fem.Space(fem.unit_square(2))
+    case = pddlvm.Problem(
+        "not smooth at rest",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x: (du @ du) ** 0.75)],
+        fields={"size": pddlvm.Constant(pddlvm.Uniform(0.0, 1.0))},
+        dirichlet=[pddlvm.Dirichlet(None, lambda x, size: size * (1 + x[0]))],
+    )
+    z = double(0.5)
+    assert case.solver._step_at_rest(z, torch.tensor(np.inf)) is None
+    # By symmetry the middle has the mean of the sides.
+    assert case.solve(z)[case.free_dofs].item() == pytest.approx(0.75, rel=1e-6)
+
+
+def cancelled():
+    """A flux that is the same everywhere: loads of neighbours cancel each other, to rounding."""
+    space = fem.Space(fem.unit_square(5), 2, periodic={"left": "right", "bottom": "top"})
+    return pddlvm.Problem(
+        "cancelled",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * ((du + 1 / 3) ** 2).sum())],
+        fields={"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))},
+        constraints=[pddlvm.MeanValue()],
+    )
+
+
+def test_loads_that_cancel_each_other_move_nothing():
+    # Rounding of numbers of size one.
+    assert cancelled().solve(double([1.0], [1.7])).abs().max() < 1e-13
+
+
+def test_without_their_sizes_rounding_looks_like_a_load(monkeypatch):
+    monkeypatch.setattr(newton, "_ROUND_OFF", 0.0)
+    with pytest.raises(pddlvm.ProblemError, match="do not balance"):
+        cancelled().solve(double([1.0], [1.7]))
+
+
 # Failures
 
 

@@ -1,0 +1,173 @@
+"""Rigorous bounds of the error of a mean, where the problem is linear and K(z) can be bounded.
+
+    K(z) e = -r(m),   e = u - m,        lower K0 <= K(z) <= upper K0  (`pddlvm.weak.coercivity`)
+    |r|_{K0'} / upper  <=  |e|_{K0}  <=  |r|_{K0'} / lower,             |r|_{K0'}^2 = r . K0^{-1} r
+
+For any approximation d of e, a few steps of conjugate gradients for one, the same holds of what it
+leaves, and is sharper than that, by a factor of three or so:
+
+    | |e|_{K0} - |d|_{K0} |  <=  |e - d|_{K0}  <=  |r(m + d)|_{K0'} / lower
+
+In another norm than that of K0 the lower bound is that of the inf-sup constant
+(`pddlvm.reduced.inf_sup`), and d are a few steps of GMRES. m is the mean as it is returned,
+rounded, with rounded boundary values: d begins with what makes these exact. The rounding of r
+widens the bounds.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.galerkin.refinement import refine
+from pddlvm.linalg.krylov import conjugate_gradients
+from pddlvm.reduced.inf_sup import inf_sup_of
+from pddlvm.reduced.reduction import Reduction
+from pddlvm.reduced.reference import Reference
+from pddlvm.reduced.residual import ReducedModel
+from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.problem import Problem
+
+__all__ = ["Certifier", "ErrorBounds", "reduced_coercivity"]
+
+_N_STEPS = 4
+"""Of conjugate gradients, each as dear as a certificate."""
+_ROUNDINGS = 4.0
+"""How many times the rounding of r may be as large as estimated."""
+_SOLVED = 1e-6
+"""Relative error of |r| and |d|, far above that of linear systems."""
+
+
+@dataclass(frozen=True)
+class ErrorBounds:
+    """Of |u - m| in the norm of K0, in the units of the problem; float64, (batch,) each.
+
+    Attributes:
+        near: |d|_{K0}.
+        left: |r(m + d)|_{K0'}.
+        rounding: what that may be wrong by.
+        moved: |d'|_{K0}, at most, of what rounding changes beside.
+        coercivity, continuity: lower and upper bound of K(z) against K0; zero and infinity where
+            there are none.
+    """
+
+    near: Tensor
+    left: Tensor
+    rounding: Tensor
+    moved: Tensor
+    coercivity: Tensor
+    continuity: Tensor
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """Of the error; infinite where there is none."""
+        found = self.near + self.moved + (self.left + self.rounding) / self.coercivity
+        return torch.where(self.coercivity > 0, found, torch.inf)
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Of the error."""
+        most, least = self.left + self.rounding, self.left - self.rounding
+        near, far = most / self.coercivity, least / self.continuity
+        found = torch.maximum(self.near - near, far - self.near) - self.moved
+        return torch.where(self.coercivity > 0, found, 0.0).clamp(min=0)
+
+
+class Certifier:
+    """Bounds for a problem, from the residual on the mesh.
+
+    Args:
+        problem: the problem.
+        reduction: supplies K0 and a solution that is typical.
+        exact: the reduced model of it, float64 on the CPU.
+    """
+
+    def __init__(self, problem: Problem, reduction: Reduction, exact: ReducedModel) -> None:
+        self._problem, self._reference, self._exact = problem, reduction.reference, exact
+        is_dual = reduction.reference.is_dual
+        self._coercivity = (
+            inf_sup_of(problem, reduction.reference) if is_dual else problem.coercivity
+        )
+        self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
+        self._typical = reduction.xi[:1], reduction.c[:1] / reduction.units.energy**0.5
+
+    def __call__(self, mean: Tensor, z: Tensor) -> ErrorBounds | None:
+        """Bounds of means (batch, n_dofs) at z (batch, d), both float64 on the CPU.
+
+        None where the problem has none.
+        """
+        if self._coercivity is None:
+            return None
+        lower, upper = self._coercivity(z)
+        chunk = self._problem.solver.chunk
+        parts = [self._near(*part) for part in zip(mean.split(chunk), z.split(chunk), strict=True)]
+        better, r = (torch.cat(part) for part in zip(*parts, strict=True))
+        share, at = self._rounded
+        rounding = _SOLVED * r + share * mean.norm(dim=1) * upper / at
+        near = self._reference.energy_norm(better - mean)
+        # Where d is all of e, whatever is compared with has its own rounding.
+        return ErrorBounds(near, r, rounding, _SOLVED * near, lower, upper)
+
+    def _near(self, mean: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """m + d and |r(m + d)|_{K0'}."""
+        free = self._operators.free
+        held = self._operators.lift(z).index_copy(1, free, mean[:, free])
+        if self._reference.is_dual:
+            found = refine(
+                self._exact, self._reference, held, z, tolerance=0.0, max_iterations=_N_STEPS
+            )
+            return found.u, found.residual_norm * self._reference.energy_norm(found.u)
+        r = self._operators.residual(held, z)
+        system = _System(self._operators, self._reference, z, held.norm(dim=1, keepdim=True))
+        budget = torch.full((len(z),), _N_STEPS)
+        step, _ = conjugate_gradients(system, -r, r.new_zeros(len(z)), budget)
+        better = held.index_add(1, free, step)
+        return better, system.precondition(self._operators.residual(better, z))[1]
+
+    @cached_property
+    def _rounded(self) -> tuple[float, float]:
+        """What the rounding of u changes of |r|, over |u|, of a solution; upper there."""
+        assert self._coercivity is not None
+        xi, c = self._typical
+        z = self._exact.prior.unstandardise(xi)
+        u = self._exact.representation.expand(c, z)
+        epsilon = torch.finfo(u.dtype).eps
+        rounded = u + epsilon * u.abs() * normal_like(u, (), generator_of(0))
+        change = self._operators.residual(rounded, z) - self._operators.residual(u, z)
+        size = (change * self._reference.solve(change)).sum().clamp(min=0).sqrt()
+        return _ROUNDINGS * float(size / u.norm()), float(self._coercivity(z)[1])
+
+
+@dataclass(frozen=True)
+class _System:
+    """K(z) of a linear problem, with K0 as its preconditioner; vectors are (batch, n_free).
+
+    K p is a difference of residuals, of a p of the size of u: far cheaper than all tangents are.
+    """
+
+    operators: Discretisation
+    reference: Reference
+    z: Tensor
+    size: Tensor
+
+    def of(self, rows: Tensor) -> "_System":
+        """That of some samples."""
+        return _System(self.operators, self.reference, self.z[rows], self.size[rows])
+
+    def apply(self, p: Tensor) -> Tensor:
+        scale = self.size / p.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        zero = p.new_zeros(len(p), self.operators.n_dofs)
+        u = zero.index_copy(1, self.operators.free, scale * p)
+        change = self.operators.residual(u, self.z) - self.operators.residual(zero, self.z)
+        return change / scale.clamp(min=1e-300)
+
+    def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        w = self.reference.solve(r)
+        return w, (r * w).sum(-1).clamp(min=0).sqrt()
+
+
+def reduced_coercivity(exact: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
+    """Least singular value of W^T K V, V and W orthonormal in X, (batch,): an estimate of K's."""
+    return torch.linalg.svdvals(exact.stiffness(c, z))[:, -1]

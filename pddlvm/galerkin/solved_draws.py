@@ -1,0 +1,108 @@
+"""Draws of the prior whose reduced problem is solved, for a training that needs its solution.
+
+    c*(z) = (W^T K(z) V)^+ W^T f(z)
+
+A batch that is drawn anew in each step would cost ten times what the step does. So a pool is solved
+once, batches are drawn from it, and each draw is known again by its bits. Anything else is solved
+when it is asked for. No PDE is solved: the reduced problems are of some ten unknowns.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.random import generator_of
+from pddlvm.linalg.newton import least_squares_step
+from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.residual import ReducedModel
+
+__all__ = ["SolvedDraws"]
+
+_N_DRAWS, _CHUNK = 16384, 256
+_SEED = 314159
+_ODD = 0x9E3779B97F4A7C15
+"""Of 64 bits: its powers spread the bits of different coordinates."""
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Solved draws.
+
+    Attributes:
+        xi: standard parameters, (n, d).
+        c: their solutions, (n, n_modes).
+        keys: of the draws, ascending, (n,).
+        order: the draw of each key.
+    """
+
+    xi: Tensor
+    c: Tensor
+    keys: Tensor
+    order: Tensor
+
+    def to(self, device: torch.device) -> "_Pool":
+        return _Pool(*(x.to(device) for x in (self.xi, self.c, self.keys, self.order)))
+
+
+class SolvedDraws:
+    """A pool of solved draws; its random numbers are always the same ones.
+
+    Args:
+        exact: the reduced model of a linear problem, float64 on the CPU.
+        dtype: of the draws.
+    """
+
+    def __init__(self, exact: ReducedModel, dtype: torch.dtype) -> None:
+        self._exact, self._dtype = exact, dtype
+        self._moved: dict[torch.device, _Pool] = {}
+
+    def sample_standard(
+        self, shape: tuple[int, ...], *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Standard parameters of solved draws, (*shape, d), on the CPU."""
+        return self._pool.xi[torch.randint(len(self._pool.xi), shape, generator=generator)]
+
+    def solutions(self, xi: Tensor) -> Tensor:
+        """c* of standard parameters (batch, d), (batch, n_modes), of their dtype and device."""
+        pool, keys = self._at(xi.device), _keys(xi)
+        place = torch.searchsorted(pool.keys, keys).clamp(max=len(pool.keys) - 1)
+        found = pool.c[pool.order[place]]
+        is_new = pool.keys[place] != keys
+        if is_new.any():
+            found[is_new] = self._solve(xi[is_new].cpu()).to(found)
+        return found
+
+    def _solve(self, xi: Tensor) -> Tensor:
+        z = self._exact.prior.unstandardise(xi.double())
+        parts = []
+        for part in z.split(_CHUNK):
+            zero = part.new_zeros(len(part), self._exact.n_modes)
+            k, r = self._model.stiffness(zero, part), self._model.residual(zero, part)
+            parts.append(-least_squares_step(k, r))
+        return torch.cat(parts)
+
+    @cached_property
+    def _model(self) -> ReducedModel:
+        return interpolated(self._exact)
+
+    @cached_property
+    def _pool(self) -> _Pool:
+        generator = generator_of(_SEED)
+        xi = self._exact.prior.sample_standard((_N_DRAWS,), generator=generator).to(self._dtype)
+        keys, order = _keys(xi).sort()
+        return _Pool(xi, self._solve(xi).to(self._dtype), keys, order)
+
+    def _at(self, device: torch.device) -> _Pool:
+        if device not in self._moved:
+            self._moved[device] = self._pool.to(device)
+        return self._moved[device]
+
+
+def _keys(xi: Tensor) -> Tensor:
+    """A number for the bits of each row, (n,)."""
+    bits = xi.contiguous().view(torch.int32 if xi.dtype == torch.float32 else torch.int64).long()
+    powers = [pow(_ODD, i + 1, 2**64) for i in range(bits.shape[-1])]
+    signed = [power - 2**64 if power >= 2**63 else power for power in powers]
+    return (bits * torch.tensor(signed, device=xi.device)).sum(-1)

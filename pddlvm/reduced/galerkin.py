@@ -1,0 +1,142 @@
+"""Solutions in a basis, with the operators of the mesh: to make the basis, and to choose cubatures.
+
+    W_k^T r(V c + lift(z), z) = 0,       W_k = V, or X^{-1} K(z_k) V of the centre next to z
+
+The second where V alone cannot test a residual (`pddlvm.reduced.reference`): with K(z_k) itself,
+these are the test functions of the least residual in the dual norm.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.linalg.newton import newton
+from pddlvm.reduced.reference import Reference, is_linear
+from pddlvm.weak.problem import Problem
+
+__all__ = ["Galerkin"]
+
+Array = NDArray[np.float64]
+
+_BLOCK = 8
+"""Samples whose pointwise tangents are in memory at once."""
+_ROUNDINGS = 4.0
+"""How many times what rounded boundary values leave may be as large as estimated."""
+
+
+class Galerkin:
+    """Reduced solutions with the full operator, u = V c + lift(z), for any V.
+
+    Args:
+        problem: the problem.
+        reference: supplies the lifting, and test functions.
+    """
+
+    def __init__(self, problem: Problem, reference: Reference) -> None:
+        self.problem = problem
+        self.reference = reference
+        self.operators = problem.discretisation(torch.float64, torch.device("cpu"))
+        self._lifts = torch.from_numpy(reference.lifts)
+        self._phi = torch.from_numpy(reference.phi)
+        self._fixed = torch.from_numpy(problem.fixed_dofs)
+        self._v = np.zeros((problem.n_free, 0))
+        self._w = [self._v for _ in reference.centres]
+
+    def lift(self, z: Tensor) -> Tensor:
+        """L a(z), (batch, n_dofs)."""
+        values = self.operators.lift(z)[:, self._fixed]
+        b = (values - self._lifts[self._fixed, 0]) @ self._phi
+        return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), b], dim=1) @ self._lifts.T
+
+    def residual(self, u: Tensor, z: Tensor) -> Tensor:
+        """r without the imbalance of the loads, (batch, n_free)."""
+        return self.operators.balanced(self.operators.residual(u, z))
+
+    def rounding(self, lift: Tensor) -> Tensor:
+        """|X^{-1} r| of residuals that are no more than rounding of lifts, (batch,)."""
+        return _ROUNDINGS * self._rounded_share * self._energy_norm(lift)
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Is K the same whatever u is?"""
+        return is_linear(self.problem)
+
+    @cached_property
+    def _rounded_share(self) -> float:
+        """What a rounding of one lift changes of its residual, over the lift; in energy norms."""
+        z = self.problem.prior.sample((1,), seed=0)
+        lift = self.lift(z)
+        if not (size := float(self._energy_norm(lift))):
+            return 0.0
+        rounding = torch.finfo(lift.dtype).eps * lift.abs() * normal_like(lift, (), generator_of(0))
+        rounded = lift + rounding
+        change = self.operators.residual(rounded, z) - self.operators.residual(lift, z)
+        return float((self.reference.solve(change) * change).sum().sqrt()) / size
+
+    def _energy_norm(self, lift: Tensor) -> Tensor:
+        """|u|_X of the free part, (batch,)."""
+        free = lift[:, self.operators.free].numpy()
+        squares = (free * (self.reference.matrix @ free.T).T).sum(axis=1)
+        return torch.from_numpy(np.sqrt(np.maximum(squares, 0.0)))
+
+    def solve(self, v: Array, z: Tensor, tolerance: float = 1e-12) -> tuple[Array, Tensor]:
+        """Coefficients (batch, n_modes) and the residual that they leave (batch, n_free)."""
+        lift, trial = self.lift(z), torch.from_numpy(v)
+        tests, which = self._tests(v, z)
+
+        def residual(rows: Tensor, c: Tensor) -> Tensor:
+            u = lift[rows].index_add(1, self.operators.free, c @ trial.T)
+            return self.residual(u, z[rows])
+
+        def tested(rows: Tensor, c: Tensor) -> Tensor:
+            r = residual(rows, c)
+            if len(tests) == 1:
+                return r @ tests[0]
+            return torch.stack([own @ tests[k] for own, k in zip(r, which[rows], strict=True)])
+
+        def stiffness(rows: Tensor, c: Tensor) -> Tensor:
+            u = lift[rows].index_add(1, self.operators.free, c @ trial.T)
+            found = []
+            # As many pointwise tangents as there is memory for.
+            for part in torch.arange(len(rows)).split(_BLOCK):
+                tangents = self.operators.tangents(u[part], z[rows[part]])
+                for i, k in enumerate(which[rows[part]].tolist()):
+                    matrix = self.problem.solver.assembler([t[i] for t in tangents])
+                    found.append(tests[k].T @ torch.from_numpy(matrix @ v))
+            return torch.stack(found)
+
+        c = self.start(v, z)
+        if v.shape[1]:
+            # Boundary values that are a solution leave the rounding of what they cancel.
+            c = newton(tested, stiffness, c, tolerance, self.rounding(lift))
+        return c.numpy(), residual(torch.arange(len(z)), c)
+
+    def _tests(self, v: Array, z: Tensor) -> tuple[list[Tensor], Tensor]:
+        """W_k, (n_free, n_modes) each, and which of them is that of a sample, (batch,)."""
+        if not self.reference.is_dual:
+            return [torch.from_numpy(v)], torch.zeros(len(z), dtype=torch.int64)
+        n = self._v.shape[1]
+        if v.shape[1] < n or not np.array_equal(v[:, :n], self._v):
+            self._w, n = [np.zeros((len(v), 0)) for _ in self._w], 0
+        if v.shape[1] > n:
+            # V grows while it is made: those of its first columns are kept.
+            self._w = [
+                np.column_stack([w, self.reference.factors.solve(centre.matrix @ v[:, n:])])
+                for w, centre in zip(self._w, self.reference.centres, strict=True)
+            ]
+            self._v = v
+        nearest = self.reference.nearest(self.problem.prior.standardise(z))
+        return [torch.from_numpy(w) for w in self._w], nearest
+
+    def start(self, v: Array, z: Tensor) -> Tensor:
+        """Zero, or where K depends on u and W on a solution: the next one, (batch, n_modes)."""
+        if not self.reference.is_dual or self.is_linear:
+            return torch.zeros(len(z), v.shape[1], dtype=torch.float64)
+        states = torch.stack([centre.state for centre in self.reference.centres])
+        which = self.reference.nearest(self.problem.prior.standardise(z))
+        x = self.reference.whole[self.problem.free_dofs]
+        return torch.from_numpy((x @ states[which].numpy().T).T @ v)
