@@ -41,6 +41,7 @@ from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.reduced.bases import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.reduced.reduction import reduce
 from pddlvm.results.exported import Exported, export_maps
+from pddlvm.results.vtu import write_solution
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,
@@ -179,6 +180,7 @@ __all__ = [
     "train",
     "validate",
     "validate_inference",
+    "write_solution",
 ]
 
 

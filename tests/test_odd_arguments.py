@@ -167,6 +167,8 @@ OBJECTS |= {
     "sensors of a population": lambda v, _: pddlvm.learn_population(MODEL, v, [[0.1]]),
     "sensors of a validation": lambda v, _: pddlvm.validate_inference(MODEL, v),
     "u of sensors": lambda v, _: SENSORS.apply(v),
+    "problem of a file": lambda v, _: pddlvm.write_solution(v, "u.vtu", Z),
+    "u of a file": lambda v, _: pddlvm.write_solution(MODEL.problem, "u.vtu", v),
     "stresses": lambda v, _: pddlvm.shell_stresses(v, Z, Z),
     "coordinate": lambda v, _: pddlvm.Box(x=(0.0, 1.0)).start(v),
     "interval": lambda v, _: pddlvm.Box(x=v),

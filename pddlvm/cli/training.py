@@ -85,7 +85,10 @@ def train_command(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with the options; flags come before it.")
     ] = None,
-    max_time: Annotated[float | None, typer.Option(help="Training time, in seconds.")] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(help="Training time, in seconds: max_seconds of files and of Python."),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Limit on the training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the model and its training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Prior draws per step.")] = None,

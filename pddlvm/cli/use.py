@@ -93,6 +93,9 @@ def infer_command(
     noise_std: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise, if not in the table.")
     ] = None,
+    field: Annotated[
+        str, typer.Option(help="Of a solution of several fields, the one that was measured.")
+    ] = "u",
     method: Annotated[
         Method, typer.Option(help="See the documentation on parameters from data.")
     ] = "laplace",
@@ -106,7 +109,7 @@ def infer_command(
         ),
     ] = None,
     max_time: Annotated[
-        float, typer.Option(help="Training time of `amortized`, in seconds.")
+        float, typer.Option(help="Training time of `amortized`, in seconds (max_seconds).")
     ] = 60.0,
     samples: Annotated[int, typer.Option(min=4, max=10**6, help="Draws.")] = 1000,
     chains: Annotated[
@@ -132,7 +135,7 @@ def infer_command(
         raise MisuseError(f"--density is for --method amortized, not for {method}")
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
-    measured = read_measurements(data, model.problem, noise_std)
+    measured = read_measurements(data, model.problem, noise_std, field)
     measured.observation.check(measured.y, allow_missing=method != "amortized")
     if method == "amortized":
         _amortize(model, measured.observation, density, max_time, seed)

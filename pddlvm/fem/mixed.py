@@ -21,7 +21,7 @@ from pddlvm.fem.regions import FieldPart, FunctionSpace, Points, Region
 from pddlvm.fem.space import Space
 from pddlvm.fem.where import Patch, Where
 
-__all__ = ["MixedSpace", "field_of", "fields_of", "names_of", "on_all_dofs"]
+__all__ = ["MixedSpace", "field_names", "field_of", "fields_of", "names_of", "on_all_dofs"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -252,6 +252,11 @@ def names_of(space: FunctionSpace) -> dict[str, str]:
         return {"u": "the solution", "du": "the gradient of the solution"}
     names = {name: f"the field {name!r} of the space" for name in space.field_names}
     return names | {f"d{name}": f"the gradient of the field {name!r}" for name in names}
+
+
+def field_names(space: FunctionSpace) -> tuple[str, ...]:
+    """Names of all fields; one alone is named "u"."""
+    return space.field_names if isinstance(space, MixedSpace) else ("u",)
 
 
 def fields_of(space: FunctionSpace) -> list[tuple[slice, FunctionSpace]]:

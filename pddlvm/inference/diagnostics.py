@@ -1,5 +1,6 @@
 """Evidence about a posterior, and what it means in words."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Diagnostics:
         n_draws: of all chains together, of each data set; 0 where there are no chains.
         covers_modes: are mean and density those of all modes? Not where a network gave them.
         is_exact: are the draws those of the finite element posterior itself?
+        tails: gives `gaussian_khat`, where the method finds Gaussians.
     """
 
     batch: torch.Size
@@ -53,16 +55,15 @@ class Diagnostics:
     n_draws: int = 0
     covers_modes: bool = True
     is_exact: bool = False
+    tails: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        verdict = self.verdict
-        if isinstance(verdict, list):
-            counts = Counter(text.split(":")[0] for text in verdict)
-            verdict = ", ".join(f"{n} {word}" for word, n in counts.items())
+        counted = ", ".join(f"{n} {word}" for word, n in self.counts.items())
+        verdict = counted if self.batch else self.verdict
         lines = [f"verdict: {verdict}", f"p_value: {_text(self.p_value)}"]
         if self.masses.shape[-1] > 1:
             lines.append(f"masses: {_text(self.masses)}")
-        for name in ("acceptance", "khat", "rhat", "bulk_size", "tail_size"):
+        for name in ("gaussian_khat", "acceptance", "khat", "rhat", "bulk_size", "tail_size"):
             value = getattr(self, name)
             if value is not None:
                 lines.append(f"{name}: {_text(value)}")
@@ -97,6 +98,14 @@ class Diagnostics:
         return self.search().masses.T.reshape(*self.batch, -1)
 
     @cached_property
+    def gaussian_khat(self) -> Tensor | None:
+        """Shape of the tail of the ratios of the surrogate's posterior to a Gaussian, (...,).
+
+        Below 0.7 the Gaussian has its shape; 0 where weighted draws took its place.
+        """
+        return None if self.tails is None else self.tails().reshape(self.batch)
+
+    @cached_property
     def p_value(self) -> Tensor:
         """Probability of a larger misfit if model, noise and prior are right, (...,)."""
         values = chi2.sf(self.misfit.numpy(), self.search().degrees.reshape(self.batch).numpy())
@@ -107,6 +116,13 @@ class Diagnostics:
         """Accept, refine or reject, with the reason; a list for a batch of data sets."""
         texts = [self._verdict(i) for i in range(self.batch.numel())]
         return texts if self.batch else texts[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many data sets have a verdict that begins with a word, the most frequent first."""
+        verdict = self.verdict
+        texts = [verdict] if isinstance(verdict, str) else verdict
+        return dict(Counter(re.split("[: ]", text)[0] for text in texts).most_common())
 
     def _verdict(self, i: int) -> str:
         if self.khat is not None and not self.is_exact:
@@ -164,6 +180,12 @@ class Diagnostics:
             return (
                 f"refine: {self._modes(i)}; draws are resampled, mean and density are those of the "
                 "network alone; use method='nuts' or 'laplace'"
+            )
+        shape = 0.0 if self.gaussian_khat is None else float(self.gaussian_khat.flatten()[i])
+        if not shape < _BAD_KHAT:
+            return (
+                f"refine: k-hat = {shape:.2f} under the surrogate itself, the posterior has "
+                "another shape than this Gaussian; use method='nuts'"
             )
         return "accept"
 

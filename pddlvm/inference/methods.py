@@ -30,6 +30,7 @@ from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.mixture import Mixture
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.inference.reweighted import FEW, Gaussians, reweighted, tails
 from pddlvm.inference.search import search
 from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
 from pddlvm.latent.core import LatentModel
@@ -128,6 +129,7 @@ class Found:
         acceptance: of the finite element density.
         khat: of the surrogate, (n_data,).
         search: gives the most probable parameters, where not those of the surrogate are meant.
+        tails: gives k-hat of Gaussians under the surrogate's posterior, (n_data,).
     """
 
     density: Density
@@ -136,12 +138,13 @@ class Found:
     acceptance: Tensor | None = None
     khat: Tensor | None = None
     search: Callable[[], Laplace] | None = None
+    tails: Callable[[], Tensor] | None = None
 
 
 def _laplace(query: Query, bar: ProgressBar) -> Found:
     found = search(query.surrogate, query.y, bar.show)
-    density = found.density
-    return Found(density, _of_density(query, density), search=partial(_found, found))
+    gaussians = Gaussians(found.modes, found.masses)
+    return _gaussian(query, gaussians, found.density, partial(_found, found))
 
 
 def _amortized(query: Query, bar: ProgressBar) -> Found:
@@ -163,8 +166,23 @@ def _variational(query: Query, bar: ProgressBar) -> Found:
     coordinates = Coordinates(query.surrogate.prior, centre, factor)
     parts = [PushedGaussian(coordinates.of(k)) for k in range(len(elbo))]
     # The best masses of Gaussians that do not overlap.
-    density = parts[0] if len(parts) == 1 else Mixture(parts, elbo.softmax(0))
-    return Found(density, _of_density(query, density))
+    masses = elbo.softmax(0)
+    density = parts[0] if len(parts) == 1 else Mixture(parts, masses)
+    return _gaussian(query, Gaussians(coordinates, masses), density)
+
+
+def _gaussian(
+    query: Query,
+    gaussians: Gaussians,
+    density: Density,
+    search: Callable[[], Laplace] | None = None,
+) -> Found:
+    """Gaussians; of few parameters weighted draws where these are not what they should be."""
+    shapes: Callable[[], Tensor] = partial(tails, query.surrogate, query.y, gaussians)
+    if query.surrogate.prior.size <= FEW:
+        density, known = reweighted(query.surrogate, query.y, gaussians, density)
+        shapes = partial(_found, known)
+    return Found(density, _of_density(query, density), search=search, tails=shapes)
 
 
 def _variational_of(query: Query, i: int, watch: Watch) -> list[tuple[Coordinates, float]]:
@@ -229,8 +247,8 @@ def _of_each(query: Query, method: Callable[[Query, int, Watch], R], bar: Progre
 # Functions of the module, so that a posterior can be pickled.
 
 
-def _found(laplace: Laplace) -> Laplace:
-    return laplace
+def _found(value: R) -> R:
+    return value
 
 
 def _search_surrogate(query: Query) -> Laplace:
@@ -323,6 +341,7 @@ def infer(
         n_draws=0 if found.xi is None else found.xi.shape[0] * found.xi.shape[1],
         covers_modes=method != "amortized",
         is_exact=found.log_density is None,
+        tails=found.tails,
         **evidence,
     )
     return Posterior(

@@ -179,8 +179,8 @@ class Posterior:
 
         if self.batch:
             raise InputError(
-                f"to_arviz takes one data set, and this posterior has a batch {tuple(self.batch)};"
-                " infer from y[i]"
+                f"to_arviz takes one data set, and this posterior has a batch {tuple(self.batch)}; "
+                "ask for each alone: model.infer(y[i], observation).to_netcdf(f'posterior_{i}.nc')"
             )
         z = self.chains(n_samples, seed)
         prior = self.observation.problem.prior.sample((1, n_samples), seed=seed + 2)

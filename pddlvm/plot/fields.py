@@ -22,7 +22,7 @@ from pddlvm.basics.checks import check_count, kinds_checked
 from pddlvm.basics.errors import InputError
 from pddlvm.fem import SurfaceMesh
 from pddlvm.fem.cells import straight
-from pddlvm.fem.mixed import field_of, fields_of
+from pddlvm.fem.mixed import field_names, field_of
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, figure_of, new_figure, whole
@@ -210,17 +210,32 @@ def inverse_figure(
 def _forward_panels(
     problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
 ) -> Figure:
-    """What suits the kind of problem; on elements four panels, or two lines."""
+    """What suits the kind of problem; on elements four panels, or two lines, for each field."""
+    names, draw = field_names(problem.space), _forward_field
     if problem.space.dim == 1:
-        return _forward_line(problem, u, mean, std, figure)
+        draw = _forward_line
+    if len(names) == 1:
+        return draw(problem, u, mean, std, figure, names[0])
+    height = 4.0 if problem.space.dim == 1 else 8.0
+    figure = figure or new_figure(11.4, height * len(names))
+    parts = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
+    for name, part in zip(names, parts, strict=True):
+        draw(problem, u, mean, std, part, name)
+    return whole(figure)
+
+
+def _forward_field(
+    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None, name: str
+) -> Figure:
     panels = _axes(problem, figure)
     error = (mean - u).abs()
-    range_u = _limits(problem, u)
-    range_e = _limits(problem, error, std)
+    range_u = _limits(problem, name, u)
+    range_e = _limits(problem, name, error, std)
     warps = (u, mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
-    of_u: dict[str, Any] = {"limits": range_u, "label": "u"}
-    of_error: dict[str, Any] = {"limits": range_e, "label": "error of u", "cmap": "magma"}
-    field(problem, u, panels[0], title="reference solution u", warp=warps[0], **of_u)
+    of_u: dict[str, Any] = {"limits": range_u, "label": name, "name": name}
+    of_error: dict[str, Any] = {"limits": range_e, "label": f"error of {name}", "name": name}
+    of_error["cmap"] = "magma"
+    field(problem, u, panels[0], title=f"reference solution {name}", warp=warps[0], **of_u)
     field(problem, mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
     field(problem, error, panels[2], title="|error|", **of_error)
     field(problem, std, panels[3], title="predicted σ", **of_error)
@@ -247,16 +262,15 @@ def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> 
     return ax
 
 
-def _limits(problem: Problem, *fields: Tensor) -> tuple[float, float]:
+def _limits(problem: Problem, name: str, *fields: Tensor) -> tuple[float, float]:
     """Smallest and largest value that is drawn."""
-    drawn = [_magnitude(problem, f.detach().double().cpu().numpy()) for f in fields]
+    drawn = [_magnitude(problem, f.detach().double().cpu().numpy(), name) for f in fields]
     return min(float(d.min()) for d in drawn), max(float(d.max()) for d in drawn)
 
 
 def _magnitude(problem: Problem, u: Array, name: str | None = None) -> Array:
     """Length of the vector at each node; a scalar as it is. Of a field, by default the first."""
-    first, *_ = fields_of(problem.space)
-    dofs, space = first if name is None else field_of(problem.space, name)
+    dofs, space = field_of(problem.space, name or field_names(problem.space)[0])
     at_nodes = space.at_nodes(u[dofs])
     if at_nodes.shape[1] == 1:
         return at_nodes[:, 0]
@@ -299,20 +313,20 @@ def _surface(
 
 
 def _forward_line(
-    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None, name: str
 ) -> Figure:
     figure = figure or new_figure(10, 4)
     panels = figure.subplots(1, 2)
-    dofs, space = fields_of(problem.space)[0]
+    dofs, space = field_of(problem.space, name)
     order = np.argsort(space.dof_points[:, 0])
     x = space.dof_points[order, 0]
     true, found, sigma = (t.numpy()[dofs][order] for t in (u, mean, std))
     panels[0].plot(x, true, "k-", label="reference")
     panels[0].plot(x, found, "C1--", label="mean")
-    panels[0].set(xlabel="x", ylabel="u", title="Solution")
+    panels[0].set(xlabel="x", ylabel=name, title="Solution")
     panels[1].plot(x, np.abs(found - true), "k-", label="|error|")
     panels[1].plot(x, 2 * sigma, "C1--", label="2σ")
-    panels[1].set(xlabel="x", ylabel="error of u", title="Error and predicted 2σ")
+    panels[1].set(xlabel="x", ylabel=f"error of {name}", title="Error and predicted 2σ")
     for ax in panels:
         ax.legend()
     return whole(figure)

@@ -11,32 +11,42 @@ from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses
 
-__all__ = ["element_mesh"]
+__all__ = ["element_mesh", "solution_mesh"]
 
 
 def element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
     """Mean, std, draws and fields at one z (d,), and the stresses of a shell."""
     problem, prediction = model.problem, model.forward(z)
-    cell_data = {
-        name: [problem.parameter_field(z, name).double().cpu().numpy()]
-        for name in problem.random_fields
-    }
-    if isinstance(problem.space.mesh, SurfaceMesh):
-        stresses = vars(shell_stresses(problem, prediction.mean, z))
-        cell_data |= {k: [v.double().cpu().numpy()] for k, v in stresses.items()}
     point_data = {
-        **_at_nodes(problem, prediction.mean, "mean"),
-        **_at_nodes(problem, prediction.std, "std"),
+        **_at_nodes(problem, prediction.mean, "_mean"),
+        **_at_nodes(problem, prediction.std, "_std"),
     }
     if n_samples:
         for i, sample in enumerate(prediction.sample((n_samples,), seed=seed)):
-            point_data |= _at_nodes(problem, sample, f"sample_{i}")
-    return meshio.Mesh(
-        points=_in_space(problem.space.mesh.p.T),
-        cells=[_cells(problem)],
-        point_data=point_data,
-        cell_data=cell_data,
-    )
+            point_data |= _at_nodes(problem, sample, f"_sample_{i}")
+    return _mesh(problem, point_data, _in_cells(problem, prediction.mean, z))
+
+
+def solution_mesh(problem: Problem, u: Tensor, z: Tensor | None) -> meshio.Mesh:
+    """A solution u (n_dofs,), and where z (d,) is given fields and the stresses of a shell."""
+    in_cells = {} if z is None else _in_cells(problem, u, z)
+    return _mesh(problem, _at_nodes(problem, u, ""), in_cells)
+
+
+def _in_cells(problem: Problem, u: Tensor, z: Tensor) -> dict[str, list[NDArray[np.float64]]]:
+    found = {name: problem.parameter_field(z, name) for name in problem.random_fields}
+    if isinstance(problem.space.mesh, SurfaceMesh):
+        found |= vars(shell_stresses(problem, u, z))
+    return {name: [values.double().cpu().numpy()] for name, values in found.items()}
+
+
+def _mesh(
+    problem: Problem,
+    point_data: dict[str, NDArray[np.float64]],
+    cell_data: dict[str, list[NDArray[np.float64]]],
+) -> meshio.Mesh:
+    points = _in_space(problem.space.mesh.p.T)
+    return meshio.Mesh(points, [_cells(problem)], point_data=point_data, cell_data=cell_data)
 
 
 def _cells(problem: Problem) -> tuple[str, NDArray[np.int64]]:
@@ -51,11 +61,11 @@ def _at_nodes(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.fl
     found = u.detach().double().cpu().numpy()
     if isinstance(problem.space, MixedSpace):
         fields = ((name, *problem.space.field(name)) for name in problem.space.field_names)
-        return {f"{k}_{what}": _components(s.at_nodes(found[dofs])) for k, dofs, s in fields}
+        return {f"{k}{what}": _components(s.at_nodes(found[dofs])) for k, dofs, s in fields}
     values = problem.space.at_nodes(found)
     if isinstance(problem.space.mesh, SurfaceMesh):
-        return {f"displacement_{what}": values[:, :3], f"rotation_{what}": values[:, 3:]}
-    return {f"u_{what}": _components(values)}
+        return {f"displacement{what}": values[:, :3], f"rotation{what}": values[:, 3:]}
+    return {f"u{what}": _components(values)}
 
 
 def _components(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import meshio
 from torch import Tensor
 
-from pddlvm.basics.checks import check_count, check_path
+from pddlvm.basics.checks import check_count, check_kind, check_path
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import (
     check_folder_of,
@@ -20,8 +20,10 @@ from pddlvm.basics.files import (
     write_text,
 )
 from pddlvm.latent.core import LatentModel
+from pddlvm.results.elements import solution_mesh
+from pddlvm.weak.problem import Problem
 
-__all__ = ["write_pvd", "write_vtu"]
+__all__ = ["write_pvd", "write_solution", "write_vtu"]
 
 
 def write_vtu(
@@ -57,6 +59,31 @@ def write_vtu(
         whole.point_data |= mesh.point_data
         whole.cell_data |= mesh.cell_data
     _write(whole, path)
+
+
+def write_solution(problem: Problem, path: str | Path, u: Tensor, z: Tensor | None = None) -> None:
+    """Write a solution to a file for ParaView, that of `problem.solve` for one: without a model.
+
+    It has `u`, of several fields each by its name, of a shell `displacement` and `rotation`.
+
+    Args:
+        problem: of finite elements, whose solution it is.
+        path: the file, ending in .vtu; replaced in one step.
+        u: (n_dofs,).
+        z: its parameters (d,); with them the file has the random fields, and stresses of a shell.
+
+    Raises:
+        InputError: a name that does not end in .vtu, no such folder, or not one u or z.
+        RunFileError: the file cannot be written.
+    """
+    path = _checked(path, ".vtu")
+    check_kind(Problem, problem=problem)
+    u = problem.check_solution(u)
+    z = z if z is None else problem.prior.check(z)
+    for name, x in (("u", u), ("z", z)):
+        if x is not None and x.ndim != 1:
+            raise InputError(f"{name} must be one vector, got shape {tuple(x.shape)}; write u[i]")
+    _write(solution_mesh(problem, u, z), path)
 
 
 def write_pvd(

@@ -62,7 +62,7 @@ def read_parameters(path: Path, problem: ParametricProblem) -> Tensor:
 
 
 def read_measurements(
-    path: Path, problem: ParametricProblem, noise_std: float | None
+    path: Path, problem: ParametricProblem, noise_std: float | None, field: str = "u"
 ) -> Measurements:
     """Sensors and data.
 
@@ -70,15 +70,17 @@ def read_measurements(
         path: of the table.
         problem: what is measured.
         noise_std: of all sensors, where the table has no column std.
+        field: of a solution that has several, the one that was measured.
 
     Raises:
         InputError: no such table, missing columns, values that are no numbers, sensors outside of
             the domain, no noise or two.
+        ProblemError: there is no such field.
     """
     names = problem.coordinates
     table = _read(path).named((*names, "value", "std"))
     points = table.numbers(names)
-    n = problem.evaluation(points[:1].numpy()).shape[0]
+    n = problem.evaluation(points[:1].numpy(), field).shape[0]
     values = ("value",) if n == 1 else tuple(f"value_{i}" for i in range(n))
     table = table.named(values)
     data = table.numbers(values, may_miss=True).flatten()
@@ -93,9 +95,9 @@ def read_measurements(
             "the noise must be given once: by a column std of the table, or by --noise-std"
         )
     if noise_std is not None:
-        return Measurements(PointObservation(problem, points.numpy(), noise_std), data)
+        return Measurements(PointObservation(problem, points.numpy(), noise_std, field), data)
     noise = table.numbers(("std",))[:, 0].repeat_interleave(n)
-    return Measurements(PointObservation(problem, points.numpy(), noise), data)
+    return Measurements(PointObservation(problem, points.numpy(), noise, field), data)
 
 
 def write_table(path: Path, names: list[str], values: Tensor) -> None:

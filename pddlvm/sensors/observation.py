@@ -105,21 +105,34 @@ class Observation(ABC):
     def check(self, y: "Tensor | ArrayLike", *, allow_missing: bool = True) -> Tensor:
         """Return data as a tensor, or raise an InputError that says what is wrong with them."""
         y = check_vectors(y, "y", self.n, f"have {self.n} values on its last axis, one per sensor")
-        if torch.isinf(y).any():
-            raise InputError("y has infinite values; mark values that were not measured by NaN")
-        std = self.noise.variance().sqrt()
-        size = float((y.detach().double().cpu() / std).nan_to_num().abs().max()) if y.numel() else 0
-        if size > _LARGEST:
+        if (bad := torch.isinf(y)).any():
             raise InputError(
-                f"y has a value of {size:.0e} standard deviations of the noise, expected "
-                f"{_LARGEST:.0e} at most; check the units of y and of noise_std"
+                f"{_where(bad)} has infinite values; mark values that were not measured by NaN"
+            )
+        std = self.noise.variance().sqrt()
+        size = (y.detach().double().cpu() / std).nan_to_num().abs()
+        if (bad := size > _LARGEST).any():
+            raise InputError(
+                f"{_where(bad)} has a value of {float(size.max()):.0e} standard deviations of the "
+                f"noise, expected {_LARGEST:.0e} at most; check the units of y and of noise_std"
             )
         missing = torch.isnan(y)
         if missing.any() and not allow_missing:
-            raise InputError("y has missing values (NaN), which this method cannot do without")
-        if missing.all(-1).any():
-            raise InputError("y has no value at all (only NaN) in at least one data set")
+            raise InputError(
+                f"{_where(missing)} has missing values (NaN), which this method cannot do without"
+            )
+        if (bad := missing.all(-1, keepdim=True)).any():
+            raise InputError(f"{_where(bad)} has no value at all (only NaN); leave it out")
         return y
+
+
+def _where(bad: Tensor) -> str:
+    """y, or the first data set of a batch (..., n) that has something bad, and how many have."""
+    if bad.ndim == 1:
+        return "y"
+    rows = bad.any(-1).nonzero().tolist()
+    others = "" if len(rows) == 1 else f" (as {len(rows) - 1} more of its data sets)"
+    return f"y[{', '.join(map(str, rows[0]))}]{others}"
 
 
 class LinearObservation(Observation):

@@ -43,6 +43,11 @@ _MAX_HALVINGS = 10
 _MAX_SECANT_STEPS = 20
 _SHOWN = 4
 _WHY_SINGULAR = "is some part of the mesh without a Dirichlet boundary, or a coefficient zero?"
+_NO_CONVERGENCE = (
+    "the problem may have no solution there, or none that Newton's method reaches from the lifting "
+    "of the boundary values: try a smaller range of the prior (solve at its centre first), a finer "
+    "mesh, or smaller loads and boundary values, step by step, to see where it begins to fail"
+)
 _ROUND_OFF_STEP = 1e-7
 _ROUND_OFF = 1e-14
 _TAU, _TAU_WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(4))
@@ -168,7 +173,7 @@ class ReferenceSolver:
             raise ConvergenceError(
                 f"the reference solver did not converge for sample {first + worst} (z = "
                 f"{z[worst].tolist()}) in {_MAX_ITERATIONS} Newton steps, the last ones to "
-                f"relative residuals {last}; the problem may have no solution there"
+                f"relative residuals {last}; {_NO_CONVERGENCE}"
             )
         return u
 

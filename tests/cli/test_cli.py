@@ -157,6 +157,13 @@ def test_forward_writes_files_for_other_programs(run_folder: Path, call: Call, t
     assert len(rows) == 2 and len(rows[0]) == 2 * 9
 
 
+def test_infer_takes_the_field_that_was_measured(run_folder, sensors, call: Call):
+    asked = "infer", run_folder, "--data", sensors, "--noise-std", 0.01, "--field"
+    assert call(*asked, "u").code == 0
+    other = call(*asked, "p")
+    assert other.code == 1 and "no field 'p'" in other.err
+
+
 @pytest.mark.parametrize("method", ["laplace", pytest.param("nuts", marks=pytest.mark.slow)])
 def test_infer_finds_the_parameter(run_folder, sensors, method, call: Call, tmp_path: Path):
     out = tmp_path / "post.nc"

@@ -200,6 +200,8 @@ def test_k_hat_rejects_a_wrong_one(linear, sensors, data, posteriors):
     assert (wrong.diagnostics.khat > 0.7).all()
     assert all("k-hat" in verdict for verdict in wrong.diagnostics.verdict)
     assert str(wrong.diagnostics).startswith("verdict: 2 reject\n")
+    assert wrong.diagnostics.counts == {"reject": 2}
+    assert good.diagnostics.counts == {"accept": 2}
 
 
 @pytest.mark.slow
@@ -221,7 +223,7 @@ def test_missing_values_are_left_out(linear, sensors, data):
     ("method", "n"), [("laplace", 400), pytest.param("nuts", 80, marks=pytest.mark.slow)]
 )
 def test_what_arviz_reads(posteriors, linear, sensors, data, method, n):
-    with pytest.raises(pddlvm.InputError, match="batch"):
+    with pytest.raises(pddlvm.InputError, match=r"batch \(2,\); ask for each alone: model.infer"):
         posteriors["laplace"].to_arviz()
     posterior = linear.infer(data[0], sensors, method, n_samples=n)
     assert "a: " in repr(posterior)

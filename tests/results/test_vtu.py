@@ -271,3 +271,18 @@ def test_bad_collections_are_refused(membrane, tmp_path: Path):
         with pytest.raises(pddlvm.InputError, match=message):
             membrane.to_pvd(path, z)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["line", "triangle"])
+def test_a_reference_solution_needs_no_model(kind: str, tmp_path: Path):
+    problem = PROBLEMS[kind]()
+    z = problem.prior.sample(seed=0)
+    u = problem.solve(z)
+    pddlvm.write_solution(problem, tmp_path / "u.vtu", u, z)
+    read = meshio.read(tmp_path / "u.vtu")
+    np.testing.assert_allclose(read.point_data["u"], problem.space.at_nodes(u.numpy())[:, 0])
+    assert set(read.cell_data) == set(problem.random_fields)
+    pddlvm.write_solution(problem, tmp_path / "alone.vtu", u)
+    assert not meshio.read(tmp_path / "alone.vtu").cell_data
+    with pytest.raises(pddlvm.InputError, match="u must be one vector"):
+        pddlvm.write_solution(problem, tmp_path / "u.vtu", u[None])

@@ -349,6 +349,26 @@ def test_data_are_checked(poisson_2d, y, message):
         obs.check(y)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.inf, r"y\[3\] has infinite values"),
+        (1e30, r"y\[3\] has a value of 1e\+31"),
+        (torch.nan, r"y\[3\] has no value at all"),
+    ],
+)
+def test_the_data_set_that_is_wrong_is_named(poisson_2d, value, message):
+    obs = pddlvm.PointObservation(poisson_2d, POINTS, 0.1)
+    y = torch.zeros(5, 3)
+    y[3] = value
+    with pytest.raises(pddlvm.InputError, match=message):
+        obs.check(y)
+    many = torch.zeros(2, 4, 3)
+    many[1, 2:] = value
+    with pytest.raises(pddlvm.InputError, match=r"y\[1, 2\] \(as 1 more of its data sets\) has"):
+        obs.check(many)
+
+
 def test_missing_data_are_refused_where_they_cannot_be_used(poisson_2d):
     obs = pddlvm.PointObservation(poisson_2d, POINTS, 0.1)
     with pytest.raises(pddlvm.InputError, match="missing"):

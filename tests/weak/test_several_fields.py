@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import matplotlib.figure
+import matplotlib.pyplot as plt
 import meshio
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from flows import MESH, PRESSURE, SPACE, VELOCITY, VISCOSITY, P, U, channel, dra
 
 import pddlvm
 from pddlvm import fem, plot
+from pddlvm.runs.tables import read_measurements
 
 
 def double(values):
@@ -323,3 +325,33 @@ def test_files_and_figures_have_each_field(exchange, tmp_path):
         drawn = ax.collections[0].get_array()
         np.testing.assert_allclose(drawn, written[f"{expected}_mean"])
     refuses("no field 'c'", plot.field, case, torch.from_numpy(mean), figure.subplots(), name="c")
+
+
+def test_a_forward_figure_shows_every_field(exchange):
+    figure = plot.forward_figure(exchange, double([0.9]))
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    for name in ("a", "b"):
+        assert f"reference solution {name}" in titles
+    assert len(titles) == 8
+    # The panels of b show b, and its reference and mean have colours of one scale.
+    dofs, space = exchange.problem.space.field("b")
+    u = space.at_nodes(exchange.problem.solve(double([0.9])).numpy()[dofs])[:, 0]
+    first = next(ax for ax in figure.axes if ax.get_title() == "reference solution b")
+    np.testing.assert_allclose(first.collections[0].get_array(), u)
+    plt.close(figure)
+
+
+def test_a_solution_of_several_fields_is_written_without_a_model(exchange, tmp_path):
+    u = exchange.problem.solve(double([0.9]))
+    pddlvm.write_solution(exchange.problem, tmp_path / "u.vtu", u)
+    assert set(meshio.read(tmp_path / "u.vtu").point_data) == {"a", "b"}
+
+
+def test_a_table_may_be_of_any_field(exchange, tmp_path):
+    (tmp_path / "data.csv").write_text("x,y,value\n0.4,0.5,0.2\n0.6,0.7,0.3\n")
+    case = exchange.problem
+    found = read_measurements(tmp_path / "data.csv", case, 0.1, "b").observation
+    expected = pddlvm.PointObservation(case, [[0.4, 0.5], [0.6, 0.7]], 0.1, field="b")
+    u = draw(case.n_dofs)
+    torch.testing.assert_close(found.apply(u), expected.apply(u))
+    refuses("there is no field 'u'", read_measurements, tmp_path / "data.csv", case, 0.1)

@@ -248,7 +248,7 @@ def test_secant_steps_pass_where_newton_is_stuck():
 
 def test_without_secant_steps_newton_stays_there(monkeypatch):
     monkeypatch.setattr(newton, "_MAX_SECANT_STEPS", 0)
-    with pytest.raises(ConvergenceError):
+    with pytest.raises(ConvergenceError, match="try a smaller range of the prior"):
         one_spring(softening).solve(double(2.0))
 
 
