@@ -8,6 +8,7 @@ Medians of the seeds; fresh draws of the prior against the reference solver.
 
 import argparse
 import json
+import math
 import statistics
 import time
 import warnings
@@ -54,13 +55,18 @@ def measure(name: str, seed: int, budget: dict[str, Any], n_samples: int) -> dic
         error = model.norm(forward.mean - u) / size
         row[f"error {corrections}"] = float(error.square().mean().sqrt())
         row[f"median {corrections}"] = float(error.median())
-        free = torch.zeros(problem.n_dofs, dtype=torch.bool)
-        free[problem.free_dofs] = True
         inside = (forward.mean - u).abs() <= 2 * forward.std
-        for field, dofs in problem.fields_of_u.items():
-            own = inside[:, dofs][:, free[dofs]]
-            row[f"+-2 std of {field}, {corrections}"] = float(own.double().mean())
+        for number, own in enumerate(_fields(problem)):
+            held = float(inside[:, own].double().mean()) if len(own) else math.nan
+            row[f"+-2 std {number + 1}, {corrections}"] = held
     return row
+
+
+def _fields(problem: pddlvm.Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Free degrees of freedom of the first and of the second field, none where there is one."""
+    free = torch.from_numpy(problem.free_dofs)
+    found = [free[(d.start <= free) & (free < d.stop)] for d in problem.fields_of_u.values()]
+    return found[0], found[1] if len(found) > 1 else free[:0]
 
 
 def medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

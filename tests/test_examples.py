@@ -44,8 +44,10 @@ def test_thermal_block(tmp_path: Path):
 
 
 def test_flow_around_an_obstacle(tmp_path: Path):
-    pressure = stokes_channel.main(["--n", "6", "--samples", "8", "--out", str(tmp_path)])
-    assert {p.name for p in tmp_path.iterdir()} == {"flow.png", "pressure.png"}
+    arguments = ["--n", "6", "--samples", "8", "--steps", "20", "--out", str(tmp_path)]
+    pressure, report = stokes_channel.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} == {"flow.png", "pressure.png", "model.png"}
+    assert report.relative_norm_corrected < 1e-3
     assert pressure.shape == (8,)
     # 24, that of an empty channel of constant viscosity and flow, and more for the obstacle.
     assert 24 < pressure.median() < 200
