@@ -12,6 +12,7 @@ Run:  python examples/stokes_channel.py --out stokes --seconds 60
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -42,7 +43,7 @@ def panels(problem: pddlvm.Problem, z: torch.Tensor, axes: np.ndarray) -> None:
     plot.field(problem, u, axes[2], name="p", label="p", title="pressure", cmap="coolwarm")
 
 
-def learn(problem: pddlvm.Problem, budget: dict[str, float], path: Path) -> pddlvm.ValidationReport:
+def learn(problem: pddlvm.Problem, budget: dict[str, Any], path: Path) -> pddlvm.ValidationReport:
     """Train a model; one draw of it beside the reference solution, and the viscosity from data."""
     model = pddlvm.LatentVariableModel(problem)
     pddlvm.train(model, **budget)
@@ -112,7 +113,7 @@ def main(
     plt.close("all")
     low, middle, high = np.quantile(pressure, [0.05, 0.5, 0.95])
     print(f"pressure at the inflow: {middle:.1f}, 90 % between {low:.1f} and {high:.1f}")
-    budget = {"max_seconds": options.seconds}
+    budget: dict[str, Any] = {"max_seconds": options.seconds}
     if options.steps is not None:
         budget = {"max_steps": options.steps}
     report = learn(problem, budget, options.out / "model.png")

@@ -82,7 +82,8 @@ class Forward:
         std = self.spread * self.representation.std(*self._both_variances, self.c)
         # A value is off by up to half of its last digit, evenly.
         rounding = torch.finfo(std.dtype).eps / math.sqrt(12) * self.mean.abs()
-        return torch.hypot(std, rounding.index_fill(-1, self.representation.fixed, 0.0))
+        fixed = self.representation.fixed.to(rounding.device)
+        return torch.hypot(std, rounding.index_fill(-1, fixed, 0.0))
 
     @cached_property
     def residual_norm(self) -> Tensor:

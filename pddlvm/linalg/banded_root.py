@@ -61,13 +61,12 @@ class BandedRoot:
         return BandedRoot(factors, self.order, self.log_det[index])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """L^{-1} P x, (..., n, j); of one matrix the leading axes are any, else its batch."""
+        """L^{-1} P x, (..., n, j); of several matrices (..., batch, n, j)."""
         moved = x[..., self.order, :]
-        if len(self.factors) != 1:
-            pairs = zip(moved, self.factors, strict=True)
-            return torch.stack([_solved(one, lower) for one, lower in pairs])
-        columns = moved.movedim(-2, 0)
-        return _solved(columns.flatten(1), self.factors[0]).reshape(columns.shape).movedim(0, -2)
+        if len(self.factors) == 1:
+            return _solved_all(moved, self.factors[0])
+        pairs = zip(moved.unbind(-3), self.factors, strict=True)
+        return torch.stack([_solved_all(one, lower) for one, lower in pairs], dim=-3)
 
 
 class _Solve(torch.autograd.Function):
@@ -81,6 +80,12 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return _Solve.apply(gradients[0], *ctx.rest), None, None
+
+
+def _solved_all(x: Tensor, lower: NDArray[np.float64]) -> Tensor:
+    """L^{-1} x, (..., n, j)."""
+    columns = x.movedim(-2, 0)
+    return _solved(columns.flatten(1), lower).reshape(columns.shape).movedim(0, -2)
 
 
 def _solved(b: Tensor, lower: NDArray[np.float64]) -> Tensor:
