@@ -29,7 +29,6 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.galerkin.solved_draws import SolvedDraws
 from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
-from pddlvm.reduced.reference import is_linear
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
 
@@ -139,7 +138,7 @@ class Natural(Covariance):
     def likelihood(  # noqa: D102
         self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
     ) -> Likelihood:
-        if not is_linear(reduced.representation.problem):
+        if not reduced.representation.problem.is_linear:
             raise ProblemError(
                 "Natural is for problems that are linear in u; use Dual(), or Whitened()"
             )
@@ -204,5 +203,5 @@ class _IsotropicLikelihood(Likelihood):
 def default_covariance(problem: Problem, is_dual: bool) -> Covariance:
     """EnergyNorm with a potential or a secant; Natural or Dual in another norm than that of K0."""
     if is_dual:
-        return Natural() if is_linear(problem) else Dual()
+        return Natural() if problem.is_linear else Dual()
     return EnergyNorm() if problem.is_coercive else Whitened()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
-from pddlvm.reduced.reference import Reference, is_linear
+from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
 __all__ = ["Galerkin"]
@@ -59,11 +59,6 @@ class Galerkin:
     def rounding(self, lift: Tensor) -> Tensor:
         """|X^{-1} r| of residuals that are no more than rounding of lifts, (batch,)."""
         return _ROUNDINGS * self._rounded_share * self._energy_norm(lift)
-
-    @cached_property
-    def is_linear(self) -> bool:
-        """Is K the same whatever u is?"""
-        return is_linear(self.problem)
 
     @cached_property
     def _rounded_share(self) -> float:
@@ -134,7 +129,7 @@ class Galerkin:
 
     def start(self, v: Array, z: Tensor) -> Tensor:
         """Zero, or where K depends on u and W on a solution: the next one, (batch, n_modes)."""
-        if not self.reference.is_dual or self.is_linear:
+        if not self.reference.is_dual or self.problem.is_linear:
             return torch.zeros(len(z), v.shape[1], dtype=torch.float64)
         states = torch.stack([centre.state for centre in self.reference.centres])
         which = self.reference.nearest(self.problem.prior.standardise(z))

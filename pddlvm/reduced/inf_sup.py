@@ -29,9 +29,9 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from pddlvm.fem import MixedSpace
-from pddlvm.reduced.reference import Reference, is_linear
+from pddlvm.reduced.reference import Reference
 from pddlvm.weak.affine_parts import AffineParts, affine_parts
-from pddlvm.weak.coercivity import Pencil, Region, pointwise
+from pddlvm.weak.coercivity import Pencil, Region, extremes, pointwise
 from pddlvm.weak.inner_product import schur_values
 from pddlvm.weak.problem import Problem
 
@@ -46,7 +46,6 @@ _TOLERANCE = 1e-3
 _PERCENT = 0.01
 """Of those of many pressures, and more than the rounding of few."""
 _UNSEEN = 1e-8
-_CHUNK = 16
 
 
 class Saddle:
@@ -69,19 +68,12 @@ class Saddle:
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Beta and the continuity constant, (batch, d) -> (batch,) each; 0 and inf without."""
-        parts = [self._extremes(part) for part in z.split(_CHUNK)]
-        alpha, gamma = (torch.cat(part) for part in zip(*parts, strict=True))
+        alpha, gamma = extremes(self._pencils, self._prior, z)
         least, most = self._coupling
         beta = torch.minimum(alpha, 0.5 * ((gamma.square() + 4 * least**2).sqrt() - gamma))
         continuity = 0.5 * (gamma + (gamma.square() + 4 * most**2).sqrt())
         is_bound = (beta > 0) & (gamma < torch.inf)
         return torch.where(is_bound, beta, 0.0), torch.where(is_bound, continuity, torch.inf)
-
-    def _extremes(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = self._prior.split(z)
-        ends = [p.extremes(pointwise(p.terms, len(z), blocks)) for p in self._pencils]
-        alpha, gamma = (torch.stack(end) for end in zip(*ends, strict=True))
-        return alpha.amin(0), gamma.amax(0)
 
 
 class NaturalNorm:
@@ -115,7 +107,7 @@ def inf_sup_of(problem: Problem, reference: Reference) -> Saddle | NaturalNorm |
         problem: the problem.
         reference: its norm and centres.
     """
-    if not reference.is_dual or not is_linear(problem):
+    if not reference.is_dual or not problem.is_linear:
         return None
     return _saddle(problem, reference) or _natural_norm(problem, reference)
 

@@ -164,7 +164,8 @@ def _reduction(
 
 def _cheap(galerkin: Galerkin, full: ReducedModel) -> ReducedModel:
     """For many solutions: least squares need matrices of twice and more the size."""
-    return interpolated(full) if galerkin.reference.is_dual and galerkin.is_linear else full
+    is_linear = galerkin.reference.is_dual and galerkin.problem.is_linear
+    return interpolated(full) if is_linear else full
 
 
 def _cubature_error(galerkin: Galerkin, full: ReducedModel, v: Array, z: Tensor) -> float:

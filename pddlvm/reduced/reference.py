@@ -22,7 +22,7 @@ from pddlvm.weak.definite import factorise_positive
 from pddlvm.weak.inner_product import energy_on_mean_free, inner_product
 from pddlvm.weak.problem import Problem
 
-__all__ = ["Centre", "Reference", "is_linear", "orthonormalise"]
+__all__ = ["Centre", "Reference", "orthonormalise"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -30,7 +30,6 @@ Index = NDArray[np.int64]
 _N_LIFT_DRAWS = 64
 _RANK_TOLERANCE, _ROUND_OFF = 1e-10, 1e-14
 _N_CENTRES = 16
-_LINEAR = 1e-10
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,6 @@ class Reference:
         rank = int((values > max(_RANK_TOLERANCE * values.max(initial=0.0), noise)).sum())
         phi = directions[:rank].T
 
-        tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
         whole, factors, is_dual = _norm(problem, problem.reference_stiffness, is_dual)
         matrix, coupling = whole[free][:, free].tocsc(), whole[free][:, fixed].tocsc()
         columns = np.column_stack([mean, phi])
@@ -108,6 +106,7 @@ class Reference:
         if not is_dual:
             # Once more without the rounding of K0, so that a lift which is a solution leaves no
             # more than its own.
+            tangents = [0.5 * (t + t.mT) for t in operators.tangents(operators.lift(z0), z0)]
             left = [operators.times(tangents, u[None])[0] for u in torch.from_numpy(lifts.T)]
             lifts[free] -= factors.solve(torch.stack(left, dim=1).numpy()[free])
         xi = xi[: _N_CENTRES if is_dual or not problem.is_coercive else 0]
@@ -141,16 +140,6 @@ class Reference:
     def nearest(self, xi: Tensor) -> Tensor:
         """Number of the centre next to each xi, (batch,)."""
         return torch.cdist(xi.double().cpu(), self.xi).argmin(dim=1)
-
-
-def is_linear(problem: Problem) -> bool:
-    """Is K the same whatever u is?"""
-    operators = problem.discretisation(torch.float64, torch.device("cpu"))
-    z = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters, dtype=torch.float64))
-    u = operators.lift(z)
-    rough = u + (1.0 + u.abs().max()) * torch.cos(torch.arange(u.shape[1], dtype=u.dtype))
-    pairs = zip(operators.tangents(u, z), operators.tangents(rough, z), strict=True)
-    return all(torch.allclose(a, b, rtol=0, atol=_LINEAR * float(a.abs().max())) for a, b in pairs)
 
 
 def orthonormalise(v: Array, w: Array, x: sp.csc_matrix) -> Array:
@@ -194,7 +183,7 @@ def _centres(problem: Problem, xi: Tensor, lift: Tensor, is_dual: bool) -> tuple
     """K at the centres: at solutions, where it depends on u and W is made of it."""
     z = problem.prior.unstandardise(xi)
     states = lift.expand(len(z), -1)
-    if is_dual and len(z) and not is_linear(problem):
+    if is_dual and len(z) and not problem.is_linear:
         states = problem.solver.solve(z)
     found = []
     for u, own in zip(states, z[:, None], strict=True):

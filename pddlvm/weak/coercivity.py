@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pddlvm.linalg.factorisation import SingularMatrixError
 from pddlvm.linalg.superlu import SuperLU
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.matrix_sum import Coefficients, Squares
@@ -34,6 +35,7 @@ __all__ = [
     "Region",
     "coercivity_of",
     "ends",
+    "extremes",
     "pointwise",
     "safe",
 ]
@@ -64,8 +66,6 @@ class Coercivity:
         self._prior = form.prior
         z0 = form.prior.unstandardise(torch.zeros(1, form.prior.size, dtype=torch.float64))
         self.pencils = [Pencil(terms, form.prior.split(z0)) for terms in regions]
-        entries = max(pencil.n_entries for pencil in self.pencils)
-        self._chunk = max(1, _MEMORY // (8 * entries))
 
     @property
     def is_definite(self) -> bool:
@@ -74,15 +74,7 @@ class Coercivity:
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper, (batch, d) -> (batch,) each; 0 and infinity where there are none."""
-        found = [self._extremes(part) for part in z.split(self._chunk)]
-        lower, upper = (torch.cat(part) for part in zip(*found, strict=True))
-        return safe(lower, upper)
-
-    def _extremes(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = self._prior.split(z)
-        ends = [p.extremes(pointwise(p.terms, len(z), blocks)) for p in self.pencils]
-        lower, upper = (torch.stack(end) for end in zip(*ends, strict=True))
-        return lower.amin(0), upper.amax(0)
+        return safe(*extremes(self.pencils, self._prior, z))
 
 
 class MinTheta:
@@ -202,6 +194,19 @@ def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | Min
     if found is None or found.is_definite:
         return found
     return _of_matrices(form)
+
+
+def extremes(pencils: list[Pencil], prior: ParameterSpace, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest eigenvalue over all regions, (batch, d) -> (batch,) each."""
+    entries = max(pencil.n_entries for pencil in pencils)
+    found = []
+    for part in z.split(max(1, _MEMORY // (8 * entries))):
+        blocks = prior.split(part)
+        ends = [p.extremes(pointwise(p.terms, len(part), blocks)) for p in pencils]
+        lower, upper = (torch.stack(end) for end in zip(*ends, strict=True))
+        found.append((lower.amin(0), upper.amax(0)))
+    least, most = (torch.cat(part) for part in zip(*found, strict=True))
+    return least, most
 
 
 def safe(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["Discretisation"]
 
+_LINEAR = 1e-10
+
 
 class Discretisation(nn.Module):
     """The terms and boundary values of a form as torch modules of one dtype.
@@ -102,6 +104,16 @@ class Discretisation(nn.Module):
         """Pointwise tangents of each term, (batch, n_points, s, s) each."""
         blocks = self.prior.split(z)
         return [term.tangents(u, blocks) for term in self.terms]
+
+    def is_linear(self) -> bool:
+        """Are the tangents the same whatever u is, at the centre of the prior?"""
+        z = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
+        u = self.lift(z)
+        rough = u + (1.0 + u.abs().max()) * torch.cos(torch.arange(u.shape[1], dtype=u.dtype))
+        pairs = zip(self.tangents(u, z), self.tangents(rough, z), strict=True)
+        return all(
+            torch.allclose(a, b, rtol=0, atol=_LINEAR * float(a.abs().max())) for a, b in pairs
+        )
 
     def apply_tangents(self, tangents: list[Tensor], v: Tensor) -> Tensor:
         """dr/du v for v of the free degrees of freedom, (batch, n_free) -> (batch, n_free)."""

@@ -181,6 +181,11 @@ class Problem(ParametricProblem):
         return all(term.is_coercive for term in self.terms)
 
     @cached_property
+    def is_linear(self) -> bool:
+        """Is K the same whatever u is?"""
+        return self._exact.is_linear()
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of name, mesh, degrees of freedom, parameters, terms and arguments of fields."""
         digest = sha256()

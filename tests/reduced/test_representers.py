@@ -10,7 +10,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.linalg.newton import least_squares, least_squares_step
 from pddlvm.reduced.galerkin import Galerkin
-from pddlvm.reduced.reference import Reference, is_linear
+from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.representers import representers
 
 CASES = {
@@ -105,9 +105,9 @@ def test_centres_make_the_best_in_the_dual_norm(case):
 
 
 def test_linear_problems_are_told_from_others():
-    assert is_linear(waves.helmholtz())
-    assert is_linear(flows.channel(n=3))
-    assert not is_linear(flows.channel(n=3, function=flows.navier_stokes))
+    assert waves.helmholtz().is_linear
+    assert flows.channel(n=3).is_linear
+    assert not flows.channel(n=3, function=flows.navier_stokes).is_linear
 
 
 def test_a_positive_operator_keeps_its_own_norm():
