@@ -18,7 +18,7 @@ from torch import Tensor
 import pddlvm
 from pddlvm import fem, links
 
-__all__ = ["effective_tensor", "make"]
+__all__ = ["effective_tensor", "make", "tensor_error_bound"]
 
 
 def matrix_energy(du: Tensor, dv: Tensor) -> Tensor:
@@ -108,3 +108,20 @@ def effective_tensor(problem: pddlvm.Problem, u: Tensor, z: Tensor) -> Tensor:
     weights = torch.from_numpy(region.weights)
     a = torch.einsum("bc,cq,icqxb,jcqxb->bij", k.reshape(-1, k.shape[-1]), weights, g, g)
     return a.reshape(*u.shape[:-1], 2, 2)
+
+
+def tensor_error_bound(problem: pddlvm.Problem, error_bound: Tensor, z: Tensor) -> Tensor:
+    """Bound of |A_ij(w) - A_ij| of approximate solutions w, rigorous if that of w is, (...,).
+
+    A(w) - A = int k grad e_i . grad e_j, e = w - u, is at most |e|^2 at z, and this at most
+    max(1, k / k0) times that at the centre of the prior, where k = k0.
+
+    Args:
+        problem: made by `make`.
+        error_bound: of |e|_{K0}, (...,): that of a model is `model.forward(z).error_bound`.
+        z: their parameters, (..., d).
+    """
+    z = problem.prior.check(z)
+    centre = problem.prior.unstandardise(torch.zeros_like(z))
+    ratio = problem.field_values(z, "contrast") / problem.field_values(centre, "contrast")
+    return ratio.amax(-1).clamp(min=1.0) * error_bound**2

@@ -17,11 +17,14 @@ widens the bounds.
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.galerkin.refinement import refine
+from pddlvm.linalg.factorisation import Factorisation
 from pddlvm.linalg.krylov import conjugate_gradients
 from pddlvm.reduced.inf_sup import inf_sup_of
 from pddlvm.reduced.reduction import Reduction
@@ -90,6 +93,9 @@ class Certifier:
         self._coercivity = (
             inf_sup_of(problem, reduction.reference) if is_dual else problem.coercivity
         )
+        # The norm of a model on which K0 sees no constants is not that of K0 alone.
+        is_singular = bool(problem.constraints) and not is_dual
+        self._norm = _Energy.of(problem) if is_singular else reduction.reference
         self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self._typical = reduction.xi[:1], reduction.c[:1] / reduction.units.energy**0.5
 
@@ -106,7 +112,7 @@ class Certifier:
         better, r = (torch.cat(part) for part in zip(*parts, strict=True))
         share, at = self._rounded
         rounding = _SOLVED * r + share * mean.norm(dim=1) * upper / at
-        near = self._reference.energy_norm(better - mean)
+        near = self._norm.energy_norm(better - mean)
         # Where d is all of e, whatever is compared with has its own rounding.
         return ErrorBounds(near, r, rounding, _SOLVED * near, lower, upper)
 
@@ -120,7 +126,7 @@ class Certifier:
             )
             return found.u, found.residual_norm * self._reference.energy_norm(found.u)
         r = self._operators.residual(held, z)
-        system = _System(self._operators, self._reference, z, held.norm(dim=1, keepdim=True))
+        system = _System(self._operators, self._norm, z, held.norm(dim=1, keepdim=True))
         budget = torch.full((len(z),), _N_STEPS)
         step, _ = conjugate_gradients(system, -r, r.new_zeros(len(z)), budget)
         better = held.index_add(1, free, step)
@@ -136,8 +142,29 @@ class Certifier:
         epsilon = torch.finfo(u.dtype).eps
         rounded = u + epsilon * u.abs() * normal_like(u, (), generator_of(0))
         change = self._operators.residual(rounded, z) - self._operators.residual(u, z)
-        size = (change * self._reference.solve(change)).sum().clamp(min=0).sqrt()
+        size = (change * self._norm.solve(change)).sum().clamp(min=0).sqrt()
         return _ROUNDINGS * float(size / u.norm()), float(self._coercivity(z)[1])
+
+
+@dataclass(frozen=True)
+class _Energy:
+    """|.|_{K0} of a problem in which a mean value is held to zero, for K0 sees no constants."""
+
+    problem: Problem
+    factors: Factorisation
+
+    @classmethod
+    def of(cls, problem: Problem) -> "_Energy":
+        free = problem.free_dofs
+        matrix = sp.csc_matrix(problem.reference_stiffness[free][:, free])
+        return cls(problem, problem.form.factorise(matrix, symmetric=True, many=True))
+
+    def energy_norm(self, u: Tensor) -> Tensor:
+        return self.problem.energy_norm(u)
+
+    def solve(self, r: Tensor) -> Tensor:
+        """K0^{-1} r of balanced r (batch, n_free)."""
+        return torch.from_numpy(self.factors.solve(np.ascontiguousarray(r.numpy().T)).T)
 
 
 @dataclass(frozen=True)
@@ -148,13 +175,13 @@ class _System:
     """
 
     operators: Discretisation
-    reference: Reference
+    norm: "Reference | _Energy"
     z: Tensor
     size: Tensor
 
     def of(self, rows: Tensor) -> "_System":
         """That of some samples."""
-        return _System(self.operators, self.reference, self.z[rows], self.size[rows])
+        return _System(self.operators, self.norm, self.z[rows], self.size[rows])
 
     def apply(self, p: Tensor) -> Tensor:
         scale = self.size / p.norm(dim=1, keepdim=True).clamp(min=1e-300)
@@ -164,7 +191,7 @@ class _System:
         return change / scale.clamp(min=1e-300)
 
     def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        w = self.reference.solve(r)
+        w = self.norm.solve(r)
         return w, (r * w).sum(-1).clamp(min=0).sqrt()
 
 

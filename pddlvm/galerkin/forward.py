@@ -97,10 +97,11 @@ class Forward:
     def error_bound(self) -> Tensor | None:
         """Upper bound of |u - mean| in the norm of the model, (...,).
 
-        u is the finite element solution, the norm `model.norm`, where the operator is positive
-        `problem.energy_norm`. The bound is rigorous, of this mean with its rounding, in the units
-        of the problem and float64. None where there is none: the problem is not linear, or neither
-        coercive nor a saddle point nor a sum of few parts; infinite for single ones of several z.
+        u is the finite element solution, the norm `model.norm`; where the operator is positive, be
+        it for constants that a mean value excludes, `problem.energy_norm`. The bound is rigorous,
+        of this mean with its rounding, in the units of the problem and float64. None where there is
+        none: the problem is not linear, or neither coercive nor a saddle point nor a sum of few
+        parts; infinite for single ones of several z.
         """
         found = self._error_bounds
         return None if found is None else self._shaped(found.upper)

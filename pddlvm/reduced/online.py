@@ -147,7 +147,7 @@ def online_of(
     problem: Problem, representation: Representation, reference: Reference
 ) -> Online | None:
     """That of a linear, coercive problem of few parts; None for any other."""
-    parts = None if reference.is_dual else problem.affine_parts()
+    parts = None if reference.is_dual or problem.constraints else problem.affine_parts()
     if parts is None:
         return None
     n_columns = parts.weights.n * len(representation.rows)

@@ -171,7 +171,7 @@ def coercivity_of(form: WeakForm, operators: Discretisation) -> Coercivity | Min
         form: of the PDE.
         operators: its discretisation, float64 on the CPU.
     """
-    if not form.has_potential or form.constraints is not None:
+    if not form.has_potential:
         return None
     generator = torch.Generator().manual_seed(0)
     z = form.prior.unstandardise(form.prior.sample_standard((_N_PROBES,), generator=generator))

@@ -31,13 +31,30 @@ def far_from_zero():
     )
 
 
+def floating():
+    """Known up to a constant, whose mean is zero; the loads balance."""
+    space = fem.Space(fem.unit_square(6))
+    return pddlvm.Problem(
+        "floating",
+        space,
+        [
+            pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * (du * du).sum()),
+            pddlvm.Energy(space.interior(), lambda u, du, x: (x[0] - 0.5) * u),
+        ],
+        {"k": pddlvm.Piecewise.on_blocks(space, (2, 2), prior=pddlvm.Uniform(0.5, 2.0))},
+        constraints=[pddlvm.MeanValue()],
+    )
+
+
 def trained(problem):
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=12))
     pddlvm.train(model, max_steps=60, calibrate=False)
     return model
 
 
-@pytest.fixture(scope="module", params=[lambda: poisson.make(8, n_terms=4), far_from_zero])
+@pytest.fixture(
+    scope="module", params=[lambda: poisson.make(8, n_terms=4), far_from_zero, floating]
+)
 def model(request):
     return trained(request.param())
 

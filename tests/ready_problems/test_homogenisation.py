@@ -10,7 +10,7 @@ from torch.func import grad
 
 import pddlvm
 from pddlvm import fem
-from problems.homogenisation import effective_tensor, inclusion_energy, make
+from problems.homogenisation import effective_tensor, inclusion_energy, make, tensor_error_bound
 
 PI = math.pi
 
@@ -117,6 +117,19 @@ def test_an_error_of_the_solution_enters_by_its_square():
     traces = [float(effective_tensor(problem, u + t * error, z).trace()) for t in (0, 1e-4, 2e-4)]
     # Four times the error for twice the distance, to round-off.
     assert (traces[2] - traces[0]) / (traces[1] - traces[0]) == pytest.approx(4.0, rel=1e-4)
+
+
+def test_the_bound_of_the_tensor_holds_and_is_sharp():
+    problem = make(8)
+    model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=12))
+    pddlvm.train(model, max_steps=60, calibrate=False)
+    z = problem.prior.sample((40,), seed=1)
+    forward = model.forward(z)
+    bound = tensor_error_bound(problem, forward.error_bound, z)
+    exact = effective_tensor(problem, problem.solve(z), z)
+    error = (effective_tensor(problem, forward.mean, z) - exact).abs().amax((-2, -1))
+    assert (error <= bound).all()
+    assert (bound / error).median() < 40
 
 
 def test_cells_that_do_not_fit_the_inclusions_are_refused():

@@ -106,18 +106,6 @@ def test_there_is_none_where_the_argument_does_not_hold():
     assert scalar(stiffening, prior).coercivity is None
     assert nonlinear_poisson.make_advection_diffusion(4).coercivity is None
     assert scalar(wave, prior).coercivity is None
-    space = fem.Space(fem.unit_square(4))
-    floating = pddlvm.Problem(
-        "floating",
-        space,
-        [
-            pddlvm.Energy(space.interior(), diffusion),
-            pddlvm.Energy(space.interior(), lambda u, du, x: -(x[0] - 0.5) * u),
-        ],
-        {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))},
-        constraints=[pddlvm.MeanValue()],
-    )
-    assert floating.coercivity is None
 
 
 def crosswise(u, du, x, k):
