@@ -18,7 +18,7 @@ PROBLEMS = sorted((ROOT / "problems").rglob("*.py"))
 MODULES = {"fem": fem, "linalg": linalg, "links": links}
 
 ORDER = (
-    *("basics", "fem", "linalg", "parameters", "weak", "strong", "sensors"),
+    *("basics", "fem", "linalg", "parameters", "weak", "transient", "strong", "sensors"),
     *("latent", "reduced", "galerkin", "collocation"),
     *("training", "sampling", "inference", "amortized", "results"),
     *("models", "validation", "plot", "runs", "cli", "__main__"),
@@ -244,7 +244,7 @@ def of_kind(base: type) -> set[str]:
 
 
 KINDS = {
-    **dict.fromkeys(of_kind(ParametricProblem), ("parameters", "weak", "strong")),
+    **dict.fromkeys(of_kind(ParametricProblem), ("parameters", "weak", "transient", "strong")),
     **dict.fromkeys(of_kind(LatentModel), ("latent", "galerkin", "collocation", "models")),
 }
 """Classes of problems and models, and where an `isinstance` may ask for one."""

@@ -1,0 +1,509 @@
+"""A problem in time on a mesh: the trajectory is one unknown.
+
+    M d^s u/dt^s + r(u, z, t) = 0,    u(start) = u_0(z),    s = 1, or 2 with du/dt(start) = v_0(z)
+    R = (Ta x M) u + (Tb x 1) r(u, z, t) = 0                       see `pddlvm.transient.schemes`
+
+r is the residual of a steady problem, whose field `Time`, if it has one, is t. Dirichlet values
+hold from the start on.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.func import jvp
+
+from pddlvm.basics.checks import broadcast_batch, check_count, check_kind, numbers_of
+from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
+from pddlvm.basics.grad_mode import out_of_inference
+from pddlvm.basics.summary import summarise
+from pddlvm.fem.where import Patch
+from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
+from pddlvm.linalg.operators import SparseOperator
+from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.parameters.time import Time
+from pddlvm.transient.marching import march
+from pddlvm.transient.mass import Density, mass_matrix
+from pddlvm.transient.newton import NewtonStepper
+from pddlvm.transient.schemes import Scheme
+from pddlvm.transient.states import Given, StateAtStart
+from pddlvm.transient.stepping import Stepping
+from pddlvm.transient.terms import MovingTerms
+from pddlvm.weak.problem import Problem
+
+__all__ = ["TransientProblem"]
+
+_N_PROBES, _PROBE_SEED = 2, 20225
+_SLACK = 1e-9
+"""Of the interval, by which times may miss its ends."""
+_VIOLATED = 1e-6
+"""Relative difference of an initial value to a Dirichlet value that is no rounding."""
+_MEMORY, _FEW = 2**27, 64
+"""Bytes of trajectories, and their number, that are solved at once."""
+
+
+class TransientProblem(ParametricProblem):
+    """A steady `Problem` in time. Immutable.
+
+    Args:
+        problem: the steady one, r(u, z) = 0. Its functions read the time as a field,
+            `fields={..., "t": pddlvm.Time(end)}`, the last of them.
+        stepping: the steps.
+        initial: u at the start: a number, a function of x and fields, or all values (n_dofs,); of
+            several fields a mapping of their names to such.
+        density: rho of M: a positive number, or a function of x; of several fields a mapping, and
+            those that are left out, as a pressure, have no derivative in time.
+        velocity: du/dt at the start, as `initial`, of problems of second order in time (`Newmark`).
+
+    Raises:
+        ProblemError: an interval that is not that of the `Time`, second order without a velocity,
+            or a function that cannot be evaluated.
+
+    Warns:
+        UserWarning: an initial value that violates a Dirichlet value.
+    """
+
+    @out_of_inference
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        stepping: Stepping,
+        initial: Given = 0.0,
+        density: "Density | Mapping[str, Density]" = 1.0,
+        velocity: Given | None = None,
+    ) -> None:
+        check_kind(Problem, problem=problem)
+        check_kind(Stepping, stepping=stepping)
+        self.steady, self.stepping, self.density = problem, stepping, density
+        self.linear_solver = problem.linear_solver
+        self._time = _time_of(problem, stepping)
+        fields = {k: f for k, f in problem.fields.items() if k != self._time}
+        super().__init__(problem.name, fields, {})
+        self.mass = mass_matrix(self.name, problem.space, density)
+        self._initial = StateAtStart(problem, initial, "the initial value")
+        self._velocity = _velocity_of(problem, stepping, velocity)
+        _check_constraints(problem, self.mass)
+        self._check_all_read()
+        self._warn_of_violated()
+
+    def __repr__(self) -> str:
+        return (
+            f"TransientProblem({self.name!r}, {self.n_times} steps to t = {self.stepping.end:g}, "
+            f"{self.n_dofs} dofs, {self.n_parameters} parameters: {self.prior!r})"
+        )
+
+    @property
+    def scheme(self) -> Scheme:
+        """The rows Ta and Tb of the steps."""
+        return self.stepping.scheme
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Of the states of a solution, the initial one not among them, (n_times,)."""
+        return self.scheme.times
+
+    @property
+    def n_times(self) -> int:
+        """Number of steps, and of states of a solution."""
+        return self.stepping.n_steps
+
+    @property
+    def n_dofs(self) -> int:
+        """Degrees of freedom of the space, Dirichlet ones included."""
+        return self.steady.n_dofs
+
+    @property
+    def n_free(self) -> int:
+        """Degrees of freedom without the Dirichlet ones."""
+        return self.steady.n_free
+
+    @property
+    def dim(self) -> int:  # noqa: D102
+        return self.steady.dim
+
+    @property
+    def space(self) -> Any:
+        """Where u lives at each time."""
+        return self.steady.space
+
+    @property
+    def solution_shape(self) -> tuple[int, ...]:
+        """(n_times, n_dofs)."""
+        return (self.n_times, self.n_dofs)
+
+    @property
+    def fields_of_u(self) -> dict[str, slice]:  # noqa: D102
+        return self.steady.fields_of_u
+
+    @property
+    def is_linear(self) -> bool:
+        """Is K the same whatever u is?"""
+        return self.steady.is_linear
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def at(self, z: Tensor, times: "ArrayLike | Tensor") -> Tensor:
+        """Parameters of the steady problem at some times, (..., d) -> (..., n_times, d + 1).
+
+        The last is t; it is not there, and the rows are all z, where the steady problem has no
+        field of time.
+
+        Raises:
+            InputError: z is no parameter vector, or times are not in the interval.
+        """
+        return self._rows(self.prior.vectors(z), self.check_times(times))
+
+    def check_times(self, times: "ArrayLike | Tensor") -> NDArray[np.float64]:
+        """Return times within the interval as an array (n,), or raise an InputError."""
+        found = np.atleast_1d(np.asarray(numbers_of(times, "times"), dtype=np.float64))
+        start, end = self.stepping.start, self.stepping.end
+        slack = _SLACK * (end - start)
+        if found.ndim != 1 or not np.isfinite(found).all():
+            raise InputError(f"times must be finite and (n,), got shape {found.shape}")
+        outside = found[(found < start - slack) | (found > end + slack)]
+        if len(outside):
+            raise InputError(
+                f"{len(outside)} of {len(found)} times are outside of the interval from {start:g} "
+                f"to {end:g} of problem {self.name!r}, the first is {outside[0]:g}"
+            )
+        return found
+
+    @out_of_inference
+    def history(self, z: Tensor) -> Tensor:
+        """Known states before the first step, (..., d) -> (..., h, n_dofs), float64 on the CPU.
+
+        The initial value; of second order in time u_0 - d v_0 before it, d the first step.
+        """
+        z = self.prior.check(z).detach().to("cpu", torch.float64)
+        found = self._history(z.reshape(-1, self.n_parameters))
+        return found.reshape(*z.shape[:-1], *found.shape[1:])
+
+    @out_of_inference
+    def time_error(self, n_samples: int = 4, seed: int = 0) -> float:
+        """Relative difference of solutions to those with halved steps, in L2 of space and time.
+
+        It is the mean of some draws of the prior. The error of the steps is 4/3 of it for methods
+        of second order, and twice as much for backward Euler; it is in no error bar.
+        """
+        check_count(1, n_samples=n_samples)
+        z = self.prior.sample((n_samples,), seed=seed)
+        finer = self._with(stepping=self.stepping.halved).solve(z)[:, 1::2]
+        gram = SparseOperator(sp.csr_matrix(self.space.gram_matrices()[0]))
+        weights = torch.from_numpy(self.scheme.weights)
+
+        def size(u: Tensor) -> Tensor:
+            return ((u * gram(u)).sum(-1) @ weights).clamp(min=0).sqrt()
+
+        return float((size(finer - self.solve(z)) / size(finer)).mean())
+
+    # --- residuals and solutions -----------------------------------------------------------------
+
+    @out_of_inference
+    def residual(self, u: Tensor, z: Tensor) -> Tensor:
+        """R on the free degrees of freedom, (..., n_times, n_free); dtype and device follow u.
+
+        Zero at the solution, where u also carries the Dirichlet values.
+        """
+        u = self.check_solution(u)
+        z = self.prior.check(z)
+        batch = broadcast_batch(u=u[..., 0], z=z)
+        u = u.expand(*batch, -1, -1).reshape(-1, *self.solution_shape)
+        z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
+        history = self._history(z.detach().to("cpu", torch.float64)).to(u)
+        states, scheme = torch.cat([history, u], dim=1), self.scheme
+        operators = self.steady.discretisation(u.dtype, u.device)
+        ta, tb = (torch.from_numpy(t.toarray()).to(u) for t in (scheme.ta, scheme.tb))
+        mass = SparseOperator(self.mass, u.dtype).to(u.device)
+        r = torch.zeros_like(states)[..., : self.n_free]
+        rows = self._rows(z.to(u), scheme.all_times)
+        for i, own in enumerate(states):
+            for part in self._asked.split(self.steady.solver.chunk):
+                r[i, part] = operators.residual(own[part], rows[i, part])
+        whole = ta @ mass(states)[..., operators.free] + tb @ r
+        return operators.balanced(whole).reshape(*batch, self.n_times, self.n_free)
+
+    def _solve(self, z: Tensor, first: int) -> Tensor:
+        scheme, h = self.scheme, self.scheme.n_history
+        rows = self._rows(z, scheme.all_times)
+        u = self._moving.operators.lift(rows.flatten(0, 1)).reshape(*rows.shape[:2], self.n_dofs)
+        u[:, :h] = self._history(z)
+        waiting = list(range(len(z)))
+        if self.is_linear:
+            waiting = self._march(u, rows, first)
+        for i in waiting:
+            self._stepper.march(u[i].numpy(), rows[i], first + i)
+        bad = (~torch.isfinite(u).flatten(1).all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise ConvergenceError(
+                f"the solution of sample {first + bad[0]} (z = {z[bad[0]].tolist()}) is not finite"
+            )
+        return u[:, h:]
+
+    def _march(self, u: Tensor, rows: Tensor, first: int) -> list[int]:
+        """Solve the samples whose K is the same at all times, and return the others."""
+        asked, left = rows[:, self._asked], []
+        groups: list[tuple[list[Tensor], list[int]]] = []
+        for i, own in enumerate(asked):
+            tangents = self._moving.stiffness(own)
+            if tangents is None:
+                left.append(i)
+                continue
+            same = [m for other, m in groups if all(map(torch.equal, other, tangents))]
+            if same:
+                same[0].append(i)
+            else:
+                groups.append((tangents, [i]))
+        loads = torch.zeros(*rows.shape[:2], self.n_free, dtype=torch.float64)
+        loads[:, self._asked] = self._moving.loads(asked)
+        for tangents, members in groups:
+            own = u[members].permute(1, 2, 0).contiguous().numpy()
+            g = loads[members].permute(1, 2, 0).contiguous().numpy()
+            stiffness = self._moving.assemble(tangents)
+            try:
+                march(
+                    self.scheme,
+                    self.mass,
+                    stiffness,
+                    self._factorise,
+                    own,
+                    g,
+                    self.steady.free_dofs,
+                )
+            except (SingularMatrixError, NotPositiveError, ConvergenceError) as error:
+                raise ConvergenceError(
+                    f"sample {first + members[0]} (its number; z = "
+                    f"{rows[members[0], 0].tolist()}): {error}"
+                ) from error
+            u[members] = torch.from_numpy(own).permute(2, 0, 1)
+        return left
+
+    def _factorise(self, matrix: sp.csc_matrix) -> Factorisation:
+        form = self.steady.form
+        return form.factorise(matrix, symmetric=form.is_symmetric, many=True)
+
+    def _history(self, z: Tensor) -> Tensor:
+        """(n, d) -> (n, h, n_dofs), float64."""
+        rows = self._rows(z, np.array([self.stepping.start]))[:, 0]
+        u = self._initial(rows)
+        value, slope = self._boundary(rows)
+        fixed = torch.from_numpy(self.steady.fixed_dofs)
+        u[:, fixed] = value[:, fixed]
+        if self._velocity is None:
+            return u[:, None]
+        v = self._velocity(rows)
+        v[:, fixed] = slope[:, fixed]
+        return torch.stack([u - float(self.scheme.weights[0]) * v, u], dim=1)
+
+    def _boundary(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Dirichlet values and their derivatives in time, (n, n_dofs) each."""
+        lift = self._moving.operators.lift
+        if self._time is None:
+            return lift(rows), torch.zeros(len(rows), self.n_dofs, dtype=torch.float64)
+        along = torch.zeros_like(rows)
+        along[:, -1] = 1.0
+        value, slope = jvp(lift, (rows,), (along,))[:2]
+        return value, slope
+
+    def _rows(self, z: Tensor, times: NDArray[np.float64]) -> Tensor:
+        """(..., d) -> (..., n_times, d + 1), the times not checked."""
+        found = z[..., None, :].expand(*z.shape[:-1], len(times), -1)
+        if self._time is None:
+            return found
+        t = torch.from_numpy(times).to(z)[:, None].expand(*found.shape[:-1], 1)
+        return torch.cat([found, t], dim=-1)
+
+    @cached_property
+    def _moving(self) -> MovingTerms:
+        return MovingTerms(self.steady, self._time)
+
+    @cached_property
+    def _stepper(self) -> NewtonStepper:
+        return NewtonStepper(self.steady, self.scheme, self.mass)
+
+    @cached_property
+    def _asked(self) -> Tensor:
+        """Numbers of the states whose r the scheme reads."""
+        return torch.from_numpy(np.unique(self.scheme.tb.indices).astype(np.int64))
+
+    @property
+    def _at_once(self) -> int:
+        size = 8 * self.n_times * self.n_dofs
+        return max(1, min(_FEW, _MEMORY // size))
+
+    # --- its parts ---------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the fingerprint of the steady problem, and of the steps."""
+        digest = sha256(self.steady.fingerprint.encode())
+        for rows in (self.scheme.ta, self.scheme.tb):
+            digest.update(rows.indices.astype(np.int64).tobytes() + rows.data.tobytes())
+        digest.update(self.scheme.all_times.tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def probe(self) -> Tensor:
+        """That of the steady problem, the states at the start, and the mass, to a row each."""
+        generator = torch.Generator().manual_seed(_PROBE_SEED)
+        z = self.prior.sample((_N_PROBES,), generator=generator)
+        rough = np.cos(np.arange(self.n_dofs, dtype=np.float64))
+        rows = [self._history(z), torch.from_numpy(self.mass @ rough)[None]]
+        return torch.cat([self.steady.probe, *map(summarise, rows)])
+
+    @property
+    def shape_sizes(self) -> dict[str, Tensor]:  # noqa: D102
+        return {k: v for k, v in self.steady.shape_sizes.items() if k != self._time}
+
+    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "TransientProblem":  # noqa: D102
+        return self._with(problem=self.steady.with_states(states))
+
+    def field_values(self, z: Tensor, name: str) -> Tensor:
+        """A parameter field at the cell centroids, (..., n_cells), z not checked."""
+        self._check_field(name)
+        return self.steady.field_values(
+            self._rows(z, np.array([self.stepping.start]))[..., 0, :], name
+        )
+
+    def field_points(self, name: str) -> NDArray[np.float64]:
+        """The cell centroids, (n_cells, dim)."""
+        self._check_field(name)
+        return self.steady.field_points(name)
+
+    def inferred(self, z: Tensor) -> Tensor:
+        """The first parameter field."""
+        return self.field_values(z, next(iter(self.random_fields)))
+
+    def gradients(  # noqa: D102
+        self, points: "ArrayLike | Tensor", field: str = "u"
+    ) -> sp.csr_matrix:
+        return self.steady.gradients(points, field)
+
+    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:  # noqa: D102
+        return self.steady.averages(patches, field)
+
+    def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
+        return self.steady.evaluation(points, field)
+
+    def _with(self, **changes: Any) -> "TransientProblem":
+        return _make({**self._arguments, **changes})
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "problem": self.steady,
+            "stepping": self.stepping,
+            "initial": self._initial.given,
+            "density": self.density,
+            "velocity": None if self._velocity is None else self._velocity.given,
+        }
+
+    @property
+    def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _make, (self._arguments,)
+
+    @property
+    def _pickled_parts(self) -> dict[str, Any]:
+        own = {"its steady problem": self.steady, "its density": self.density}
+        own["its initial value"] = self._initial.given
+        if self._velocity is not None:
+            own["its velocity"] = self._velocity.given
+        return own
+
+    @property
+    def _solution_has(self) -> str:
+        return (
+            f"have {self.n_times} times and {self.n_dofs} degrees of freedom (Dirichlet ones "
+            "included) on its last two axes"
+        )
+
+    def _check_all_read(self) -> None:
+        read = {k for term in self.steady.terms for k in term.field_names}
+        read |= {k for d in self.steady.dirichlet for k in d.field_names}
+        read |= set(self._initial.field_names)
+        if self._velocity is not None:
+            read |= set(self._velocity.field_names)
+        self._check_read(read)
+
+    def _warn_of_violated(self) -> None:
+        generator = torch.Generator().manual_seed(_PROBE_SEED)
+        z = self.prior.sample((_N_PROBES,), generator=generator)
+        rows = self._rows(z, np.array([self.stepping.start]))[:, 0]
+        given, prescribed = self._initial(rows), self._boundary(rows)[0]
+        fixed = torch.from_numpy(self.steady.fixed_dofs)
+        difference = (given - prescribed)[:, fixed].abs()
+        scale = torch.maximum(given.abs().max(), prescribed.abs().max())
+        if not difference.numel() or difference.max() <= _VIOLATED * scale:
+            return
+        worst = int(fixed[int(difference.amax(0).argmax())])
+        warnings.warn(
+            f"the initial value of problem {self.name!r} differs from its Dirichlet values by up "
+            f"to {float(difference.max()):.3g}, at {self.space.dof_points[worst].tolist()}: there "
+            "the solution jumps at the start. Let the initial value agree with them; or, if the "
+            "jump is meant, make it agree on the boundary alone, and take short first steps, "
+            "Stepping.graded(...)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _make(arguments: Mapping[str, Any]) -> TransientProblem:
+    given = dict(arguments)
+    return TransientProblem(given.pop("problem"), **given)
+
+
+def _time_of(problem: Problem, stepping: Stepping) -> str | None:
+    """Name of the field of time of a problem, if it has one, after a look at the interval."""
+    names = [k for k, f in problem.random_fields.items() if isinstance(f, Time)]
+    if not names:
+        return None
+    if names != list(problem.random_fields)[-1:]:
+        raise ProblemError(
+            f"problem {problem.name!r} has the fields {list(problem.random_fields)}; one Time is "
+            "enough, and it must be the last of them"
+        )
+    field = problem.random_fields[names[0]]
+    assert isinstance(field, Time)
+    given, steps = field.interval, (stepping.start, stepping.end)
+    slack = _SLACK * (stepping.end - stepping.start)
+    if max(abs(a - b) for a, b in zip(given, steps, strict=True)) > slack:
+        raise ProblemError(
+            f"the field {names[0]!r} of problem {problem.name!r} is the time between {given[0]:g} "
+            f"and {given[1]:g}, and the steps go from {steps[0]:g} to {steps[1]:g}; make them equal"
+        )
+    return names[0]
+
+
+def _velocity_of(
+    problem: Problem, stepping: Stepping, velocity: Given | None
+) -> StateAtStart | None:
+    method, order = type(stepping.method).__name__, stepping.method.n_derivatives
+    if order == 2 and velocity is None:
+        raise ProblemError(
+            f"{method} steps problem {problem.name!r} with the second derivative in time, which "
+            "needs a velocity at the start too: velocity=0.0 where it is at rest"
+        )
+    if order == 1 and velocity is not None:
+        raise ProblemError(
+            f"problem {problem.name!r} has a velocity at the start, and {method} steps the first "
+            "derivative in time; leave the velocity out, or take method=Newmark()"
+        )
+    return None if velocity is None else StateAtStart(problem, velocity, "the velocity")
+
+
+def _check_constraints(problem: Problem, mass: sp.csr_matrix) -> None:
+    for one in problem.constraints:
+        dofs = problem.fields_of_u[one.field]
+        if mass[dofs].nnz:
+            raise ProblemError(
+                f"{one} of problem {problem.name!r} holds a field that has a derivative in time: "
+                "its initial value says what its mean is. Leave it out; with a pddlvm.Time among "
+                "its fields a steady problem may be without what holds it"
+            )
