@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_real
 from pddlvm.fem import Points
-from pddlvm.parameters.fields import Field
+from pddlvm.parameters.fields import Field, Fields
 from pddlvm.parameters.priors import Uniform
 
-__all__ = ["Time"]
+__all__ = ["Time", "has_time"]
 
 
 @dataclass(frozen=True, init=False)
@@ -52,3 +52,8 @@ class Time(Field):
 
     def shapes(self, points: Points) -> Tensor:  # noqa: D102
         return torch.ones(len(points.x), 1, dtype=torch.float64)
+
+
+def has_time(fields: Fields) -> bool:
+    """Is one of some fields the time?"""
+    return any(isinstance(field, Time) for field in fields.values())

@@ -2,8 +2,8 @@
 
     (Ta_kk M + Tb_kk K) u_k = - sum_{j<k} (Ta_kj M + Tb_kj K) u_j - sum_{j<=k} Tb_kj g_j
 
-on the free degrees of freedom, with r(u, z, t) = K(z) u + g(z, t). Samples of equal K are right-hand
-sides of the same factors.
+on the free degrees of freedom, with r(u, z, t) = K(z) u + g(z, t). Samples of equal K are
+right-hand sides of the same factors.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,7 @@ Array = NDArray[np.float64]
 
 def march(
     scheme: Scheme,
-    mass: sp.csr_matrix,
-    stiffness: sp.csr_matrix,
+    operators: tuple[sp.csr_matrix, sp.csr_matrix],
     factorise: Callable[[sp.csc_matrix], Factorisation],
     u: Array,
     loads: Array,
@@ -33,14 +32,13 @@ def march(
 
     Args:
         scheme: of N steps and h history states.
-        mass: M, on all degrees of freedom.
-        stiffness: K, on all degrees of freedom.
+        operators: M and K, on all degrees of freedom.
         factorise: prepares to solve with a matrix on the free degrees of freedom.
         u: history, and prescribed values of all states, zero elsewhere; (h + N, n_dofs, batch).
         loads: g on the free degrees of freedom, (h + N, n_free, batch).
         free: those that are.
     """
-    m, k = sp.csr_matrix(mass[free]), sp.csr_matrix(stiffness[free])
+    m, k = (sp.csr_matrix(whole[free]) for whole in operators)
     own_m, own_k = m[:, free].tocsc(), k[:, free].tocsc()
     factors: dict[tuple[float, float], Factorisation] = {}
     for step, (of_m, of_k) in enumerate(scheme.diagonals.tolist()):

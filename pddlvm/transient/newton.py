@@ -2,8 +2,8 @@
 
     F(u) = Ta_kk M u + Tb_kk r(u, z, t_k) + sum_{j<k} (Ta_kj M u_j + Tb_kj r_j) = 0
 
-It starts at u_{k-1}, or on the line through u_{k-2} and u_{k-1} where |F| is less there. Factors are
-kept from step to step as long as each use of them takes |F| down tenfold.
+It starts at u_{k-1}, or on the line through u_{k-2} and u_{k-1} where |F| is less there. Factors
+are kept from step to step as long as each use of them takes |F| down tenfold.
 """
 
 from dataclasses import dataclass
@@ -68,8 +68,7 @@ class NewtonStepper:
         """
         scheme, free, h = self._scheme, self._free, self._scheme.n_history
         r = np.zeros((len(u), len(free)))
-        asked = np.unique(scheme.tb.indices)
-        for j in asked[asked < h]:
+        for j in scheme.asked[scheme.asked < h]:
             r[j] = self._residual(u[j], rows[j])
         kept: _Kept | None = None
         for step, (of_m, of_k) in enumerate(scheme.diagonals.tolist()):

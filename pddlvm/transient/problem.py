@@ -7,7 +7,6 @@ r is the residual of a steady problem, whose field `Time`, if it has one, is t. 
 hold from the start on.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -21,21 +20,18 @@ from torch import Tensor
 from torch.func import jvp
 
 from pddlvm.basics.checks import broadcast_batch, check_count, check_kind, numbers_of
-from pddlvm.basics.errors import ConvergenceError, InputError, ProblemError
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem.where import Patch
-from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.parameters.time import Time
-from pddlvm.transient.marching import march
+from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
 from pddlvm.transient.mass import Density, mass_matrix
-from pddlvm.transient.newton import NewtonStepper
 from pddlvm.transient.schemes import Scheme
+from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
 from pddlvm.transient.stepping import Stepping
-from pddlvm.transient.terms import MovingTerms
 from pddlvm.weak.problem import Problem
 
 __all__ = ["TransientProblem"]
@@ -43,8 +39,6 @@ __all__ = ["TransientProblem"]
 _N_PROBES, _PROBE_SEED = 2, 20225
 _SLACK = 1e-9
 """Of the interval, by which times may miss its ends."""
-_VIOLATED = 1e-6
-"""Relative difference of an initial value to a Dirichlet value that is no rounding."""
 _MEMORY, _FEW = 2**27, 64
 """Bytes of trajectories, and their number, that are solved at once."""
 
@@ -84,15 +78,16 @@ class TransientProblem(ParametricProblem):
         check_kind(Stepping, stepping=stepping)
         self.steady, self.stepping, self.density = problem, stepping, density
         self.linear_solver = problem.linear_solver
-        self._time = _time_of(problem, stepping)
+        self._time = time_of(problem, stepping)
         fields = {k: f for k, f in problem.fields.items() if k != self._time}
         super().__init__(problem.name, fields, {})
         self.mass = mass_matrix(self.name, problem.space, density)
         self._initial = StateAtStart(problem, initial, "the initial value")
-        self._velocity = _velocity_of(problem, stepping, velocity)
-        _check_constraints(problem, self.mass)
+        self._velocity = velocity_of(problem, stepping, velocity)
+        check_constraints(problem, self.mass)
         self._check_all_read()
-        self._warn_of_violated()
+        rows = self._starts(self._few_draws)
+        warn_of_violated(problem, self._initial(rows), self._boundary(rows)[0])
 
     def __repr__(self) -> str:
         return (
@@ -224,74 +219,19 @@ class TransientProblem(ParametricProblem):
         mass = SparseOperator(self.mass, u.dtype).to(u.device)
         r = torch.zeros_like(states)[..., : self.n_free]
         rows = self._rows(z.to(u), scheme.all_times)
-        for i, own in enumerate(states):
-            for part in self._asked.split(self.steady.solver.chunk):
+        for part in torch.from_numpy(scheme.asked).split(self.steady.solver.chunk):
+            for i, own in enumerate(states):
                 r[i, part] = operators.residual(own[part], rows[i, part])
         whole = ta @ mass(states)[..., operators.free] + tb @ r
         return operators.balanced(whole).reshape(*batch, self.n_times, self.n_free)
 
     def _solve(self, z: Tensor, first: int) -> Tensor:
-        scheme, h = self.scheme, self.scheme.n_history
-        rows = self._rows(z, scheme.all_times)
-        u = self._moving.operators.lift(rows.flatten(0, 1)).reshape(*rows.shape[:2], self.n_dofs)
-        u[:, :h] = self._history(z)
-        waiting = list(range(len(z)))
-        if self.is_linear:
-            waiting = self._march(u, rows, first)
-        for i in waiting:
-            self._stepper.march(u[i].numpy(), rows[i], first + i)
-        bad = (~torch.isfinite(u).flatten(1).all(1)).nonzero().flatten().tolist()
-        if bad:
-            raise ConvergenceError(
-                f"the solution of sample {first + bad[0]} (z = {z[bad[0]].tolist()}) is not finite"
-            )
-        return u[:, h:]
-
-    def _march(self, u: Tensor, rows: Tensor, first: int) -> list[int]:
-        """Solve the samples whose K is the same at all times, and return the others."""
-        asked, left = rows[:, self._asked], []
-        groups: list[tuple[list[Tensor], list[int]]] = []
-        for i, own in enumerate(asked):
-            tangents = self._moving.stiffness(own)
-            if tangents is None:
-                left.append(i)
-                continue
-            same = [m for other, m in groups if all(map(torch.equal, other, tangents))]
-            if same:
-                same[0].append(i)
-            else:
-                groups.append((tangents, [i]))
-        loads = torch.zeros(*rows.shape[:2], self.n_free, dtype=torch.float64)
-        loads[:, self._asked] = self._moving.loads(asked)
-        for tangents, members in groups:
-            own = u[members].permute(1, 2, 0).contiguous().numpy()
-            g = loads[members].permute(1, 2, 0).contiguous().numpy()
-            stiffness = self._moving.assemble(tangents)
-            try:
-                march(
-                    self.scheme,
-                    self.mass,
-                    stiffness,
-                    self._factorise,
-                    own,
-                    g,
-                    self.steady.free_dofs,
-                )
-            except (SingularMatrixError, NotPositiveError, ConvergenceError) as error:
-                raise ConvergenceError(
-                    f"sample {first + members[0]} (its number; z = "
-                    f"{rows[members[0], 0].tolist()}): {error}"
-                ) from error
-            u[members] = torch.from_numpy(own).permute(2, 0, 1)
-        return left
-
-    def _factorise(self, matrix: sp.csc_matrix) -> Factorisation:
-        form = self.steady.form
-        return form.factorise(matrix, symmetric=form.is_symmetric, many=True)
+        rows = self._rows(z, self.scheme.all_times)
+        return self._solver.solve(rows, self._history(z), first)
 
     def _history(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, h, n_dofs), float64."""
-        rows = self._rows(z, np.array([self.stepping.start]))[:, 0]
+        rows = self._starts(z)
         u = self._initial(rows)
         value, slope = self._boundary(rows)
         fixed = torch.from_numpy(self.steady.fixed_dofs)
@@ -304,13 +244,17 @@ class TransientProblem(ParametricProblem):
 
     def _boundary(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Dirichlet values and their derivatives in time, (n, n_dofs) each."""
-        lift = self._moving.operators.lift
+        lift = self.steady.discretisation(torch.float64, torch.device("cpu")).lift
         if self._time is None:
             return lift(rows), torch.zeros(len(rows), self.n_dofs, dtype=torch.float64)
         along = torch.zeros_like(rows)
         along[:, -1] = 1.0
         value, slope = jvp(lift, (rows,), (along,))[:2]
         return value, slope
+
+    def _starts(self, z: Tensor) -> Tensor:
+        """z of the steady problem at the start, (..., d) -> (..., d + 1)."""
+        return self._rows(z, np.array([self.stepping.start]))[..., 0, :]
 
     def _rows(self, z: Tensor, times: NDArray[np.float64]) -> Tensor:
         """(..., d) -> (..., n_times, d + 1), the times not checked."""
@@ -321,24 +265,15 @@ class TransientProblem(ParametricProblem):
         return torch.cat([found, t], dim=-1)
 
     @cached_property
-    def _moving(self) -> MovingTerms:
-        return MovingTerms(self.steady, self._time)
-
-    @cached_property
-    def _stepper(self) -> NewtonStepper:
-        return NewtonStepper(self.steady, self.scheme, self.mass)
-
-    @cached_property
-    def _asked(self) -> Tensor:
-        """Numbers of the states whose r the scheme reads."""
-        return torch.from_numpy(np.unique(self.scheme.tb.indices).astype(np.int64))
+    def _solver(self) -> TransientSolver:
+        return TransientSolver(self.steady, self.scheme, self.mass, self._time)
 
     @property
     def _at_once(self) -> int:
         size = 8 * self.n_times * self.n_dofs
         return max(1, min(_FEW, _MEMORY // size))
 
-    # --- its parts ---------------------------------------------------------------------------------
+    # --- its parts -------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> str:
@@ -352,11 +287,15 @@ class TransientProblem(ParametricProblem):
     @cached_property
     def probe(self) -> Tensor:
         """That of the steady problem, the states at the start, and the mass, to a row each."""
-        generator = torch.Generator().manual_seed(_PROBE_SEED)
-        z = self.prior.sample((_N_PROBES,), generator=generator)
+        z = self._few_draws
         rough = np.cos(np.arange(self.n_dofs, dtype=np.float64))
         rows = [self._history(z), torch.from_numpy(self.mass @ rough)[None]]
         return torch.cat([self.steady.probe, *map(summarise, rows)])
+
+    @property
+    def _few_draws(self) -> Tensor:
+        generator = torch.Generator().manual_seed(_PROBE_SEED)
+        return self.prior.sample((_N_PROBES,), generator=generator)
 
     @property
     def shape_sizes(self) -> dict[str, Tensor]:  # noqa: D102
@@ -368,9 +307,7 @@ class TransientProblem(ParametricProblem):
     def field_values(self, z: Tensor, name: str) -> Tensor:
         """A parameter field at the cell centroids, (..., n_cells), z not checked."""
         self._check_field(name)
-        return self.steady.field_values(
-            self._rows(z, np.array([self.stepping.start]))[..., 0, :], name
-        )
+        return self.steady.field_values(self._starts(z), name)
 
     def field_points(self, name: str) -> NDArray[np.float64]:
         """The cell centroids, (n_cells, dim)."""
@@ -432,78 +369,7 @@ class TransientProblem(ParametricProblem):
             read |= set(self._velocity.field_names)
         self._check_read(read)
 
-    def _warn_of_violated(self) -> None:
-        generator = torch.Generator().manual_seed(_PROBE_SEED)
-        z = self.prior.sample((_N_PROBES,), generator=generator)
-        rows = self._rows(z, np.array([self.stepping.start]))[:, 0]
-        given, prescribed = self._initial(rows), self._boundary(rows)[0]
-        fixed = torch.from_numpy(self.steady.fixed_dofs)
-        difference = (given - prescribed)[:, fixed].abs()
-        scale = torch.maximum(given.abs().max(), prescribed.abs().max())
-        if not difference.numel() or difference.max() <= _VIOLATED * scale:
-            return
-        worst = int(fixed[int(difference.amax(0).argmax())])
-        warnings.warn(
-            f"the initial value of problem {self.name!r} differs from its Dirichlet values by up "
-            f"to {float(difference.max()):.3g}, at {self.space.dof_points[worst].tolist()}: there "
-            "the solution jumps at the start. Let the initial value agree with them; or, if the "
-            "jump is meant, make it agree on the boundary alone, and take short first steps, "
-            "Stepping.graded(...)",
-            UserWarning,
-            stacklevel=3,
-        )
-
 
 def _make(arguments: Mapping[str, Any]) -> TransientProblem:
     given = dict(arguments)
     return TransientProblem(given.pop("problem"), **given)
-
-
-def _time_of(problem: Problem, stepping: Stepping) -> str | None:
-    """Name of the field of time of a problem, if it has one, after a look at the interval."""
-    names = [k for k, f in problem.random_fields.items() if isinstance(f, Time)]
-    if not names:
-        return None
-    if names != list(problem.random_fields)[-1:]:
-        raise ProblemError(
-            f"problem {problem.name!r} has the fields {list(problem.random_fields)}; one Time is "
-            "enough, and it must be the last of them"
-        )
-    field = problem.random_fields[names[0]]
-    assert isinstance(field, Time)
-    given, steps = field.interval, (stepping.start, stepping.end)
-    slack = _SLACK * (stepping.end - stepping.start)
-    if max(abs(a - b) for a, b in zip(given, steps, strict=True)) > slack:
-        raise ProblemError(
-            f"the field {names[0]!r} of problem {problem.name!r} is the time between {given[0]:g} "
-            f"and {given[1]:g}, and the steps go from {steps[0]:g} to {steps[1]:g}; make them equal"
-        )
-    return names[0]
-
-
-def _velocity_of(
-    problem: Problem, stepping: Stepping, velocity: Given | None
-) -> StateAtStart | None:
-    method, order = type(stepping.method).__name__, stepping.method.n_derivatives
-    if order == 2 and velocity is None:
-        raise ProblemError(
-            f"{method} steps problem {problem.name!r} with the second derivative in time, which "
-            "needs a velocity at the start too: velocity=0.0 where it is at rest"
-        )
-    if order == 1 and velocity is not None:
-        raise ProblemError(
-            f"problem {problem.name!r} has a velocity at the start, and {method} steps the first "
-            "derivative in time; leave the velocity out, or take method=Newmark()"
-        )
-    return None if velocity is None else StateAtStart(problem, velocity, "the velocity")
-
-
-def _check_constraints(problem: Problem, mass: sp.csr_matrix) -> None:
-    for one in problem.constraints:
-        dofs = problem.fields_of_u[one.field]
-        if mass[dofs].nnz:
-            raise ProblemError(
-                f"{one} of problem {problem.name!r} holds a field that has a derivative in time: "
-                "its initial value says what its mean is. Leave it out; with a pddlvm.Time among "
-                "its fields a steady problem may be without what holds it"
-            )

@@ -66,9 +66,9 @@ class Scheme:
         return np.column_stack([self.ta.diagonal(h), self.tb.diagonal(h)])
 
     @property
-    def reads_history(self) -> bool:
-        """Is r asked for at a history state?"""
-        return bool(self.tb[:, : self.n_history].nnz)
+    def asked(self) -> NDArray[np.int64]:
+        """Numbers of the states whose r is read: of backward methods not the history."""
+        return np.unique(self.tb.indices).astype(np.int64)
 
 
 def theta_scheme(start: float, steps: Array, theta: Array) -> Scheme:

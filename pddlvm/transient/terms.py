@@ -51,17 +51,14 @@ class MovingTerms:
         found = []
         terms = zip(self.operators.terms, self._moves, self._is_load, strict=True)
         for term, moves, is_load in terms:
-            size = term.weights.numel()
             if is_load:
+                size = term.weights.numel()
                 found.append(torch.zeros(size, term.s, term.s, dtype=torch.float64))
                 continue
             first = self._tangents(term, rows[:1])
-            if moves:
-                for part in self._chunks(rows[1:]):
-                    if not torch.equal(
-                        self._tangents(term, part), first.expand(len(part), -1, -1, -1)
-                    ):
-                        return None
+            later = self._chunks(rows[1:]) if moves else ()
+            if any((self._tangents(term, part) != first).any() for part in later):
+                return None
             found.append(first[0])
         return found
 
@@ -90,8 +87,4 @@ def _is_load(term: TermEvaluator) -> bool:
         e = torch.linspace(0.1, 0.2, term.s, dtype=torch.float64).requires_grad_()
         x = term.x[0]
         values = {k: torch.tensor(0.5, dtype=torch.float64) for k in term.fields}
-        try:
-            flux = term.term.flux(e, x, {**values, **term.numbers})
-        except RuntimeError:
-            return False
-        return not flux.requires_grad
+        return not term.term.flux(e, x, {**values, **term.numbers}).requires_grad

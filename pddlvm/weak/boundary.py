@@ -65,7 +65,7 @@ class Prescribed(Protocol):
 
     @property
     def value(self) -> float | Callable[..., Any]:
-        """A number, or value(x, **fields) at one point: a number, or (c,) for a vector."""
+        """A number, or a function of one point x and of fields."""
 
     @property
     def field(self) -> str:

@@ -28,7 +28,7 @@ from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.parameters.time import Time
+from pddlvm.parameters.time import has_time
 from pddlvm.weak.affine_parts import AffineParts, affine_parts
 from pddlvm.weak.affine_system import AffineSystem, affine_system
 from pddlvm.weak.boundary import Dirichlet
@@ -135,11 +135,10 @@ class Problem(ParametricProblem):
         check_physics(name, self.form)
         read = {k for term in self.terms for k in term.field_names}
         read |= {k for d in self.dirichlet for k in d.field_names}
-        # What is a problem in time reads more functions, and is held by where it starts.
-        is_steady = not any(isinstance(f, Time) for f in self.random_fields.values())
-        if is_steady:
+        # In time more functions read fields, and u is held by where it starts.
+        if not has_time(self.fields):
             self._check_read(read, "" if isinstance(space, MixedSpace) else _THIRD)
-        if is_steady or isinstance(space, MixedSpace):
+        if isinstance(space, MixedSpace) or not has_time(self.fields):
             check_held(name, self.form, self._exact)
         warn_of_unstable_pairs(name, self.form, self._exact)
 
