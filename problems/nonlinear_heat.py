@@ -1,8 +1,8 @@
 """Heat in a plate with a hole that conducts better where it is hot.
 
-    du/dt - div((1 + u^2) k(x; z) grad u) = source in the insert,   u = 0 on the left,   u(0) = start
+    du/dt - div((1 + u^2) k(x; z) grad u) = source in the insert,   u = 0 on the left
 
-The plate, the fields and their priors are those of `problems.heat`.
+The plate, the fields, their priors and u(0) = start are those of `problems.heat`.
 """
 
 from torch import Tensor

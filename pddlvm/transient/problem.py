@@ -273,7 +273,8 @@ class TransientProblem(ParametricProblem):
     @property
     def _at_once(self) -> int:
         size = 8 * self.n_times * self.n_dofs
-        return max(1, min(_FEW, _MEMORY // size))
+        most = _FEW if self.is_linear else self.steady._at_once
+        return max(1, min(most, _MEMORY // size))
 
     # --- its parts -------------------------------------------------------------------------------
 
