@@ -192,6 +192,7 @@ def test_steps_are_short_enough(module):
     ("make", "message"),
     [
         (lambda: heat.make(12), "multiple of 10"),
+        (lambda: heat.make("fine"), "multiple of 10"),
         (lambda: heat.make(10, 2, 12), "do not match 5 levels"),
         (lambda: transport.make(peclet=0.0), "peclet"),
         (lambda: transport.make(width=0.3), "width"),
