@@ -176,6 +176,22 @@ def test_an_initial_value_that_violates_a_dirichlet_value_is_said_with_its_size(
         transient(steady(value=1.0), initial=1.0)
 
 
+def ones_inside(x):
+    return torch.where((x[0] > 1e-9) & (x[0] < 1 - 1e-9), 1.0, 0.0)
+
+
+def test_crank_nicolson_damps_a_jump_at_the_start():
+    cold = transient(
+        steady(dirichlet=("left", "right")),
+        pddlvm.Stepping(END, 10, pddlvm.CrankNicolson()),
+        initial=ones_inside,
+    )
+    z = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    u = cold.solve(z)
+    # At rest from the sixth step on; undamped it swings about it.
+    assert (u[5:] - u[-1]).abs().max() < 0.02 * u[-1].max()
+
+
 # --- masses --------------------------------------------------------------------------------------
 
 
@@ -199,8 +215,7 @@ def test_insulated_bodies_are_held_by_where_they_start(z):
 
 
 def vortex(x):
-    # The mesh integrates what flows in and out up to an error.
-    a, b = math.pi * (x[0] + 0.3), math.pi * (x[1] + 0.1)
+    a, b = math.pi * x[0], math.pi * x[1]
     return torch.stack([a.sin() * b.cos(), -a.cos() * b.sin()])
 
 
@@ -238,6 +253,11 @@ def test_stokes_flow_in_time_has_a_pressure_without_mass(method):
     assert u[:, problem.fields_of_u["p"]].abs().max() < 0.05
 
 
+def through(x, t):
+    """In on the left and out on the right: the mesh has one and the other up to an error."""
+    return t * torch.stack([5 * x[1] ** 4 * (1 - x[0]) + x[0], 0 * t])
+
+
 def inertia(u, du, p, dp, nu):
     rows = viscous(du, p, nu)
     return {"u": (du @ u, rows["u"][1]), "p": rows["p"]}
@@ -250,10 +270,10 @@ def test_flows_with_inertia_in_time():
         space,
         terms=[pddlvm.Flux(space.interior(), inertia)],
         fields={"nu": pddlvm.Constant(pddlvm.Uniform(0.5, 1.5)), "t": pddlvm.Time(END)},
-        dirichlet=[pddlvm.Dirichlet(None, slowing)],
+        dirichlet=[pddlvm.Dirichlet(None, through)],
         constraints=[pddlvm.MeanValue("p")],
     )
-    problem = transient(flow, pddlvm.Stepping(END, 4), initial={"u": vortex}, density={"u": 1.0})
+    problem = transient(flow, pddlvm.Stepping(END, 4), density={"u": 1.0})
     z = problem.prior.sample((2,), seed=0)
     u = problem.solve(z)
     assert problem.residual(u, z).abs().max() < 1e-9
