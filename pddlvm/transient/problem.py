@@ -186,7 +186,7 @@ class TransientProblem(ParametricProblem):
         """Relative difference of solutions to those with halved steps, in L2 of space and time.
 
         It is the mean of some draws of the prior. The error of the steps is 4/3 of it for methods
-        of second order, and twice as much for backward Euler; it is in no error bar.
+        of second order, and twice it for backward Euler; it is in no error bar.
         """
         check_count(1, n_samples=n_samples)
         z = self.prior.sample((n_samples,), seed=seed)
@@ -372,9 +372,7 @@ class TransientProblem(ParametricProblem):
         )
 
     def _check_all_read(self) -> None:
-        read = {k for term in self.steady.terms for k in term.field_names}
-        read |= {k for d in self.steady.dirichlet for k in d.field_names}
-        read |= set(self._initial.field_names)
+        read = self.steady.form.names_read | set(self._initial.field_names)
         if self._velocity is not None:
             read |= set(self._velocity.field_names)
         self._check_read(read)

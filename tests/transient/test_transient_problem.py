@@ -395,6 +395,21 @@ def test_a_field_that_nobody_reads_is_named():
     refuses("fields that no function reads: ..f", transient, made)
 
 
+def test_what_only_the_start_reads_needs_a_time():
+    terms = [pddlvm.Energy(SPACE.interior(), unread)]
+    fields = {k: f for k, f in STEADY.fields.items() if k != "t"}
+    message = "what an initial value alone reads needs a pddlvm.Time among the fields"
+    refuses(message, pddlvm.Problem, "plate", SPACE, terms, fields, STEADY.dirichlet)
+
+
+@pytest.mark.parametrize("part", ["initial", "density"])
+def test_a_part_that_cannot_be_pickled_is_named(part):
+    made = transient(**{part: lambda x: 1.0 + 0 * x[0] if part == "density" else x[0]})
+    name = "its density" if part == "density" else "its initial value"
+    with pytest.raises(pddlvm.InputError, match=f"cannot be pickled: {name}"):
+        pickle.dumps(made)
+
+
 @pytest.mark.parametrize(
     ("message", "order"),
     [
