@@ -27,7 +27,7 @@ from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.parameters.sensitivities import Sensitivities
 from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
-from pddlvm.transient.mass import Density, mass_matrix
+from pddlvm.transient.mass import GivenDensity, mass_matrix
 from pddlvm.transient.schemes import Scheme
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
@@ -53,7 +53,8 @@ class TransientProblem(ParametricProblem):
         initial: u at the start: a number, a function of x and fields, or all values (n_dofs,); of
             several fields a mapping of their names to such.
         density: rho of M: a positive number, or a function of x; of several fields a mapping, and
-            those that are left out, as a pressure, have no derivative in time.
+            those that are left out, as a pressure, have no derivative in time. Or M itself, a
+            sparse matrix, of a `MatrixProblem` for one.
         velocity: du/dt at the start, as `initial`, of problems of second order in time (`Newmark`).
 
     Raises:
@@ -71,7 +72,7 @@ class TransientProblem(ParametricProblem):
         *,
         stepping: Stepping,
         initial: Given = 0.0,
-        density: "Density | Mapping[str, Density]" = 1.0,
+        density: GivenDensity = 1.0,
         velocity: Given | None = None,
     ) -> None:
         check_kind(Problem, problem=problem)

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from checks import refuses
 
@@ -203,6 +204,25 @@ def test_a_density_may_vary_in_space():
     np.testing.assert_allclose(transient(density=3.0).mass.sum(), 3.0)
 
 
+def test_matrices_of_another_code_are_stepped(z):
+    """The same as the problem whose matrices they are."""
+    own = timeless()
+    rest, at = torch.zeros(1, 16).double(), torch.ones(1, 2).double()
+    tangents = own.discretisation(torch.float64, torch.device("cpu")).tangents(rest, at)
+    k, gram = own.solver.assemble_unconstrained([t[0] for t in tangents]), SPACE.gram_matrices()[0]
+    made = pddlvm.MatrixProblem(
+        "matrices",
+        [k],
+        [gram @ np.ones(16)],
+        {"k": pddlvm.Uniform(1.0, 2.0), "f": pddlvm.Uniform(1.0, 2.0)},
+        lambda z: z[..., :1],
+        lambda z: z[..., 1:],
+        dirichlet=[pddlvm.Dirichlet(fem.Nodes(SPACE.dofs_on("left")))],
+    )
+    problem = transient(made, density=gram)
+    torch.testing.assert_close(problem.solve(z), transient(own).solve(z), rtol=1e-10, atol=1e-14)
+
+
 def test_insulated_bodies_are_held_by_where_they_start(z):
     body = transient(steady(dirichlet=()), initial=1.0)
     heat = body.solve(z) @ torch.from_numpy(body.mass @ np.ones(16))
@@ -353,6 +373,7 @@ def unread(u, du, x, k):
         ("reads x, k, and may read the point x alone", {"density": lambda x, k: k}),
         ("the density .* must be a number", {"density": "heavy"}),
         ("the density .* cannot be evaluated", {"density": lambda x: x[5]}),
+        ("mass matrix .* must be finite and .16, 16", {"density": sp.eye(15)}),
         ("is given for ..p.., and the fields are ..u", {"density": {"p": 1.0}}),
         ("the initial value .* must be a number", {"initial": "cold"}),
         ("the initial value .* cannot be evaluated", {"initial": lambda x: x[5]}),
