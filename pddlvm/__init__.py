@@ -38,6 +38,7 @@ from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential,
 from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
+from pddlvm.parameters.time import Time
 from pddlvm.reduced.bases import ChebyshevBasis, EnergyModes, Nodal, ResidualEnriched
 from pddlvm.reduced.reduction import reduce
 from pddlvm.results.exported import Exported, export_maps
@@ -64,6 +65,15 @@ from pddlvm.strong.pointwise import Condition
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.checkpoints import Checkpoints
 from pddlvm.training.loop import TrainingResult, train
+from pddlvm.transient.problem import TransientProblem
+from pddlvm.transient.stepping import (
+    BDF2,
+    BackwardEuler,
+    CrankNicolson,
+    Newmark,
+    Stepping,
+    SteppingMethod,
+)
 from pddlvm.validation.inference import InferenceReport, validate_inference
 from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
@@ -79,9 +89,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BDF2",
     "AdaptivePoints",
     "Affine",
     "Amortized",
+    "BackwardEuler",
     "Box",
     "Causal",
     "Chebyshev",
@@ -92,6 +104,7 @@ __all__ = [
     "Condition",
     "Constant",
     "ConvergenceError",
+    "CrankNicolson",
     "Diagnostics",
     "Diagonal",
     "Dirichlet",
@@ -127,6 +140,7 @@ __all__ = [
     "Method",
     "Natural",
     "NeuralGaussian",
+    "Newmark",
     "Nodal",
     "Noise",
     "NonFiniteError",
@@ -149,12 +163,16 @@ __all__ = [
     "Sinh",
     "Sobol",
     "StaleError",
+    "Stepping",
+    "SteppingMethod",
     "Stretch",
     "StudentT",
     "SupportError",
     "SurfaceField",
     "Term",
+    "Time",
     "TrainingResult",
+    "TransientProblem",
     "UncalibratedWarning",
     "Uniform",
     "UniformPoints",

@@ -20,6 +20,7 @@ from pddlvm.amortized.stored import load_amortized
 from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_kind, check_path
+from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.grad_mode import out_of_inference, with_gradients
 from pddlvm.basics.random import seeded
@@ -51,6 +52,7 @@ from pddlvm.sensors.observation import Observation
 from pddlvm.strong.points import PointSampler
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.fit import Budget
+from pddlvm.transient.problem import TransientProblem
 from pddlvm.weak.problem import Problem
 
 __all__ = ["CollocationModel", "GalerkinModel", "LatentVariableModel", "load"]
@@ -394,6 +396,9 @@ def _class_for(problem: object) -> type[LatentVariableModel]:
     return GalerkinModel
 
 
+_class_for.register(CollocationProblem, lambda problem: CollocationModel)
+
+
 @_class_for.register
-def _(problem: CollocationProblem) -> type[LatentVariableModel]:
-    return CollocationModel
+def _(problem: TransientProblem) -> type[LatentVariableModel]:
+    raise ProblemError(f"there is no model of problems in time yet, and {problem.name!r} is one")

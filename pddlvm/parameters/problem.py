@@ -59,7 +59,12 @@ class ParametricProblem(ABC):
     @property
     @abstractmethod
     def n_dofs(self) -> int:
-        """Length of a solution."""
+        """Length of a solution, at one time."""
+
+    @property
+    def solution_shape(self) -> tuple[int, ...]:
+        """Last axes of a solution: (n_dofs,), in time (n_times, n_dofs)."""
+        return (self.n_dofs,)
 
     @property
     @abstractmethod
@@ -129,7 +134,7 @@ class ParametricProblem(ABC):
 
     @out_of_inference
     def solve(self, z: Tensor) -> Tensor:
-        """Reference solutions, (..., d) -> (..., n_dofs), float64 on the CPU.
+        """Reference solutions, (..., d) -> (..., *solution_shape), float64 on the CPU.
 
         Side by side on the workers of `joblib.parallel_config`, with the same numbers.
 
@@ -143,8 +148,9 @@ class ParametricProblem(ABC):
         flat = z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters)
         starts = range(0, len(flat), self._at_once)
         parts = [(first, flat[first : first + self._at_once]) for first in starts]
-        u = torch.cat([flat.new_zeros(0, self.n_dofs), *each(_solve, self, parts, what=_named)])
-        return u.reshape(*z.shape[:-1], self.n_dofs)
+        shape = self.solution_shape
+        u = torch.cat([flat.new_zeros(0, *shape), *each(_solve, self, parts, what=_named)])
+        return u.reshape(*z.shape[:-1], *shape)
 
     def sensitivities(self) -> Sensitivities:
         """Reference solutions with their derivatives by z, for the finite element likelihood.
@@ -165,7 +171,11 @@ class ParametricProblem(ABC):
 
     def check_solution(self, u: "Tensor | ArrayLike", name: str = "u") -> Tensor:
         """Return u as a tensor, or raise an InputError that says what is wrong with it."""
-        return check_finite(check_vectors(u, name, self.n_dofs, self._solution_has), name)
+        u = check_finite(check_vectors(u, name, self.n_dofs, self._solution_has), name)
+        shape = self.solution_shape
+        if tuple(u.shape[-len(shape) :]) != shape:
+            raise InputError(f"{name} must {self._solution_has}, got shape {tuple(u.shape)}")
+        return u
 
     @abstractmethod
     def field_values(self, z: Tensor, name: str) -> Tensor:
@@ -263,7 +273,7 @@ class ParametricProblem(ABC):
 
     @abstractmethod
     def _solve(self, z: Tensor, first: int) -> Tensor:
-        """Reference solutions, (n, d) -> (n, n_dofs), float64 on the CPU; of samples from first."""
+        """Reference solutions, (n, d) -> (n, *solution_shape), float64 on the CPU; from `first`."""
 
     @property
     def _field_signatures(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ u = u_D(x; fields)
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pddlvm.fem.mixed import field_of
 from pddlvm.fem.where import Where
 from pddlvm.parameters.fields import Field, Fields
 
-__all__ = ["BoundaryValues", "Dirichlet"]
+__all__ = ["BoundaryValues", "Dirichlet", "Prescribed"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,39 @@ class Dirichlet:
         return within.start + own.dofs_on(self.boundary, self.component)
 
 
+class Prescribed(Protocol):
+    """Values of a field of the solution at some of its nodes: of a boundary, or of all."""
+
+    @property
+    def value(self) -> float | Callable[..., Any]:
+        """A number, or a function of one point x and of fields."""
+
+    @property
+    def field(self) -> str:
+        """Of a `fem.MixedSpace`, the one that is prescribed."""
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the parameter fields that the value reads."""
+
+    def dofs_of(self, space: FunctionSpace) -> NDArray[np.int64]:
+        """Degrees of freedom that are prescribed."""
+
+
 class BoundaryValues(nn.Module):
-    """Dirichlet values at the degrees of freedom of one boundary."""
+    """Prescribed values at their degrees of freedom; `what` they are is for messages."""
 
     dofs: Tensor
     x: Tensor
     component: Tensor
 
     def __init__(
-        self, condition: Dirichlet, space: FunctionSpace, fields: Fields, dtype: torch.dtype
+        self,
+        condition: Prescribed,
+        space: FunctionSpace,
+        fields: Fields,
+        dtype: torch.dtype,
+        what: str = "Dirichlet value",
     ) -> None:
         super().__init__()
         dofs = condition.dofs_of(space)
@@ -84,7 +108,7 @@ class BoundaryValues(nn.Module):
         unknown = [n for n in names if n not in fields]
         if unknown:
             raise ProblemError(
-                f"a Dirichlet value reads fields {unknown} that the problem does not have; it has "
+                f"a {what} reads fields {unknown} that the problem does not have; it has "
                 f"{sorted(fields)}"
             )
         self.numbers = {n: self.numbers[n] for n in names if n in self.numbers}

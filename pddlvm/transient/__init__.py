@@ -1,0 +1,1 @@
+"""Problems in time on meshes: schemes of time steps, and reference solutions."""
