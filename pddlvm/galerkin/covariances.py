@@ -70,6 +70,9 @@ class Likelihood(ABC):
         """Where training draws its standard parameters from."""
         return self.reduced.prior
 
+    def prepare(self) -> None:  # noqa: B027
+        """What takes time, and is done before a training begins its schedule."""
+
     @abstractmethod
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         """Log likelihood, (batch,), of coefficients c at parameters z = z(xi)."""
@@ -185,6 +188,9 @@ class _NaturalLikelihood(Likelihood):
     @property
     def draws(self) -> Draws:
         return self._solved
+
+    def prepare(self) -> None:
+        self._solved.solve()
 
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         solution = self._solved.solutions(xi.detach())

@@ -147,7 +147,8 @@ class GalerkinMaps(LatentModel):
             total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
             return total / rows.total
 
-        return (Stage("both maps", 1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
+        networks = self.forward_map, self.inverse_map
+        return (Stage("both maps", 1.0, networks, loss, self.likelihood.prepare),)
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
