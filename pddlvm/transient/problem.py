@@ -32,6 +32,7 @@ from pddlvm.transient.schemes import Scheme
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
 from pddlvm.transient.stepping import Stepping
+from pddlvm.transient.terms import MovingTerms
 from pddlvm.weak.problem import Problem
 
 __all__ = ["TransientProblem"]
@@ -155,6 +156,20 @@ class TransientProblem(ParametricProblem):
             InputError: z is no parameter vector, or times are not in the interval.
         """
         return self._rows(self.prior.vectors(z), self.check_times(times))
+
+    @property
+    def reads_time(self) -> bool:
+        """Has the steady problem a field of time?"""
+        return self._time is not None
+
+    def state_rows(self, z: Tensor) -> Tensor:
+        """z of the steady problem at all states, history first, (..., d) -> (..., h + N, d)."""
+        return self._rows(z, self.scheme.all_times)
+
+    @cached_property
+    def moving_terms(self) -> MovingTerms:
+        """The terms of the steady problem along the time, of linear problems as matrices."""
+        return MovingTerms(self.steady, self._time)
 
     def check_times(self, times: "ArrayLike | Tensor") -> NDArray[np.float64]:
         """Return times within the interval as an array (n,), or raise an InputError."""
