@@ -17,7 +17,6 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.func import jvp
 
 from pddlvm.basics.checks import broadcast_batch, check_count, check_kind, numbers_of
 from pddlvm.basics.errors import InputError
@@ -88,7 +87,7 @@ class TransientProblem(ParametricProblem):
         check_constraints(problem, self.mass)
         self._check_all_read()
         rows = self._starts(self._few_draws)
-        warn_of_violated(problem, self._initial(rows), self._boundary(rows)[0])
+        warn_of_violated(problem, self._initial(rows), self._lift(rows))
 
     def __repr__(self) -> str:
         return (
@@ -247,25 +246,28 @@ class TransientProblem(ParametricProblem):
     def _history(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, h, n_dofs), float64."""
         rows = self._starts(z)
-        u = self._initial(rows)
-        value, slope = self._boundary(rows)
         fixed = torch.from_numpy(self.steady.fixed_dofs)
-        u[:, fixed] = value[:, fixed]
+        u = self._initial(rows)
+        u[:, fixed] = self._lift(rows)[:, fixed]
         if self._velocity is None:
             return u[:, None]
         v = self._velocity(rows)
-        v[:, fixed] = slope[:, fixed]
+        v[:, fixed] = self._lift_rate(rows)[:, fixed]
         return torch.stack([u - float(self.scheme.weights[0]) * v, u], dim=1)
 
-    def _boundary(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Dirichlet values and their derivatives in time, (n, n_dofs) each."""
-        lift = self.steady.discretisation(torch.float64, torch.device("cpu")).lift
+    def _lift(self, rows: Tensor) -> Tensor:
+        """Dirichlet values, (n, d + 1) -> (n, n_dofs)."""
+        return self.steady.discretisation(torch.float64, torch.device("cpu")).lift(rows)
+
+    def _lift_rate(self, rows: Tensor) -> Tensor:
+        """Their derivatives in time, (n, d + 1) -> (n, n_dofs)."""
         if self._time is None:
-            return lift(rows), torch.zeros(len(rows), self.n_dofs, dtype=torch.float64)
+            return torch.zeros(len(rows), self.n_dofs, dtype=torch.float64)
         along = torch.zeros_like(rows)
         along[:, -1] = 1.0
-        value, slope = jvp(lift, (rows,), (along,))[:2]
-        return value, slope
+        with torch.enable_grad():
+            found: Tensor = torch.autograd.functional.jvp(self._lift, rows, along)[1]
+        return found.detach()
 
     def _starts(self, z: Tensor) -> Tensor:
         """z of the steady problem at the start, (..., d) -> (..., d + 1)."""
@@ -286,7 +288,8 @@ class TransientProblem(ParametricProblem):
     @property
     def _at_once(self) -> int:
         size = 8 * self.n_times * self.n_dofs
-        return max(1, min(_FEW, _MEMORY // size))
+        most = _FEW if self.is_linear else self.steady._at_once
+        return max(1, min(most, _MEMORY // size))
 
     # --- its parts -------------------------------------------------------------------------------
 

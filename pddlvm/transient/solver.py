@@ -50,8 +50,11 @@ class TransientSolver:
         lifts = self._terms.operators.lift(rows.flatten(0, 1))
         u = torch.cat([history, lifts.unflatten(0, rows.shape[:2])[:, history.shape[1] :]], dim=1)
         left = self._march(u, rows, first) if self._problem.is_linear else list(range(len(u)))
-        for i in left:
-            self._newton.march(u[i].numpy(), rows[i], first + i)
+        if left:
+            states = u[left].transpose(0, 1).contiguous()
+            numbers = first + np.array(left)
+            self._newton.march(states.numpy(), rows[left].transpose(0, 1), numbers)
+            u[left] = states.transpose(0, 1)
         bad = (~torch.isfinite(u).flatten(1).all(1)).nonzero().flatten().tolist()
         if bad:
             raise ConvergenceError(
