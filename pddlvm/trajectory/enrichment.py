@@ -26,7 +26,7 @@ __all__ = ["Shapes", "find_shapes", "full_error"]
 
 Array = NDArray[np.float64]
 
-_BLOCK, _N_NEW, _N_POD = 4, 8, 384
+_BLOCK, _N_NEW, _N_POD = 4, 12, 256
 _INDEPENDENT = 1e-10
 """Squared size, relative to the largest, below which a shape says nothing new."""
 
@@ -37,11 +37,13 @@ class Shapes:
 
     Attributes:
         steps: reduced to all shapes, in their order.
+        k0: V^T K0 V, (n, n).
         tails: relative size of trajectories outside of the first k shapes, (n + 1,).
         errors: mean |e| / |u| of each round.
     """
 
     steps: ReducedSteps
+    k0: Tensor
     tails: Array
     errors: tuple[float, ...]
 
@@ -79,7 +81,9 @@ def find_shapes(
     values = values[::-1].clip(min=0)
     left = np.append(np.cumsum(values[::-1])[::-1], 0.0)
     tails = np.sqrt(left / values.sum())
-    return Shapes(_reduced(problem, parts, mass, v @ vectors[:, ::-1]), tails, tuple(errors))
+    v = v @ vectors[:, ::-1]
+    k0 = torch.from_numpy(v.T @ (reference.stiffness @ v))
+    return Shapes(_reduced(problem, parts, mass, v), k0, tails, tuple(errors))
 
 
 def full_error(

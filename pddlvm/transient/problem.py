@@ -158,8 +158,9 @@ class TransientProblem(ParametricProblem):
 
     @property
     def reads_time(self) -> bool:
-        """Has the steady problem a field of time?"""
-        return self._time is not None
+        """Does a term, or a Dirichlet value, read the field of time?"""
+        parts = (*self.steady.terms, *self.steady.dirichlet)
+        return self._time is not None and any(self._time in part.field_names for part in parts)
 
     def state_rows(self, z: Tensor) -> Tensor:
         """z of the steady problem at all states, history first, (..., d) -> (..., h + N, d)."""
