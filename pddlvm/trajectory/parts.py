@@ -1,6 +1,6 @@
 """A linear problem in time as a sum of few operators, with coefficients at (z, t).
 
-    K(z, t) = sum_q theta_q(z, t) K_q,   g(z, t) = sum_p phi_p(z, t) g_p,   u_D(z, t) = sum_r b_r L_r
+    K(z, t) = sum_q theta_q(z, t) K_q,   g(z, t) = sum_p phi_p(z, t) g_p,   u_D = sum_r b_r L_r
 
 by empirical interpolation over draws of the prior of the steady problem, to which t is one more
 parameter (`pddlvm.weak.affine_term`): theta, phi and b are values at a few points.

@@ -2,8 +2,8 @@
 
     A0 e = r,     step by step: (Ta_kk M + Tb_kk K0) e_k = r_k - sum_{j<k} (Ta_kj M + Tb_kj K0) e_j
 
-It precedes residuals as the norm of the residual of steady problems does: A0^{-1} R is an error. One
-factorisation for each pair of diagonal entries serves all right-hand sides.
+A0^{-1} R is an estimate of an error, as K0^{-1} r is one of steady problems. One factorisation for
+each pair of diagonal entries serves all right-hand sides.
 """
 
 from functools import cached_property

@@ -4,8 +4,8 @@
 
     R_k = sum_j Ta_kj (c_j + M_L b_j) + sum_j Tb_kj (K(z, t_j) c_j + K_L(z, t_j) b_j + g(z, t_j))
 
-with K = sum_q theta_q K_q (see `pddlvm.trajectory.parts`). The columns of V are in the order of their
-weight in trajectories, so that the first m of them are a basis too.
+with K = sum_q theta_q K_q (see `pddlvm.trajectory.parts`). The columns of V are in the order of
+their weight in trajectories, so that the first m of them are a basis too.
 """
 
 from dataclasses import dataclass
