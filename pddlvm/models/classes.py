@@ -213,7 +213,7 @@ class TrajectoryModel(TrajectoryMaps, LatentVariableModel):
         march. `train` ends with it.
 
         Args:
-            n_samples: prior draws, at least 64; 384 by default.
+            n_samples: prior draws, at least 64; 256 by default.
             seed: of the draws.
         """
         trajectory_calibration.calibrate(self, n_samples, seed)

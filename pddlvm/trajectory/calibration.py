@@ -19,8 +19,8 @@ from pddlvm.trajectory.uncertainty import N_LEVELS
 
 __all__ = ["calibrate"]
 
-_N_SAMPLES, _MIN_SAMPLES = 384, 64
-_N_ON_MESH, _MEMORY = 24, 2**24
+_N_SAMPLES, _MIN_SAMPLES = 256, 64
+_N_ON_MESH, _MEMORY = 20, 2**24
 """Draws whose residual is taken on the mesh, fewer on large ones: numbers in their trajectories."""
 _N_POINTS = 1000
 """Of a trajectory, at which errors are compared."""

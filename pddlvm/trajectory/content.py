@@ -10,6 +10,7 @@ from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.parts import Coefficients
+from pddlvm.trajectory.polynomials import Monomials
 from pddlvm.trajectory.reduction import TrajectoryReduction
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -40,8 +41,8 @@ def content_of(model: TrajectoryMaps) -> dict[str, Any]:
         "k0": reduction.k0,
         "pairs": modes.pairs,
         "modes": {name: getattr(modes, name) for name in _OF_MODES},
-        "xi": reduction.xi,
         "a": reduction.a,
+        "polynomial": reduction.polynomial,
     }
 
 
@@ -97,13 +98,13 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
     }
     parts = {k: check_tensor(of_modes[k], k, v) for k, v in shapes.items()}
     modes = Modes(steps=steps.first(m), pairs=pairs, **parts)
-    n_draws = len(content["xi"])
+    n_draws, n_terms = len(content["a"]), Monomials(problem.n_parameters).n
     return TrajectoryReduction(
         steps=steps,
         k0=check_tensor(content["k0"], "k0", (n, n)),
         modes=modes,
-        xi=check_tensor(content["xi"], "xi", (n_draws, problem.n_parameters)),
         a=check_tensor(content["a"], "a", (n_draws, p)),
+        polynomial=check_tensor(content["polynomial"], "polynomial", (n_terms, p)),
         tails=(float(content["tails"][0]), float(content["tails"][1])),
     )
 

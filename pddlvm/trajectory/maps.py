@@ -1,6 +1,6 @@
 """The forward map of trajectories, and the likelihood that trains it.
 
-    q(c | z) = N(P(xi) + network(xi), diag(var(xi))),   P quadratic, fitted to reduced trajectories
+    q(c | z) = N(P(xi) + network(xi), diag(var(xi))),   P a polynomial, see `polynomials`
     -log p(r^ = 0 | c, z) = |c - c*(z)|^2 / (2 eps^2 |c*|^2),   c* = G(z)^{-1} g(z)
 
 c are coefficients a of Phi relative to their size. The likelihood is that of the residual rho with
@@ -14,10 +14,11 @@ from pddlvm.galerkin.maps import bounded
 from pddlvm.galerkin.solved_draws import SolvedPool
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.trajectory.modes import Modes
+from pddlvm.trajectory.polynomials import Monomials
 
 __all__ = ["TrajectoryLikelihood", "TrajectoryMap"]
 
-_RIDGE, _LEAST = 1e-6, 1e-30
+_LEAST = 1e-30
 
 
 class TrajectoryMap(nn.Module):
@@ -25,37 +26,27 @@ class TrajectoryMap(nn.Module):
 
     Args:
         network: xi (batch, d) -> mean, log variance (batch, p).
+        polynomial: P of all monomials, (n, p).
         d: length of xi.
-        p: length of c.
     """
 
     polynomial: Tensor
 
-    def __init__(self, network: nn.Module, d: int, p: int) -> None:
+    def __init__(self, network: nn.Module, polynomial: Tensor, d: int) -> None:
         super().__init__()
-        self.network = network
-        self.register_buffer("polynomial", torch.zeros(1 + d + d * (d + 1) // 2, p))
-
-    def fit(self, xi: Tensor, c: Tensor) -> None:
-        """P by least squares on draws, (n, d) and (n, p); the network begins at zero."""
-        f = quadratic(xi.double())
-        gram = f.T @ f + _RIDGE * len(f) * torch.eye(f.shape[1], dtype=torch.float64)
-        self.polynomial = torch.linalg.solve(gram, f.T @ c).to(self.polynomial)
-        if isinstance(self.network, NeuralGaussian):
+        self.network, self.monomials = network, Monomials(d)
+        self.register_buffer("polynomial", polynomial)
+        if isinstance(network, NeuralGaussian):
+            # The polynomial is the better start of the mean.
+            p = polynomial.shape[1]
             with torch.no_grad():
-                self.network.head.weight[: c.shape[1]] = 0
-                self.network.head.bias[: c.shape[1]] = 0
+                network.head.weight[:p] = 0
+                network.head.bias[:p] = 0
 
     def forward(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of c, (batch, p) each."""
         mean, log_variance = self.network(xi)
-        return mean + quadratic(xi) @ self.polynomial, bounded(log_variance)
-
-
-def quadratic(xi: Tensor) -> Tensor:
-    """(1, xi, all products of two), (batch, n)."""
-    i, j = torch.triu_indices(xi.shape[1], xi.shape[1], device=xi.device)
-    return torch.cat([torch.ones_like(xi[:, :1]), xi, xi[:, i] * xi[:, j]], dim=1)
+        return mean + self.monomials(xi) @ self.polynomial, bounded(log_variance)
 
 
 class TrajectoryLikelihood:

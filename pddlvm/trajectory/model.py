@@ -3,10 +3,11 @@
 See `pddlvm.latent.core` for the probabilistic program; its c is a relative to the size of a.
 """
 
-from functools import cache
+from functools import cache, cached_property
 from typing import ClassVar
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -96,13 +97,13 @@ class TrajectoryMaps(LatentModel):
                 forward_network = NeuralGaussian(d, p, log_variance=log_variance)
             if inverse_network is None:
                 inverse_network = NeuralGaussian(p + 1 + (2 * d if self.has_known else 0), d)
-            self.forward_map = TrajectoryMap(forward_network, d, p).to(dtype)
+            polynomial = self.reduction.polynomial / self.unit
+            self.forward_map = TrajectoryMap(forward_network, polynomial, d).to(dtype)
             self.inverse_map = InverseMap(inverse_network, p + 1).to(dtype)
             self.uncertainty = TrajectoryUncertainty(problem, p, dtype)
         self.plausibility = Plausibility()
         self.register_buffer("sigma_residual", torch.full((p,), self.tolerance, dtype=dtype))
         c = a / self.unit
-        self.forward_map.fit(self.reduction.xi, c)
         self.inverse_map.fit_scaling(c, c.new_zeros(len(c), 0))
         self.likelihood = TrajectoryLikelihood(self.modes, self.unit, self.tolerance, dtype)
 
@@ -215,8 +216,9 @@ class TrajectoryMaps(LatentModel):
                 return var_a, found.new_zeros(len(found))
             return self.variances(xi, flat, found, corrections)
 
-        at = time_matrix(self.problem, self.problem.times if times is None else times)
-        shown = self.problem.times if times is None else self.problem.check_times(times)
+        at, shown = self._at_steps, self.problem.times
+        if times is not None:
+            at, shown = time_matrix(self.problem, times), self.problem.check_times(times)
         return TrajectoryForward(
             times=shown,
             shape=self.uncertainty.forward_shape(corrections),
@@ -230,6 +232,10 @@ class TrajectoryMaps(LatentModel):
             _variances=variances,
             _residual_norm=residual_norm,
         )
+
+    @cached_property
+    def _at_steps(self) -> sp.csr_matrix:
+        return time_matrix(self.problem, self.problem.times)
 
     def log_sizes(self, a: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """log |c|, and that of |rho| / |a| of the map as it is, (batch, 1) each, float64."""

@@ -27,7 +27,8 @@ __all__ = ["Coefficients", "Parts", "find_parts"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_N_DRAWS, _CHUNK, _MAX_RANK = 384, 16, 320
+_N_DRAWS, _CHUNK = (160, 480), 16
+"""Of z and t, few first: twice the rank and more."""
 _SPREAD = 1.2
 """Of draws, in deviations of the prior."""
 _TOLERANCE = 1e-6
@@ -101,7 +102,7 @@ def find_parts(problem: TransientProblem) -> Parts:
     steady = problem.steady
     operators = steady.discretisation(torch.float64, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    xi = _SPREAD * steady.prior.sample_standard((_N_DRAWS,), generator=generator).double()
+    xi = _SPREAD * steady.prior.sample_standard((_N_DRAWS[-1],), generator=generator).double()
     z = steady.prior.unstandardise(steady.prior.clamp_standard(xi))
     assembler = Assembler(steady.form.terms, np.arange(problem.n_dofs), problem.n_dofs)
     nothing = [torch.zeros(t.weights.numel(), t.s, t.s).double() for t in operators.terms]
@@ -117,7 +118,7 @@ def find_parts(problem: TransientProblem) -> Parts:
         weighted = (term.weights[:, None] * fluxes).flatten(1)
         loads.append(term.operator.adjoint(weighted).numpy())
     lifts = torch.cat([operators.lift(part) for part in z.split(_CHUNK)]).numpy()
-    boundary = find_interpolation(lifts, _MAX_RANK, tolerance=_BOUNDARY_TOLERANCE)
+    boundary = find_interpolation(lifts, _N_DRAWS[-1] // 2, tolerance=_BOUNDARY_TOLERANCE)
     if boundary is None:
         raise _too_many(problem)
     coefficients = Coefficients(problem, entries, boundary.index)
@@ -128,7 +129,21 @@ def _interpolate(
     problem: TransientProblem, term: TermEvaluator, z: Tensor, *, is_tangent: bool
 ) -> Interpolation:
     """Of the tangents of a term, or of its fluxes at u = 0, without their weights."""
-    parts, used = [], np.zeros(0, dtype=np.int64)
+    for n_draws in _N_DRAWS:
+        values, used, size = _values(problem, term, z[:n_draws], is_tangent=is_tangent)
+        found = find_interpolation(values, n_draws // 2, tolerance=_TOLERANCE)
+        if found is not None:
+            cardinal = np.zeros((size, len(found.index)))
+            cardinal[used] = found.cardinal
+            return Interpolation(used[found.index].astype(np.int64), cardinal)
+    raise _too_many(problem)
+
+
+def _values(
+    problem: TransientProblem, term: TermEvaluator, z: Tensor, *, is_tangent: bool
+) -> tuple[Array, Index, int]:
+    """Values of draws, (n, n_used), which of the entries they are, and of how many."""
+    parts, used, size = [], np.zeros(0, dtype=np.int64), 0
     for part in z.split(_CHUNK):
         e = part.new_zeros(len(part), term.weights.numel(), term.s)
         function = term.tangents_of if is_tangent else term.fluxes_of
@@ -139,18 +154,13 @@ def _interpolate(
             used = np.flatnonzero(flat.any(0))
             size = flat.shape[1]
         parts.append(flat[:, used])
-    found = find_interpolation(np.concatenate(parts), _MAX_RANK, tolerance=_TOLERANCE)
-    if found is None:
-        raise _too_many(problem)
-    cardinal = np.zeros((size, len(found.index)))
-    cardinal[used] = found.cardinal
-    return Interpolation(used[found.index].astype(np.int64), cardinal)
+    return np.concatenate(parts), used, size
 
 
 def _too_many(problem: TransientProblem) -> ProblemError:
     return ProblemError(
-        f"problem {problem.name!r} takes more than {_MAX_RANK} operators: its coefficients vary "
-        "too freely with z and t; give fields fewer terms, or a longer correlation length"
+        f"problem {problem.name!r} takes more than {_N_DRAWS[-1] // 2} operators: its coefficients "
+        "vary too freely with z and t; give fields fewer terms, or a longer correlation length"
     )
 
 

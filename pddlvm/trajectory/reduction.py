@@ -18,6 +18,7 @@ from pddlvm.basics.progress import ProgressBar
 from pddlvm.fem import MixedSpace
 from pddlvm.trajectory.enrichment import find_shapes
 from pddlvm.trajectory.modes import Modes, find_modes, principal
+from pddlvm.trajectory.polynomials import fit_polynomial
 from pddlvm.trajectory.reference import ReferenceMarch
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -40,16 +41,16 @@ class TrajectoryReduction:
         steps: in all shapes, more than those of the model.
         k0: V^T K0 V, of all shapes.
         modes: in the m shapes of the model.
-        xi: standard parameters of the snapshots, (n, d).
-        a: their coefficients, (n, p).
+        a: coefficients of the snapshots, (n, p).
+        polynomial: of xi, near the solutions of the equations, see `fit_polynomial`.
         tails: relative size of trajectories outside of the m shapes, and outside of the p modes.
     """
 
     steps: ReducedSteps
     k0: Tensor
     modes: Modes
-    xi: Tensor
     a: Tensor
+    polynomial: Tensor
     tails: tuple[float, float]
 
     @property
@@ -130,15 +131,17 @@ def reduce_trajectories(
         steps = shapes.steps.first(m)
         bar.say("modes of space and time")
         generator = torch.Generator().manual_seed(seed + 1)
-        xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator).double()
-        z = problem.prior.unstandardise(xi)
+        z = problem.prior.sample((_N_SNAPSHOTS,), generator=generator)
         c = steps.march(steps.drive(z))
         phi, tails = principal(steps, c)
         p = min(n_modes or _count(tails.numpy(), _TAIL_OF_MODES, _MOST_MODES), phi.shape[2])
         phi = phi[..., :p].contiguous()
         modes = find_modes(steps, shapes.k0[:m, :m].contiguous(), phi, z[: _N_SNAPSHOTS // 2])
     left = float(shapes.tails[m]), float(tails[p])
-    return TrajectoryReduction(shapes.steps, shapes.k0, modes, xi, modes.project(c), left)
+        polynomial = fit_polynomial(modes)
+    return TrajectoryReduction(
+        shapes.steps, shapes.k0, modes, modes.project(c), polynomial, left
+    )
 
 
 def _count(tails: NDArray[np.float64], tolerance: float, most: int) -> int:
