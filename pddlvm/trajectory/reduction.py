@@ -137,11 +137,9 @@ def reduce_trajectories(
         p = min(n_modes or _count(tails.numpy(), _TAIL_OF_MODES, _MOST_MODES), phi.shape[2])
         phi = phi[..., :p].contiguous()
         modes = find_modes(steps, shapes.k0[:m, :m].contiguous(), phi, z[: _N_SNAPSHOTS // 2])
-    left = float(shapes.tails[m]), float(tails[p])
         polynomial = fit_polynomial(modes)
-    return TrajectoryReduction(
-        shapes.steps, shapes.k0, modes, modes.project(c), polynomial, left
-    )
+    left = float(shapes.tails[m]), float(tails[p])
+    return TrajectoryReduction(shapes.steps, shapes.k0, modes, modes.project(c), polynomial, left)
 
 
 def _count(tails: NDArray[np.float64], tolerance: float, most: int) -> int:
