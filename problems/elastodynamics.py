@@ -57,8 +57,8 @@ def make(
         std: of log E.
         nu: Poisson's ratio.
     """
-    square, end = fem.unit_square(n), 4.0
-    mesh = square + square.translated((1.0, 0.0))
+    whole, end = fem.unit_square(2 * n).scaled(2.0), 4.0
+    mesh = whole.restrict((fem.Space(whole).centroids.x[:, 1] < 1).nonzero()[0])
     mesh = mesh.with_boundaries({"left": lambda x: x[0] < 1e-9, "right": lambda x: x[0] > 2 - 1e-9})
     space = fem.Space(mesh, n_components=2)
     problem = pddlvm.Problem(

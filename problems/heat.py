@@ -37,13 +37,12 @@ def warm(x: Tensor, start: Tensor) -> Tensor:
 
 def plate(n: int) -> Any:
     """The mesh of the plate, 2 x 1 with a square hole and a square `insert`, n cells per height."""
-    square = fem.unit_square(n)
-    if n % 10:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 10 or n % 10:
         raise pddlvm.InputError(f"n must be a multiple of 10, for hole and insert, got {n}")
-    mesh = square + square.translated((1.0, 0.0))
+    mesh = fem.unit_square(2 * n).scaled(2.0)
     x, y = fem.Space(mesh).centroids.x.T
     is_solid = (abs(x - 0.4) > 0.2) | (abs(y - 0.5) > 0.2)
-    mesh = mesh.restrict(is_solid.nonzero()[0])
+    mesh = mesh.restrict(((y < 1) & is_solid).nonzero()[0])
     return mesh.with_boundaries({"left": lambda x: x[0] < _LEFT}).with_subdomains(
         {"insert": lambda x: (abs(x[0] - 1.2) < 0.3) & (abs(x[1] - 0.4) < 0.3)}
     )

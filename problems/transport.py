@@ -37,7 +37,7 @@ def make(
     """Speed, angle, diffusion and height of the bump: 4 parameters.
 
     speed ~ U[0.85, 1.15], angle ~ U[0.55, 1.05], log kappa / kappa_min ~ U[0, 1], height ~ U[0.6,
-    1.4]; to t = 0.6 by Crank-Nicolson's method. With n = 72 5,329 degrees of freedom.
+    1.4]; to t = 0.5 by Crank-Nicolson's method. With n = 72 5,329 degrees of freedom.
 
     Args:
         n: cells per side.
@@ -49,7 +49,7 @@ def make(
         raise pddlvm.InputError(f"peclet must be positive and finite, got {peclet!r}")
     if not (isinstance(width, float | int) and 0 < width < 0.25):
         raise pddlvm.InputError(f"width must lie between 0 and 1/4, got {width!r}")
-    space, end = fem.Space(fem.unit_square(n)), 0.6
+    space, end = fem.Space(fem.unit_square(n)), 0.5
     flux = partial(advection_diffusion, 1.0 / (2 * n * peclet))
     problem = pddlvm.Problem(
         "transport",

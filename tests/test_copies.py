@@ -14,14 +14,18 @@ from pddlvm.linalg import SuperLU
 from problems import (
     bayesian_poisson,
     elasticity,
+    elastodynamics,
+    heat,
     helmholtz,
     homogenisation,
     navier_stokes,
+    nonlinear_heat,
     nonlinear_poisson,
     pinn,
     poisson,
     shell,
     stokes,
+    transport,
 )
 
 WAYS = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}
@@ -48,6 +52,10 @@ READY = {
     "cell": lambda: homogenisation.make(8),
     "shell": lambda: shell.make(fem.hare(0)),
     "roof": lambda: shell.make_roof(3, 2),
+    "plate": lambda: heat.make(10, 2, 10),
+    "hot plate": lambda: nonlinear_heat.make(10, 2, 10),
+    "pulse": lambda: elastodynamics.make(3, 2, 10),
+    "bump": lambda: transport.make(6, 10),
     "heat": lambda: pinn.make_heat((6, 6)),
     "Burgers": lambda: pinn.make_burgers((6, 6)),
     "reaction": lambda: pinn.make_reaction_diffusion(grid=(6, 6)),

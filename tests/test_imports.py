@@ -139,8 +139,9 @@ def test_every_public_name_exists(module):
     assert missing == []
 
 
-def test_public_names_are_sorted_and_unique():
-    assert list(pddlvm.__all__) == sorted(set(pddlvm.__all__))
+def test_public_names_are_unique():
+    """Their order is a matter of ruff."""
+    assert len(pddlvm.__all__) == len(set(pddlvm.__all__))
 
 
 def private_uses(tree: ast.AST) -> set[str]:

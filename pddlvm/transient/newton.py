@@ -107,7 +107,8 @@ class _States:
 
     def __init__(self, u: Array, r: Array, f: Array) -> None:
         self.u, self.r, self.f = u, r, f
-        self.norm = np.linalg.norm(f, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.norm = np.linalg.norm(f, axis=1)
 
     def better(self, other: "_States") -> "_States":
         """Of each sample the one whose |F| is less."""
@@ -142,7 +143,8 @@ class _Step:
         part: Index | slice = slice(None) if which is None else which
         of_m, of_k = self._coefficients
         r = self._stepper._residual(u, self._rows[part])
-        f = of_m * self._stepper._times_mass(u) + of_k * r + self._known[part]
+        with np.errstate(over="ignore", invalid="ignore"):
+            f = of_m * self._stepper._times_mass(u) + of_k * r + self._known[part]
         f = self._stepper._operators.balanced(torch.from_numpy(f)).numpy()
         return _States(u.copy(), r, f)
 

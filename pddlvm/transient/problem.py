@@ -19,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pddlvm.basics.checks import broadcast_batch, check_count, check_kind, numbers_of
-from pddlvm.basics.errors import InputError
+from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.parameters.sensitivities import Sensitivities
 from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
 from pddlvm.transient.mass import Density, mass_matrix
 from pddlvm.transient.schemes import Scheme
@@ -336,6 +337,12 @@ class TransientProblem(ParametricProblem):
     def inferred(self, z: Tensor) -> Tensor:
         """The first parameter field."""
         return self.field_values(z, next(iter(self.random_fields)))
+
+    def sensitivities(self) -> Sensitivities:  # noqa: D102
+        raise ProblemError(
+            f"problem {self.name!r} is one in time, of which there are no derivatives of reference "
+            "solutions yet: method 'exact' and Posterior.check() need them"
+        )
 
     def gradients(  # noqa: D102
         self, points: "ArrayLike | Tensor", field: str = "u"
