@@ -41,7 +41,7 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
     dirichlet, initial, more = [pddlvm.Dirichlet(None)], warm, {}
     method = pddlvm.BDF2()
     if kind == "moving":
-        fields |= {"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0)), "t": pddlvm.Time(END)}
+        fields |= {"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
         terms = [pddlvm.Energy(cells, moving_diffusion), pddlvm.Energy(cells, ramp)]
         method = pddlvm.CrankNicolson()
     if kind == "advection":
@@ -49,10 +49,11 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
         terms = [pddlvm.Flux(cells, advection_diffusion)]
     if kind == "boundary":
         left = pddlvm.Constant(pddlvm.Uniform(0.5, 1.0))
-        fields = {"kappa": kappa, "f": 1.0, "left": left, "t": pddlvm.Time(END)}
+        fields = {"kappa": kappa, "f": 1.0, "left": left}
         dirichlet, initial = [pddlvm.Dirichlet("left", heated), pddlvm.Dirichlet("right")], 0.0
     if kind == "wave":
         method, more = pddlvm.Newmark(), {"velocity": 0.0}
+    fields["t"] = pddlvm.Time(END)
     problem = pddlvm.Problem(kind, space, terms, fields, dirichlet)
     stepping = pddlvm.Stepping(END, n_steps, method)
     return pddlvm.TransientProblem(problem, stepping=stepping, initial=initial, **more)

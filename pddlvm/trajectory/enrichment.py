@@ -161,6 +161,6 @@ def _orthonormal(mass: sp.csr_matrix, v: Array, x: Array) -> Array:
     for _ in range(2):
         x = x - v @ (v.T @ (mass @ x))
         values, vectors = np.linalg.eigh(x.T @ (mass @ x))
-        kept = values > _INDEPENDENT * max(values.max(), np.finfo(float).tiny)
+        kept = values > _INDEPENDENT * max(values.max(initial=0.0), np.finfo(float).tiny)
         x = x @ (vectors[:, kept] / np.sqrt(values[kept]))
     return np.hstack([v, x])

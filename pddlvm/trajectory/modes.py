@@ -22,7 +22,7 @@ __all__ = ["Modes", "find_modes", "principal"]
 
 _CHUNK = 256
 _MAX_RANK, _TOLERANCE = 256, 1e-7
-_ROUND_OFF = 1e-10
+_ROUND_OFF, _INDEPENDENT = 1e-10, 1e-14
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,17 @@ class Modes:
         return torch.cat([torch.linalg.solve(*self.operators(part)) for part in z.split(_CHUNK)])
 
 
-def principal(steps: ReducedSteps, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Principal components of trajectories c (batch, N, m), (N, m, n), and their tails (n + 1,)."""
+def principal(steps: ReducedSteps, c: Tensor, n_most: int) -> tuple[Tensor, Tensor]:
+    """Principal components of trajectories c (batch, N, m), (N, m, n), and all tails."""
     w = steps.weights.sqrt()[:, None]
     x = (c * w).flatten(1)
     values, vectors = torch.linalg.eigh(x @ x.T)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    kept = values > _ROUND_OFF**2 * values[0]
+    kept = values[:n_most] > _INDEPENDENT * values[0]
     left = torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])
-    phi = (vectors[:, kept] / values[kept].sqrt()).T @ x
+    rows = vectors[:, :n_most][:, kept].T @ x
+    # The small ones are orthogonal to half of the digits only.
+    phi = torch.linalg.qr(rows.T).Q.T
     shape = phi.unflatten(1, c.shape[1:]) / w
     return shape.permute(1, 2, 0).contiguous(), (left / values.sum()).sqrt()
 

@@ -133,7 +133,7 @@ def reduce_trajectories(
         generator = torch.Generator().manual_seed(seed + 1)
         z = problem.prior.sample((_N_SNAPSHOTS,), generator=generator)
         c = steps.march(steps.drive(z))
-        phi, tails = principal(steps, c)
+        phi, tails = principal(steps, c, n_modes or _MOST_MODES)
         p = min(n_modes or _count(tails.numpy(), _TAIL_OF_MODES, _MOST_MODES), phi.shape[2])
         phi = phi[..., :p].contiguous()
         modes = find_modes(steps, shapes.k0[:m, :m].contiguous(), phi, z[: _N_SNAPSHOTS // 2])

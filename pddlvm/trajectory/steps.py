@@ -204,8 +204,8 @@ class ReducedSteps:
         w, c = _with_one(z), self._history(z)
         parts = np.linalg.lstsq(w[: 1 + d].numpy(), c[: 1 + d].flatten(1).numpy(), rcond=None)[0]
         found = torch.from_numpy(parts)
-        left = (w @ found - c.flatten(1)).abs().max()
-        return found.unflatten(1, c.shape[1:]) if left <= _ROUND_OFF * c.abs().max() else None
+        left = (w @ found - c.flatten(1)).norm()
+        return found.unflatten(1, c.shape[1:]) if left <= _ROUND_OFF * c.norm() else None
 
 
 def _with_one(z: Tensor) -> Tensor:
