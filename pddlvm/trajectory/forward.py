@@ -40,11 +40,13 @@ class TrajectoryForward:
 
     Attributes:
         times: of the values, (n_times,).
+        coefficients: a, (..., p), where they were found: with two corrections those of the first.
         shape: of single errors.
         level: corrections.
     """
 
     times: NDArray[np.float64]
+    coefficients: Tensor
     shape: ErrorShape
     level: int
     _like: Tensor

@@ -221,6 +221,7 @@ class TrajectoryMaps(LatentModel):
             at, shown = time_matrix(self.problem, times), self.problem.check_times(times)
         return TrajectoryForward(
             times=shown,
+            coefficients=a.reshape(*z.shape[:-1], -1).to(z),
             shape=self.uncertainty.forward_shape(corrections),
             level=corrections,
             _like=z.detach(),
@@ -247,8 +248,8 @@ class TrajectoryMaps(LatentModel):
 
     def variances(self, xi: Tensor, z: Tensor, a: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Variances of a (batch, p), and scales of the rest (batch,), float64 on the CPU."""
-        sizes = [x.to(xi) for x in self.log_sizes(a, z, level)]
-        of_c, of_rest = self.uncertainty.forward_variances(xi, *sizes, level)
+        log_size, log_residual = (x.to(xi) for x in self.log_sizes(a, z, level))
+        of_c, of_rest = self.uncertainty.forward_variances(xi, log_size, log_residual, level)
         return self.unit**2 * of_c.double().cpu(), self.unit * of_rest[:, 0].double().cpu().sqrt()
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102

@@ -143,7 +143,8 @@ def _values(
     problem: TransientProblem, term: TermEvaluator, z: Tensor, *, is_tangent: bool
 ) -> tuple[Array, Index, int]:
     """Values of draws, (n, n_used), which of the entries they are, and of how many."""
-    parts, used, size = [], np.zeros(0, dtype=np.int64), 0
+    parts: list[Array] = []
+    used, size = np.zeros(0, dtype=np.int64), 0
     for part in z.split(_CHUNK):
         e = part.new_zeros(len(part), term.weights.numel(), term.s)
         function = term.tangents_of if is_tangent else term.fluxes_of

@@ -160,8 +160,9 @@ class TransientProblem(ParametricProblem):
     @property
     def reads_time(self) -> bool:
         """Does a term, or a Dirichlet value, read the field of time?"""
-        parts = (*self.steady.terms, *self.steady.dirichlet)
-        return self._time is not None and any(self._time in part.field_names for part in parts)
+        read = [term.field_names for term in self.steady.terms]
+        read += [one.field_names for one in self.steady.dirichlet]
+        return any(self._time in names for names in read)
 
     def state_rows(self, z: Tensor) -> Tensor:
         """z of the steady problem at all states, history first, (..., d) -> (..., h + N, d)."""

@@ -16,7 +16,10 @@ from pddlvm.basics.parallel import in_turn
 from pddlvm.galerkin.forward import Forward
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.trajectory.forward import TrajectoryForward
+from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.validation.effectivity import Effectivity
+from pddlvm.validation.trajectories import seen_values
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 
@@ -89,8 +92,8 @@ class ValidationReport:
         bars: "u", "u corrected" (after one correction), "z" -> how well error bars hold; of several
             fields each by its name.
         log_correlation: correlation of log predicted with log true error norm, per sample.
-        speedup: reference time over the time of mean and std of the forward map, per sample:
-            {"batch 1": ..., "batch 1000": ...}.
+        speedup: reference time over the time of mean and std of the forward map, per sample, of
+            trajectories over that of their coefficients: {"batch 1": ..., "batch 1000": ...}.
         seconds: the times behind it: reference, batch 1, batch 1000, per sample.
         n_samples: fresh prior draws.
         effectivity: "u", "u corrected" -> how sharp `error_bound` is, where there is one.
@@ -192,21 +195,31 @@ def validate(
     z = problem.prior.sample((n_samples,), seed=seed)
     told = problem.prior.known_part(z, known)
     u = problem.solve(z)
-    free = torch.from_numpy(problem.free_dofs)
+    steady = problem.steady if isinstance(model, TrajectoryMaps) else problem
+    free = torch.from_numpy(steady.free_dofs)
     fields = {
         name: free[(dofs.start <= free) & (free < dofs.stop)]
         for name, dofs in problem.fields_of_u.items()
     }
 
-    forward, corrected = model.forward(z), model.forward(z, corrections=1)
+    inverse, whole = model.inverse(u, z_known=told), u
+    forward: Any
+    corrected: Any
+    if isinstance(model, TrajectoryMaps):
+        forward, corrected = (seen_values(model, z, u, level) for level in (0, 1))
+        relative, left = forward.relative, corrected.relative
+        norms = [float(f.relative_norm.mean()) for f in (forward, corrected)]
+        u, free = forward.true, torch.arange(forward.true.shape[1])
+        fields = dict.fromkeys(fields, free)
+    else:
+        forward, corrected = model.forward(z), model.forward(z, corrections=1)
+        relative, left = ((f.mean - u).norm(dim=1) / u.norm(dim=1) for f in (forward, corrected))
+        size = model.norm(u)
+        norms = [float((model.norm(f.mean - u) / size).mean()) for f in (forward, corrected)]
     bars = {name: _bars_of_u(forward, u, own) for name, own in fields.items()}
     bars |= {f"{name} corrected": _bars_of_u(corrected, u, own) for name, own in fields.items()}
-    relative, left = ((f.mean - u).norm(dim=1) / u.norm(dim=1) for f in (forward, corrected))
-    size = model.norm(u)
-    norms = [float((model.norm(f.mean - u) / size).mean()) for f in (forward, corrected)]
     error, std = (forward.mean - u)[:, free], forward.std[:, free]
     inside = (forward.mean - u).abs() <= 2 * forward.std
-    inverse = model.inverse(u, z_known=told)
     unknown = inverse.xi_std > 0
     missed = ((inverse.mean - z).abs() > 2 * inverse.std)[unknown]
     _, unit = problem.prior.units
@@ -229,7 +242,7 @@ def validate(
         seconds=seconds,
         n_samples=n_samples,
         bars=bars,
-        effectivity=_effectivity(model, {"u": forward, "u corrected": corrected}, u),
+        effectivity=_effectivity(model, {"u": forward, "u corrected": corrected}, whole),
     )
 
 
@@ -280,6 +293,8 @@ def _in_turn(problem: ParametricProblem, z: Tensor) -> None:
 
 def _mean_and_std(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
     forward = model.forward(z)
+    if isinstance(forward, TrajectoryForward):
+        return z, forward.coefficients
     return forward.mean, forward.std
 
 

@@ -62,6 +62,33 @@ def test_times_outside_are_refused(model, problem):
         model.forward(z, times=[0.0])
 
 
+def test_a_report_agrees_with_its_definitions(model, problem):
+    report = pddlvm.validate(model, n_samples=20, seed=3)
+    z = problem.prior.sample((20,), seed=3)
+    u, found = problem.solve(z), model.forward(z)
+    relative = (found.mean - u).flatten(1).norm(dim=1) / u.flatten(1).norm(dim=1)
+    assert report.relative_l2 == pytest.approx(float(relative.mean()))
+    assert report.relative_norm == pytest.approx(
+        float((model.norm(found.mean - u) / model.norm(u)).mean())
+    )
+    free = torch.from_numpy(problem.steady.free_dofs)
+    held = ((found.mean - u).abs() <= 2 * found.std)[..., free].double().mean()
+    assert report.coverage_u == pytest.approx(float(held), abs=0.03)
+    assert report.relative_l2_corrected < report.relative_l2
+    assert "coverage of u" in str(report)
+
+
+def test_files_over_time_have_a_part_for_each_step(model, problem, tmp_path):
+    z = problem.prior.sample(seed=1)
+    parts = list(model.series_of(z, 1, 0))
+    assert [t for t, _ in parts] == problem.times.tolist()
+    mean = model.forward(z).mean[-1]
+    values = parts[-1][1].point_data
+    assert {"u_mean", "u_std", "u_sample_0"} <= set(values)
+    torch.testing.assert_close(torch.from_numpy(values["u_mean"]), mean)
+    model.to_pvd(tmp_path / "heat.pvd", z)
+
+
 def test_draws_and_densities_are_those_of_the_gaussian(model, problem):
     found = model.forward(problem.prior.sample(seed=4), times=[0.1, 0.3])
     draws = found.sample((2000,), seed=0)

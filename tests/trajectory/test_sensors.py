@@ -70,7 +70,7 @@ def test_errors_of_predictions_are_those_of_the_answer(model):
     torch.testing.assert_close(TrajectorySurrogate(model, obs, 1).error(xi).dense(), expected)
 
 
-@pytest.mark.parametrize("method", ["laplace", "nuts"])
+@pytest.mark.parametrize("method", ["laplace", pytest.param("nuts", marks=pytest.mark.slow)])
 def test_parameters_are_inferred(model, method):
     problem = model.problem
     z, obs = problem.prior.sample(seed=3), sensors(problem)
