@@ -63,7 +63,7 @@ class GalerkinMaps(LatentModel):
 
     uncorrected: ClassVar = {"corrections": 0}
     cheap_corrections = 1
-    calibration_share, batch_size = 0.1, 256
+    calibration_share = 0.1
     likelihood: Likelihood
     reduced: ReducedModel
     forward_map: ForwardMap
@@ -138,6 +138,10 @@ class GalerkinMaps(LatentModel):
     @property
     def n_modes(self) -> int:  # noqa: D102
         return self.reduced.n_modes
+
+    @property
+    def batch_size(self) -> int:  # noqa: D102
+        return self.likelihood.batch_size
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """Both maps at once, by the whole ELBO."""
