@@ -63,11 +63,8 @@ class NewtonStepper:
         for j in scheme.asked[scheme.asked < h]:
             r[j] = self._residual(u[j], rows[j])
         kept: list[Factorisation | None] = [None] * u.shape[1]
-        before = None
         for step, coefficients in enumerate(scheme.diagonals.tolist()):
             k = h + step
-            if coefficients != before:
-                kept, before = [None] * u.shape[1], coefficients
             known = self._times_mass(_before(scheme.ta, step, u, k))
             known += _before(scheme.tb, step, r, k)
             one = _Step(self, rows[k], known, coefficients, numbers, float(scheme.times[step]))
