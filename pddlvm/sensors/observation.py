@@ -34,8 +34,6 @@ from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.sensors.noise import Gaussian, Noise, check_sensors
-from pddlvm.transient.between import time_matrix
-from pddlvm.transient.problem import TransientProblem
 
 __all__ = [
     "FunctionObservation",
@@ -215,16 +213,7 @@ class PointObservation(LinearObservation):
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
         check_sensors(len(self.points))
-        matrix = problem.evaluation(self.points, field)
-        self.times = None
-        if isinstance(problem, TransientProblem):
-            self.times = problem.times if times is None else problem.check_times(times)
-            matrix = sp.kron(time_matrix(problem, self.times), matrix, format="csr")
-        elif times is not None:
-            raise InputError(
-                f"problem {problem.name!r} has no steps in time, and no times to observe it at; "
-                "leave times out, or make a TransientProblem of it"
-            )
+        matrix = problem.seen_at(problem.evaluation(self.points, field), times)
         super().__init__(problem, matrix, noise_std)
 
 

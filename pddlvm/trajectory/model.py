@@ -31,13 +31,14 @@ from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.rows import Rows
+from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
 from pddlvm.trajectory.forward import TrajectoryForward
 from pddlvm.trajectory.maps import TrajectoryLikelihood, TrajectoryMap
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
+from pddlvm.trajectory.seen import seen_values
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
-from pddlvm.transient.between import time_matrix
 from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["TrajectoryMaps"]
@@ -218,7 +219,7 @@ class TrajectoryMaps(LatentModel):
 
         at, shown = self._at_steps, self.problem.times
         if times is not None:
-            at, shown = time_matrix(self.problem, times), self.problem.check_times(times)
+            at, shown = self.problem.between(times), self.problem.check_times(times)
         return TrajectoryForward(
             times=shown,
             coefficients=a.reshape(*z.shape[:-1], -1).to(z),
@@ -236,7 +237,7 @@ class TrajectoryMaps(LatentModel):
 
     @cached_property
     def _at_steps(self) -> sp.csr_matrix:
-        return time_matrix(self.problem, self.problem.times)
+        return self.problem.between(self.problem.times)
 
     def log_sizes(self, a: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """log |c|, and that of |rho| / |a| of the map as it is, (batch, 1) each, float64."""
@@ -255,6 +256,13 @@ class TrajectoryMaps(LatentModel):
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         found = self.forward_of(z, 0)
         return found.mean, found.std
+
+    def seen_values(self, z: Tensor, u: Tensor, corrections: int) -> SeenValues:  # noqa: D102
+        return seen_values(self, z, u, corrections)
+
+    def quick_answer(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The coefficients."""
+        return (self.forward(z).coefficients,)
 
     def norm(self, u: Tensor) -> Tensor:
         """|u| in L2 of space and time, times the density, (..., n_times, n_dofs) -> (...,)."""

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.transient.between import time_matrix
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def test_times_are_between_steps_and_lazy(model, problem):
     z = problem.prior.sample((2,), seed=1)
     times = [0.1, 0.2123, parabolic.END]
     whole, some = model.forward(z), model.forward(z, times=times)
-    rows = torch.from_numpy(time_matrix(problem, times).toarray())
+    rows = torch.from_numpy(problem.between(times).toarray())
     torch.testing.assert_close(some.mean, torch.einsum("tk,bkn->btn", rows, whole.mean))
     assert some.std.shape == (2, 3, problem.n_dofs)
     assert "_mean" not in vars(model.forward(z))
