@@ -84,10 +84,13 @@ def _calibrate_forward(
         whole = torch.zeros(problem.n_times, problem.n_dofs, dtype=torch.float64)
         whole[:, free] = squares
         uncertainty.fit_rest(level, whole)
-        variance = log_a[own].exp().double().cpu() @ at_modes.square().T * model.unit**2
+        variance = log_a.exp().double().cpu() @ at_modes.square().T * model.unit**2
         shape = uncertainty.rest_of(level, time, free[place]).double().cpu()
-        variance = variance + model.unit**2 * log_rest[own].exp().double().cpu() * shape
-        errors = torch.einsum("bjm,jm->bj", error[own][:, time], v) + beyond[:, time, place]
+        variance = variance + model.unit**2 * log_rest.exp().double().cpu() * shape
+        # What is beyond all shapes is that of another draw where it was not taken.
+        borrowed = on_mesh[:, time, place][torch.arange(len(z)) % n_on_mesh]
+        errors = torch.einsum("bjm,jm->bj", error[:, time], v)
+        errors = errors + model.unit * growth[:, None] * borrowed
         uncertainty.fit_forward_shape(level, [errors / variance.sqrt().clamp(min=_LEAST)])
 
 

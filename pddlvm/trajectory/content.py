@@ -10,7 +10,7 @@ from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.parts import Coefficients
-from pddlvm.trajectory.polynomials import Monomials
+from pddlvm.trajectory.polynomials import degree_of
 from pddlvm.trajectory.reduction import TrajectoryReduction
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -98,7 +98,8 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
     }
     parts = {k: check_tensor(of_modes[k], k, v) for k, v in shapes.items()}
     modes = Modes(steps=steps.first(m), pairs=pairs, **parts)
-    n_draws, n_terms = len(content["a"]), Monomials(problem.n_parameters).n
+    n_draws, n_terms = len(content["a"]), len(content["polynomial"])
+    degree_of(problem.n_parameters, n_terms)
     return TrajectoryReduction(
         steps=steps,
         k0=check_tensor(content["k0"], "k0", (n, n)),

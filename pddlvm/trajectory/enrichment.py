@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.trajectory.parts import Parts, find_parts
+from pddlvm.trajectory.parts import Parts
 from pddlvm.trajectory.reference import ReferenceMarch
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -49,15 +49,31 @@ class Shapes:
 
 
 def find_shapes(
-    problem: TransientProblem, n_most: int, tolerance: float, seed: int, bar: ProgressBar
+    parts: Parts,
+    reference: ReferenceMarch,
+    n_most: int,
+    tolerance: float,
+    seed: int,
+    bar: ProgressBar,
+    start: Array | None = None,
 ) -> Shapes:
-    """At most about `n_most` shapes, fewer if |e| / |u| falls below the tolerance."""
-    parts, reference = find_parts(problem), ReferenceMarch(problem)
+    """At most about `n_most` shapes, fewer if |e| / |u| falls below the tolerance.
+
+    Args:
+        parts: of the problem.
+        reference: its reference march.
+        n_most: shapes, at most a few more.
+        tolerance: of |e| / |u|.
+        seed: of the draws.
+        bar: which says how far it is.
+        start: shapes to begin with, (n_free, n).
+    """
+    problem = reference.problem
     generator = torch.Generator().manual_seed(seed)
     mass, free = reference.mass, problem.steady.free_dofs
     z = problem.prior.sample((_N_NEW,), generator=generator)
-    start = problem.history(z)[..., free].flatten(0, 1).numpy().T
-    v = _orthonormal(mass, np.zeros((len(free), 0)), start)
+    v = np.zeros((len(free), 0)) if start is None else start
+    v = _orthonormal(mass, v, problem.history(z)[..., free].flatten(0, 1).numpy().T)
     errors: list[float] = []
     while True:
         z = problem.prior.sample((_BLOCK,), generator=generator)

@@ -14,7 +14,7 @@ from pddlvm.galerkin.maps import bounded
 from pddlvm.galerkin.solved_draws import SolvedPool
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.trajectory.modes import Modes
-from pddlvm.trajectory.polynomials import Monomials
+from pddlvm.trajectory.polynomials import Monomials, degree_of
 
 __all__ = ["TrajectoryLikelihood", "TrajectoryMap"]
 
@@ -34,7 +34,8 @@ class TrajectoryMap(nn.Module):
 
     def __init__(self, network: nn.Module, polynomial: Tensor, d: int) -> None:
         super().__init__()
-        self.network, self.monomials = network, Monomials(d)
+        self.network = network
+        self.monomials = Monomials(d, degree_of(d, len(polynomial)))
         self.register_buffer("polynomial", polynomial)
         if isinstance(network, NeuralGaussian):
             # The polynomial is the better start of the mean.

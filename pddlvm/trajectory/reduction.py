@@ -18,6 +18,7 @@ from pddlvm.basics.progress import ProgressBar
 from pddlvm.fem import MixedSpace
 from pddlvm.trajectory.enrichment import find_shapes
 from pddlvm.trajectory.modes import Modes, find_modes, principal
+from pddlvm.trajectory.parts import find_parts
 from pddlvm.trajectory.polynomials import fit_polynomial
 from pddlvm.trajectory.reference import ReferenceMarch
 from pddlvm.trajectory.steps import ReducedSteps
@@ -121,11 +122,13 @@ def reduce_trajectories(
         )
     with ProgressBar(progress) as bar:
         most = int(_SPARE * (n_shapes or _MOST_SHAPES // 2))
-        shapes = find_shapes(problem, most, _TAIL_OF_SHAPES / 4, seed, bar)
+        common = find_parts(problem), ReferenceMarch(problem)
+        shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed, bar)
         if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES) * 4 > 3 * most:
             bar.say("more shapes")
             most = int(_SPARE * _MOST_SHAPES)
-            shapes = find_shapes(problem, most, _TAIL_OF_SHAPES / 4, seed, bar)
+            v = shapes.steps.v.numpy()
+            shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed + 1, bar, v)
         wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES)
         m = min(wanted, shapes.steps.n)
         steps = shapes.steps.first(m)

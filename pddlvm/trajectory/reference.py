@@ -29,13 +29,14 @@ class ReferenceMarch:
         problem: linear, in time.
 
     Attributes:
+        problem: the same.
         mass: M, (n_free, n_free).
         stiffness: K0, (n_free, n_free).
     """
 
     def __init__(self, problem: TransientProblem) -> None:
         steady, free = problem.steady, problem.steady.free_dofs
-        self._problem = problem
+        self.problem = problem
         centre = steady.prior.unstandardise(torch.zeros(1, steady.n_parameters).double())
         operators = steady.discretisation(torch.float64, torch.device("cpu"))
         zero = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
@@ -46,7 +47,7 @@ class ReferenceMarch:
 
     def solve(self, r: Array) -> Array:
         """A0^{-1} r, (N, n_free, batch)."""
-        scheme = self._problem.scheme
+        scheme = self.problem.scheme
         h = scheme.n_history
         ta, tb = (t.tocsc()[:, h:].tocsr() for t in (scheme.ta, scheme.tb))
         e = np.zeros_like(r)
@@ -60,14 +61,14 @@ class ReferenceMarch:
 
     @cached_property
     def _factors(self) -> dict[tuple[float, float], Factorisation]:
-        form = self._problem.steady.form
+        form = self.problem.steady.form
         return {
             (of_m, of_k): form.factorise(
                 (of_m * self.mass + of_k * self.stiffness).tocsc(),
                 symmetric=form.is_symmetric,
                 many=True,
             )
-            for of_m, of_k in map(tuple, np.unique(self._problem.scheme.diagonals, axis=0))
+            for of_m, of_k in map(tuple, np.unique(self.problem.scheme.diagonals, axis=0))
         }
 
 
