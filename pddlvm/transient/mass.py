@@ -1,4 +1,4 @@
-"""The mass matrix of a density: M_ij = int rho(x) phi_i . phi_j."""
+"""The mass matrix: of a density, M_ij = int rho(x) phi_i . phi_j, or as another code made it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,27 +15,32 @@ from pddlvm.basics.explained import explained
 from pddlvm.fem import MixedSpace, Region, Space
 from pddlvm.fem.mixed import field_names, field_of
 
-__all__ = ["Density", "mass_matrix"]
+__all__ = ["GivenDensity", "mass_matrix"]
 
 Density = float | Callable[..., Any]
 """A number, or a torch function of one point x that returns one."""
+
+GivenDensity = Density | Mapping[str, Density] | sp.sparray | sp.spmatrix
+"""One; of several fields, by their names; or the whole matrix."""
 
 _DEGREE = 2
 """Of polynomials next to which a density is taken, beyond those of the product of two elements."""
 
 
-def mass_matrix(name: str, space: Any, density: "Density | Mapping[str, Density]") -> sp.csr_matrix:
+def mass_matrix(name: str, space: Any, density: GivenDensity) -> sp.csr_matrix:
     """M on all degrees of freedom, of the density of the problem `name`.
 
     Args:
         name: for messages.
         space: of Lagrange elements.
-        density: of several fields, by their names; zero for those that are left out.
+        density: of several fields, by their names; zero for those that are left out. Or M itself.
 
     Raises:
         ProblemError: no such field, a density that is not positive or cannot be evaluated, or a
             space that has no mass.
     """
+    if isinstance(density, sp.sparray | sp.spmatrix):
+        return _given(name, space.n_dofs, density)
     fields = field_names(space)
     if not isinstance(space, Space | MixedSpace):
         raise ProblemError(
@@ -64,6 +69,16 @@ def mass_matrix(name: str, space: Any, density: "Density | Mapping[str, Density]
             else sp.csr_matrix((n, n))
         )
     return sp.csr_matrix(sp.block_diag(blocks, format="csr"))
+
+
+def _given(name: str, n: int, matrix: Any) -> sp.csr_matrix:
+    found = sp.csr_matrix(matrix).astype(np.float64)
+    if found.shape != (n, n) or not np.isfinite(found.data).all():
+        raise ProblemError(
+            f"the mass matrix of problem {name!r} must be finite and {(n, n)}, a row for each "
+            f"degree of freedom, got {found.shape}"
+        )
+    return found
 
 
 def _block(space: Any, density: Density, who: str) -> sp.csr_matrix:

@@ -27,7 +27,7 @@ from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.parameters.sensitivities import Sensitivities
 from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
-from pddlvm.transient.mass import Density, mass_matrix
+from pddlvm.transient.mass import GivenDensity, mass_matrix
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
 from pddlvm.transient.stepping import Stepping
@@ -54,7 +54,8 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         initial: u at the start: a number, a function of x and fields, or all values (n_dofs,); of
             several fields a mapping of their names to such.
         density: rho of M: a positive number, or a function of x; of several fields a mapping, and
-            those that are left out, as a pressure, have no derivative in time.
+            those that are left out, as a pressure, have no derivative in time. Or M itself, a
+            sparse matrix, of a `MatrixProblem` for one.
         velocity: du/dt at the start, as `initial`, of problems of second order in time (`Newmark`).
 
     Raises:
@@ -72,7 +73,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         *,
         stepping: Stepping,
         initial: Given = 0.0,
-        density: "Density | Mapping[str, Density]" = 1.0,
+        density: GivenDensity = 1.0,
         velocity: Given | None = None,
     ) -> None:
         check_kind(Problem, problem=problem)
@@ -173,7 +174,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         """Relative difference of solutions to those with halved steps, in L2 of space and time.
 
         It is the mean of some draws of the prior. The error of the steps is 4/3 of it for methods
-        of second order, and twice as much for backward Euler; it is in no error bar.
+        of second order, and twice it for backward Euler; it is in no error bar.
         """
         check_count(1, n_samples=n_samples)
         z = self.prior.sample((n_samples,), seed=seed)
@@ -359,9 +360,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         )
 
     def _check_all_read(self) -> None:
-        read = {k for term in self.steady.terms for k in term.field_names}
-        read |= {k for d in self.steady.dirichlet for k in d.field_names}
-        read |= set(self._initial.field_names)
+        read = self.steady.form.names_read | set(self._initial.field_names)
         if self._velocity is not None:
             read |= set(self._velocity.field_names)
         self._check_read(read)

@@ -63,7 +63,11 @@ class CrankNicolson(SteppingMethod):
 
 @dataclass(frozen=True)
 class BDF2(SteppingMethod):
-    """Second order, and damps what is fast; the first step is backward Euler."""
+    """Second order, and damps what is fast; the first step is backward Euler.
+
+    Steps may become longer by any ratio from level to level, but not from step to step: there it is
+    unstable above 1 + sqrt 2.
+    """
 
     def scheme(self, start: float, steps: Array) -> Scheme:  # noqa: D102
         return bdf2_scheme(start, steps)

@@ -48,6 +48,12 @@ class WeakForm:
         """Degrees of freedom, Dirichlet ones included."""
         return self.space.n_dofs
 
+    @property
+    def names_read(self) -> set[str]:
+        """Names of the fields that terms and Dirichlet values read."""
+        read = {name for term in self.terms for name in term.field_names}
+        return read | {name for condition in self.dirichlet for name in condition.field_names}
+
     def factorise(
         self, matrix: sp.csc_matrix, *, symmetric: bool, many: bool = False
     ) -> Factorisation:

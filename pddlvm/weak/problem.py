@@ -53,6 +53,7 @@ __all__ = ["Problem"]
 
 _N_PROBES, _PROBE_SEED = 2, 20225
 _THIRD = " (the third argument of a point function is the point x, whatever its name)"
+_AT_THE_START = "; what an initial value alone reads needs a pddlvm.Time among the fields"
 _FEW, _CHUNKS = 8, 16
 """Samples that are solved at once: few, or a part of what fits, for others are solved beside."""
 _TAKEN = {
@@ -70,8 +71,8 @@ class Problem(ParametricProblem):
         terms: energies and fluxes; r is their sum.
         fields: name -> field (with parameters and prior) or number (known). Point functions
             receive their values as keyword arguments of these names.
-        dirichlet: prescribed values. Without any a term must hold u: a reaction, or a Robin
-            condition.
+        dirichlet: prescribed values. Without any a term must hold u, a reaction or a Robin
+            condition, or it is one in time, with a `Time` among its fields.
         solver: of linear systems, `pddlvm.linalg.SuperLU()` for one; by default it depends on their
             size and on what is installed.
         constraints: mean values that are zero, of what the equations know up to a constant.
@@ -133,11 +134,10 @@ class Problem(ParametricProblem):
         check_rigid_modes(name, space, self.fixed_dofs)
         self._discretisations: dict[tuple[torch.dtype, torch.device], Discretisation] = {}
         check_physics(name, self.form)
-        read = {k for term in self.terms for k in term.field_names}
-        read |= {k for d in self.dirichlet for k in d.field_names}
         # In time more functions read fields, and u is held by where it starts.
         if not has_time(self.fields):
-            self._check_read(read, "" if isinstance(space, MixedSpace) else _THIRD)
+            third = "" if isinstance(space, MixedSpace) else _THIRD
+            self._check_read(self.form.names_read, _AT_THE_START + third)
         if isinstance(space, MixedSpace) or not has_time(self.fields):
             check_held(name, self.form, self._exact)
         warn_of_unstable_pairs(name, self.form, self._exact)
