@@ -32,7 +32,13 @@ from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
 from pddlvm.inference.posterior import Posterior, PosteriorSolution
 from pddlvm.latent.networks import NeuralGaussian
-from pddlvm.models import CollocationModel, GalerkinModel, LatentVariableModel, load
+from pddlvm.models import (
+    CollocationModel,
+    GalerkinModel,
+    LatentVariableModel,
+    TrajectoryModel,
+    load,
+)
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
 from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
@@ -172,6 +178,7 @@ __all__ = [
     "Term",
     "Time",
     "TrainingResult",
+    "TrajectoryModel",
     "TransientProblem",
     "UncalibratedWarning",
     "Uniform",

@@ -19,7 +19,7 @@ MODULES = {"fem": fem, "linalg": linalg, "links": links}
 
 ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "transient", "strong", "sensors"),
-    *("latent", "reduced", "galerkin", "collocation"),
+    *("latent", "reduced", "galerkin", "trajectory", "collocation"),
     *("training", "sampling", "inference", "amortized", "results"),
     *("models", "validation", "plot", "runs", "cli", "__main__"),
 )

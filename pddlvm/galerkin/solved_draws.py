@@ -7,6 +7,7 @@ once, batches are drawn from it, and each draw is known again by its bits. Anyth
 when it is asked for. No PDE is solved: the reduced problems are of some ten unknowns.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of
 from pddlvm.linalg.newton import least_squares_step
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced.interpolated import interpolated
 from pddlvm.reduced.residual import ReducedModel
 
-__all__ = ["SolvedDraws"]
+__all__ = ["SolvedDraws", "SolvedPool"]
 
 _N_DRAWS, _CHUNK = 16384, 256
 _SEED = 314159
@@ -46,17 +48,21 @@ class _Pool:
         return _Pool(*(x.to(device) for x in (self.xi, self.c, self.keys, self.order)))
 
 
-class SolvedDraws:
+class SolvedPool(ABC):
     """A pool of solved draws; its random numbers are always the same ones.
 
     Args:
-        exact: the reduced model of a linear problem, float64 on the CPU.
+        prior: of z.
         dtype: of the draws.
     """
 
-    def __init__(self, exact: ReducedModel, dtype: torch.dtype) -> None:
-        self._exact, self._dtype = exact, dtype
+    def __init__(self, prior: ParameterSpace, dtype: torch.dtype) -> None:
+        self._prior, self._dtype = prior, dtype
         self._moved: dict[torch.device, _Pool] = {}
+
+    @abstractmethod
+    def _solve(self, xi: Tensor) -> Tensor:
+        """c* of standard parameters (n, d), (n, n_modes), float64 on the CPU."""
 
     def solve(self) -> None:
         """Fill the pool; by default when it is first read."""
@@ -78,6 +84,31 @@ class SolvedDraws:
             found[is_new] = self._solve(xi[is_new].cpu()).to(found)
         return found
 
+    @cached_property
+    def _pool(self) -> _Pool:
+        generator = generator_of(_SEED)
+        xi = self._prior.sample_standard((_N_DRAWS,), generator=generator).to(self._dtype)
+        keys, order = _keys(xi).sort()
+        return _Pool(xi, self._solve(xi).to(self._dtype), keys, order)
+
+    def _at(self, device: torch.device) -> _Pool:
+        if device not in self._moved:
+            self._moved[device] = self._pool.to(device)
+        return self._moved[device]
+
+
+class SolvedDraws(SolvedPool):
+    """Those of a reduced model.
+
+    Args:
+        exact: the reduced model of a linear problem, float64 on the CPU.
+        dtype: of the draws.
+    """
+
+    def __init__(self, exact: ReducedModel, dtype: torch.dtype) -> None:
+        super().__init__(exact.prior, dtype)
+        self._exact = exact
+
     def _solve(self, xi: Tensor) -> Tensor:
         z = self._exact.prior.unstandardise(xi.double())
         parts = []
@@ -90,18 +121,6 @@ class SolvedDraws:
     @cached_property
     def _model(self) -> ReducedModel:
         return interpolated(self._exact)
-
-    @cached_property
-    def _pool(self) -> _Pool:
-        generator = generator_of(_SEED)
-        xi = self._exact.prior.sample_standard((_N_DRAWS,), generator=generator).to(self._dtype)
-        keys, order = _keys(xi).sort()
-        return _Pool(xi, self._solve(xi).to(self._dtype), keys, order)
-
-    def _at(self, device: torch.device) -> _Pool:
-        if device not in self._moved:
-            self._moved[device] = self._pool.to(device)
-        return self._moved[device]
 
 
 def _keys(xi: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.rows import Rows
+from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import (
     Draws,
     InferredParameters,
@@ -281,6 +282,30 @@ class LatentModel(nn.Module, ABC):
         u = self.forward(self.problem.prior.sample((_N_SHAPES,), seed=0)).mean / std
         _, sizes, shapes = torch.linalg.svd(u.double().cpu(), full_matrices=False)
         return shapes[sizes > _SMALL_SHAPE * sizes[0]].T
+
+    def seen_values(self, z: Tensor, u: Tensor, corrections: int) -> SeenValues:
+        """What `forward` says beside reference solutions u of parameters z (n, d)."""
+        found: Any = self.forward(z, corrections=corrections)
+        free = torch.from_numpy(self.problem.free_dofs)
+        error = found.mean - u
+        return SeenValues(
+            mean=found.mean,
+            std=found.std,
+            true=u,
+            interval=found.interval,
+            fields={
+                name: free[(dofs.start <= free) & (free < dofs.stop)]
+                for name, dofs in self.problem.fields_of_u.items()
+            },
+            relative=error.norm(dim=1) / u.norm(dim=1),
+            relative_norm=self.norm(error) / self.norm(u),
+            answer=found,
+        )
+
+    def quick_answer(self, z: Tensor) -> tuple[Tensor, ...]:
+        """What is timed: mean and std of u; of trajectories their coefficients."""
+        found = self.forward(z)
+        return found.mean, found.std
 
     def series_of(self, z: Tensor, n_samples: int, seed: int) -> Iterator[tuple[float, Mesh]]:
         """`mesh_of` in parts, with their times; one part where there is no time."""

@@ -53,6 +53,7 @@ class Uncertainty(nn.Module):
         fixed_dofs: entries of u that have no spread.
         dtype: of everything.
         field_of: number of the field of each entry of u, (n_dofs,); one for all by default.
+        n_levels: of the forward map: as it is, and corrected in so many ways but one.
     """
 
     is_calibrated: Tensor
@@ -75,24 +76,25 @@ class Uncertainty(nn.Module):
         fixed_dofs: NDArray[np.int64],
         dtype: torch.dtype,
         field_of: NDArray[np.int64] | None = None,
+        n_levels: int = 2,
     ) -> None:
         super().__init__()
         d = prior.size
-        self.c = _pair(VarianceModel(d + 1, n_modes) for _ in range(2))
-        self.rest = _pair(VarianceModel(d, n_dofs) for _ in range(2))
-        self.xi = _pair(VarianceModel(2 * d + 2, d) for _ in range(2))
+        self.c = _list(VarianceModel(d + 1, n_modes) for _ in range(n_levels))
+        self.rest = _list(VarianceModel(d, n_dofs) for _ in range(n_levels))
+        self.xi = _list(VarianceModel(2 * d + 2, d) for _ in range(2))
         self.register_buffer("is_calibrated", torch.tensor(False))
         field_of = np.zeros(1, dtype=np.int64) if field_of is None else field_of
         n_fields = int(field_of.max()) + 1
-        self.register_buffer("factor_u", torch.ones(2))
+        self.register_buffer("factor_u", torch.ones(n_levels))
         # The factors of all fields relative to the first.
-        self.register_buffer("relative_u", torch.ones(2, n_fields))
+        self.register_buffer("relative_u", torch.ones(n_levels, n_fields))
         # One for each set of known blocks, so long as there are few.
         n_patterns = 2 ** len(prior.blocks)
         n_patterns = n_patterns if n_patterns <= _MAX_PATTERNS else 1
         self.register_buffer("factor_xi", torch.ones(2, n_patterns))
         gaussian = ErrorShape.gaussian(torch.empty(())).values
-        self.register_buffer("shape_u", gaussian.repeat(2, n_fields, 1))
+        self.register_buffer("shape_u", gaussian.repeat(n_levels, n_fields, 1))
         self.register_buffer("shape_xi", gaussian.repeat(2, n_patterns, 1))
         self.register_buffer("fixed", torch.from_numpy(fixed_dofs))
         self.register_buffer("field_of", torch.from_numpy(field_of))
@@ -184,5 +186,5 @@ class Uncertainty(nn.Module):
         return (known[:, self.starts].long() * bits).sum(-1)
 
 
-def _pair(models: Iterable[VarianceModel]) -> list[VarianceModel]:
+def _list(models: Iterable[VarianceModel]) -> list[VarianceModel]:
     return cast(list[VarianceModel], nn.ModuleList(models))

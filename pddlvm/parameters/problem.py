@@ -242,6 +242,19 @@ class ParametricProblem(ABC):
             "to LinearObservation"
         )
 
+    def seen_at(self, matrix: sp.csr_matrix, times: "ArrayLike | Tensor | None") -> sp.csr_matrix:
+        """Rows that read u at one time, (n, n_dofs), for times (n_times,): on whole solutions.
+
+        Raises:
+            InputError: the problem has no steps in time; times outside.
+        """
+        if times is None:
+            return matrix
+        raise InputError(
+            f"problem {self.name!r} has no steps in time, and no times to observe it at; leave "
+            "times out, or make a TransientProblem of it"
+        )
+
     def as_points(self, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
         """Points of the domain as an array (n_points, dim).
 

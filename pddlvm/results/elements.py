@@ -1,5 +1,7 @@
 """The mesh of a finite element problem with what a model says on it, for VTU files."""
 
+from collections.abc import Iterator
+
 import meshio
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +10,11 @@ from torch import Tensor
 from pddlvm.fem import MixedSpace, SurfaceMesh
 from pddlvm.fem.cells import kind_of
 from pddlvm.galerkin.model import GalerkinMaps
+from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses
 
-__all__ = ["element_mesh", "solution_mesh"]
+__all__ = ["element_mesh", "element_meshes_over_time", "solution_mesh"]
 
 
 def element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> meshio.Mesh:
@@ -25,6 +28,24 @@ def element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> m
         for i, sample in enumerate(prediction.sample((n_samples,), seed=seed)):
             point_data |= _at_nodes(problem, sample, f"_sample_{i}")
     return _mesh(problem, point_data, _in_cells(problem, prediction.mean, z))
+
+
+def element_meshes_over_time(
+    model: TrajectoryMaps, z: Tensor, n_samples: int, seed: int
+) -> Iterator[tuple[float, meshio.Mesh]]:
+    """The same at each step of a problem in time."""
+    problem, prediction = model.problem, model.forward(z)
+    samples = prediction.sample((n_samples,), seed=seed) if n_samples else ()
+    fields = {name: problem.parameter_field(z, name) for name in problem.random_fields}
+    in_cells = {name: [values.double().cpu().numpy()] for name, values in fields.items()}
+    for k, t in enumerate(prediction.times.tolist()):
+        point_data = {
+            **_at_nodes(problem.steady, prediction.mean[k], "_mean"),
+            **_at_nodes(problem.steady, prediction.std[k], "_std"),
+        }
+        for i, sample in enumerate(samples):
+            point_data |= _at_nodes(problem.steady, sample[k], f"_sample_{i}")
+        yield t, _mesh(problem.steady, point_data, in_cells)
 
 
 def solution_mesh(problem: Problem, u: Tensor, z: Tensor | None) -> meshio.Mesh:

@@ -11,6 +11,7 @@ Flux and strain sensors, averages over patches and masks are linear: `gradient_m
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -94,12 +95,12 @@ class Observation(ABC):
         u = self.problem.check_solution(u)
         generator = None if seed is None else generator_of(seed)
         clean = self.apply(u)
-        return clean + self.noise.sample(tuple(u.shape[:-1]), generator).to(clean)
+        return clean + self.noise.sample(tuple(clean.shape[:-1]), generator).to(clean)
 
     def log_prob(self, y: Tensor, u: Tensor) -> Tensor:
         """log p(y | u), (...,), of the values of y that are not NaN."""
         y, u = self.check(y), self.problem.check_solution(u)
-        broadcast_batch(y=y, u=u)
+        broadcast_batch(y=y, u=u.flatten(-len(self.problem.solution_shape)))
         return self.noise.log_prob(y.to(u) - self.apply(u))
 
     def check(self, y: "Tensor | ArrayLike", *, allow_missing: bool = True) -> Tensor:
@@ -140,7 +141,8 @@ class LinearObservation(Observation):
 
     Args:
         problem: whose solutions are observed.
-        matrix: H, (n, n_dofs), sparse (SciPy) or dense (NumPy, torch).
+        matrix: H, (n, n_dofs), sparse (SciPy) or dense (NumPy, torch); of a problem in time
+            (n, n_times n_dofs), all degrees of freedom of a time after each other.
         noise_std: see `Observation`.
 
     Raises:
@@ -156,10 +158,11 @@ class LinearObservation(Observation):
         if matrix.ndim != 2 or matrix.dtype.kind not in "iufb":
             raise InputError(f"matrix must be (n, {problem.n_dofs}) real numbers, got {matrix!r}")
         rows = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
-        if rows.shape[1] != problem.n_dofs:
+        n_values = prod(problem.solution_shape)
+        if rows.shape[1] != n_values:
+            per = "value" if len(problem.solution_shape) > 1 else "degree of freedom"
             raise InputError(
-                f"the matrix must have {problem.n_dofs} columns, one per degree of freedom, got "
-                f"shape {rows.shape}"
+                f"the matrix must have {n_values} columns, one per {per}, got shape {rows.shape}"
             )
         if not np.isfinite(rows.data).all():
             raise InputError("the matrix has values that are not finite")
@@ -169,6 +172,7 @@ class LinearObservation(Observation):
 
     def apply(self, u: Tensor) -> Tensor:  # noqa: D102
         u = check_vectors(u, "u", self.problem.n_dofs, f"have {self.problem.n_dofs} values")
+        u = u.flatten(-len(self.problem.solution_shape))
         key = (u.dtype, u.device)
         if key not in self._operators:
             self._operators[key] = SparseOperator(self.matrix, u.dtype).to(u.device)
@@ -187,9 +191,12 @@ class PointObservation(LinearObservation):
             and the chords of the mesh, stands for the closest point of the mesh.
         noise_std: see `Observation`; there is one sensor per point and component.
         field: of a solution that has several (`fem.MixedSpace`), the one that is seen.
+        times: of a problem in time, when: (n_times,), by default at all steps; between these u is
+            linear in time. The data are n_points n_times, all points of a time after each other.
 
     Raises:
-        InputError: a point outside, named, with its distance.
+        InputError: a point outside, named, with its distance; a time outside, or times of a problem
+            that has none.
         ProblemError: there is no such field.
     """
 
@@ -199,12 +206,15 @@ class PointObservation(LinearObservation):
         points: "ArrayLike | Tensor",
         noise_std: "float | Tensor | Noise",
         field: str = "u",
+        *,
+        times: "ArrayLike | Tensor | None" = None,
     ) -> None:
         check_kind(ParametricProblem, problem=problem)
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
         check_sensors(len(self.points))
-        super().__init__(problem, problem.evaluation(self.points, field), noise_std)
+        matrix = problem.seen_at(problem.evaluation(self.points, field), times)
+        super().__init__(problem, matrix, noise_std)
 
 
 class FunctionObservation(Observation):

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pddlvm.basics.checks import broadcast_batch, check_count, check_kind, numbers_of
-from pddlvm.basics.errors import InputError, ProblemError
+from pddlvm.basics.checks import broadcast_batch, check_count, check_kind
+from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem.where import Patch
@@ -28,10 +28,11 @@ from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.parameters.sensitivities import Sensitivities
 from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
 from pddlvm.transient.mass import GivenDensity, mass_matrix
-from pddlvm.transient.schemes import Scheme
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
 from pddlvm.transient.stepping import Stepping
+from pddlvm.transient.terms import MovingTerms
+from pddlvm.transient.times import TimesOfSteps
 from pddlvm.weak.problem import Problem
 
 __all__ = ["TransientProblem"]
@@ -43,7 +44,7 @@ _MEMORY, _FEW = 2**27, 64
 """Bytes of trajectories, and their number, that are solved at once."""
 
 
-class TransientProblem(ParametricProblem):
+class TransientProblem(TimesOfSteps, ParametricProblem):
     """A steady `Problem` in time. Immutable.
 
     Args:
@@ -97,21 +98,6 @@ class TransientProblem(ParametricProblem):
         )
 
     @property
-    def scheme(self) -> Scheme:
-        """The rows Ta and Tb of the steps."""
-        return self.stepping.scheme
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """Of the states of a solution, the initial one not among them, (n_times,)."""
-        return self.scheme.times
-
-    @property
-    def n_times(self) -> int:
-        """Number of steps, and of states of a solution."""
-        return self.stepping.n_steps
-
-    @property
     def n_dofs(self) -> int:
         """Degrees of freedom of the space, Dirichlet ones included."""
         return self.steady.n_dofs
@@ -157,20 +143,21 @@ class TransientProblem(ParametricProblem):
         """
         return self._rows(self.prior.vectors(z), self.check_times(times))
 
-    def check_times(self, times: "ArrayLike | Tensor") -> NDArray[np.float64]:
-        """Return times within the interval as an array (n,), or raise an InputError."""
-        found = np.atleast_1d(np.asarray(numbers_of(times, "times"), dtype=np.float64))
-        start, end = self.stepping.start, self.stepping.end
-        slack = _SLACK * (end - start)
-        if found.ndim != 1 or not np.isfinite(found).all():
-            raise InputError(f"times must be finite and (n,), got shape {found.shape}")
-        outside = found[(found < start - slack) | (found > end + slack)]
-        if len(outside):
-            raise InputError(
-                f"{len(outside)} of {len(found)} times are outside of the interval from {start:g} "
-                f"to {end:g} of problem {self.name!r}, the first is {outside[0]:g}"
-            )
-        return found
+    @property
+    def reads_time(self) -> bool:
+        """Does a term, or a Dirichlet value, read the field of time?"""
+        read = [term.field_names for term in self.steady.terms]
+        read += [one.field_names for one in self.steady.dirichlet]
+        return any(self._time in names for names in read)
+
+    def state_rows(self, z: Tensor) -> Tensor:
+        """z of the steady problem at all states, history first, (..., d) -> (..., h + N, d)."""
+        return self._rows(z, self.scheme.all_times)
+
+    @cached_property
+    def moving_terms(self) -> MovingTerms:
+        """The terms of the steady problem along the time, of linear problems as matrices."""
+        return MovingTerms(self.steady, self._time)
 
     @out_of_inference
     def history(self, z: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.parallel import in_turn
 from pddlvm.galerkin.forward import Forward
 from pddlvm.latent.core import LatentModel
+from pddlvm.latent.seen import SeenValues
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.validation.effectivity import Effectivity
 
@@ -89,8 +89,8 @@ class ValidationReport:
         bars: "u", "u corrected" (after one correction), "z" -> how well error bars hold; of several
             fields each by its name.
         log_correlation: correlation of log predicted with log true error norm, per sample.
-        speedup: reference time over the time of mean and std of the forward map, per sample:
-            {"batch 1": ..., "batch 1000": ...}.
+        speedup: reference time over the time of mean and std of the forward map, per sample, of
+            trajectories over that of their coefficients: {"batch 1": ..., "batch 1000": ...}.
         seconds: the times behind it: reference, batch 1, batch 1000, per sample.
         n_samples: fresh prior draws.
         effectivity: "u", "u corrected" -> how sharp `error_bound` is, where there is one.
@@ -192,21 +192,14 @@ def validate(
     z = problem.prior.sample((n_samples,), seed=seed)
     told = problem.prior.known_part(z, known)
     u = problem.solve(z)
-    free = torch.from_numpy(problem.free_dofs)
-    fields = {
-        name: free[(dofs.start <= free) & (free < dofs.stop)]
-        for name, dofs in problem.fields_of_u.items()
-    }
-
-    forward, corrected = model.forward(z), model.forward(z, corrections=1)
-    bars = {name: _bars_of_u(forward, u, own) for name, own in fields.items()}
-    bars |= {f"{name} corrected": _bars_of_u(corrected, u, own) for name, own in fields.items()}
-    relative, left = ((f.mean - u).norm(dim=1) / u.norm(dim=1) for f in (forward, corrected))
-    size = model.norm(u)
-    norms = [float((model.norm(f.mean - u) / size).mean()) for f in (forward, corrected)]
-    error, std = (forward.mean - u)[:, free], forward.std[:, free]
-    inside = (forward.mean - u).abs() <= 2 * forward.std
     inverse = model.inverse(u, z_known=told)
+    forward, corrected = (model.seen_values(z, u, level) for level in (0, 1))
+    fields = forward.fields
+    free = torch.cat(list(fields.values())).unique()
+    bars = {name: _bars_of_u(forward, own) for name, own in fields.items()}
+    bars |= {f"{name} corrected": _bars_of_u(corrected, own) for name, own in fields.items()}
+    error, std = (forward.mean - forward.true)[:, free], forward.std[:, free]
+    inside = (forward.mean - forward.true).abs() <= 2 * forward.std
     unknown = inverse.xi_std > 0
     missed = ((inverse.mean - z).abs() > 2 * inverse.std)[unknown]
     _, unit = problem.prior.units
@@ -215,11 +208,11 @@ def validate(
     logs = torch.stack([error.norm(dim=1), std.norm(dim=1)]).log()
     seconds = _timings(model, z)
     return ValidationReport(
-        mnse_u=float(relative.square().mean()),
-        relative_l2=float(relative.mean()),
-        relative_l2_corrected=float(left.mean()),
-        relative_norm=norms[0],
-        relative_norm_corrected=norms[1],
+        mnse_u=float(forward.relative.square().mean()),
+        relative_l2=float(forward.relative.mean()),
+        relative_l2_corrected=float(corrected.relative.mean()),
+        relative_norm=float(forward.relative_norm.mean()),
+        relative_norm_corrected=float(corrected.relative_norm.mean()),
         mnse_z=_mnse_z(model, z, inverse.median),
         coverage_u=float(inside[:, free].double().mean()),
         coverage_of={k: float(inside[:, own].double().mean()) for k, own in fields.items()},
@@ -229,7 +222,7 @@ def validate(
         seconds=seconds,
         n_samples=n_samples,
         bars=bars,
-        effectivity=_effectivity(model, {"u": forward, "u corrected": corrected}, u),
+        effectivity=_effectivity(model, {"u": forward.answer, "u corrected": corrected.answer}, u),
     )
 
 
@@ -242,13 +235,14 @@ def _effectivity(model: LatentModel, forwards: dict[str, Any], u: Tensor) -> dic
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _bars_of_u(forward: Any, u: Tensor, free: Tensor) -> ErrorBars:
+def _bars_of_u(seen: SeenValues, own: Tensor) -> ErrorBars:
     def interval(level: float) -> tuple[Tensor, Tensor]:
-        lower, upper = forward.interval(level)
-        return lower[:, free], upper[:, free]
+        lower, upper = seen.interval(level)
+        return lower[:, own], upper[:, own]
 
-    error, std = (forward.mean - u)[:, free], forward.std[:, free]
-    return ErrorBars.of(error, std, interval, u[:, free], torch.ones_like(error, dtype=torch.bool))
+    true = seen.true[:, own]
+    error, std = seen.mean[:, own] - true, seen.std[:, own]
+    return ErrorBars.of(error, std, interval, true, torch.ones_like(error, dtype=torch.bool))
 
 
 def _mnse_z(model: LatentModel, z: Tensor, found: Tensor) -> float:
@@ -263,7 +257,7 @@ def _timings(model: LatentModel, z: Tensor) -> dict[str, float]:
     many = problem.prior.sample((_LARGE_BATCH,), seed=1).float()
     one = many[:1]
     problem.solve(few[:1])
-    predict = partial(_mean_and_std, model)
+    predict = model.quick_answer
     predict(many), predict(one)
     return {
         "reference": _median_seconds(3, lambda: _in_turn(problem, few)) / len(few),
@@ -276,11 +270,6 @@ def _in_turn(problem: ParametricProblem, z: Tensor) -> None:
     # Of one process, as those of the map are.
     with in_turn():
         problem.solve(z)
-
-
-def _mean_and_std(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
-    forward = model.forward(z)
-    return forward.mean, forward.std
 
 
 def _median_seconds(n: int, run: Callable[[], object]) -> float:

@@ -481,6 +481,5 @@ def test_a_solution_that_is_not_found_names_its_step():
         found.solve(z)
 
 
-def test_there_is_no_model_yet(problem):
-    refuses("there is no model of problems in time yet", pddlvm.LatentVariableModel, problem)
+def test_there_are_no_sensitivities(problem):
     refuses("is one in time", problem.sensitivities)

@@ -1,0 +1,158 @@
+"""What all final models can do beside their maps: inference, and files."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from pddlvm.amortized.amortized import Amortized
+from pddlvm.amortized.families import Family
+from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
+from pddlvm.amortized.stored import load_amortized
+from pddlvm.amortized.train import amortize
+from pddlvm.basics.by_object import ByObject
+from pddlvm.basics.checks import check_kind
+from pddlvm.basics.grad_mode import with_gradients
+from pddlvm.inference.density import Density
+from pddlvm.inference.methods import Method, infer
+from pddlvm.inference.posterior import Posterior
+from pddlvm.inference.whole_field import inverse_of_noisy
+from pddlvm.latent.core import LatentModel
+from pddlvm.latent.inverse import Inverse
+from pddlvm.latent.saved import save
+from pddlvm.results.vtu import write_pvd, write_vtu
+from pddlvm.sensors.observation import Observation
+from pddlvm.training.fit import Budget
+
+__all__ = ["InferringModel"]
+
+
+class InferringModel(LatentModel):
+    """A model with `infer`, `amortize`, `save`, `to_vtu` and `to_pvd`."""
+
+    @with_gradients
+    def infer(
+        self,
+        y: Tensor,
+        observation: Observation,
+        method: Method = "laplace",
+        *,
+        n_samples: int = 1000,
+        n_chains: int = 4,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Posterior:
+        """Posterior of the parameters from noisy, partial data.
+
+        Args:
+            y: data, (..., n); NaN where nothing was measured.
+            observation: sensors and noise, of the problem of this model.
+            method:
+                "laplace": Gauss-Newton on the corrected map, then a Gaussian: milliseconds.
+                "amortized": a network that was trained for these sensors by `amortize`, or is, on
+                    first use; then any data take a millisecond.
+                "variational": the best Gaussian, by the ELBO on the corrected map.
+                "nuts": no-U-turn sampling of the corrected map.
+                "exact": Markov chains on the finite element likelihood.
+            n_samples: draws of "nuts" and "exact", all chains together.
+            n_chains: Markov chains of "nuts" and "exact".
+            seed: of everything random.
+            progress: show a progress bar, as `train` does; of "exact" by data sets.
+
+        Returns:
+            `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
+            `.check()`, `.to_arviz()`.
+
+        Raises:
+            InputError: data of the wrong length, an observation of another problem, no such method.
+            ConvergenceError: predictions are not finite where the data lead, or nowhere.
+        """
+        return infer(
+            self,
+            y,
+            observation,
+            method,
+            self._by_network,
+            n_samples=n_samples,
+            n_chains=n_chains,
+            seed=seed,
+            progress=progress,
+        )
+
+    def _by_network(self, observation: Observation, y: Tensor) -> Density:
+        return self.amortize(observation).resampled(y)
+
+    @with_gradients
+    def amortize(
+        self,
+        observation: Observation,
+        family: Callable[[int, int], Family] | None = None,
+        *,
+        max_seconds: float | None = None,
+        max_steps: int | None = None,
+        seed: int = 0,
+    ) -> Amortized:
+        """Train a density of z given data of these sensors, without solving the PDE.
+
+        The result serves `infer(..., method="amortized")`. Asked again with the same limits and
+        seed, or with those by default, it is returned as it is, unless the model has changed since.
+
+        Args:
+            observation: sensors and noise.
+            family: `Flow` by default; `Full`, `Diagonal` are faster. Given, it is trained anew.
+            max_seconds: wall-clock limit of the training, a minute where no limit is given.
+            max_steps: limit on all optimiser steps, at least one a part; alone it is repeatable.
+            seed: of the weights and draws.
+
+        Raises:
+            InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
+                of nothing; predictions, or the training, are not finite.
+        """
+        check_kind(Observation, observation=observation)
+        check_kind(Callable | None, family=family)  # type: ignore[arg-type]
+        budget = Budget.of(max_seconds, max_steps, default=60.0)
+        asked, weights = (max_seconds, max_steps, seed), checksum(self)
+        kept = self.amortized.get(observation)
+        if family is not None or kept is None or not kept.serves(weights, asked):
+            density = amortize(self, observation, family, budget, seed)
+            kept = self.amortized[observation] = KeptDensity(density, weights, asked)
+        return kept.density
+
+    def load_amortized(self, path: str | Path, observation: Observation) -> Amortized:
+        """Read what `Amortized.save` wrote; `infer(..., method="amortized")` takes it from then on.
+
+        Args:
+            path: the file.
+            observation: sensors and noise that it was trained for.
+
+        Raises:
+            RunFileError: no such file, damaged, or trained for another model, sensors or noise.
+            InputError: an observation of another problem.
+        """
+        check_kind(Observation, observation=observation)
+        kept = KeptDensity(load_amortized(self, path, observation), checksum(self), ANYTHING)
+        self.amortized[observation] = kept
+        return kept.density
+
+    @cached_property
+    def amortized(self) -> ByObject[Observation, KeptDensity]:
+        """What `amortize` trained, by observation, and what it was made of."""
+        return ByObject()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file that `pddlvm.load` reads; replaces it in one step."""
+        save(self, path)
+
+    def to_vtu(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+        """Write mean, std, draws and fields to a file; see `pddlvm.results.vtu.write_vtu`."""
+        write_vtu(self, path, z, n_samples=n_samples, seed=seed)
+
+    def to_pvd(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+        """Write a sweep, or the time series of one z; see `pddlvm.results.vtu.write_pvd`."""
+        write_pvd(self, path, z, n_samples=n_samples, seed=seed)
+
+    def _inverse_of_noisy(
+        self, u: Tensor, noise_std: float | Tensor, z_known: dict[str, Tensor] | None
+    ) -> Inverse:
+        return inverse_of_noisy(self, u, noise_std, z_known)

@@ -1,0 +1,232 @@
+"""What the forward map of a problem in time returns: distributions of trajectories.
+
+    u(t, x) ~ N(lift + V c(t), (V Phi(t)) diag(var_a) (V Phi(t))^T + diag(scale^2 shape(t, x)))
+
+Nothing has the size of a trajectory on the mesh until it is asked for, and then of the times that
+were asked for alone.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pddlvm.basics.checks import check_shape
+from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.basics.unchanged import Unchanged
+from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.trajectory.modes import Modes
+from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
+
+__all__ = ["TrajectoryForward"]
+
+_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class TrajectoryForward:
+    """q(u | z).
+
+    Draws and densities are those of the Gaussian; `interval` has the distribution of single errors
+    as the calibration found it.
+
+    Attributes:
+        times: of the values, (n_times,).
+        coefficients: a, (..., p), where they were found: with two corrections those of the first.
+        shape: of single errors.
+        level: corrections.
+    """
+
+    times: NDArray[np.float64]
+    coefficients: Tensor
+    shape: ErrorShape
+    level: int
+    _like: Tensor
+    _z: Tensor
+    _modes: Modes
+    _c: Callable[[], Tensor]
+    _at: sp.csr_matrix
+    _uncertainty: Unchanged[TrajectoryUncertainty]
+    _variances: Callable[[], tuple[Tensor, Tensor]]
+    _residual_norm: Callable[[], Tensor]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean trajectory, (..., n_times, n_dofs)."""
+        return self._shaped(self._mean)
+
+    @cached_property
+    def std(self) -> Tensor:
+        """Root mean square of its error, (..., n_times, n_dofs); zero on the Dirichlet boundary."""
+        var_a, scale = self._both
+        found = self._nothing(len(var_a))
+        for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
+            found[:, k] = scale[:, None] ** 2 * rest
+            found[:, k, self._free] += var_a @ (self._v @ shapes).square().T
+        return self._shaped(found.sqrt())
+
+    @property
+    def residual_norm(self) -> Tensor:
+        """Certificate |A0^{-1} R| / |u| of the mean, in L2 of space and time, (...,).
+
+        The size of its error where A(z) is close to A0, seen in more shapes than the model has.
+        """
+        return self._certificate
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n_times, n_dofs) each.
+
+        Args:
+            level: probability with which it holds the solution, between 0 and 1.
+        """
+        return symmetric_interval(self.mean, self.std, self.shape, level)
+
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Trajectories, (*shape, ..., n_times, n_dofs)."""
+        var_a, scale = self._both
+        size, generator = check_shape(shape), None if seed is None else generator_of(seed)
+        weights = var_a.sqrt() * normal_like(var_a, size, generator)
+        found = []
+        for shapes, rest in zip(self._shapes_at, self._rest_at, strict=True):
+            std = scale[:, None] * rest.sqrt()
+            one = std * normal_like(std, size, generator)
+            one[..., self._free] += weights @ (self._v @ shapes).T
+            found.append(one)
+        error = torch.stack(found, dim=-2)
+        return self._shaped(self._mean + error, size)
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Log density of the free degrees of freedom of u at all times, (...,)."""
+        var_a, scale = self._both
+        u = u.detach().to("cpu", torch.float64).reshape(-1, *self._mean.shape[1:])
+        total, p = u.new_zeros(len(self._mean)), var_a.shape[1]
+        capacity = torch.eye(p, dtype=torch.float64).repeat(len(var_a), 1, 1)
+        right = u.new_zeros(len(var_a), p)
+        floor = (_FLOOR * self._mean.square().mean((1, 2)).sqrt()).square()[:, None]
+        for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
+            d = scale[:, None] ** 2 * rest[self._free] + floor
+            r = (u - self._mean)[:, k, self._free]
+            w = self._v @ shapes
+            scaled = w[None] / d[..., None]
+            capacity += var_a.sqrt()[:, :, None] * (w.T @ scaled) * var_a.sqrt()[:, None]
+            right += var_a.sqrt() * torch.einsum("np,bn->bp", w, r / d)
+            total -= 0.5 * ((r * r / d).sum(-1) + d.log().sum(-1))
+            total -= 0.5 * len(self._free) * math.log(2 * math.pi)
+        factor = torch.linalg.cholesky(capacity)
+        gain = torch.cholesky_solve(right[..., None], factor)[..., 0]
+        total += 0.5 * (right * gain).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+        return total.reshape(self._like.shape[:-1]).to(self._like)
+
+    def values(self, rows: sp.csr_matrix) -> Tensor:
+        """Means of linear functionals of u at all times, rows (n, n_times n_dofs) -> (..., n)."""
+        return self._of_rows(rows)[0].reshape(*self._like.shape[:-1], -1).to(self._like)
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Covariance of linear functionals, rows (k, n_times n_dofs) -> (..., k, k)."""
+        found = self.error_of(sp.csr_matrix(rows.detach().double().cpu().numpy())).dense()
+        return found.reshape(*self._like.shape[:-1], *found.shape[1:]).to(self._like)
+
+    def error_of(self, rows: sp.csr_matrix) -> LowRank:
+        """The same by its parts, for sparse rows and batches, float64 on the CPU."""
+        return self._of_rows(rows)[1]()
+
+    def _of_rows(self, rows: sp.csr_matrix) -> tuple[Tensor, Callable[[], LowRank]]:
+        """Means of rows, (batch, n), and a way to their covariance."""
+        problem = self._modes.steps.problem
+        own, touched = columns_of(rows)
+        place, dof = touched // problem.n_dofs, touched % problem.n_dofs
+        v = torch.zeros(len(dof), self._modes.steps.n, dtype=torch.float64)
+        number = torch.full((problem.n_dofs,), -1)
+        number[self._free] = torch.arange(len(self._free))
+        inside = number[dof] >= 0
+        v[inside] = self._v[number[dof[inside]]]
+        at = torch.from_numpy(self._at.toarray())[place]
+        c = torch.einsum("jk,bkm->bjm", at, self._c())
+        values = torch.einsum("bjm,jm->bj", c, v) + self._lift_at(at, dof)
+        h = torch.from_numpy(own.toarray())
+
+        def error() -> LowRank:
+            var_a, scale = self._both
+            modes = torch.einsum("jk,kmp,jm->jp", at, self._modes.phi, v)
+            groups = self._uncertainty().group.cpu()
+            rest = self._rest.double().cpu()[groups][:, dof]
+            rest = torch.einsum("jk,kj->j", at, rest)
+            return LowRank((h @ modes) * var_a.sqrt()[:, None], own, scale[:, None] ** 2 * rest)
+
+        return values @ h.T, error
+
+    # --- pieces --------------------------------------------------------------------------------
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        c, at = self._c(), torch.from_numpy(self._at.toarray())
+        found = self._nothing(len(c))
+        found[..., self._free] = (at @ c) @ self._v.T
+        lifts = self._lifts
+        if lifts is not None:
+            found += (at @ lifts) @ self._modes.steps.lifts
+        return found
+
+    @cached_property
+    def _lifts(self) -> Tensor | None:
+        """b at the steps, (batch, N, R); None where there are no Dirichlet values but zero."""
+        steps = self._modes.steps
+        if not len(steps.lifts):
+            return None
+        b = steps.drive(self._z).b
+        return b.expand(-1, steps.h + len(steps.ta), -1)[:, steps.h :]
+
+    def _lift_at(self, at: Tensor, dof: Tensor) -> Tensor:
+        """Dirichlet values at pairs of times, by rows of the steps, and dofs, (batch, n)."""
+        if self._lifts is None:
+            return self._z.new_zeros(len(self._z), len(dof))
+        lifts = self._modes.steps.lifts[:, dof]
+        return torch.einsum("jk,bkr,rj->bj", at, self._lifts, lifts)
+
+    @property
+    def _v(self) -> Tensor:
+        return self._modes.steps.v
+
+    @cached_property
+    def _free(self) -> Tensor:
+        return torch.from_numpy(self._modes.steps.problem.steady.free_dofs)
+
+    @property
+    def _shapes_at(self) -> Tensor:
+        """Phi at the times, (n_times, m, p)."""
+        at = torch.from_numpy(self._at.toarray())
+        return torch.tensordot(at, self._modes.phi, dims=1)
+
+    @property
+    def _rest(self) -> Tensor:
+        return self._uncertainty().rest_shape[self.level]
+
+    @property
+    def _rest_at(self) -> Tensor:
+        """Shape of the rest at the times, (n_times, n_dofs)."""
+        groups = self._uncertainty().group.cpu()
+        at = torch.from_numpy(self._at.toarray())
+        return at @ self._rest.double().cpu()[groups]
+
+    @cached_property
+    def _both(self) -> tuple[Tensor, Tensor]:
+        return self._variances()
+
+    @cached_property
+    def _certificate(self) -> Tensor:
+        return self._residual_norm()
+
+    def _nothing(self, n: int) -> Tensor:
+        n_dofs = self._modes.steps.problem.n_dofs
+        return torch.zeros(n, len(self.times), n_dofs, dtype=torch.float64)
+
+    def _shaped(self, u: Tensor, before: tuple[int, ...] = ()) -> Tensor:
+        return u.reshape(*before, *self._like.shape[:-1], *u.shape[-2:]).to(self._like)

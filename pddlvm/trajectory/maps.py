@@ -1,0 +1,80 @@
+"""The forward map of trajectories, and the likelihood that trains it.
+
+    q(c | z) = N(P(xi) + network(xi), diag(var(xi))),   P a polynomial, see `polynomials`
+    -log p(r^ = 0 | c, z) = |c - c*(z)|^2 / (2 eps^2 |c*|^2),   c* = G(z)^{-1} g(z)
+
+c are coefficients a of Phi relative to their size. The likelihood is that of the residual rho with
+covariance Sigma = eps^2 G G^T, and its solutions come from a pool of solved draws.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pddlvm.galerkin.maps import bounded
+from pddlvm.galerkin.solved_draws import SolvedPool
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.trajectory.modes import Modes
+from pddlvm.trajectory.polynomials import Monomials, degree_of
+
+__all__ = ["TrajectoryLikelihood", "TrajectoryMap"]
+
+_LEAST = 1e-30
+
+
+class TrajectoryMap(nn.Module):
+    """q(c | z).
+
+    Args:
+        network: xi (batch, d) -> mean, log variance (batch, p).
+        polynomial: P of all monomials, (n, p).
+        d: length of xi.
+    """
+
+    polynomial: Tensor
+
+    def __init__(self, network: nn.Module, polynomial: Tensor, d: int) -> None:
+        super().__init__()
+        self.network = network
+        self.monomials = Monomials(d, degree_of(d, len(polynomial)))
+        self.register_buffer("polynomial", polynomial)
+        if isinstance(network, NeuralGaussian):
+            # The polynomial is the better start of the mean.
+            p = polynomial.shape[1]
+            with torch.no_grad():
+                network.head.weight[:p] = 0
+                network.head.bias[:p] = 0
+
+    def forward(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of c, (batch, p) each."""
+        mean, log_variance = self.network(xi)
+        return mean + self.monomials(xi) @ self.polynomial, bounded(log_variance)
+
+
+class TrajectoryLikelihood:
+    """log p(r^ = 0 | c, z), up to a constant.
+
+    Args:
+        modes: the p x p equations.
+        unit: size of their coefficients.
+        tolerance: eps.
+        dtype: of the maps.
+    """
+
+    def __init__(self, modes: Modes, unit: float, tolerance: float, dtype: torch.dtype) -> None:
+        self.draws = _Solved(modes, unit, dtype)
+        self._tolerance = tolerance
+
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        """(batch,), of c (batch, p) at z, of standard parameters xi (batch, d)."""
+        solution = self.draws.solutions(xi.detach())
+        eps = self._tolerance * solution.norm(dim=-1).clamp(min=_LEAST)
+        return -0.5 * (c - solution).square().sum(-1) / eps**2
+
+
+class _Solved(SolvedPool):
+    def __init__(self, modes: Modes, unit: float, dtype: torch.dtype) -> None:
+        super().__init__(modes.steps.problem.prior, dtype)
+        self._modes, self._unit = modes, unit
+
+    def _solve(self, xi: Tensor) -> Tensor:
+        return self._modes.solve(self._prior.unstandardise(xi.double())) / self._unit

@@ -1,0 +1,355 @@
+"""The latent variable model of trajectories: u = lift + V Phi a, one unknown in space and time.
+
+See `pddlvm.latent.core` for the probabilistic program; its c is a relative to the size of a.
+"""
+
+from functools import cache, cached_property
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from pddlvm.basics.checks import (
+    check_count,
+    check_kind,
+    check_no_gradient,
+    check_predictions,
+    check_real,
+)
+from pddlvm.basics.errors import InputError
+from pddlvm.basics.grad_mode import out_of_inference
+from pddlvm.basics.random import check_seed, seeded
+from pddlvm.basics.unchanged import Unchanged
+from pddlvm.galerkin.gauss_newton import inverse_features
+from pddlvm.galerkin.maps import InverseMap
+from pddlvm.latent.core import LatentModel, Stage
+from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.inverse import Inverse, known_inverse
+from pddlvm.latent.networks import NeuralGaussian
+from pddlvm.latent.plausibility import Plausibility, judged
+from pddlvm.latent.rows import Rows
+from pddlvm.latent.seen import SeenValues
+from pddlvm.latent.sites import Draws
+from pddlvm.trajectory.forward import TrajectoryForward
+from pddlvm.trajectory.maps import TrajectoryLikelihood, TrajectoryMap
+from pddlvm.trajectory.modes import Modes
+from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
+from pddlvm.trajectory.seen import seen_values
+from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
+from pddlvm.transient.problem import TransientProblem
+
+__all__ = ["TrajectoryMaps"]
+
+_MOST_CORRECTIONS = 2
+_ADVICE = "train longer, or give noise_std where u is measured, interpolated or rounded"
+
+
+class TrajectoryMaps(LatentModel):
+    """Forward and inverse maps of a problem in time; see `TrajectoryModel`."""
+
+    uncorrected: ClassVar = {}
+    cheap_corrections = 1
+    calibration_share, batch_size = 0.1, 256
+    problem: TransientProblem
+    forward_map: TrajectoryMap
+    inverse_map: InverseMap
+    uncertainty: TrajectoryUncertainty
+    likelihood: TrajectoryLikelihood
+
+    @out_of_inference
+    def __init__(
+        self,
+        problem: TransientProblem,
+        *,
+        n_shapes: int | None = None,
+        n_modes: int | None = None,
+        tolerance: float = 1e-3,
+        forward_network: nn.Module | None = None,
+        inverse_network: nn.Module | None = None,
+        reduction: TrajectoryReduction | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        check_kind(TransientProblem, problem=problem)
+        for name, number in {"n_shapes": n_shapes, "n_modes": n_modes}.items():
+            if number is not None:
+                check_count(1, **{name: number})
+        check_real(0, tolerance=tolerance)
+        networks = {"forward_network": forward_network, "inverse_network": inverse_network}
+        check_kind(nn.Module | None, **networks)
+        check_kind(TrajectoryReduction | None, reduction=reduction)
+        check_kind(torch.dtype, dtype=dtype)
+        self.problem, self.objective = problem, "detached"
+        self.seed, self.tolerance = check_seed(seed), float(tolerance)
+        self.reduction = reduction or reduce_trajectories(
+            problem, n_shapes, n_modes, seed=seed, progress=progress
+        )
+        a = self.reduction.a
+        self.unit = float(a.square().sum(1).mean().sqrt())
+        d, p = problem.n_parameters, self.n_modes
+        with seeded(seed):
+            if forward_network is None:
+                log_variance = 2 * float(np.log(tolerance))
+                forward_network = NeuralGaussian(d, p, log_variance=log_variance)
+            if inverse_network is None:
+                inverse_network = NeuralGaussian(p + 1 + (2 * d if self.has_known else 0), d)
+            polynomial = self.reduction.polynomial / self.unit
+            self.forward_map = TrajectoryMap(forward_network, polynomial, d).to(dtype)
+            self.inverse_map = InverseMap(inverse_network, p + 1).to(dtype)
+            self.uncertainty = TrajectoryUncertainty(problem, p, dtype)
+        self.plausibility = Plausibility()
+        self.register_buffer("sigma_residual", torch.full((p,), self.tolerance, dtype=dtype))
+        c = a / self.unit
+        self.inverse_map.fit_scaling(c, c.new_zeros(len(c), 0))
+        self.likelihood = TrajectoryLikelihood(self.modes, self.unit, self.tolerance, dtype)
+
+    def __repr__(self) -> str:
+        return (
+            f"LatentVariableModel({self.problem!r}, {self.modes.steps.n} shapes, {self.n_modes} "
+            f"modes, calibrated={self.is_calibrated})"
+        )
+
+    @property
+    def modes(self) -> Modes:
+        """Phi and the p x p equations."""
+        return self.reduction.modes
+
+    @property
+    def n_modes(self) -> int:  # noqa: D102
+        return self.reduction.modes.n
+
+    @property
+    def draws(self) -> Draws:  # noqa: D102
+        return self.likelihood.draws
+
+    def stages(self, calibrate: bool) -> tuple[Stage, ...]:
+        """Both maps at once, by the whole ELBO."""
+        elbo = AntitheticELBO()
+
+        def loss(rows: Rows, generator: torch.Generator) -> Tensor:
+            total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
+            return total / rows.total
+
+        networks = self.forward_map, self.inverse_map
+        return (Stage("both maps", 1.0, networks, loss, self.likelihood.draws.solve),)
+
+    def read(  # noqa: D102
+        self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.inverse_map(c, c.new_zeros(len(c), 0), xi_known, known)
+        return mean, log_variance
+
+    # --- using the maps ------------------------------------------------------------------------
+
+    @out_of_inference
+    def forward(
+        self,
+        z: Tensor,
+        corrections: int = 0,
+        *,
+        times: "ArrayLike | Tensor | None" = None,
+    ) -> TrajectoryForward:
+        """Predict trajectories, with uncertainty.
+
+        Args:
+            z: parameters, (..., d), in the support of the prior.
+            corrections: 1 solves the p x p equations, 2 marches in the spatial basis.
+            times: where, (n_times,); by default at all steps. Between them it is linear.
+
+        Returns:
+            A Gaussian over u: `.mean`, `.std` (..., n_times, n_dofs), `.sample`, `.log_prob`,
+            `.residual_norm`. Its dtype and device are those of z. The error of the time stepping
+            (`problem.time_error()`) is not in it.
+
+        Raises:
+            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
+                times outside of the interval; corrections that there are not.
+            ConvergenceError: a prediction is not finite, far from where the map was trained.
+        """
+        z = self.problem.prior.check(check_no_gradient(z, "z"))
+        check_count(0, _MOST_CORRECTIONS, corrections=corrections)
+        return self.forward_of(z, corrections, times)
+
+    @torch.no_grad()
+    def forward_of(
+        self,
+        z: Tensor,
+        corrections: int,
+        times: "ArrayLike | Tensor | None" = None,
+        a: Tensor | None = None,
+    ) -> TrajectoryForward:
+        """The same, z not checked; a are the coefficients where they are known, (batch, p)."""
+        like, modes = self.sigma_residual, self.modes
+        flat = z.detach().to("cpu", torch.float64, copy=True).reshape(-1, z.shape[-1])
+        xi = self.problem.prior.standardise(flat).to(like)
+        log_variance = None
+        if corrections == 0:
+            c, log_variance = self.forward_map(xi)
+            a = self.unit * c.double().cpu() if a is None else a
+        elif a is None:
+            a = modes.solve(flat)
+        check_predictions(a, xi)
+        found, same = a, Unchanged(self.uncertainty)
+
+        @cache
+        @torch.no_grad()
+        def trajectory() -> Tensor:
+            if corrections < _MOST_CORRECTIONS:
+                return modes.expand(found)
+            return modes.steps.march(modes.steps.drive(flat))
+
+        @torch.no_grad()
+        def residual_norm() -> Tensor:
+            norm = self.reduction.certificate(trajectory(), flat)
+            return norm.reshape(z.shape[:-1]).to(z)
+
+        @torch.no_grad()
+        def variances() -> tuple[Tensor, Tensor]:
+            same().warn_if_not_fitted()
+            if not self.is_calibrated:
+                own = like.new_full((1,), -np.inf) if log_variance is None else log_variance
+                var_a = self.unit**2 * own.double().cpu().exp().expand_as(found)
+                return var_a, found.new_zeros(len(found))
+            return self.variances(xi, flat, found, corrections)
+
+        at, shown = self._at_steps, self.problem.times
+        if times is not None:
+            at, shown = self.problem.between(times), self.problem.check_times(times)
+        return TrajectoryForward(
+            times=shown,
+            coefficients=a.reshape(*z.shape[:-1], -1).to(z),
+            shape=self.uncertainty.forward_shape(corrections),
+            level=corrections,
+            _like=z.detach(),
+            _z=flat,
+            _modes=modes,
+            _c=trajectory,
+            _at=at,
+            _uncertainty=same,
+            _variances=variances,
+            _residual_norm=residual_norm,
+        )
+
+    @cached_property
+    def _at_steps(self) -> sp.csr_matrix:
+        return self.problem.between(self.problem.times)
+
+    def log_sizes(self, a: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """log |c|, and that of |rho| / |a| of the map as it is, (batch, 1) each, float64."""
+        size = a.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        if level:
+            return (size / self.unit).log(), torch.zeros_like(size)
+        rho = self.modes.residual(a, z).norm(dim=-1, keepdim=True) / size
+        return (size / self.unit).log(), rho.clamp(min=torch.finfo(torch.float64).eps).log()
+
+    def variances(self, xi: Tensor, z: Tensor, a: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Variances of a (batch, p), and scales of the rest (batch,), float64 on the CPU."""
+        log_size, log_residual = (x.to(xi) for x in self.log_sizes(a, z, level))
+        of_c, of_rest = self.uncertainty.forward_variances(xi, log_size, log_residual, level)
+        return self.unit**2 * of_c.double().cpu(), self.unit * of_rest[:, 0].double().cpu().sqrt()
+
+    def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        found = self.forward_of(z, 0)
+        return found.mean, found.std
+
+    def seen_values(self, z: Tensor, u: Tensor, corrections: int) -> SeenValues:  # noqa: D102
+        return seen_values(self, z, u, corrections)
+
+    def quick_answer(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The coefficients."""
+        return (self.forward(z).coefficients,)
+
+    def norm(self, u: Tensor) -> Tensor:
+        """|u| in L2 of space and time, times the density, (..., n_times, n_dofs) -> (...,)."""
+        u = self.problem.check_solution(u)
+        flat = u.detach().double().cpu().reshape(-1, u.shape[-1])
+        of_mass = torch.from_numpy((self.problem.mass @ flat.numpy().T).T)
+        squares = (flat * of_mass).sum(-1).reshape(*u.shape[:-1])
+        return (squares @ self.modes.steps.weights).clamp(min=0).sqrt().to(u.device)
+
+    def coefficients_of(self, u: Tensor) -> Tensor:
+        """c of trajectories (batch, n_times, n_dofs), (batch, p), float64 on the CPU."""
+        free = torch.from_numpy(self.problem.steady.free_dofs)
+        inside = u.detach().to("cpu", torch.float64)[..., free]
+        mass = self.reduction.mass @ self.modes.steps.v.numpy()
+        return self.modes.project(inside @ torch.from_numpy(mass)) / self.unit
+
+    @out_of_inference
+    def inverse(
+        self,
+        u: Tensor,
+        z_known: dict[str, Tensor] | None = None,
+        *,
+        noise_std: float | Tensor | None = None,
+    ) -> Inverse:
+        """Infer parameters from full trajectories, with uncertainty.
+
+        Args:
+            u: trajectories, (..., n_times, n_dofs), Dirichlet values included.
+            z_known: name of block -> its values, (..., size), for blocks that are known.
+            noise_std: not for trajectories; see Raises.
+
+        Returns:
+            A Gaussian over z: `.mean`, `.std` (..., d), `.sample`, `.log_prob`; `.misfit`,
+            `.p_value` (...,) and a `.verdict` in words. Its dtype and device are those of u.
+
+        Raises:
+            InputError: wrong shape, values that are not finite, a u that requires a gradient, or an
+                unknown block name; noise_std: observe points at times and use `infer`.
+        """
+        u = self.problem.check_solution(check_no_gradient(u, "u"))
+        if noise_std is not None:
+            raise InputError(
+                "noise_std is not for whole trajectories; observe them at points and times, "
+                "PointObservation(problem, points, noise_std=..., times=...), and use model.infer"
+            )
+        batch, like = u.shape[:-2], self.sigma_residual
+        xi_known, known = self.check_known(z_known, batch, u)
+        with torch.no_grad():
+            c = self.coefficients_of(u.reshape(-1, *self.problem.solution_shape))
+            mean, std = self.invert_coefficients(c.to(like), xi_known.to(like), known.to(like))
+            misfit = self.misfit(c, mean)
+        shape = self.uncertainty.inverse_shape(known.to(like), 0)
+        prior = self.problem.prior
+        found = known_inverse(mean.to(u), std.to(u), shape, xi_known, known, batch, prior)
+        return judged(found, misfit.to(u), self.plausibility.p_value(0, misfit.to(u)), _ADVICE)
+
+    def misfit(self, c: Tensor, xi: Tensor) -> Tensor:
+        """How badly xi explains coefficients, (batch,): distance of its solution, relative."""
+        z = self.problem.prior.unstandardise(xi.double().cpu())
+        found = self.modes.solve(z) / self.unit
+        return (found - c).norm(dim=-1) / c.norm(dim=-1).clamp(min=1e-30)
+
+    def invert(  # noqa: D102
+        self, u: Tensor, xi_known: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.invert_coefficients(
+            self.coefficients_of(u).to(self.sigma_residual), xi_known, known
+        )
+
+    def neural_inverse(self, c: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the inverse map alone, (batch, d) each."""
+        arguments = (xi_known, known) if self.has_known else (None, None)
+        mean, log_variance = self.read(c, c, *arguments)
+        mean = self.problem.prior.clamp_standard(mean)
+        return mean * (1 - known) + xi_known, log_variance
+
+    def invert_coefficients(
+        self, c: Tensor, xi_known: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of xi from coefficients, (batch, d) each."""
+        mean, log_variance = self.neural_inverse(c, xi_known, known)
+        features, base = inverse_features(mean, log_variance, None, known)
+        return mean, self.uncertainty.inverse_std(features, base, known, 0)
+
+    def refine(self, z: Tensor) -> Tensor:
+        """The finite element solutions, stepped: (..., n_times, n_dofs), float64.
+
+        Iterations on whole trajectories diverge, and a march needs no start.
+        """
+        return self.problem.solve(z)

@@ -1,0 +1,175 @@
+"""A linear problem in time as a sum of few operators, with coefficients at (z, t).
+
+    K(z, t) = sum_q theta_q(z, t) K_q,   g(z, t) = sum_p phi_p(z, t) g_p,   u_D = sum_r b_r L_r
+
+by empirical interpolation over draws of the prior of the steady problem, to which t is one more
+parameter (`pddlvm.weak.affine_term`): theta, phi and b are values at a few points.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pddlvm.basics.errors import ProblemError
+from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
+from pddlvm.transient.problem import TransientProblem
+from pddlvm.weak.affine_term import AffineTerm
+from pddlvm.weak.assembly import Assembler
+from pddlvm.weak.terms import TermEvaluator
+
+__all__ = ["Coefficients", "Parts", "find_parts"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+_N_DRAWS, _CHUNK = (160, 480), 16
+"""Of z and t, few first: twice the rank and more."""
+_SPREAD = 1.2
+"""Of draws, in deviations of the prior."""
+_TOLERANCE = 1e-6
+_BOUNDARY_TOLERANCE = 1e-9
+
+
+class Coefficients(nn.Module):
+    """theta, phi and b, float64 on the CPU; z below is that of the steady problem, (n, d).
+
+    Args:
+        problem: in time.
+        entries: of each term the magic entries of its tangents and of its loads.
+        boundary: magic degrees of freedom.
+    """
+
+    terms: list[AffineTerm]
+
+    def __init__(
+        self, problem: TransientProblem, entries: list[tuple[Index, Index]], boundary: Index
+    ) -> None:
+        super().__init__()
+        steady = problem.steady
+        self._operators = (steady.discretisation(torch.float64, torch.device("cpu")),)
+        self._prior = steady.prior
+        self.entries, self.boundary = entries, boundary
+        found = [
+            _affine(term, *pair)
+            for term, pair in zip(self._operators[0].terms, entries, strict=True)
+        ]
+        self.terms = cast(list[AffineTerm], nn.ModuleList(found))
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """theta (n, Q), phi (n, P), and b (n, R)."""
+        blocks, like = self._prior.split(z), z.new_zeros(len(z), 1)
+        theta = torch.cat([term.theta(like, blocks) for term in self.terms], dim=1)
+        phi = torch.cat([term.phi(like, blocks) for term in self.terms], dim=1)
+        if not len(self.boundary):
+            return theta, phi, z.new_zeros(len(z), 0)
+        b = [self._operators[0].lift(part)[:, self.boundary] for part in z.split(_CHUNK)]
+        return theta, phi, torch.cat(b)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The operators, on all degrees of freedom.
+
+    Attributes:
+        coefficients: of them.
+        matrices: K_q.
+        loads: g_p, (P, n_dofs).
+        lifts: L_r, (R, n_dofs).
+    """
+
+    coefficients: Coefficients
+    matrices: list[sp.csr_matrix]
+    loads: Array
+    lifts: Array
+
+
+def find_parts(problem: TransientProblem) -> Parts:
+    """Those of a linear problem.
+
+    Raises:
+        ProblemError: it is not linear, or takes too many parts.
+    """
+    if not problem.is_linear:
+        raise ProblemError(
+            f"problem {problem.name!r} is not linear in u, and models of problems in time are for "
+            "linear ones so far; problem.solve(z) steps it by finite elements"
+        )
+    steady = problem.steady
+    operators = steady.discretisation(torch.float64, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    xi = _SPREAD * steady.prior.sample_standard((_N_DRAWS[-1],), generator=generator).double()
+    z = steady.prior.unstandardise(steady.prior.clamp_standard(xi))
+    assembler = Assembler(steady.form.terms, np.arange(problem.n_dofs), problem.n_dofs)
+    nothing = [torch.zeros(t.weights.numel(), t.s, t.s).double() for t in operators.terms]
+    entries, matrices, loads = [], [], []
+    for i, term in enumerate(operators.terms):
+        tangent = _interpolate(problem, term, z, is_tangent=True)
+        load = _interpolate(problem, term, z, is_tangent=False)
+        entries.append((tangent.index, load.index))
+        for one in tangent.cardinal.T:
+            own = torch.from_numpy(one.reshape(-1, term.s, term.s)) * term.weights[:, None, None]
+            matrices.append(sp.csr_matrix(assembler([*nothing[:i], own, *nothing[i + 1 :]])))
+        fluxes = torch.from_numpy(load.cardinal.T.copy()).unflatten(1, (-1, term.s))
+        weighted = (term.weights[:, None] * fluxes).flatten(1)
+        loads.append(term.operator.adjoint(weighted).numpy())
+    lifts = torch.cat([operators.lift(part) for part in z.split(_CHUNK)]).numpy()
+    boundary = find_interpolation(lifts, _N_DRAWS[-1] // 2, tolerance=_BOUNDARY_TOLERANCE)
+    if boundary is None:
+        raise _too_many(problem)
+    coefficients = Coefficients(problem, entries, boundary.index)
+    return Parts(coefficients, matrices, np.concatenate(loads), boundary.cardinal.T.copy())
+
+
+def _interpolate(
+    problem: TransientProblem, term: TermEvaluator, z: Tensor, *, is_tangent: bool
+) -> Interpolation:
+    """Of the tangents of a term, or of its fluxes at u = 0, without their weights."""
+    for n_draws in _N_DRAWS:
+        values, used, size = _values(problem, term, z[:n_draws], is_tangent=is_tangent)
+        found = find_interpolation(values, n_draws // 2, tolerance=_TOLERANCE)
+        if found is not None:
+            cardinal = np.zeros((size, len(found.index)))
+            cardinal[used] = found.cardinal
+            return Interpolation(used[found.index].astype(np.int64), cardinal)
+    raise _too_many(problem)
+
+
+def _values(
+    problem: TransientProblem, term: TermEvaluator, z: Tensor, *, is_tangent: bool
+) -> tuple[Array, Index, int]:
+    """Values of draws, (n, n_used), which of the entries they are, and of how many."""
+    parts: list[Array] = []
+    used, size = np.zeros(0, dtype=np.int64), 0
+    for part in z.split(_CHUNK):
+        e = part.new_zeros(len(part), term.weights.numel(), term.s)
+        function = term.tangents_of if is_tangent else term.fluxes_of
+        values = function(e, problem.steady.prior.split(part)).flatten(2)
+        flat = (values / term.weights[:, None]).flatten(1).numpy()
+        if not parts:
+            # Most entries of a tangent are zero.
+            used = np.flatnonzero(flat.any(0))
+            size = flat.shape[1]
+        parts.append(flat[:, used])
+    return np.concatenate(parts), used, size
+
+
+def _too_many(problem: TransientProblem) -> ProblemError:
+    return ProblemError(
+        f"problem {problem.name!r} takes more than {_N_DRAWS[-1] // 2} operators: its coefficients "
+        "vary too freely with z and t; give fields fewer terms, or a longer correlation length"
+    )
+
+
+def _affine(term: TermEvaluator, tangent: Index, load: Index) -> AffineTerm:
+    """A term for its coefficients alone."""
+    n, s = term.weights.numel(), term.s
+    pair = (
+        Interpolation(tangent, np.zeros((n * s * s, len(tangent)))),
+        Interpolation(load, np.zeros((n * s, len(load)))),
+    )
+    return AffineTerm(term, *pair, np.zeros((n, s, 1)), torch.float64)

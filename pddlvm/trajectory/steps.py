@@ -1,0 +1,217 @@
+"""Trajectories in a spatial basis: batched marches of n equations, float64 on the CPU.
+
+    u_k = lift(z, t_k) + V c_k,   V^T M V = 1 on the free degrees of freedom,   c (h + N, n)
+
+    R_k = sum_j Ta_kj (c_j + M_L b_j) + sum_j Tb_kj (K(z, t_j) c_j + K_L(z, t_j) b_j + g(z, t_j))
+
+with K = sum_q theta_q K_q (see `pddlvm.trajectory.parts`). The columns of V are in the order of
+their weight in trajectories, so that the first m of them are a basis too.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from pddlvm.trajectory.parts import Coefficients
+from pddlvm.transient.problem import TransientProblem
+
+__all__ = ["Drive", "ReducedSteps"]
+
+_CHUNK = 64
+"""Trajectories that are marched at once."""
+_N_DRAWS, _ROUND_OFF = 8, 1e-11
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What drives trajectories of a batch, at each of the times that the problem reads: S of them.
+
+    S is h + N where fields read the time, else 1.
+
+    Attributes:
+        theta: (batch, S, Q).
+        phi: (batch, S, P).
+        b: (batch, S, R).
+        history: c of the history states, (batch, h, n).
+    """
+
+    theta: Tensor
+    phi: Tensor
+    b: Tensor
+    history: Tensor
+
+
+class ReducedSteps:
+    """The reduced steps of a linear problem.
+
+    Args:
+        problem: in time.
+        coefficients: theta, phi and b.
+        v: V, (n_free, n).
+        k: V^T K_q (V, L), (Q, n, n + R).
+        g: V^T g_p, (P, n).
+        mass_of_lift: V^T M L, (n, R).
+        lifts: L, (R, n_dofs).
+    """
+
+    def __init__(
+        self,
+        problem: TransientProblem,
+        coefficients: Coefficients,
+        v: Tensor,
+        k: Tensor,
+        g: Tensor,
+        mass_of_lift: Tensor,
+        lifts: Tensor,
+    ) -> None:
+        self.problem, self.coefficients = problem, coefficients
+        self.v, self.k, self.g = v, k, g
+        self.mass_of_lift, self.lifts = mass_of_lift, lifts
+        scheme = problem.scheme
+        self.ta, self.tb = (torch.from_numpy(t.toarray()) for t in (scheme.ta, scheme.tb))
+        self.weights = torch.from_numpy(scheme.weights)
+        self.h = scheme.n_history
+
+    @property
+    def n(self) -> int:
+        """Number of equations."""
+        return self.v.shape[1]
+
+    def first(self, m: int) -> "ReducedSteps":
+        """The same in the first m shapes."""
+        n = self.n
+        columns = [*range(m), *range(n, self.k.shape[2])]
+        return ReducedSteps(
+            self.problem,
+            self.coefficients,
+            self.v[:, :m].contiguous(),
+            self.k[:, :m][:, :, columns].contiguous(),
+            self.g[:, :m].contiguous(),
+            self.mass_of_lift[:m].contiguous(),
+            self.lifts,
+        )
+
+    def drive(self, z: Tensor) -> Drive:
+        """What drives the trajectories of parameters z, (batch, d)."""
+        rows = self.problem.state_rows(z)
+        if not self.problem.reads_time:
+            rows = rows[:, :1]
+        theta, phi, b = (
+            x.unflatten(0, rows.shape[:2]) for x in self.coefficients(rows.flatten(0, 1))
+        )
+        return Drive(theta, phi, b, self.history(z))
+
+    def history(self, z: Tensor) -> Tensor:
+        """c of the history states, (batch, h, n)."""
+        parts = self._affine_history
+        if parts is not None:
+            return torch.einsum("bw,whn->bhn", _with_one(z), parts)
+        return torch.cat([self._history(part) for part in z.split(_CHUNK)])
+
+    def march(self, drive: Drive) -> Tensor:
+        """c of the steps, (batch, N, n)."""
+        parts = [self._march(_slice(drive, i)) for i in range(0, len(drive.theta), _CHUNK)]
+        return torch.cat(parts) if parts else drive.history.new_zeros(0, len(self.ta), self.n)
+
+    def residual(self, drive: Drive, c: Tensor) -> Tensor:
+        """R of c (batch, N, n), (batch, N, n)."""
+        states = torch.cat([drive.history, c], dim=1)
+        total = torch.einsum("kj,bjn->bkn", self.ta, states) + self._mass_of_lift(drive)
+        flux = self._loads(drive).expand(-1, states.shape[1], -1)
+        for i, (theta, own) in enumerate(zip(drive.theta, states, strict=True)):
+            k = torch.einsum("sq,qij->sij", theta, self.k[..., : self.n])
+            moved = own @ k[0].T if len(k) == 1 else torch.einsum("sij,sj->si", k, own)
+            total[i] += self.tb @ (flux[i] + moved)
+        return total
+
+    def size(self, c: Tensor) -> Tensor:
+        """|c| = |u - lift| in the norm w x M, (batch,)."""
+        return torch.einsum("k,bkn,bkn->b", self.weights, c, c).sqrt()
+
+    def _march(self, drive: Drive) -> Tensor:
+        scheme = self.problem.scheme
+        n_steps, eye = len(self.ta), torch.eye(self.n, dtype=torch.float64)
+        moves = drive.theta.shape[1] > 1
+        flux = self._loads(drive).expand(-1, self.h + n_steps, -1)
+        known = torch.einsum("kj,bjn->bkn", self.tb, flux) + self._mass_of_lift(drive)
+        u = torch.cat([drive.history, torch.zeros_like(known)], dim=1)
+        of_u = torch.zeros_like(u)
+        solvers: dict[tuple[float, float], Tensor] = {}
+        k = self._stiffness(drive.theta[:, 0])
+        for j in range(self.h):
+            if bool(self.tb[:, j].any()):
+                at = self._stiffness(drive.theta[:, j]) if moves else k
+                of_u[:, j] = torch.einsum("bij,bj->bi", at, u[:, j])
+        for step, pair in enumerate(map(tuple, scheme.diagonals.tolist())):
+            j = self.h + step
+            past_a, past_b = self.ta[step, :j], self.tb[step, :j]
+            seen_a, seen_b = past_a.nonzero()[:, 0], past_b.nonzero()[:, 0]
+            b = known[:, step] + torch.einsum("j,bjn->bn", past_a[seen_a], u[:, seen_a])
+            if len(seen_b):
+                b = b + torch.einsum("j,bjn->bn", past_b[seen_b], of_u[:, seen_b])
+            if moves:
+                k = self._stiffness(drive.theta[:, j])
+                u[:, j] = -torch.linalg.solve(pair[0] * eye + pair[1] * k, b)
+            else:
+                if pair not in solvers:
+                    solvers = {pair: torch.linalg.inv(pair[0] * eye + pair[1] * k)}
+                u[:, j] = -torch.einsum("bij,bj->bi", solvers[pair], b)
+            if bool(self.tb[step + 1 :, j].any()):
+                of_u[:, j] = torch.einsum("bij,bj->bi", k, u[:, j])
+        return u[:, self.h :]
+
+    def _stiffness(self, theta: Tensor) -> Tensor:
+        """K, (batch, n, n), of theta (batch, Q)."""
+        k = self._k_own
+        return (theta @ k.flatten(1)).unflatten(1, k.shape[1:])
+
+    @cached_property
+    def _k_own(self) -> Tensor:
+        return self.k[..., : self.n].contiguous()
+
+    def _loads(self, drive: Drive) -> Tensor:
+        """g + K_L b, (batch, S, n)."""
+        total = drive.phi @ self.g
+        if drive.b.shape[2]:
+            of_lift = self.k[..., self.n :]
+            total = total + torch.einsum("bsq,bsr,qnr->bsn", drive.theta, drive.b, of_lift)
+        return total
+
+    def _mass_of_lift(self, drive: Drive) -> Tensor:
+        """sum_j Ta_kj M_L b_j, (batch, N, n)."""
+        b = drive.b.expand(-1, self.ta.shape[1], -1)
+        return torch.einsum("kj,bjr,nr->bkn", self.ta, b, self.mass_of_lift)
+
+    def _history(self, z: Tensor) -> Tensor:
+        free = torch.from_numpy(self.problem.steady.free_dofs)
+        return self.problem.history(z)[..., free] @ self._mass_v
+
+    @cached_property
+    def _mass_v(self) -> Tensor:
+        free = self.problem.steady.free_dofs
+        mass = sp.csr_matrix(self.problem.mass[free][:, free])
+        return torch.from_numpy(mass @ self.v.numpy())
+
+    @cached_property
+    def _affine_history(self) -> Tensor | None:
+        """Parts of the history states by (1, z), (1 + d, h, n); None where they are no such sum."""
+        d = self.problem.n_parameters
+        z = self.problem.prior.sample((1 + d + _N_DRAWS,), seed=0)
+        w, c = _with_one(z), self._history(z)
+        parts = np.linalg.lstsq(w[: 1 + d].numpy(), c[: 1 + d].flatten(1).numpy(), rcond=None)[0]
+        found = torch.from_numpy(parts)
+        left = (w @ found - c.flatten(1)).norm()
+        return found.unflatten(1, c.shape[1:]) if left <= _ROUND_OFF * c.norm() else None
+
+
+def _with_one(z: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(z[:, :1]), z], dim=1)
+
+
+def _slice(drive: Drive, first: int) -> Drive:
+    own = slice(first, first + _CHUNK)
+    return Drive(drive.theta[own], drive.phi[own], drive.b[own], drive.history[own])

@@ -1,0 +1,102 @@
+"""Reduced trajectories are those of the finite elements, for every kind of problem and scheme."""
+
+from functools import cache
+
+import parabolic
+import pytest
+import torch
+
+import pddlvm
+from pddlvm.trajectory.enrichment import full_error
+from pddlvm.trajectory.polynomials import Monomials, degree_of
+from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
+from problems import nonlinear_heat
+
+KINDS = ["heat", "moving", "advection", "boundary", "wave"]
+
+
+@cache
+def reduced(kind: str) -> TrajectoryReduction:
+    return reduce_trajectories(parabolic.make(kind), 16, 24)
+
+
+def relative(problem, c, v, u) -> float:
+    """Largest relative distance of V c to solutions on the free degrees of freedom."""
+    free = torch.from_numpy(problem.steady.free_dofs)
+    error = c @ v.T - u[..., free]
+    return float((error.flatten(1).norm(dim=1) / u.flatten(1).norm(dim=1)).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_marches_in_all_shapes_and_p_by_p_solutions_are_the_solutions(kind):
+    found = reduced(kind)
+    problem, z = found.problem, found.problem.prior.sample((4,), seed=5)
+    u, steps, modes = problem.solve(z), found.steps, found.modes
+    assert relative(problem, steps.march(steps.drive(z)), steps.v, u) < 2e-3
+    assert relative(problem, modes.expand(modes.solve(z)), modes.steps.v, u) < 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_residual_of_a_march_vanishes(kind):
+    found = reduced(kind)
+    z, steps = found.problem.prior.sample((3,), seed=6), found.modes.steps
+    drive = steps.drive(z)
+    c = steps.march(drive)
+    assert steps.residual(drive, c).abs().max() < 1e-9 * steps.residual(drive, 0 * c).abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_residual_of_the_modes_is_that_of_the_steps_tested_by_the_reference(kind):
+    found = reduced(kind)
+    z, modes = found.problem.prior.sample((3,), seed=7), found.modes
+    steps = modes.steps
+    a = torch.randn(3, modes.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    m = steps.n
+    own = TrajectoryReduction(steps, found.k0[:m, :m], modes, found.a, found.polynomial, (0, 0))
+    r = steps.residual(steps.drive(z), modes.expand(a))
+    expected = modes.project(own._solve_reference(r))
+    # The interpolation of theta over pairs is right to its tolerance.
+    torch.testing.assert_close(modes.residual(a, z), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_first_shapes_are_a_basis_too():
+    found = reduced("heat")
+    z, few = found.problem.prior.sample((2,), seed=1), found.steps.first(5)
+    drive, whole = few.drive(z), found.steps.drive(z)
+    torch.testing.assert_close(drive.history, whole.history[..., :5])
+    torch.testing.assert_close(
+        few.march(drive)[..., 0], found.steps.march(whole)[..., 0], rtol=0.05, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ["heat", "moving", "boundary", "wave"])
+def test_errors_on_the_mesh_are_errors(kind):
+    found = reduced(kind)
+    problem, few = found.problem, found.steps.first(4)
+    z = problem.prior.sample((3,), seed=2)
+    c = few.march(few.drive(z))
+    inside, e = full_error(few, found.reference, z, c)
+    free = torch.from_numpy(problem.steady.free_dofs)
+    true = (problem.solve(z)[..., free] - torch.from_numpy(inside)).flatten(1)
+    left = (true - torch.from_numpy(e).flatten(1)).norm(dim=1)
+    assert (left < 0.6 * true.norm(dim=1)).all()
+
+
+def test_modes_are_orthonormal_in_space_and_time():
+    modes = reduced("heat").modes
+    gram = torch.einsum("kmp,k,kmq->pq", modes.phi, modes.steps.weights, modes.phi)
+    torch.testing.assert_close(gram, torch.eye(modes.n, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_polynomials_are_near_the_solutions():
+    found = reduced("heat")
+    z = found.problem.prior.sample((20,), seed=3)
+    degree = degree_of(z.shape[1], len(found.polynomial))
+    monomials = Monomials(z.shape[1], degree)(found.problem.prior.standardise(z))
+    a = found.modes.solve(z)
+    assert (monomials @ found.polynomial - a).norm() < 1e-2 * a.norm()
+
+
+def test_a_nonlinear_problem_is_refused():
+    with pytest.raises(pddlvm.ProblemError, match="not linear in u"):
+        reduce_trajectories(nonlinear_heat.make(10, n_steps=5))
