@@ -22,6 +22,7 @@ from fake_device import DEVICE as NOT_THERE
 import pddlvm
 from pddlvm import fem, links, plot
 from pddlvm.cli.app import main
+from pddlvm.trajectory.reduction import reduce_trajectories
 
 IS_REAL = torch.cuda.is_available()
 DEVICE = torch.device("cuda:0") if IS_REAL else NOT_THERE
@@ -76,6 +77,26 @@ def diffusion():
 
 
 @cache
+def rod():
+    """u_t - (k u')' = 1 from a random start, u(1) = edge in time."""
+    space = fem.Space(fem.interval(6))
+    inside = space.interior()
+    steady = pddlvm.Problem(
+        "rod",
+        space,
+        [pddlvm.Energy(inside, lambda u, du, x, k: 0.5 * k * du[0] ** 2 - u)],
+        {
+            "k": pddlvm.Constant(pddlvm.Uniform(0.5, 1.0)),
+            "edge": pddlvm.Constant(pddlvm.Uniform(0.5, 1.0)),
+            "t": pddlvm.Time(1.0),
+        },
+        [pddlvm.Dirichlet("left"), pddlvm.Dirichlet("right", lambda x, edge, t: edge * t)],
+    )
+    stepping = pddlvm.Stepping(1.0, 5)
+    return pddlvm.TransientProblem(steady, stepping=stepping, initial=lambda x, edge: 0 * edge)
+
+
+@cache
 def reduction():
     return pddlvm.reduce(bar(), pddlvm.ResidualEnriched(n_modes=3))
 
@@ -89,7 +110,16 @@ def new_diffusion():
     return pddlvm.LatentVariableModel(diffusion(), points=points, n_functions=6)
 
 
-NEW = {"bar": new_bar, "diffusion": new_diffusion}
+@cache
+def reduced_trajectories():
+    return reduce_trajectories(rod(), 4, 6)
+
+
+def new_rod():
+    return pddlvm.LatentVariableModel(rod(), reduction=reduced_trajectories())
+
+
+NEW = {"bar": new_bar, "diffusion": new_diffusion, "rod": new_rod}
 
 
 @pytest.fixture(scope="module", params=NEW)
@@ -97,7 +127,7 @@ def model(request):
     """Calibrated; each test moves it to where it wants it."""
     found = NEW[request.param]()
     pddlvm.train(found, max_steps=N_STEPS, calibrate=False, device="cpu")
-    found.calibrate(32)
+    found.calibrate(64)
     return found
 
 
@@ -377,7 +407,7 @@ def test_a_training_on_the_device_is_resumed_bit_by_bit(name, tmp_path):
 
 @pytest.mark.slow
 def test_calibration_on_the_device(model):
-    model.to(DEVICE).calibrate(32, seed=4)
+    model.to(DEVICE).calibrate(64, seed=4)
     state = model.uncertainty.state_dict().values()
     assert {value.device for value in state} == {DEVICE}
     assert all(torch.isfinite(value).all() for value in state)
@@ -387,8 +417,8 @@ def test_calibration_on_the_device(model):
 def test_references_follow_the_model(model):
     if isinstance(model, pddlvm.GalerkinModel):
         pytest.skip("keeps none")
-    model.to(DEVICE).calibrate(32, seed=6)
-    model.cpu().calibrate(32, seed=6)
+    model.to(DEVICE).calibrate(64, seed=6)
+    model.cpu().calibrate(64, seed=6)
     assert model.forward(model.problem.prior.sample()).std.device == CPU
 
 
