@@ -7,6 +7,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from functools import cache
+from math import prod
 from unittest.mock import patch
 
 import matplotlib
@@ -158,7 +159,7 @@ def check(results, dtype=torch.float64):
 @pytest.mark.parametrize("corrections", [0, 1])
 def test_forward(model, solved, corrections):
     z, u = solved
-    rows = torch.ones(2, model.problem.n_dofs, dtype=torch.float64)
+    rows = torch.ones(2, prod(model.problem.solution_shape), dtype=torch.float64)
 
     def results(of_model, of_input):
         forward = model.to(of_model).forward(z.to(of_input), corrections)
@@ -301,7 +302,7 @@ def test_a_problem_in_strong_form_follows_z():
 
 
 def test_points_may_lie_anywhere(model, solved):
-    if isinstance(model.problem, pddlvm.Problem):
+    if not isinstance(model, pddlvm.CollocationModel):
         pytest.skip("has a mesh")
     points = model.problem.grid_points[10:13]
 
@@ -326,12 +327,13 @@ def test_observations_follow_u(model, solved, noise):
     problem = model.problem
     seen = torch.zeros(problem.n_dofs, dtype=torch.bool)
     seen[4:6] = True
+    times = [0.5] if isinstance(problem, pddlvm.TransientProblem) else None
     _, u = solved
     misfit = torch.tensor([[0.1, torch.nan], [0.2, 0.3]], dtype=torch.float64)
 
     def results(of_sensors, of_u):
         given = noise.to(of_sensors) if isinstance(noise, torch.Tensor) else noise
-        rows = pddlvm.mask_matrix(problem, seen.to(of_sensors))
+        rows = problem.seen_at(pddlvm.mask_matrix(problem, seen.to(of_sensors)), times)
         sensors = pddlvm.LinearObservation(problem, rows, given)
         data = sensors.simulate(u.to(of_u), seed=0)
         at = misfit.to(of_u)
@@ -361,6 +363,56 @@ def test_refine(model, solved):
         }
 
     check(results)
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    """Calibrated, and three z with their solutions."""
+    model = new_rod()
+    pddlvm.train(model, max_steps=N_STEPS, calibrate=False, device="cpu")
+    model.calibrate(64)
+    z = model.problem.prior.sample((3,), seed=5)
+    return model, z, model.problem.solve(z)
+
+
+def test_trajectories_follow_z_by_all_corrections_and_at_times(trajectories):
+    model, z, u = trajectories
+    times = torch.tensor([0.3, 0.9])
+
+    def results(of_model, of_input):
+        model.to(of_model)
+        two = model.forward(z.to(of_input), 2)
+        late = model.forward(z.to(of_input), 1, times=times.to(of_model))
+        return {
+            "mean": two.mean,
+            "std": two.std,
+            "residual_norm": two.residual_norm,
+            "coefficients": two.coefficients,
+            "log_prob": two.log_prob(u.to(of_model)),
+            "late mean": late.mean,
+            "late std": late.std,
+            "late sample": late.sample((2,), seed=1),
+            "late interval": late.interval()[0],
+            "norm": model.norm(u.to(of_input)),
+        }
+
+    check(results)
+    assert model.to(DEVICE).refine(z.to(DEVICE)).device == CPU
+
+
+def test_a_problem_in_time_follows_u_or_z(trajectories):
+    model, z, u = trajectories
+    problem, times = model.problem, torch.tensor([0.3, 0.9])
+
+    def results(of_z, of_u):
+        return {
+            "residual": problem.residual(u.to(of_u), z.to(of_z)),
+            "at": problem.at(z.to(of_u), times.to(of_z)),
+            "edge": problem.parameter_field(z.to(of_u), "edge"),
+        }
+
+    check(results)
+    assert problem.history(z.to(DEVICE)).device == problem.solve(z.to(DEVICE)).device == CPU
 
 
 class Interrupted(Exception):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import make_folder
 from pddlvm.cli.common import (
     AsJson,
@@ -66,6 +67,11 @@ def forward_command(
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     found = parameters(model.problem, z, table, draws, seed)
+    if out is not None and out.suffix == ".csv" and len(model.problem.solution_shape) > 1:
+        raise InputError(
+            "a .csv file has one state of each z, and these are trajectories; write a .pvd file, "
+            "which has all steps of one z"
+        )
     prediction = model.forward(found, corrections=corrections)
     if out is not None and out.suffix == ".csv":
         n = model.problem.n_dofs
@@ -79,8 +85,8 @@ def forward_command(
         {
             "z": found,
             "residual_norm": prediction.residual_norm,
-            "max_abs_mean": prediction.mean.abs().amax(-1),
-            "max_std": prediction.std.amax(-1),
+            "max_abs_mean": prediction.mean.abs().flatten(1).amax(-1),
+            "max_std": prediction.std.flatten(1).amax(-1),
             **({} if out is None else {"written": out}),
         },
         as_json,
@@ -89,7 +95,9 @@ def forward_command(
 
 def infer_command(
     run: RunFolder,
-    data: Annotated[Path, typer.Option(help="CSV table: coordinates, value, and perhaps std.")],
+    data: Annotated[
+        Path, typer.Option(help="CSV table: coordinates (in time t too), value, perhaps std.")
+    ],
     noise_std: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise, if not in the table.")
     ] = None,

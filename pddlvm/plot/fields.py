@@ -29,6 +29,7 @@ from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, figure_of, new_
 from pddlvm.plot.grids import space_time_panels
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.loop import TrainingResult
+from pddlvm.transient.problem import TransientProblem
 from pddlvm.validation.maps import ValidationReport
 from pddlvm.weak.problem import Problem
 
@@ -42,7 +43,7 @@ _LIGHT = np.array([-0.5, 0.6, 0.62])
 
 @kinds_checked
 def field(
-    problem: Problem,
+    problem: Problem | TransientProblem,
     values: Tensor,
     ax: Axes,
     *,
@@ -59,7 +60,7 @@ def field(
 
     Args:
         problem: owns the mesh.
-        values: (n_dofs,) or (n_cells,).
+        values: (n_dofs,) or (n_cells,); of a problem in time one state, as u[-1].
         ax: where to draw; a 3D axes for a 3D mesh, of which the outer surface is shown.
         title: of the axes.
         cmap: colour map.
@@ -139,6 +140,8 @@ def calibration(report: ValidationReport, ax: Axes) -> Axes:
 @kinds_checked
 def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = None) -> Figure:
     """One forward problem: reference and mean, and the true error beside the predicted sigma.
+
+    Of a problem in time on a mesh it is the last state.
 
     Args:
         model: a trained model.
@@ -242,7 +245,16 @@ def _forward_field(
     return whole(figure_of(panels[0]))
 
 
+def _forward_last(
+    problem: TransientProblem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
+) -> Figure:
+    found = _forward_panels(problem.steady, u[-1], mean[-1], std[-1], figure)
+    (figure or found).suptitle(f"t = {problem.times[-1]:g}")
+    return found
+
+
 _forward_panels.register(CollocationProblem, space_time_panels)
+_forward_panels.register(TransientProblem, _forward_last)
 
 
 def _one(problem: ParametricProblem, z: Tensor) -> Tensor:
@@ -262,13 +274,13 @@ def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> 
     return ax
 
 
-def _limits(problem: Problem, name: str, *fields: Tensor) -> tuple[float, float]:
+def _limits(problem: Problem | TransientProblem, name: str, *fields: Tensor) -> tuple[float, float]:
     """Smallest and largest value that is drawn."""
     drawn = [_magnitude(problem, f.detach().double().cpu().numpy(), name) for f in fields]
     return min(float(d.min()) for d in drawn), max(float(d.max()) for d in drawn)
 
 
-def _magnitude(problem: Problem, u: Array, name: str | None = None) -> Array:
+def _magnitude(problem: Problem | TransientProblem, u: Array, name: str | None = None) -> Array:
     """Length of the vector at each node; a scalar as it is. Of a field, by default the first."""
     dofs, space = field_of(problem.space, name or field_names(problem.space)[0])
     at_nodes = space.at_nodes(u[dofs])
@@ -277,7 +289,7 @@ def _magnitude(problem: Problem, u: Array, name: str | None = None) -> Array:
     return np.linalg.norm(at_nodes[:, :3], axis=1)
 
 
-def _moved(problem: Problem, warp: Tensor | None) -> Array:
+def _moved(problem: Problem | TransientProblem, warp: Tensor | None) -> Array:
     """Vertices (n_vertices, dim), displaced visibly by `warp`."""
     p = np.asarray(problem.space.mesh.p.T)
     if warp is None:
@@ -332,7 +344,7 @@ def _forward_line(
     return whole(figure)
 
 
-def _axes(problem: Problem, figure: AnyFigure | None) -> list[Axes]:
+def _axes(problem: Problem | TransientProblem, figure: AnyFigure | None) -> list[Axes]:
     """Four panels that suit the mesh."""
     size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
     solid = len(size) == 3

@@ -71,10 +71,10 @@ def export_maps(model: LatentModel, folder: Path, format: Format) -> Exported:
         format: "onnx" (.onnx, needs the extra `export`), or "torch" (.pt2, for torch.export.load).
 
     Raises:
-        InputError: no such format or folder, missing packages, operations that the format does not
-            have, or a file that differs from the model by more than 1e-4, or than four times the
-            model's own rounding where that is more (and by more than 1e-2 in any case). No file is
-            written then.
+        InputError: no such format or folder, a model of trajectories, missing packages, operations
+            that the format does not have, or a file that differs from the model by more than 1e-4,
+            or than four times the model's own rounding where that is more (and by more than 1e-2
+            in any case). No file is written then.
     """
     check_kind(LatentModel, model=model)
     folder = check_path(folder)
@@ -181,6 +181,9 @@ def _compiled(task: _Task, format: Format) -> tuple[bytes, Outputs]:
                 graph, (x[: RECORDED[0]],), dynamic_shapes=({0: batch},), strict=False
             )
             return _onnx(program, task.variable, x) if format == "onnx" else _pt2(program, x)
+    except InputError:
+        # The model has said what it cannot do.
+        raise
     except Exception as error:
         # What a tracer, or a runtime, does not know fails in many ways inside of them.
         cause: BaseException = error

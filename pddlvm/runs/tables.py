@@ -3,6 +3,7 @@
     parameters     one column per parameter, one row per z
     measurements   coordinates (x, y, ...), then value, and perhaps std; one row per sensor
 
+Of a problem in time on a mesh t is a coordinate too: a row per sensor and time.
 Of a vector-valued u there are columns value_0, value_1, ... instead of value. A value that is
 empty, NaN, NA, #N/A, null, none or - was not measured. Columns may be parted by commas, semicolons,
 tabs or white space; numbers may have decimal commas where columns are parted otherwise. Lines that
@@ -17,13 +18,16 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_text
 from pddlvm.parameters.problem import ParametricProblem
-from pddlvm.sensors.observation import PointObservation
+from pddlvm.sensors.observation import LinearObservation, PointObservation
 
 __all__ = ["Measurements", "number", "read_measurements", "read_parameters", "write_table"]
 
@@ -43,7 +47,7 @@ class Measurements:
         y: (n,), NaN where nothing was measured.
     """
 
-    observation: PointObservation
+    observation: LinearObservation
     y: Tensor
 
 
@@ -67,7 +71,7 @@ def read_measurements(
     """Sensors and data.
 
     Args:
-        path: of the table.
+        path: of the table; of a problem in time on a mesh it has a column t.
         problem: what is measured.
         noise_std: of all sensors, where the table has no column std.
         field: of a solution that has several, the one that was measured.
@@ -77,9 +81,12 @@ def read_measurements(
             the domain, no noise or two.
         ProblemError: there is no such field.
     """
-    names = problem.coordinates
+    dim, names = len(problem.coordinates), problem.coordinates
+    if len(problem.solution_shape) > 1:
+        names = (*names, "t")
     table = _read(path).named((*names, "value", "std"))
-    points = table.numbers(names)
+    places = table.numbers(names)
+    points, times = places[:, :dim], places[:, dim:]
     n = problem.evaluation(points[:1].numpy(), field).shape[0]
     values = ("value",) if n == 1 else tuple(f"value_{i}" for i in range(n))
     table = table.named(values)
@@ -94,10 +101,28 @@ def read_measurements(
         raise InputError(
             "the noise must be given once: by a column std of the table, or by --noise-std"
         )
+    noise: float | Tensor
     if noise_std is not None:
-        return Measurements(PointObservation(problem, points.numpy(), noise_std, field), data)
-    noise = table.numbers(("std",))[:, 0].repeat_interleave(n)
-    return Measurements(PointObservation(problem, points.numpy(), noise, field), data)
+        noise = noise_std
+    else:
+        noise = table.numbers(("std",))[:, 0].repeat_interleave(n)
+    if not times.numel():
+        return Measurements(PointObservation(problem, points.numpy(), noise, field), data)
+    rows = problem.evaluation(points.numpy(), field)
+    matrix = _at_own_times(problem, rows, times[:, 0].repeat_interleave(n).numpy())
+    return Measurements(LinearObservation(problem, matrix, noise), data)
+
+
+def _at_own_times(
+    problem: ParametricProblem, rows: sp.csr_matrix, times: NDArray[np.float64]
+) -> sp.csr_matrix:
+    """Rows that read u, (n, n_dofs), each at a time of its own (n,): on whole trajectories."""
+    parts, order = [], []
+    for time in np.unique(times):
+        own = np.flatnonzero(times == time)
+        parts.append(problem.seen_at(rows[own], [time]))
+        order.append(own)
+    return sp.csr_matrix(sp.vstack(parts, format="csr")[np.argsort(np.concatenate(order))])
 
 
 def write_table(path: Path, names: list[str], values: Tensor) -> None:

@@ -160,9 +160,15 @@ class LinearObservation(Observation):
         rows = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
         n_values = prod(problem.solution_shape)
         if rows.shape[1] != n_values:
-            per = "value" if len(problem.solution_shape) > 1 else "degree of freedom"
+            per, advice = "degree of freedom", ""
+            if len(problem.solution_shape) > 1:
+                per, advice = (
+                    "value",
+                    "; rows of one state read times by problem.seen_at(rows, times)",
+                )
             raise InputError(
-                f"the matrix must have {n_values} columns, one per {per}, got shape {rows.shape}"
+                f"the matrix must have {n_values} columns, one per {per}, got shape "
+                f"{rows.shape}{advice}"
             )
         if not np.isfinite(rows.data).all():
             raise InputError("the matrix has values that are not finite")
@@ -225,6 +231,9 @@ class FunctionObservation(Observation):
         function: differentiable torch function (..., n_dofs) -> (..., n).
         n: number of values.
         noise_std: see `Observation`.
+
+    Raises:
+        InputError: a function that does not give such values, or a problem in time on a mesh.
     """
 
     def __init__(
@@ -236,6 +245,12 @@ class FunctionObservation(Observation):
     ) -> None:
         check_sensors(n)
         check_kind(Callable, function=function)  # type: ignore[arg-type]
+        check_kind(ParametricProblem, problem=problem)
+        if len(problem.solution_shape) > 1:
+            raise InputError(
+                f"problem {problem.name!r} is one in time, whose data are linear in u so far: take "
+                "PointObservation(problem, points, noise_std, times=...), or a LinearObservation"
+            )
         super().__init__(problem, n, noise_std)
         self.function = function
         try:

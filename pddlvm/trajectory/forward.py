@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.basics.checks import check_shape
+from pddlvm.basics.checks import broadcast_batch, check_finite, check_shape, check_vectors
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.latent.error_shape import ErrorShape
@@ -104,16 +105,24 @@ class TrajectoryForward:
         return self._shaped(self._mean + error, size)
 
     def log_prob(self, u: Tensor) -> Tensor:
-        """Log density of the free degrees of freedom of u at all times, (...,)."""
+        """Log density of the free degrees of freedom of u at the times, (...,).
+
+        Args:
+            u: (..., n_times, n_dofs), at the times of this answer.
+
+        Raises:
+            InputError: a u of another shape, or with values that are not finite.
+        """
         var_a, scale = self._both
-        u = u.detach().to("cpu", torch.float64).reshape(-1, *self._mean.shape[1:])
-        total, p = u.new_zeros(len(self._mean)), var_a.shape[1]
+        u, batch = self._checked(u)
+        total, p = u.new_zeros(len(u)), var_a.shape[1]
+        mean, scale, var_a = (self._spread(x, batch) for x in (self._mean, scale, var_a))
         capacity = torch.eye(p, dtype=torch.float64).repeat(len(var_a), 1, 1)
         right = u.new_zeros(len(var_a), p)
-        floor = (_FLOOR * self._mean.square().mean((1, 2)).sqrt()).square()[:, None]
+        floor = (_FLOOR * mean.square().mean((1, 2)).sqrt()).square()[:, None]
         for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
             d = scale[:, None] ** 2 * rest[self._free] + floor
-            r = (u - self._mean)[:, k, self._free]
+            r = (u - mean)[:, k, self._free]
             w = self._v @ shapes
             scaled = w[None] / d[..., None]
             capacity += var_a.sqrt()[:, :, None] * (w.T @ scaled) * var_a.sqrt()[:, None]
@@ -123,14 +132,21 @@ class TrajectoryForward:
         factor = torch.linalg.cholesky(capacity)
         gain = torch.cholesky_solve(right[..., None], factor)[..., 0]
         total += 0.5 * (right * gain).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-        return total.reshape(self._like.shape[:-1]).to(self._like)
+        return total.reshape(batch).to(self._like)
 
     def values(self, rows: sp.csr_matrix) -> Tensor:
         """Means of linear functionals of u at all times, rows (n, n_times n_dofs) -> (..., n)."""
-        return self._of_rows(rows)[0].reshape(*self._like.shape[:-1], -1).to(self._like)
+        found = self._of_rows(rows)[0]
+        return found.reshape(*self._like.shape[:-1], found.shape[-1]).to(self._like)
 
     def covariance(self, rows: Tensor) -> Tensor:
-        """Covariance of linear functionals, rows (k, n_times n_dofs) -> (..., k, k)."""
+        """Covariance of linear functionals of u at the times, (k, n_times n_dofs) -> (..., k, k).
+
+        Raises:
+            InputError: rows of another length.
+        """
+        n = len(self.times) * self._modes.steps.problem.n_dofs
+        rows = check_vectors(rows, "rows", n, f"have {n} values, n_times n_dofs of this answer")
         found = self.error_of(sp.csr_matrix(rows.detach().double().cpu().numpy())).dense()
         return found.reshape(*self._like.shape[:-1], *found.shape[1:]).to(self._like)
 
@@ -162,6 +178,23 @@ class TrajectoryForward:
             return LowRank((h @ modes) * var_a.sqrt()[:, None], own, scale[:, None] ** 2 * rest)
 
         return values @ h.T, error
+
+    def _checked(self, u: Tensor) -> tuple[Tensor, torch.Size]:
+        """Of each pair of u and z a row, (batch, n_times, n_dofs), and the shape of the batch."""
+        n_times, n_dofs = self._mean.shape[1:]
+        has = f"have {n_times} times and {n_dofs} degrees of freedom on its last two axes"
+        u = check_finite(check_vectors(u, "u", n_dofs, has), "u")
+        if u.ndim < 2 or u.shape[-2] != n_times:
+            raise InputError(f"u must {has}, got shape {tuple(u.shape)}")
+        batch = broadcast_batch(u=u[..., 0], z=self._like)
+        u = u.detach().to("cpu", torch.float64).expand(*batch, n_times, n_dofs)
+        return u.reshape(math.prod(batch), n_times, n_dofs), batch
+
+    def _spread(self, x: Tensor, batch: torch.Size) -> Tensor:
+        """Of each z -> of each pair of u and z."""
+        own = x.shape[1:]
+        whole = x.reshape((*self._like.shape[:-1], *own)).expand((*batch, *own))
+        return whole.reshape((math.prod(batch), *own))
 
     # --- pieces --------------------------------------------------------------------------------
 

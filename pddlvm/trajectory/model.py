@@ -84,6 +84,8 @@ class TrajectoryMaps(LatentModel):
         check_kind(nn.Module | None, **networks)
         check_kind(TrajectoryReduction | None, reduction=reduction)
         check_kind(torch.dtype, dtype=dtype)
+        if reduction is not None:
+            _check_reduction(reduction, problem, n_shapes, n_modes)
         self.problem, self.objective = problem, "detached"
         self.seed, self.tolerance = check_seed(seed), float(tolerance)
         self.reduction = reduction or reduce_trajectories(
@@ -222,7 +224,7 @@ class TrajectoryMaps(LatentModel):
             at, shown = self.problem.between(times), self.problem.check_times(times)
         return TrajectoryForward(
             times=shown,
-            coefficients=a.reshape(*z.shape[:-1], -1).to(z),
+            coefficients=a.reshape(*z.shape[:-1], a.shape[-1]).to(z),
             shape=self.uncertainty.forward_shape(corrections),
             level=corrections,
             _like=z.detach(),
@@ -254,8 +256,11 @@ class TrajectoryMaps(LatentModel):
         return self.unit**2 * of_c.double().cpu(), self.unit * of_rest[:, 0].double().cpu().sqrt()
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        found = self.forward_of(z, 0)
-        return found.mean, found.std
+        raise InputError(
+            "maps of trajectories cannot be written for other programs: their states are put "
+            "together in float64, outside of what a graph records; model.save(path) keeps them, "
+            "and model.to_pvd(path, z) writes trajectories"
+        )
 
     def seen_values(self, z: Tensor, u: Tensor, corrections: int) -> SeenValues:  # noqa: D102
         return seen_values(self, z, u, corrections)
@@ -353,3 +358,21 @@ class TrajectoryMaps(LatentModel):
         Iterations on whole trajectories diverge, and a march needs no start.
         """
         return self.problem.solve(z)
+
+
+def _check_reduction(
+    reduction: TrajectoryReduction,
+    problem: TransientProblem,
+    n_shapes: int | None,
+    n_modes: int | None,
+) -> None:
+    if n_shapes is not None or n_modes is not None:
+        raise InputError(
+            "a reduction has shapes and modes already: give n_shapes and n_modes to "
+            "reduce_trajectories, or leave the reduction out"
+        )
+    if reduction.problem.fingerprint != problem.fingerprint:
+        raise InputError(
+            f"the reduction is that of {reduction.problem!r}, not of {problem!r}; make one by "
+            "reduce_trajectories(problem), or leave it out"
+        )
