@@ -1,5 +1,6 @@
-"""Two models that are made in no time, whose functions can be pickled."""
+"""Models that are made in no time, whose functions can be pickled."""
 
+import parabolic
 import torch
 
 import pddlvm
@@ -30,3 +31,7 @@ def strong():
         nodes=(8, 6),
     )
     return pddlvm.LatentVariableModel(problem, n_functions=8, points=pddlvm.AdaptivePoints(16))
+
+
+def in_time():
+    return pddlvm.LatentVariableModel(parabolic.make("heat", 4, 6), n_shapes=4, n_modes=6)

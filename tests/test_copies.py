@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.multiprocessing
-from small import galerkin, strong
+from small import galerkin, in_time, strong
 
 import pddlvm
 from pddlvm import fem
@@ -134,12 +134,13 @@ def skew():
         pytest.param(galerkin, id="finite elements"),
         pytest.param(skew, id="not symmetric", marks=pytest.mark.slow),
         pytest.param(strong, id="strong form"),
+        pytest.param(in_time, id="in time"),
     ],
 )
 def model(request):
     trained = request.param()
     pddlvm.train(trained, max_steps=4, calibrate=False, device="cpu")
-    trained.calibrate(32)
+    trained.calibrate(64)
     return trained
 
 

@@ -13,7 +13,7 @@ from problems import poisson
 POINTS = [[0.25, 0.25], [0.5, 0.5]]
 
 
-@pytest.fixture(scope="module", params=[small.galerkin, small.strong])
+@pytest.fixture(scope="module", params=[small.galerkin, small.strong, small.in_time])
 def model(request):
     made = request.param()
     pddlvm.train(made, max_steps=1, calibrate=False)
@@ -142,7 +142,7 @@ def test_a_number_is_a_shape(model, z, u):
 
 @pytest.mark.parametrize("method", ["laplace", "variational", "nuts", "exact", "amortized"])
 def test_no_data_set_is_refused(model, u, observation, method):
-    with pytest.raises(pddlvm.InputError, match=r"no data set, its shape is \(0, 2\)"):
+    with pytest.raises(pddlvm.InputError, match=r"no data set, its shape is \(0, \d+\)"):
         model.infer(observation.apply(u)[:0], observation, method=method)
 
 
@@ -152,7 +152,7 @@ modes = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 
 
 @modes
-@pytest.mark.parametrize("make", [small.galerkin, small.strong])
+@pytest.mark.parametrize("make", [small.galerkin, small.strong, small.in_time])
 def test_training_is_the_same_without_gradients_around(make, mode):
     expected = make()
     pddlvm.train(expected, max_steps=2, calibrate=False)
@@ -174,12 +174,18 @@ def test_derivatives_can_be_taken_wherever_we_are_called():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["laplace", "variational", "nuts", "exact"])
-def test_inference_is_the_same_in_inference_mode(method):
-    model = small.galerkin()
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [
+        *((small.galerkin, method) for method in ("laplace", "variational", "nuts", "exact")),
+        *((small.in_time, method) for method in ("laplace", "variational", "nuts")),
+    ],
+)
+def test_inference_is_the_same_in_inference_mode(make, method):
+    model = make()
     # Next to nothing is learnt from these data: trajectories are short.
     observation = pddlvm.PointObservation(model.problem, POINTS, noise_std=10.0)
-    y = torch.tensor([0.5, 0.5])
+    y = torch.full((observation.n,), 0.5)
     options = {"method": method, "n_samples": 4, "n_chains": 1}
     expected = model.infer(y, observation, **options)
     with torch.inference_mode():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import torch
 from torch.distributions import Distribution
 
@@ -51,6 +52,19 @@ def test_nuts_leaves_the_validation_of_distributions(validates: bool, model, mon
     observation = pddlvm.PointObservation(model.problem, [0.0], 0.1)
     model.infer(torch.zeros(1).double(), observation, "nuts", n_samples=8, n_chains=2)
     assert Distribution._validate_args is validates
+
+
+@pytest.mark.parametrize("make", [small.galerkin, small.strong, small.in_time])
+def test_a_model_takes_no_random_numbers_of_the_user(make, tmp_path: Path):
+    before = torch.get_rng_state()
+    model = make()
+    pddlvm.train(model, max_steps=1, calibrate=False)
+    z = model.problem.prior.sample((2,), seed=0)
+    model.forward(z, 1).sample(seed=0)
+    pddlvm.validate(model, 2)
+    model.save(tmp_path / "model.pt")
+    pddlvm.load(tmp_path / "model.pt", model.problem)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_to_load_a_model_draws_no_random_numbers(model, tmp_path: Path):

@@ -107,6 +107,46 @@ Z = torch.tensor([0.5, 0.5], dtype=torch.float64)
 LINE = poisson.make_1d(4)
 MODEL = small.galerkin()
 CURVE = pddlvm.Box(x=(0.0, 1.0)).start("x")
+ROD = small.in_time()
+IN_TIME = ROD.problem
+Z_ROD = IN_TIME.prior.sample(seed=0)
+
+
+def in_time(**changes):
+    options = {"stepping": IN_TIME.stepping, "initial": 0.0} | changes
+    return pddlvm.TransientProblem(IN_TIME.steady, **options)
+
+
+NUMBERS |= {
+    "end": lambda v, _: pddlvm.Stepping(v, 2),
+    "end of Time": lambda v, _: pddlvm.Time(v),
+    "ratio": lambda v, _: pddlvm.Stepping.graded(1.0, 10, ratio=v),
+    "tolerance": lambda v, _: pddlvm.LatentVariableModel(IN_TIME, tolerance=v),
+}
+COUNTS |= {
+    "n_steps": lambda v, _: pddlvm.Stepping(1.0, v),
+    "n_levels": lambda v, _: pddlvm.Stepping.graded(1.0, 10, n_levels=v),
+    "n_samples": lambda v, _: IN_TIME.time_error(v),
+    "n_shapes of a trajectory": lambda v, _: pddlvm.LatentVariableModel(IN_TIME, n_shapes=v),
+    "n_modes of a trajectory": lambda v, _: pddlvm.LatentVariableModel(IN_TIME, n_modes=v),
+    "corrections of a trajectory": lambda v, _: ROD.forward(Z_ROD, v),
+}
+OBJECTS |= {
+    "method": lambda v, _: pddlvm.Stepping(1.0, 2, v),
+    "steady": lambda v, _: pddlvm.TransientProblem(v, stepping=IN_TIME.stepping),
+    "stepping": lambda v, _: in_time(stepping=v),
+    "z of a history": lambda v, _: IN_TIME.history(v),
+    "u of a residual": lambda v, _: IN_TIME.residual(v, Z_ROD),
+    "reduction of trajectories": lambda v, _: pddlvm.LatentVariableModel(IN_TIME, reduction=v),
+    "z of a trajectory": lambda v, _: ROD.forward(v),
+    "times of a trajectory": lambda v, _: ROD.forward(Z_ROD, times=v),
+    "u of a density": lambda v, _: ROD.forward(Z_ROD).log_prob(v),
+    "rows": lambda v, _: ROD.forward(Z_ROD).covariance(v),
+    "trajectory": lambda v, _: ROD.inverse(v),
+    "norm": lambda v, _: ROD.norm(v),
+    "z to step": lambda v, _: ROD.refine(v),
+    "sensors of a trajectory": lambda v, _: ROD.infer(torch.zeros(2), v),
+}
 NUMBERS |= {
     "tolerance of a condition": lambda v, _: pddlvm.Condition(CURVE, torch.abs, v),
     "df": lambda v, _: pddlvm.StudentT(0.1, 2, v),
@@ -233,7 +273,8 @@ def test_what_is_no_number_is_refused_by_name(name, problem):
 def test_what_is_no_count_is_refused_by_name(name, problem):
     for value in NO_COUNT:
         # Without a seed every draw is another one.
-        if not (value is None and name.startswith(("seed", "quadrature", "batch"))):
+        may_be_none = ("seed", "quadrature", "batch", "n_shapes", "n_modes of a")
+        if not (value is None and name.startswith(may_be_none)):
             assert name.split(" ")[0] in refused(COUNTS[name], value, problem)
 
 

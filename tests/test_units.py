@@ -84,14 +84,40 @@ def heat(size: float = 1.0, length: float = 1.0, offset: float = 0.0) -> pddlvm.
     )
 
 
+def warming(load: float = 1.0, length: float = 1.0) -> pddlvm.TransientProblem:
+    """u_t - div(k grad u) = load from rest, on a mesh, in units of time that go with the length."""
+    space, end = square(length), 0.5 * length**2
+    steady = pddlvm.Problem(
+        "warming",
+        space,
+        terms=[
+            pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * (du * du).sum()),
+            pddlvm.Energy(space.interior(), lambda u, du, x, f: -load * f * u),
+        ],
+        fields={
+            "k": pddlvm.Constant(pddlvm.Uniform(0.5, 2.0)),
+            "f": pddlvm.Constant(pddlvm.Uniform(0.5, 2.0)),
+            "g": pddlvm.Constant(pddlvm.Uniform(0.1, 0.2)),
+            "t": pddlvm.Time(end),
+        },
+        dirichlet=[
+            pddlvm.Dirichlet("left"),
+            pddlvm.Dirichlet("right", lambda x, g, t: load * g * t),
+        ],
+    )
+    return pddlvm.TransientProblem(steady, stepping=pddlvm.Stepping(end, 8))
+
+
 def trained(problem, calibrate: bool = False) -> pddlvm.LatentVariableModel:
     if isinstance(problem, pddlvm.CollocationProblem):
         model = pddlvm.LatentVariableModel(problem, points=pddlvm.Sobol(32), n_functions=12, seed=0)
+    elif isinstance(problem, pddlvm.TransientProblem):
+        model = pddlvm.LatentVariableModel(problem, n_shapes=4, n_modes=6, seed=0)
     else:
         model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(3), seed=0)
     pddlvm.train(model, max_steps=4, batch_size=32, calibrate=False)
     if calibrate:
-        model.calibrate(32)
+        model.calibrate(64)
     return model
 
 
@@ -100,12 +126,12 @@ def figures(model: pddlvm.LatentVariableModel, offset: float = 0.0) -> dict[str,
     problem = model.problem
     z = problem.prior.sample((6,), seed=1)
     u = problem.solve(z)
-    size = (u - offset).norm(dim=1).mean()
+    size = (u - offset).flatten(1).norm(dim=1).mean()
     found = {}
     for corrections in (0, 1):
         forward = model.forward(z, corrections)
-        found[f"error {corrections}"] = (forward.mean - u).norm(dim=1) / size
-        found[f"std {corrections}"] = forward.std.norm(dim=1) / size
+        found[f"error {corrections}"] = (forward.mean - u).flatten(1).norm(dim=1) / size
+        found[f"std {corrections}"] = forward.std.flatten(1).norm(dim=1) / size
     found["sample"] = (model.forward(z).sample(seed=0) - offset) / size
     found["certificate"] = model.forward(z).residual_norm
     if isinstance(model, pddlvm.GalerkinModel):
@@ -114,7 +140,7 @@ def figures(model: pddlvm.LatentVariableModel, offset: float = 0.0) -> dict[str,
         refined = model.refine(z)
         found["refined"] = (refined.u - u).norm(dim=1) / size
     std = 0.05 * float((u - offset).abs().max())
-    sensors = pddlvm.LinearObservation(problem, torch.eye(problem.n_dofs)[10:15], std)
+    sensors = pddlvm.LinearObservation(problem, torch.eye(u[0].numel())[10:15], std)
     posterior = model.infer(sensors.apply(u[0]), sensors, "laplace")
     found["posterior"], found["posterior std"] = posterior.mean, posterior.std
     return found
@@ -142,6 +168,7 @@ CASES = [
     *((nonlinear, {"load": size}) for size in (1 / Q, Q)),
     *((nonlinear, {"length": size}) for size in (1 / P, P)),
 ]
+IN_TIME = [{"load": 1 / Q}, {"load": Q}, {"length": 1 / P}, {"length": P}]
 STRONG = [{"size": 1 / Q}, {"size": Q}, {"length": 1 / P}, {"length": P}]
 
 
@@ -160,6 +187,12 @@ def test_a_change_of_units_changes_no_calibrated_figure(make, units):
 @pytest.mark.parametrize("units", STRONG)
 def test_a_change_of_units_changes_no_figure_in_strong_form(units):
     same(figures(trained(heat(**units), True)), plain(heat, True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", IN_TIME)
+def test_a_change_of_units_changes_no_figure_of_trajectories(units):
+    same(figures(trained(warming(**units), True)), plain(warming, True))
 
 
 def test_an_offset_of_the_prior_changes_nothing():

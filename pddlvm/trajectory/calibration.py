@@ -78,19 +78,19 @@ def _calibrate_forward(
         base = 2 * log_size
         log_rest = uncertainty.rest[level].fit(xi, base, size)
         growth = (0.5 * (uncertainty.rest[level](xi, base))).exp().double().cpu()[:, 0]
-        scaled = rest / (model.unit * growth).clamp(min=_LEAST)[:, None, None]
-        on_mesh = beyond / (model.unit * growth[own]).clamp(min=_LEAST)[:, None, None]
+        sizes = (model.unit_of_u * growth).clamp(min=_LEAST)[:, None, None]
+        scaled, on_mesh = rest / sizes, beyond / sizes[own]
         squares = _squares(steps.v, scaled) + on_mesh.square().mean(0)
         whole = torch.zeros(problem.n_times, problem.n_dofs, dtype=torch.float64)
         whole[:, free] = squares
         uncertainty.fit_rest(level, whole)
         variance = log_a.exp().double().cpu() @ at_modes.square().T * model.unit**2
         shape = uncertainty.rest_of(level, time, free[place]).double().cpu()
-        variance = variance + model.unit**2 * log_rest.exp().double().cpu() * shape
+        variance = variance + model.unit_of_u**2 * log_rest.exp().double().cpu() * shape
         # What is beyond all shapes is that of another draw where it was not taken.
         borrowed = on_mesh[:, time, place][torch.arange(len(z)) % n_on_mesh]
         errors = torch.einsum("bjm,jm->bj", error[:, time], v)
-        errors = errors + model.unit * growth[:, None] * borrowed
+        errors = errors + model.unit_of_u * growth[:, None] * borrowed
         uncertainty.fit_forward_shape(level, [errors / variance.sqrt().clamp(min=_LEAST)])
 
 

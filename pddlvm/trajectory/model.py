@@ -44,11 +44,18 @@ from pddlvm.transient.problem import TransientProblem
 __all__ = ["TrajectoryMaps"]
 
 _MOST_CORRECTIONS = 2
+_LEAST = 1e-30
+"""Of sizes that are divided by, relative to those of solutions."""
 _ADVICE = "train longer, or give noise_std where u is measured, interpolated or rounded"
 
 
 class TrajectoryMaps(LatentModel):
-    """Forward and inverse maps of a problem in time; see `TrajectoryModel`."""
+    """Forward and inverse maps of a problem in time; see `TrajectoryModel`.
+
+    Attributes:
+        unit: size of a over the prior.
+        unit_of_u: that of values of u, without the size of the mesh and of the interval.
+    """
 
     uncorrected: ClassVar = {}
     cheap_corrections = 1
@@ -93,6 +100,8 @@ class TrajectoryMaps(LatentModel):
         )
         a = self.reduction.a
         self.unit = float(a.square().sum(1).mean().sqrt())
+        weight = problem.mass.diagonal().sum() * problem.scheme.weights.sum()
+        self.unit_of_u = self.unit / float(np.sqrt(weight))
         d, p = problem.n_parameters, self.n_modes
         with seeded(seed):
             if forward_network is None:
@@ -243,7 +252,7 @@ class TrajectoryMaps(LatentModel):
 
     def log_sizes(self, a: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """log |c|, and that of |rho| / |a| of the map as it is, (batch, 1) each, float64."""
-        size = a.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        size = a.norm(dim=-1, keepdim=True).clamp(min=_LEAST * self.unit)
         if level:
             return (size / self.unit).log(), torch.zeros_like(size)
         rho = self.modes.residual(a, z).norm(dim=-1, keepdim=True) / size
@@ -253,7 +262,8 @@ class TrajectoryMaps(LatentModel):
         """Variances of a (batch, p), and scales of the rest (batch,), float64 on the CPU."""
         log_size, log_residual = (x.to(xi) for x in self.log_sizes(a, z, level))
         of_c, of_rest = self.uncertainty.forward_variances(xi, log_size, log_residual, level)
-        return self.unit**2 * of_c.double().cpu(), self.unit * of_rest[:, 0].double().cpu().sqrt()
+        of_c, of_rest = of_c.double().cpu(), of_rest[:, 0].double().cpu()
+        return self.unit**2 * of_c, self.unit_of_u * of_rest.sqrt()
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         raise InputError(
@@ -328,7 +338,7 @@ class TrajectoryMaps(LatentModel):
         """How badly xi explains coefficients, (batch,): distance of its solution, relative."""
         z = self.problem.prior.unstandardise(xi.double().cpu())
         found = self.modes.solve(z) / self.unit
-        return (found - c).norm(dim=-1) / c.norm(dim=-1).clamp(min=1e-30)
+        return (found - c).norm(dim=-1) / c.norm(dim=-1).clamp(min=_LEAST)
 
     def invert(  # noqa: D102
         self, u: Tensor, xi_known: Tensor, known: Tensor

@@ -107,6 +107,39 @@ def test_draws_and_densities_are_those_of_the_gaussian(model, problem):
     assert abs(float(found.log_prob(draws[0]) - expected)) < 1e-2 * abs(float(expected))
 
 
+def test_densities_take_any_batch_of_trajectories(model, problem):
+    z = problem.prior.sample((3,), seed=4)
+    u, found = problem.solve(z), model.forward(z)
+    whole = found.log_prob(u[:, None])
+    assert whole.shape == (3, 3)
+    torch.testing.assert_close(whole.diagonal(), found.log_prob(u))
+    torch.testing.assert_close(model.forward(z[1]).log_prob(u), whole[:, 1])
+
+
+def test_trajectories_and_rows_are_checked(model, problem):
+    found = model.forward(problem.prior.sample((3,), seed=4), times=[0.1, 0.3])
+    u = found.mean
+    for wrong, said in {
+        "2 times and 49 degrees": u[..., 0, :],
+        "2 times and 49 degrees ": u[..., :3],
+        "do not broadcast": u[:2],
+        "not finite": u / 0,
+    }.items():
+        with pytest.raises(pddlvm.InputError, match=wrong.strip()):
+            found.log_prob(said)
+    with pytest.raises(pddlvm.InputError, match="rows must have 98 values"):
+        found.covariance(torch.ones(2, problem.n_dofs, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("corrections", [0, 1, 2])
+def test_no_parameters_have_no_trajectories(model, problem, corrections):
+    found = model.forward(problem.prior.sample((0,), seed=0), corrections)
+    shape = (0, problem.n_times, problem.n_dofs)
+    assert found.mean.shape == found.std.shape == found.interval()[0].shape == shape
+    assert found.residual_norm.shape == found.log_prob(found.mean).shape == (0,)
+    assert found.sample((2,)).shape == (2, *shape)
+
+
 def test_intervals_hold_the_mean(model, problem):
     found = model.forward(problem.prior.sample(seed=4))
     lower, upper = found.interval(0.8)
@@ -123,6 +156,23 @@ def test_inverse_finds_parameters(model, problem):
 def test_noise_of_whole_trajectories_is_refused(model, problem):
     with pytest.raises(pddlvm.InputError, match="PointObservation"):
         model.inverse(problem.solve(problem.prior.sample(seed=0)), noise_std=0.1)
+
+
+def test_maps_are_not_written_for_other_programs(model, tmp_path):
+    with pytest.raises(pddlvm.InputError, match=r"^maps of trajectories cannot be written.*to_pvd"):
+        pddlvm.export_maps(model, tmp_path, "torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reduction_is_that_of_the_problem_and_has_its_sizes(model, problem):
+    with pytest.raises(
+        pddlvm.InputError, match=r"the reduction is that of .*'heat'.*not of .*'wave'"
+    ):
+        pddlvm.LatentVariableModel(parabolic.make("wave"), reduction=model.reduction)
+    with pytest.raises(pddlvm.InputError, match="has shapes and modes already"):
+        pddlvm.LatentVariableModel(problem, n_modes=3, reduction=model.reduction)
+    shared = pddlvm.LatentVariableModel(parabolic.make("heat"), reduction=model.reduction)
+    assert shared.modes is model.modes
 
 
 def test_refinement_steps_finite_elements(model, problem):

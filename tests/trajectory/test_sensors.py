@@ -79,3 +79,44 @@ def test_parameters_are_inferred(model, method):
     assert (((posterior.mean - z) / posterior.std).abs() < 4).all()
     spread = problem.prior.sample((500,), seed=0).std(0)
     assert (posterior.std < spread).any()
+
+
+def test_what_needs_derivatives_of_solutions_says_so(model):
+    problem = model.problem
+    y = sensors(problem).simulate(problem.solve(problem.prior.sample(seed=3)), seed=0)
+    posterior = model.infer(y, sensors(problem))
+    with pytest.raises(pddlvm.ProblemError, match="no derivatives of reference"):
+        model.infer(y, sensors(problem), "exact", n_samples=8, n_chains=2)
+    with pytest.raises(pddlvm.ProblemError, match=r"Posterior.check\(\)"):
+        posterior.check(32)
+
+
+def test_a_posterior_has_files_and_trajectories(model, tmp_path):
+    problem = model.problem
+    y = sensors(problem).simulate(problem.solve(problem.prior.sample(seed=3)), seed=0)
+    posterior = model.infer(y, sensors(problem))
+    posterior.to_netcdf(tmp_path / "posterior.nc", n_samples=16)
+    assert posterior.solution(4).mean.shape == problem.solution_shape
+    assert posterior.predictive(posterior.sample((3,), seed=0)).shape == (3, 18)
+
+
+def test_densities_and_populations_are_trained(model):
+    problem = model.problem
+    y = sensors(problem).simulate(problem.solve(problem.prior.sample((10,), seed=3)), seed=0)
+    density = model.amortize(sensors(problem), max_steps=4)
+    assert density.infer(y).mean.shape == (10, problem.n_parameters)
+    population = pddlvm.learn_population(model, sensors(problem), y, max_steps=1)
+    assert torch.isfinite(population.log_likelihood(y[:2], n_samples=8)).all()
+
+
+def test_functions_of_trajectories_are_refused_and_rows_are_told_of_times(model):
+    problem = model.problem
+    with pytest.raises(pddlvm.InputError, match=r"linear in u so far: take PointObservation"):
+        pddlvm.FunctionObservation(problem, torch.square, problem.n_dofs, 0.1)
+    rows = pddlvm.average_matrix(problem, [lambda x: x[0] < 0.5])
+    with pytest.raises(pddlvm.InputError, match=r"problem\.seen_at\(rows, times\)"):
+        pddlvm.LinearObservation(problem, rows, 0.1)
+    half = pddlvm.LinearObservation(problem, problem.seen_at(rows, [0.1, 0.4]), 0.1)
+    u = problem.solve(problem.prior.sample(seed=0))
+    found = half.apply(u)
+    torch.testing.assert_close(found[-1], torch.from_numpy(rows.toarray())[0] @ u[-1])
