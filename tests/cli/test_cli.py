@@ -18,7 +18,7 @@ import pddlvm
 from pddlvm.cli.app import main
 from pddlvm.runs.config import RunConfig
 from pddlvm.runs.folder import Run
-from problems import poisson
+from problems import heat, poisson
 
 OWN = """
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pddlvm
-from problems import poisson
+from problems import heat, poisson
 
 @dataclass
 class Mesh:
@@ -200,6 +200,52 @@ def test_validate_compares_with_the_reference_solver(run_folder, call: Call):
     found = call("validate", run_folder, "--draws", 20, "--json").json
     assert found["n_samples"] == 20
     assert 0 <= found["coverage_u"] <= 1 and found["mnse_u"] > 0
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory) -> Path:
+    """A finished run of a problem in time on a mesh."""
+    path = tmp_path_factory.mktemp("runs") / "plate"
+    with pytest.MonkeyPatch.context() as patch:
+        settings = ("n=10", "n_terms=2", "n_steps=10")
+        options = [x for one in settings for x in ("--set", one)]
+        arguments = ["train", f"{heat.__file__}:make", *options, "--max-steps", "20", "--json"]
+        patch.setattr(sys, "argv", ["pddlvm", *arguments, "--out", str(path)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return path
+
+
+def test_a_run_in_time_has_figures_and_answers(trajectories, call: Call, tmp_path: Path):
+    own = ("--problem", f"{heat.__file__}:make")
+    assert len(list((trajectories / "figures").iterdir())) == 4
+    found = call("forward", trajectories, *own, "--draws", 2, "--json")
+    assert found.code == 0, found.err
+    assert len(found.json["max_std"]) == 2 and all(x > 0 for x in found.json["max_std"])
+    series = call("forward", trajectories, *own, "--draws", 1, "--out", tmp_path / "u.pvd")
+    assert series.code == 0 and len(list(tmp_path.rglob("*.vtu"))) == 10
+    assert call("validate", trajectories, *own, "--draws", 4).code == 0
+
+
+def test_parameters_of_a_run_in_time_are_inferred(trajectories, call: Call, tmp_path: Path):
+    own = ("--problem", f"{heat.__file__}:make")
+    data = tmp_path / "data.csv"
+    data.write_text("x,y,t,value\n0.9,0.5,0.5,0.9\n1.5,0.5,1.0,0.9\n")
+    options = ("--noise-std", 0.1, "--out", tmp_path / "posterior.nc")
+    found = call("infer", trajectories, *own, "--data", data, *options)
+    assert found.code == 0, found.err
+    assert (tmp_path / "posterior.nc").exists()
+    exact = call("infer", trajectories, *own, "--data", data, *options, "--method", "exact")
+    assert exact.code == 1 and "no derivatives of reference solutions yet" in exact.err
+
+
+def test_what_a_run_in_time_cannot_write_is_said(trajectories, call: Call, tmp_path: Path):
+    own = ("--problem", f"{heat.__file__}:make")
+    table = call("forward", trajectories, *own, "--draws", 1, "--out", tmp_path / "u.csv")
+    assert table.code == 1 and "write a .pvd file" in table.err
+    maps = call("export", trajectories, *own, "--format", "torch")
+    assert maps.code == 1 and "maps of trajectories cannot be written" in maps.err
 
 
 @pytest.fixture

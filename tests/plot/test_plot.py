@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from small import in_time
 
 import pddlvm
 from pddlvm import fem, plot
@@ -44,6 +45,21 @@ def test_inverse_figure(problem, n_axes):
     model = model_of(problem())
     figure = plot.inverse_figure(model, model.problem.prior.sample(seed=0))
     assert len(figure.axes) == n_axes
+
+
+def test_figures_of_a_problem_in_time_show_one_state():
+    model = in_time()
+    problem, z = model.problem, model.problem.prior.sample(seed=0)
+    figure = plot.forward_figure(model, z)
+    assert len(figure.axes) == 8
+    assert figure.get_suptitle() == "t = 0.4"
+    last = problem.solve(z)[-1]
+    drawn = figure.axes[0].collections[0].get_array()
+    np.testing.assert_allclose(np.sort(drawn), np.sort(last[problem.space.vertex_dofs[:, 0]]))
+    assert len(plot.inverse_figure(model, z, n_samples=4).axes) == 8
+    plot.field(problem, last, plt.figure().add_subplot())
+    with pytest.raises(pddlvm.InputError, match=r"25 or 32 entries, got shape \(6, 25\)"):
+        plot.field(problem, problem.solve(z), plt.figure().add_subplot())
 
 
 def test_a_field_on_a_solid_shows_its_surface():

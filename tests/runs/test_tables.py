@@ -4,6 +4,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
+import parabolic
 import pytest
 import torch
 from damaged import damaged
@@ -145,3 +146,19 @@ def test_a_cell_of_a_sheet_without_a_value_is_no_comment(measured):
     for cell in ("#N/A", "#DIV/0!", "#NAME?"):
         with pytest.raises(pddlvm.InputError, match=r"row 2 .*which is no number"):
             measured(f"x,value\n0.25,1\n{cell},2\n")
+
+
+def test_each_row_of_a_problem_in_time_has_its_own_time(tmp_path: Path):
+    problem = parabolic.make("heat", 4, 6)
+    path = tmp_path / "data.csv"
+    path.write_text("t,x,y,value\n0.4,0.3,0.4,1\n0.1,0.5,0.5,2\n0.4,0.6,0.5,\n0.2,0.3,0.4,3\n")
+    found = read_measurements(path, problem, 0.1)
+    u = problem.solve(problem.prior.sample(seed=0))
+    seen = pddlvm.PointObservation(
+        problem, [[0.3, 0.4], [0.5, 0.5], [0.6, 0.5]], 0.1, times=[0.1, 0.2, 0.4]
+    ).apply(u)
+    torch.testing.assert_close(found.observation.apply(u), seen[[6, 1, 8, 3]])
+    assert found.y.isnan().tolist() == [False, False, True, False]
+    path.write_text("x,y,value\n0.3,0.4,1\n")
+    with pytest.raises(pddlvm.InputError, match="has no column t; it needs x, y, t"):
+        read_measurements(path, problem, 0.1)

@@ -113,7 +113,8 @@ def test_densities_take_any_batch_of_trajectories(model, problem):
     whole = found.log_prob(u[:, None])
     assert whole.shape == (3, 3)
     torch.testing.assert_close(whole.diagonal(), found.log_prob(u))
-    torch.testing.assert_close(model.forward(z[1]).log_prob(u), whole[:, 1])
+    # The map rounds to float32, of one z otherwise than of three; these densities are large.
+    torch.testing.assert_close(model.forward(z[1]).log_prob(u), whole[:, 1], rtol=1e-3, atol=0)
 
 
 def test_trajectories_and_rows_are_checked(model, problem):
