@@ -52,6 +52,7 @@ from pddlvm.sensors.observation import (
     gradient_matrix,
     mask_matrix,
 )
+from pddlvm.sensors.quantity import Quantity
 from pddlvm.strong.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.strong.points import (
     AdaptivePoints,
@@ -142,6 +143,7 @@ __all__ = [
     "Prior",
     "Problem",
     "ProblemError",
+    "Quantity",
     "ResidualEnriched",
     "ResonanceWarning",
     "RunFileError",

@@ -31,6 +31,7 @@ from pddlvm.galerkin.gauss_newton import (
     inverse_features,
 )
 from pddlvm.galerkin.maps import ForwardMap, InverseMap
+from pddlvm.galerkin.quantities import PrimalDuals
 from pddlvm.galerkin.refinement import Refined, check_converged, refine
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.elbo import AntitheticELBO
@@ -314,6 +315,11 @@ class GalerkinMaps(LatentModel):
     def certifier(self) -> Certifier:
         """Error bounds of means."""
         return Certifier(self.problem, self.reduction, self.exact)
+
+    @cached_property
+    def primal_dual(self) -> PrimalDuals:
+        """What answers quantities."""
+        return PrimalDuals(self)
 
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units
