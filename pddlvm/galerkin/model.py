@@ -43,7 +43,7 @@ from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
-from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.interpolated import Interpolated
 from pddlvm.reduced.online import Online, online_of
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
@@ -102,6 +102,7 @@ class GalerkinMaps(LatentModel):
         self.reduced = self.reduction.model(problem, dtype)
         # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
         self._float64 = (self.reduction.model(problem, torch.float64),)
+        self._few = Interpolated(self.exact)
         d, m = problem.n_parameters, self.reduced.n_modes
         n_features = m + self.reduced.representation.n_lifts
         with seeded(seed):
@@ -301,10 +302,10 @@ class GalerkinMaps(LatentModel):
         """The reduced model in float64 on the CPU."""
         return self._float64[0]
 
-    @cached_property
+    @property
     def interpolated(self) -> ReducedModel:
         """The same, linear terms as sums of few operators: for many z."""
-        return interpolated(self.exact)
+        return self._few.model
 
     @cached_property
     def online(self) -> Online | None:
@@ -331,7 +332,7 @@ class GalerkinMaps(LatentModel):
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
-        self.likelihood = self.covariance.likelihood(self.reduced, self.exact, scales)
+        self.likelihood = self.covariance.likelihood(self.reduced, self._few, scales)
 
     def log_sizes(
         self, c: Tensor, z: Tensor, residual_norm: Tensor | None = None

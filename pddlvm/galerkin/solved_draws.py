@@ -15,8 +15,7 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of
 from pddlvm.linalg.newton import least_squares_step
-from pddlvm.reduced.interpolated import interpolated
-from pddlvm.reduced.residual import ReducedModel
+from pddlvm.reduced.interpolated import Interpolated
 
 __all__ = ["SolvedDraws"]
 
@@ -50,12 +49,12 @@ class SolvedDraws:
     """A pool of solved draws; its random numbers are always the same ones.
 
     Args:
-        exact: the reduced model of a linear problem, float64 on the CPU.
+        few: the reduced model of a linear problem, float64 on the CPU.
         dtype: of the draws.
     """
 
-    def __init__(self, exact: ReducedModel, dtype: torch.dtype) -> None:
-        self._exact, self._dtype = exact, dtype
+    def __init__(self, few: Interpolated, dtype: torch.dtype) -> None:
+        self._few, self._dtype = few, dtype
         self._moved: dict[torch.device, _Pool] = {}
 
     def sample_standard(
@@ -75,22 +74,18 @@ class SolvedDraws:
         return found
 
     def _solve(self, xi: Tensor) -> Tensor:
-        z = self._exact.prior.unstandardise(xi.double())
-        parts = []
+        z = self._few.exact.prior.unstandardise(xi.double())
+        parts, model = [], self._few.model
         for part in z.split(_CHUNK):
-            zero = part.new_zeros(len(part), self._exact.n_modes)
-            k, r = self._model.stiffness(zero, part), self._model.residual(zero, part)
+            zero = part.new_zeros(len(part), model.n_modes)
+            k, r = model.stiffness(zero, part), model.residual(zero, part)
             parts.append(-least_squares_step(k, r))
         return torch.cat(parts)
 
     @cached_property
-    def _model(self) -> ReducedModel:
-        return interpolated(self._exact)
-
-    @cached_property
     def _pool(self) -> _Pool:
         generator = generator_of(_SEED)
-        xi = self._exact.prior.sample_standard((_N_DRAWS,), generator=generator).to(self._dtype)
+        xi = self._few.exact.prior.sample_standard((_N_DRAWS,), generator=generator).to(self._dtype)
         keys, order = _keys(xi).sort()
         return _Pool(xi, self._solve(xi).to(self._dtype), keys, order)
 
