@@ -18,6 +18,8 @@ __all__ = ["calibrate"]
 
 _MIN_SAMPLES, _MIN_MISFITS = 32, 64
 _ASTRAY = 2.0
+_N_INVERSE, _MOST_REPEATS = 1536, 4
+"""Answers of the inverse map, each draw with several sets of known blocks."""
 _MIN_SCORES = 100
 """Errors behind a quantile; with fewer, those of all cases are taken."""
 
@@ -96,7 +98,7 @@ def _calibrate_inverse(
     generator: torch.Generator,
 ) -> None:
     """Residual noise of true solutions, then the variances of the inverse map on them."""
-    xi = xi64.to(model.sigma_residual)
+    n_draws, xi = len(xi64), xi64.to(model.sigma_residual)
     z = model.problem.prior.unstandardise(xi64.to(u))
     # In the model's own precision, as for a query: where the map is exact, round-off is the error.
     c = model.reduced.representation.project(u)
@@ -106,6 +108,9 @@ def _calibrate_inverse(
         # The largest of them keeps weak directions from being trusted beyond round-off.
         noise = r.square().mean(0).sqrt()
         model.sigma_residual.copy_(noise.clamp(min=1e-6 + 1e-3 * float(noise.max())))
+        # Each set of known blocks has errors of its own, of which few draws would say little.
+        repeats = min(_MOST_REPEATS, max(1, round(_N_INVERSE / n_draws))) if model.has_known else 1
+        xi64, xi, u, c, b = (part.repeat(repeats, 1) for part in (xi64, xi, u, c, b))
         known = model.draw_known(len(xi), generator)
         xi_known = xi * known
         mean, log_variance = model.neural_inverse(c, b, xi_known, known)
@@ -128,7 +133,7 @@ def _calibrate_inverse(
         # In float64: a difference of float32 numbers would hide their rounding.
         errors = (found.double() - xi64.to(found.device)).to(xi)
         unknown = (known == 0) & ~astray[level][:, None]
-        std = (0.5 * variance.fit(features, base, errors, counts=unknown.to(xi))).exp()
+        std = (0.5 * variance.fit(features, base, errors, unknown.to(xi), n_draws=n_draws)).exp()
         scores, pattern = errors / std, uncertainty.known_pattern(known)
         for k in range(uncertainty.factor_xi.shape[1]):
             seen = pattern == k

@@ -18,6 +18,7 @@ eps = tolerance * size of the problem: of the force vector, of c, and of the ene
 follow z. That of `Natural` is |c*(z)| itself, which no smooth function of z follows near a pole.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ __all__ = [
 
 
 _LEAST = 1e-30
+_BATCH, _LEAST_BATCH, _STRAINS_PER_STEP = 256, 64, 700_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ class Likelihood(ABC):
     def draws(self) -> Draws:
         """Where training draws its standard parameters from."""
         return self.reduced.prior
+
+    @property
+    def batch_size(self) -> int:
+        """Draws per step: fewer where their physics would cost more than all else in it."""
+        most = max(_LEAST_BATCH, _STRAINS_PER_STEP // max(1, self.reduced.n_strains))
+        return min(_BATCH, 2 ** int(math.log2(most)))
+
+    def prepare(self) -> None:  # noqa: B027
+        """What takes time, and is done before a training begins its schedule."""
 
     @abstractmethod
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
@@ -186,6 +197,13 @@ class _NaturalLikelihood(Likelihood):
     @property
     def draws(self) -> Draws:
         return self._solved
+
+    @property
+    def batch_size(self) -> int:
+        return _BATCH
+
+    def prepare(self) -> None:
+        self._solved.solve()
 
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         solution = self._solved.solutions(xi.detach())

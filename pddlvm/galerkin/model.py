@@ -64,7 +64,7 @@ class GalerkinMaps(LatentModel):
 
     uncorrected: ClassVar = {"corrections": 0}
     cheap_corrections = 1
-    calibration_share, batch_size = 0.1, 256
+    calibration_share = 0.1
     likelihood: Likelihood
     reduced: ReducedModel
     forward_map: ForwardMap
@@ -141,6 +141,10 @@ class GalerkinMaps(LatentModel):
     def n_modes(self) -> int:  # noqa: D102
         return self.reduced.n_modes
 
+    @property
+    def batch_size(self) -> int:  # noqa: D102
+        return self.likelihood.batch_size
+
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """Both maps at once, by the whole ELBO."""
         elbo = AntitheticELBO()
@@ -149,7 +153,8 @@ class GalerkinMaps(LatentModel):
             total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
             return total / rows.total
 
-        return (Stage("both maps", 1.0, (self.forward_map, self.inverse_map), loss, lambda: None),)
+        networks = self.forward_map, self.inverse_map
+        return (Stage("both maps", 1.0, networks, loss, self.likelihood.prepare),)
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None

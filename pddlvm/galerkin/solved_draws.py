@@ -57,6 +57,10 @@ class SolvedDraws:
         self._few, self._dtype = few, dtype
         self._moved: dict[torch.device, _Pool] = {}
 
+    def solve(self) -> None:
+        """Fill the pool; by default when it is first read."""
+        self._pool  # noqa: B018 (cached)
+
     def sample_standard(
         self, shape: tuple[int, ...], *, generator: torch.Generator | None = None
     ) -> Tensor:

@@ -85,7 +85,6 @@ class LatentModel(nn.Module, ABC):
         uncorrected: arguments of `inverse` that leave it to the neural map.
         cheap_corrections: of `forward` that cost next to nothing.
         calibration_share: part of the training time that is kept for the calibration at the end.
-        batch_size: prior draws per training step, unless told otherwise.
     """
 
     problem: Any
@@ -94,7 +93,6 @@ class LatentModel(nn.Module, ABC):
     uncorrected: ClassVar[dict[str, Any]] = {}
     cheap_corrections = 0
     calibration_share: ClassVar[float]
-    batch_size: ClassVar[int]
     sigma_residual: Tensor
     forward_map: nn.Module
     inverse_map: nn.Module
@@ -169,6 +167,12 @@ class LatentModel(nn.Module, ABC):
     @supplied
     def n_modes(self) -> int:
         """Length of c."""
+        raise NotImplementedError
+
+    @property
+    @supplied
+    def batch_size(self) -> int:
+        """Prior draws per training step, unless told otherwise."""
         raise NotImplementedError
 
     @supplied

@@ -69,6 +69,7 @@ class VarianceModel(nn.Module):
         errors: Tensor,
         counts: Tensor | None = None,
         norms: Tensor | None = None,
+        n_draws: int | None = None,
     ) -> Tensor:
         """Penalised maximum likelihood on errors (n_samples, n_components), in float64 on the CPU.
 
@@ -79,6 +80,7 @@ class VarianceModel(nn.Module):
             counts: 1 for errors that count, 0 for others, of the shape of errors; default all.
             norms: squared norms of the parts of a field that the components multiply,
                 (n_components,); by default each is a number for itself.
+            n_draws: after so many the same draws come again, which no fit must have seen.
 
         Returns:
             Log variances of each sample by a fit that did not see it, of the shape of errors.
@@ -90,7 +92,7 @@ class VarianceModel(nn.Module):
             share = share * parts / parts.mean().clamp(min=torch.finfo(parts.dtype).tiny)
         centre, scale = x.mean(0), x.std(0).clamp(min=1e-6)
         phi, ratio = _phi(x, centre, scale), share * e.square() * (-given).exp()
-        fold = torch.arange(len(x)) % _FOLDS
+        fold = torch.arange(len(x)) % (n_draws or len(x)) % _FOLDS
         likelihood = dict.fromkeys(_RIDGES, 0.0)
         unseen = {ridge: torch.empty_like(e) for ridge in _RIDGES}
         for k in range(_FOLDS):

@@ -61,6 +61,12 @@ class ReducedModel(nn.Module):
         """Are all terms sums of few operators, the same whatever u is?"""
         return all(isinstance(term, AffineTerm) for term in self.terms)
 
+    @property
+    def n_strains(self) -> int:
+        """Components of all strains at the points where physics is evaluated."""
+        pointwise = (t for t in self.terms if isinstance(t, TermEvaluator))
+        return sum(len(term.weights) * term.s for term in pointwise)
+
     def energy(self, c: Tensor, z: Tensor) -> Tensor:
         """Pi(V c + L a(z), z), (batch,)."""
         a, blocks = self.augment(c, z), self.prior.split(z.double())

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import waves
 from torch.distributions import MultivariateNormal
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.galerkin import covariances
 from pddlvm.galerkin.covariances import Scales, default_covariance
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.reduced.interpolated import Interpolated
@@ -193,3 +195,22 @@ def test_default_follows_the_potential(problem, kind):
 def test_impossible_tolerances_are_refused(covariance, tolerance):
     with pytest.raises(pddlvm.InputError, match="tolerance"):
         covariance(tolerance)
+
+
+@pytest.mark.parametrize(("draws", "expected"), [(10, 64), (100, 64), (200, 128), (10_000, 256)])
+def test_batches_are_as_large_as_their_physics_is_cheap(draws, expected, monkeypatch):
+    model = pddlvm.LatentVariableModel(nonlinear_poisson.make_quasilinear(5, 2))
+    monkeypatch.setattr(covariances, "_STRAINS_PER_STEP", draws * model.reduced.n_strains)
+    assert model.batch_size == expected
+
+
+def test_physics_that_no_step_evaluates_makes_no_batch_smaller(monkeypatch):
+    assert pddlvm.LatentVariableModel(poisson.make_1d()).batch_size == 256
+    problem = waves.helmholtz()
+    reduction = reduce(problem)
+    reduced = reduction.model(problem, torch.float64)
+    monkeypatch.setattr(type(reduced), "n_strains", 10**9)
+    sizes = LogQuadratic(problem.n_parameters).double()
+    scales = Scales(sizes, sizes, force=1.0)
+    found = (kind().likelihood(reduced, reduced, scales) for kind in (pddlvm.Dual, pddlvm.Natural))
+    assert [likelihood.batch_size for likelihood in found] == [64, 256]

@@ -8,6 +8,7 @@ import pddlvm
 from pddlvm.basics.random import generator_of
 from pddlvm.galerkin import solved_draws
 from pddlvm.galerkin.solved_draws import SolvedDraws
+from pddlvm.latent.rows import Rows
 from pddlvm.reduced.interpolated import Interpolated
 from pddlvm.reduced.reduction import solve_reduced
 
@@ -55,3 +56,12 @@ def test_the_random_stream_of_the_caller_decides(draws):
     one, two = (draws.sample_standard((7,), generator=generator_of(4)) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, draws.sample_standard((7,), generator=generator_of(5)))
+
+
+def test_the_pool_is_filled_before_a_training_begins_its_schedule(monkeypatch):
+    monkeypatch.setattr(solved_draws, "_N_DRAWS", 300)
+    model = pddlvm.LatentVariableModel(waves.helmholtz(), seed=0)
+    (stage,) = model.stages(calibrate=False)
+    stage.prepare()
+    monkeypatch.setattr(SolvedDraws, "_solve", lambda self, xi: pytest.fail("solved in a step"))
+    assert stage.loss(Rows.given(8), generator_of(0)).isfinite()

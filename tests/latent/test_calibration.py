@@ -51,6 +51,14 @@ def test_hundred_features_do_not_hide_that_nothing_depends_on_them():
     assert float((errors[:400].square() / unseen.exp()).mean()) == pytest.approx(1, abs=0.4)
 
 
+def test_a_draw_that_comes_again_is_left_out_with_its_copy():
+    x = torch.randn(401, 3, generator=generator()).repeat(2, 1)
+    errors = torch.randn(401, 2, generator=generator(1)).repeat(2, 1)
+    none = torch.zeros(802, 1)
+    once, again = VarianceModel(3, 2).fit(x, none, errors, n_draws=401).split(401)
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+
+
 def test_a_few_errors_far_above_their_neighbours_do_not_decide():
     """One of a hundred samples is thirty times off, whatever its features are."""
     x = torch.randn(2000, 20, generator=generator())
