@@ -90,6 +90,7 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         _bounds=bounds,
         _stability=stability,
         _primal_dual=model.primal_dual,
+        _certifier=lambda: model.certifier,
         _z=flat_z.cpu(),
     )
 
@@ -150,5 +151,6 @@ def _solved(model: Any, z: Tensor) -> Forward:
         _bounds=bounds,
         _stability=lambda: certificate().lower,
         _primal_dual=model.primal_dual,
+        _certifier=lambda: model.certifier,
         _z=flat_z,
     )

@@ -18,7 +18,7 @@ from pddlvm.basics.checks import check_shape
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
-from pddlvm.galerkin.bounds import ErrorBounds
+from pddlvm.galerkin.bounds import Certifier, ErrorBounds
 from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
@@ -58,6 +58,7 @@ class Forward:
     _bounds: Callable[[Callable[[], Tensor]], ErrorBounds | None]
     _stability: Callable[[], Tensor]
     _primal_dual: Callable[[Quantity], PrimalDual]
+    _certifier: Callable[[], Certifier]
     _z: Tensor
 
     @property
@@ -276,7 +277,7 @@ class OneQuantity:
         Rigorous as `Forward.error_bound` is, of this mean with its rounding.
         """
         given = self.mean.reshape(len(self.whole._z), -1).to("cpu", torch.float64)
-        found = self._primal_dual.bound(self._means, self.whole._z, given)
+        found = self._primal_dual.bound(self._means, self.whole._z, given, self.whole._certifier())
         if found is None or not (torch.isfinite(found).any() or not found.numel()):
             return None
         return self._shaped(found)

@@ -94,15 +94,13 @@ class GalerkinMaps(LatentModel):
         check_kind(torch.dtype, dtype=dtype)
         if not isinstance(objective, str) or objective not in ("detached", "coupled"):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
-        self.problem, self.objective = problem, objective
-        self.seed = check_seed(seed)
+        self.problem, self.objective, self.seed = problem, objective, check_seed(seed)
         self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
-        is_dual = self.reduction.reference.is_dual
-        self.covariance = covariance or default_covariance(problem, is_dual)
+        reference = self.reduction.reference
+        self.covariance = covariance or default_covariance(problem, reference.is_dual)
         self.reduced = self.reduction.model(problem, dtype)
-        # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
-        self._float64 = (self.reduction.model(problem, torch.float64),)
-        self._few = Interpolated(self.exact)
+        # No submodule: it stays in float64 on the CPU.
+        self._few = Interpolated(self.reduction.model(problem, torch.float64))
         d, m = problem.n_parameters, self.reduced.n_modes
         n_features = m + self.reduced.representation.n_lifts
         with seeded(seed):
@@ -129,8 +127,7 @@ class GalerkinMaps(LatentModel):
     def __repr__(self) -> str:
         return (
             f"LatentVariableModel({self.problem!r}, {self.reduced.n_modes} modes, "
-            f"{self.covariance!r}, objective={self.objective!r}, "
-            f"calibrated={self.is_calibrated})"
+            f"{self.covariance!r}, objective={self.objective!r}, calibrated={self.is_calibrated})"
         )
 
     @property
@@ -183,9 +180,8 @@ class GalerkinMaps(LatentModel):
                 the solution leaves the range of its dtype.
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
-        z = self.problem.prior.check(check_no_gradient(z, "z"))
         check_corrections(corrections)
-        return forward_of(self, z, corrections)
+        return forward_of(self, self.problem.prior.check(check_no_gradient(z, "z")), corrections)
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         work, representation = z.double(), self.reduced.representation
@@ -305,7 +301,7 @@ class GalerkinMaps(LatentModel):
     @property
     def exact(self) -> ReducedModel:
         """The reduced model in float64 on the CPU."""
-        return self._float64[0]
+        return self._few.exact
 
     @property
     def interpolated(self) -> ReducedModel:
@@ -325,7 +321,7 @@ class GalerkinMaps(LatentModel):
     @cached_property
     def primal_dual(self) -> PrimalDuals:
         """What answers quantities."""
-        return PrimalDuals(self)
+        return PrimalDuals(self.problem, self.reduction.reference)
 
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units

@@ -14,8 +14,6 @@ Reduced Basis Methods for Parametrized Partial Differential Equations, 2016, for
 the boundary values of u. Rounding widens the bounds, that of the value that is returned included.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,10 +21,12 @@ from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
-from pddlvm.galerkin.bounds import Improved, times_stiffness
+from pddlvm.galerkin.bounds import Certifier, Improved, times_stiffness
 from pddlvm.parameters.identity import is_like
 from pddlvm.reduced.adjoint import adjoint_of
+from pddlvm.reduced.reference import Reference
 from pddlvm.sensors.quantity import Quantity
+from pddlvm.weak.problem import Problem
 
 __all__ = ["PrimalDual", "PrimalDuals"]
 
@@ -40,14 +40,14 @@ class PrimalDual:
     """Values of a quantity and their bounds, of means on the mesh; float64 on the CPU.
 
     Args:
-        model: `GalerkinMaps`.
+        problem: whose solutions are asked.
+        reference: X, and K at the centres.
         quantity: linear functionals.
     """
 
-    def __init__(self, model: Any, quantity: Quantity) -> None:
-        self._problem, self._reference = model.problem, model.reduction.reference
-        self._certifier = model.certifier
-        self._operators = model.problem.discretisation(torch.float64, torch.device("cpu"))
+    def __init__(self, problem: Problem, reference: Reference, quantity: Quantity) -> None:
+        self._problem, self._reference = problem, reference
+        self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self._l = torch.from_numpy(quantity.matrix.toarray())
         self._free = self._l[:, self._operators.free]
         self._adjoint = adjoint_of(self._problem, self._reference, self._free.numpy())
@@ -62,21 +62,25 @@ class PrimalDual:
         parts = [self._value(*part) for part in self._parts(mean, z)]
         return torch.cat(parts)
 
-    def bound(self, mean: Tensor, z: Tensor, given: Tensor) -> Tensor | None:
+    def bound(self, mean: Tensor, z: Tensor, given: Tensor, certifier: Certifier) -> Tensor | None:
         """Of |l(u) - given|, (batch, n); None where there is none.
 
         Args:
             mean: m, (batch, n_dofs).
             z: (batch, d).
             given: the value, rounded, (batch, n).
+            certifier: what bounds the error of the mean.
         """
         if self._adjoint is None:
             return None
-        improved = self._certifier.improve(mean, z)
+        improved = certifier.improve(mean, z)
         if improved is None:
             return None
         pieces = [mean, z, given, *vars(improved).values()]
-        found = [self._bound(m, w, y, Improved(*rest)) for m, w, y, *rest in self._parts(*pieces)]
+        found = [
+            self._bound((m, w, y), Improved(*rest), certifier)
+            for m, w, y, *rest in self._parts(*pieces)
+        ]
         return torch.cat(found)
 
     def _value(self, mean: Tensor, z: Tensor) -> Tensor:
@@ -85,8 +89,10 @@ class PrimalDual:
         r = self._residual(held, z) @ adjoint.v
         return held @ self._l.T - (adjoint.solve(z) @ r[..., None])[..., 0]
 
-    def _bound(self, mean: Tensor, z: Tensor, given: Tensor, near: Improved) -> Tensor:
-        adjoint, reference = self._adjoint, self._reference
+    def _bound(
+        self, of: tuple[Tensor, Tensor, Tensor], near: Improved, certifier: Certifier
+    ) -> Tensor:
+        (mean, z, given), adjoint, reference = of, self._adjoint, self._reference
         assert adjoint is not None
         held, epsilon = self._operators.held(mean, z), torch.finfo(mean.dtype).eps
         r, c = self._residual(held, z), adjoint.solve(z)
@@ -97,10 +103,10 @@ class PrimalDual:
         left = (s.flatten(0, 1) * reference.solve(s.flatten(0, 1))).sum(-1).clamp(min=0).sqrt()
         known = (s @ d[:, self._operators.free, None])[..., 0].abs()
         # K times psi is a difference of two residuals.
-        of_s = 2 * self._certifier.rounding(psi.norm(dim=-1), near.continuity[:, None])
+        of_s = 2 * certifier.rounding(psi.norm(dim=-1), near.continuity[:, None])
         left = (1 + _SOLVED) * left.view_as(known) + of_s
         rest = left * ((near.left + near.rounding) / near.coercivity)[:, None]
-        of_r = self._certifier.rounding(held.norm(dim=1), near.continuity)[:, None]
+        of_r = certifier.rounding(held.norm(dim=1), near.continuity)[:, None]
         sums = held.abs() @ self._l.abs().T + (psi.abs() @ r.abs()[..., None])[..., 0]
         # Twice: what it is compared with has its own.
         rounding = of_s * reference.energy_norm(d)[:, None] + 2 * of_r * c.norm(dim=-1)
@@ -129,11 +135,12 @@ class PrimalDuals:
     """What answers quantities, made once for each and kept as long as it is.
 
     Args:
-        model: `GalerkinMaps`.
+        problem: whose solutions are asked.
+        reference: X, and K at the centres.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, problem: Problem, reference: Reference) -> None:
+        self._problem, self._reference = problem, reference
         self._made: ByObject[Quantity, PrimalDual] = ByObject()
 
     @out_of_inference
@@ -144,7 +151,7 @@ class PrimalDuals:
             InputError: it belongs to another problem.
         """
         check_kind(Quantity, quantity=quantity)
-        problem = self._model.problem
+        problem = self._problem
         if not is_like(problem, quantity.problem):
             raise InputError(
                 f"the quantity {quantity.name!r} is of problem {quantity.problem.name!r}, the "
@@ -152,5 +159,5 @@ class PrimalDuals:
                 "physics; make the quantity of model.problem"
             )
         if quantity not in self._made:
-            self._made[quantity] = PrimalDual(self._model, quantity)
+            self._made[quantity] = PrimalDual(problem, self._reference, quantity)
         return self._made[quantity]
