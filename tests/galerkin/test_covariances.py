@@ -211,6 +211,6 @@ def test_physics_that_no_step_evaluates_makes_no_batch_smaller(monkeypatch):
     reduced = reduction.model(problem, torch.float64)
     monkeypatch.setattr(type(reduced), "n_strains", 10**9)
     sizes = LogQuadratic(problem.n_parameters).double()
-    scales = Scales(sizes, sizes, force=1.0)
-    found = (kind().likelihood(reduced, reduced, scales) for kind in (pddlvm.Dual, pddlvm.Natural))
+    scales, few = Scales(sizes, sizes, force=1.0), Interpolated(reduced)
+    found = (kind().likelihood(reduced, few, scales) for kind in (pddlvm.Dual, pddlvm.Natural))
     assert [likelihood.batch_size for likelihood in found] == [64, 256]
