@@ -34,11 +34,10 @@ from pddlvm.galerkin.maps import ForwardMap, InverseMap
 from pddlvm.galerkin.quantities import PrimalDuals
 from pddlvm.galerkin.refinement import Refined, check_converged, refine
 from pddlvm.latent.core import LatentModel, Stage
-from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.elbo import both_maps
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
-from pddlvm.latent.rows import Rows
 from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
@@ -144,14 +143,7 @@ class GalerkinMaps(LatentModel):
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """Both maps at once, by the whole ELBO."""
-        elbo = AntitheticELBO()
-
-        def loss(rows: Rows, generator: torch.Generator) -> Tensor:
-            total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
-            return total / rows.total
-
-        networks = self.forward_map, self.inverse_map
-        return (Stage("both maps", 1.0, networks, loss, self.likelihood.prepare),)
+        return (both_maps(self, self.likelihood.prepare),)
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
