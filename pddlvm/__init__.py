@@ -59,6 +59,7 @@ from pddlvm.sensors.observation import (
     gradient_matrix,
     mask_matrix,
 )
+from pddlvm.sensors.quantity import Quantity
 from pddlvm.strong.domain import Affine, Box, Face, Graded, Sinh, Stretch
 from pddlvm.strong.points import (
     AdaptivePoints,
@@ -162,6 +163,7 @@ __all__ = [
     "Prior",
     "Problem",
     "ProblemError",
+    "Quantity",
     "ResidualEnriched",
     "ResonanceWarning",
     "RunFileError",

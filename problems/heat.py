@@ -7,6 +7,8 @@ at first. Lengths are heights of the plate, and times those that heat takes over
 of k.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 import pddlvm
 from pddlvm import fem
 
-__all__ = ["make", "plate"]
+__all__ = ["heated_plate", "make", "plate"]
 
 _LEFT = 1e-9
 
@@ -64,12 +66,27 @@ def make(
         length: correlation length of log k, in heights.
         std: of log k.
     """
+    return heated_plate(
+        "heat", partial(pddlvm.Energy, function=conduction), n, n_terms, n_steps, length, std
+    )
+
+
+def heated_plate(
+    name: str,
+    conducts: Callable[[Any], pddlvm.Term],
+    n: int,
+    n_terms: int,
+    n_steps: int,
+    length: float,
+    std: float,
+) -> pddlvm.TransientProblem:
+    """The plate, with a term that conducts heat in a region; see `make` for the rest."""
     space, end = fem.Space(plate(n)), 2.0
     problem = pddlvm.Problem(
-        "heat",
+        name,
         space,
         terms=[
-            pddlvm.Energy(space.interior(), conduction),
+            conducts(space.interior()),
             pddlvm.Energy(space.interior("insert"), heating),
         ],
         fields={

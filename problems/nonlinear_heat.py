@@ -5,11 +5,12 @@
 The plate, the fields, their priors and u(0) = start are those of `problems.heat`.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 import pddlvm
-from pddlvm import fem
-from problems.heat import heating, plate, warm
+from problems.heat import heated_plate
 
 __all__ = ["make"]
 
@@ -35,22 +36,5 @@ def make(
         length: correlation length of log k, in heights.
         std: of log k.
     """
-    space, end = fem.Space(plate(n)), 2.0
-    problem = pddlvm.Problem(
-        "nonlinear-heat",
-        space,
-        terms=[
-            pddlvm.Flux(space.interior(), hot_conduction, has_secant=True),
-            pddlvm.Energy(space.interior("insert"), heating),
-        ],
-        fields={
-            "k": pddlvm.KarhunenLoeve.on(space, n_terms, length=length, std=std),
-            "source": pddlvm.Constant(pddlvm.Uniform(1.1, 2.9)),
-            "start": pddlvm.Constant(pddlvm.Uniform(0.6, 1.4)),
-            "t": pddlvm.Time(end),
-        },
-        dirichlet=[pddlvm.Dirichlet("left")],
-    )
-    return pddlvm.TransientProblem(
-        problem, stepping=pddlvm.Stepping.graded(end, n_steps), initial=warm
-    )
+    conducts = partial(pddlvm.Flux, function=hot_conduction, has_secant=True)
+    return heated_plate("nonlinear-heat", conducts, n, n_terms, n_steps, length, std)

@@ -10,6 +10,7 @@ import pytest
 matplotlib.use("Agg")
 
 from examples import (
+    bracket,
     cook_membrane,
     generative_poisson,
     inverse_poisson,
@@ -41,6 +42,15 @@ def test_thermal_block(tmp_path: Path):
     report = thermal_block.main([*arguments, "--out", str(tmp_path)])
     assert {p.name for p in tmp_path.iterdir()} == {"bounds.png", "report.txt"}
     assert all(found.violations == 0 for found in report.effectivity.values())
+
+
+def test_bracket(tmp_path: Path):
+    arguments = ["--n", "4", "--samples", "10", "--steps", "30", "--out", str(tmp_path)]
+    report, n_exceeded = bracket.main(arguments)
+    names = {"displacement.png", "deflection.png", "traction.png", "bracket.vtu"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    assert report.relative_l2_corrected < 1e-4
+    assert n_exceeded == 0
 
 
 def test_flow_around_an_obstacle(tmp_path: Path):

@@ -89,6 +89,9 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         _residual_norm=residual_norm,
         _bounds=bounds,
         _stability=stability,
+        _primal_dual=model.primal_dual,
+        _certifier=lambda: model.certifier,
+        _z=flat_z.cpu(),
     )
 
 
@@ -147,4 +150,7 @@ def _solved(model: Any, z: Tensor) -> Forward:
         _residual_norm=residual_norm,
         _bounds=bounds,
         _stability=lambda: certificate().lower,
+        _primal_dual=model.primal_dual,
+        _certifier=lambda: model.certifier,
+        _z=flat_z,
     )

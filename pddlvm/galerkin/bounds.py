@@ -33,7 +33,7 @@ from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.problem import Problem
 
-__all__ = ["Certifier", "ErrorBounds", "reduced_coercivity"]
+__all__ = ["Certifier", "ErrorBounds", "Improved", "reduced_coercivity", "times_stiffness"]
 
 _N_STEPS = 4
 """Of conjugate gradients, each as dear as a certificate."""
@@ -78,6 +78,24 @@ class ErrorBounds:
         return torch.where(self.coercivity > 0, found, 0.0).clamp(min=0)
 
 
+@dataclass(frozen=True)
+class Improved:
+    """m + d, and what bounds the rest of the error; float64, a row for each sample.
+
+    Attributes:
+        u: m + d, with the boundary values of a solution, (batch, n_dofs).
+        left: |r(u)|_{K0'}, (batch,).
+        rounding: what |r| may be wrong by, (batch,).
+        coercivity, continuity: as in `ErrorBounds`.
+    """
+
+    u: Tensor
+    left: Tensor
+    rounding: Tensor
+    coercivity: Tensor
+    continuity: Tensor
+
+
 class Certifier:
     """Bounds for a problem, from the residual on the mesh.
 
@@ -95,7 +113,7 @@ class Certifier:
         )
         # The norm of a model on which K0 sees no constants is not that of K0 alone.
         is_singular = bool(problem.constraints) and not is_dual
-        self._norm = _Energy.of(problem) if is_singular else reduction.reference
+        self.norm = _Energy.of(problem) if is_singular else reduction.reference
         self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self._typical = reduction.xi[:1], reduction.c[:1] / reduction.units.energy**0.5
 
@@ -104,32 +122,43 @@ class Certifier:
 
         None where the problem has none.
         """
+        found = self.improve(mean, z)
+        if found is None:
+            return None
+        near = self.norm.energy_norm(found.u - mean)
+        # Where d is all of e, whatever is compared with has its own rounding.
+        moved, ends = _SOLVED * near, (found.coercivity, found.continuity)
+        return ErrorBounds(near, found.left, found.rounding, moved, *ends)
+
+    def improve(self, mean: Tensor, z: Tensor) -> Improved | None:
+        """A few steps towards the solution, and what they leave; arguments as those of a call."""
         if self._coercivity is None:
             return None
         lower, upper = self._coercivity(z)
         chunk = self._problem.solver.chunk
         parts = [self._near(*part) for part in zip(mean.split(chunk), z.split(chunk), strict=True)]
         better, r = (torch.cat(part) for part in zip(*parts, strict=True))
+        rounding = _SOLVED * r + self.rounding(mean.norm(dim=1), upper)
+        return Improved(better, r, rounding, lower, upper)
+
+    def rounding(self, size: Tensor, upper: Tensor) -> Tensor:
+        """What |K u|_{K0'} may be wrong by, for u of Euclidean sizes, (batch,)."""
         share, at = self._rounded
-        rounding = _SOLVED * r + share * mean.norm(dim=1) * upper / at
-        near = self._norm.energy_norm(better - mean)
-        # Where d is all of e, whatever is compared with has its own rounding.
-        return ErrorBounds(near, r, rounding, _SOLVED * near, lower, upper)
+        return share * size * upper / at
 
     def _near(self, mean: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """m + d and |r(m + d)|_{K0'}."""
-        free = self._operators.free
-        held = self._operators.lift(z).index_copy(1, free, mean[:, free])
+        held = self._operators.held(mean, z)
         if self._reference.is_dual:
             found = refine(
                 self._exact, self._reference, held, z, tolerance=0.0, max_iterations=_N_STEPS
             )
             return found.u, found.residual_norm * self._reference.energy_norm(found.u)
         r = self._operators.residual(held, z)
-        system = _System(self._operators, self._norm, z, held.norm(dim=1, keepdim=True))
+        system = _System(self._operators, self.norm, z, held.norm(dim=1, keepdim=True))
         budget = torch.full((len(z),), _N_STEPS)
         step, _ = conjugate_gradients(system, -r, r.new_zeros(len(z)), budget)
-        better = held.index_add(1, free, step)
+        better = held.index_add(1, self._operators.free, step)
         return better, system.precondition(self._operators.residual(better, z))[1]
 
     @cached_property
@@ -142,7 +171,7 @@ class Certifier:
         epsilon = torch.finfo(u.dtype).eps
         rounded = u + epsilon * u.abs() * normal_like(u, (), generator_of(0))
         change = self._operators.residual(rounded, z) - self._operators.residual(u, z)
-        size = (change * self._norm.solve(change)).sum().clamp(min=0).sqrt()
+        size = (change * self.norm.solve(change)).sum().clamp(min=0).sqrt()
         return _ROUNDINGS * float(size / u.norm()), float(self._coercivity(z)[1])
 
 
@@ -169,10 +198,7 @@ class _Energy:
 
 @dataclass(frozen=True)
 class _System:
-    """K(z) of a linear problem, with K0 as its preconditioner; vectors are (batch, n_free).
-
-    K p is a difference of residuals, of a p of the size of u: far cheaper than all tangents are.
-    """
+    """K(z) of a linear problem, with K0 as its preconditioner; vectors are (batch, n_free)."""
 
     operators: Discretisation
     norm: "Reference | _Energy"
@@ -184,15 +210,23 @@ class _System:
         return _System(self.operators, self.norm, self.z[rows], self.size[rows])
 
     def apply(self, p: Tensor) -> Tensor:
-        scale = self.size / p.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        zero = p.new_zeros(len(p), self.operators.n_dofs)
-        u = zero.index_copy(1, self.operators.free, scale * p)
-        change = self.operators.residual(u, self.z) - self.operators.residual(zero, self.z)
-        return change / scale.clamp(min=1e-300)
+        return times_stiffness(self.operators, p, self.z, self.size)
 
     def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
         w = self.norm.solve(r)
         return w, (r * w).sum(-1).clamp(min=0).sqrt()
+
+
+def times_stiffness(operators: Discretisation, p: Tensor, z: Tensor, size: Tensor) -> Tensor:
+    """K(z) p of a linear problem, (batch, n_free), for p the same.
+
+    A difference of residuals, of a p of the size of u (batch, 1): far cheaper than tangents are.
+    """
+    scale = size / p.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    zero = p.new_zeros(len(p), operators.n_dofs)
+    u = zero.index_copy(1, operators.free, scale * p)
+    change = operators.residual(u, z) - operators.residual(zero, z)
+    return change / scale.clamp(min=1e-300)
 
 
 def reduced_coercivity(exact: ReducedModel, c: Tensor, z: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.galerkin.solved_draws import SolvedDraws
 from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
+from pddlvm.reduced.interpolated import Interpolated
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
 
@@ -100,7 +101,7 @@ class Covariance(ABC):
         check_share(tolerance=self.tolerance)
 
     @abstractmethod
-    def likelihood(self, reduced: ReducedModel, exact: ReducedModel, scales: Scales) -> Likelihood:
+    def likelihood(self, reduced: ReducedModel, few: Interpolated, scales: Scales) -> Likelihood:
         """The likelihood for a reduced model, and the same in float64 on the CPU."""
 
 
@@ -108,7 +109,7 @@ class EnergyNorm(Covariance):
     """Sigma = eps^2 K(u, z): the default wherever the problem has a potential or a secant."""
 
     def likelihood(  # noqa: D102
-        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales
     ) -> Likelihood:
         problem = reduced.representation.problem
         if reduced.representation.w is not None:
@@ -129,7 +130,7 @@ class Whitened(Covariance):
     """Sigma = eps^2 K0: for any problem."""
 
     def likelihood(  # noqa: D102
-        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales
     ) -> Likelihood:
         return _DualLikelihood(reduced, scales, self.tolerance)
 
@@ -138,7 +139,7 @@ class Dual(Covariance):
     """Sigma = eps^2 X: the default of nonlinear problems whose operator is not positive."""
 
     def likelihood(  # noqa: D102
-        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales
     ) -> Likelihood:
         return _DualLikelihood(reduced, scales, self.tolerance)
 
@@ -147,20 +148,20 @@ class Natural(Covariance):
     """Sigma = eps^2 K X^{-1} K^T: the default of linear problems whose operator is not positive."""
 
     def likelihood(  # noqa: D102
-        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales
     ) -> Likelihood:
         if not reduced.representation.problem.is_linear:
             raise ProblemError(
                 "Natural is for problems that are linear in u; use Dual(), or Whitened()"
             )
-        return _NaturalLikelihood(reduced, exact, scales, self.tolerance)
+        return _NaturalLikelihood(reduced, few, scales, self.tolerance)
 
 
 class Isotropic(Covariance):
     """Sigma = eps^2 I: the paper's choice, for comparison; uses the full operator."""
 
     def likelihood(  # noqa: D102
-        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales
     ) -> Likelihood:
         return _IsotropicLikelihood(reduced, scales, self.tolerance)
 
@@ -188,10 +189,10 @@ class _DualLikelihood(Likelihood):
 
 class _NaturalLikelihood(Likelihood):
     def __init__(
-        self, reduced: ReducedModel, exact: ReducedModel, scales: Scales, tolerance: float
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales, tolerance: float
     ) -> None:
         super().__init__(reduced, scales, tolerance)
-        self._solved = SolvedDraws(exact, reduced.representation.rows.dtype)
+        self._solved = SolvedDraws(few, reduced.representation.rows.dtype)
 
     @property
     def draws(self) -> Draws:

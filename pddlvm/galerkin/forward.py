@@ -18,14 +18,16 @@ from pddlvm.basics.checks import check_shape
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
-from pddlvm.galerkin.bounds import ErrorBounds
+from pddlvm.galerkin.bounds import Certifier, ErrorBounds
+from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
+from pddlvm.sensors.quantity import Quantity
 
-__all__ = ["Forward", "OneField"]
+__all__ = ["Forward", "OneField", "OneQuantity"]
 
 _RELATIVE_FLOOR = 1e-7
 
@@ -55,6 +57,9 @@ class Forward:
     _residual_norm: Callable[[], Tensor]
     _bounds: Callable[[Callable[[], Tensor]], ErrorBounds | None]
     _stability: Callable[[], Tensor]
+    _primal_dual: Callable[[Quantity], PrimalDual]
+    _certifier: Callable[[], Certifier]
+    _z: Tensor
 
     @property
     def representation(self) -> Representation:
@@ -130,6 +135,17 @@ class Forward:
             ProblemError: there is no such field.
         """
         return OneField(self, field_of(self.representation.problem.space, name)[0])
+
+    def of(self, quantity: Quantity) -> "OneQuantity":
+        """Linear functionals of the solution, far better than those of the mean.
+
+        The first answer of a model prepares adjoint solutions, in about the time of its basis.
+
+        Raises:
+            InputError: a quantity of another problem.
+        """
+        self._reduced()
+        return OneQuantity(self, quantity, self._primal_dual(quantity))
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_dofs) each.
@@ -231,3 +247,46 @@ class OneField:
     def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Draws, (*shape, ..., n)."""
         return self.whole.sample(shape, seed=seed)[..., self.dofs]
+
+
+@dataclass(frozen=True)
+class OneQuantity:
+    """Functionals l(u) of a `Forward`.
+
+    Attributes:
+        whole: of the solution.
+        quantity: l.
+    """
+
+    whole: Forward
+    quantity: Quantity
+    _primal_dual: PrimalDual
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """l(m) - psi . r(m), (..., n): m the mean, psi a reduced adjoint solution.
+
+        Where the problem is not linear there is none, and it is l(m).
+        """
+        found = self._primal_dual.value(self._means, self.whole._z)
+        return self._shaped(found).to(self.whole.c.dtype)
+
+    @cached_property
+    def error_bound(self) -> Tensor | None:
+        """Upper bound of |l(u) - mean|, (..., n), float64; None where there is none.
+
+        Rigorous as `Forward.error_bound` is, of this mean with its rounding.
+        """
+        given = self.mean.reshape(len(self.whole._z), -1).to("cpu", torch.float64)
+        found = self._primal_dual.bound(self._means, self.whole._z, given, self.whole._certifier())
+        if found is None or not (torch.isfinite(found).any() or not found.numel()):
+            return None
+        return self._shaped(found)
+
+    @property
+    def _means(self) -> Tensor:
+        return self.whole.mean.reshape(len(self.whole._z), -1).to("cpu", torch.float64)
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        c = self.whole.c
+        return values.reshape(*c.shape[:-1], -1).to(c.device)

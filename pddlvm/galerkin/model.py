@@ -31,18 +31,18 @@ from pddlvm.galerkin.gauss_newton import (
     inverse_features,
 )
 from pddlvm.galerkin.maps import ForwardMap, InverseMap
+from pddlvm.galerkin.quantities import PrimalDuals
 from pddlvm.galerkin.refinement import Refined, check_converged, refine
 from pddlvm.latent.core import LatentModel, Stage
-from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.elbo import both_maps
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
-from pddlvm.latent.rows import Rows
 from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.reduced.bases import Basis
-from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.interpolated import Interpolated
 from pddlvm.reduced.online import Online, online_of
 from pddlvm.reduced.reduction import Reduction, reduce
 from pddlvm.reduced.residual import ReducedModel
@@ -93,14 +93,13 @@ class GalerkinMaps(LatentModel):
         check_kind(torch.dtype, dtype=dtype)
         if not isinstance(objective, str) or objective not in ("detached", "coupled"):
             raise InputError(f"objective must be 'detached' or 'coupled', got {objective!r}")
-        self.problem, self.objective = problem, objective
-        self.seed = check_seed(seed)
+        self.problem, self.objective, self.seed = problem, objective, check_seed(seed)
         self.reduction = reduction or reduce(problem, basis, seed=seed, progress=progress)
-        is_dual = self.reduction.reference.is_dual
-        self.covariance = covariance or default_covariance(problem, is_dual)
+        reference = self.reduction.reference
+        self.covariance = covariance or default_covariance(problem, reference.is_dual)
         self.reduced = self.reduction.model(problem, dtype)
-        # In a tuple, so that it is no submodule: it stays in float64 on the CPU.
-        self._float64 = (self.reduction.model(problem, torch.float64),)
+        # No submodule: it stays in float64 on the CPU.
+        self._few = Interpolated(self.reduction.model(problem, torch.float64))
         d, m = problem.n_parameters, self.reduced.n_modes
         n_features = m + self.reduced.representation.n_lifts
         with seeded(seed):
@@ -127,8 +126,7 @@ class GalerkinMaps(LatentModel):
     def __repr__(self) -> str:
         return (
             f"LatentVariableModel({self.problem!r}, {self.reduced.n_modes} modes, "
-            f"{self.covariance!r}, objective={self.objective!r}, "
-            f"calibrated={self.is_calibrated})"
+            f"{self.covariance!r}, objective={self.objective!r}, calibrated={self.is_calibrated})"
         )
 
     @property
@@ -145,14 +143,7 @@ class GalerkinMaps(LatentModel):
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """Both maps at once, by the whole ELBO."""
-        elbo = AntitheticELBO()
-
-        def loss(rows: Rows, generator: torch.Generator) -> Tensor:
-            total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
-            return total / rows.total
-
-        networks = self.forward_map, self.inverse_map
-        return (Stage("both maps", 1.0, networks, loss, self.likelihood.prepare),)
+        return (both_maps(self, self.likelihood.prepare),)
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None
@@ -181,9 +172,8 @@ class GalerkinMaps(LatentModel):
                 the solution leaves the range of its dtype.
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
-        z = self.problem.prior.check(check_no_gradient(z, "z"))
         check_corrections(corrections)
-        return forward_of(self, z, corrections)
+        return forward_of(self, self.problem.prior.check(check_no_gradient(z, "z")), corrections)
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         work, representation = z.double(), self.reduced.representation
@@ -303,12 +293,12 @@ class GalerkinMaps(LatentModel):
     @property
     def exact(self) -> ReducedModel:
         """The reduced model in float64 on the CPU."""
-        return self._float64[0]
+        return self._few.exact
 
-    @cached_property
+    @property
     def interpolated(self) -> ReducedModel:
         """The same, linear terms as sums of few operators: for many z."""
-        return interpolated(self.exact)
+        return self._few.model
 
     @cached_property
     def online(self) -> Online | None:
@@ -320,6 +310,11 @@ class GalerkinMaps(LatentModel):
         """Error bounds of means."""
         return Certifier(self.problem, self.reduction, self.exact)
 
+    @cached_property
+    def primal_dual(self) -> PrimalDuals:
+        """What answers quantities."""
+        return PrimalDuals(self.problem, self.reduction.reference)
+
     def _fit_scales(self) -> None:
         xi, c, units = self.reduction.xi, self.reduction.c, self.reduction.units
         self.forward_map.amplitude.fit(xi, c.norm(dim=1) / units.energy**0.5)
@@ -330,7 +325,7 @@ class GalerkinMaps(LatentModel):
         operators = self.problem.discretisation(torch.float64, torch.device("cpu"))
         force = operators.residual(operators.lift(z[:8]), z[:8]).square().mean().sqrt()
         scales = Scales(self.forward_map.amplitude, self.energy_scale, float(force))
-        self.likelihood = self.covariance.likelihood(self.reduced, self.exact, scales)
+        self.likelihood = self.covariance.likelihood(self.reduced, self._few, scales)
 
     def log_sizes(
         self, c: Tensor, z: Tensor, residual_norm: Tensor | None = None

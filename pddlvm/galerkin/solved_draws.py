@@ -17,8 +17,7 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of
 from pddlvm.linalg.newton import least_squares_step
 from pddlvm.parameters.space import ParameterSpace
-from pddlvm.reduced.interpolated import interpolated
-from pddlvm.reduced.residual import ReducedModel
+from pddlvm.reduced.interpolated import Interpolated
 
 __all__ = ["SolvedDraws", "SolvedPool"]
 
@@ -101,26 +100,22 @@ class SolvedDraws(SolvedPool):
     """Those of a reduced model.
 
     Args:
-        exact: the reduced model of a linear problem, float64 on the CPU.
+        few: the reduced model of a linear problem, float64 on the CPU.
         dtype: of the draws.
     """
 
-    def __init__(self, exact: ReducedModel, dtype: torch.dtype) -> None:
-        super().__init__(exact.prior, dtype)
-        self._exact = exact
+    def __init__(self, few: Interpolated, dtype: torch.dtype) -> None:
+        super().__init__(few.exact.prior, dtype)
+        self._few = few
 
     def _solve(self, xi: Tensor) -> Tensor:
-        z = self._exact.prior.unstandardise(xi.double())
-        parts = []
+        z = self._prior.unstandardise(xi.double())
+        parts, model = [], self._few.model
         for part in z.split(_CHUNK):
-            zero = part.new_zeros(len(part), self._exact.n_modes)
-            k, r = self._model.stiffness(zero, part), self._model.residual(zero, part)
+            zero = part.new_zeros(len(part), model.n_modes)
+            k, r = model.stiffness(zero, part), model.residual(zero, part)
             parts.append(-least_squares_step(k, r))
         return torch.cat(parts)
-
-    @cached_property
-    def _model(self) -> ReducedModel:
-        return interpolated(self._exact)
 
 
 def _keys(xi: Tensor) -> Tensor:

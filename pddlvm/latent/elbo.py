@@ -18,9 +18,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.rows import Rows
 
-__all__ = ["AntitheticELBO"]
+__all__ = ["AntitheticELBO", "both_maps"]
 
 _SHARE = 8
 """One sample in this many estimates the effect of the spread."""
@@ -69,3 +70,19 @@ class AntitheticELBO(Trace_ELBO):
         sites = [guided.nodes[name] for name in self.scored]
         log_q = torch.stack([node["fn"].log_prob(node["value"]) for node in sites]).sum()
         return log_q - likelihood - score(rows, c, xi, *self.scored).sum()
+
+
+def both_maps(model: LatentModel, prepare: Callable[[], None]) -> Stage:
+    """The stage that trains both maps at once, by the whole ELBO.
+
+    Args:
+        model: the maps.
+        prepare: see `Stage`.
+    """
+    elbo = AntitheticELBO()
+
+    def loss(rows: Rows, generator: torch.Generator) -> Tensor:
+        total = elbo.differentiable_loss(model.model, model.guide, rows, generator)
+        return total / rows.total
+
+    return Stage("both maps", 1.0, (model.forward_map, model.inverse_map), loss, prepare)

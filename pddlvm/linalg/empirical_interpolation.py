@@ -23,10 +23,22 @@ class Interpolation:
     Attributes:
         index: flat indices of the magic entries, (rank,).
         cardinal: cardinal functions at all entries, (n_entries, rank).
+        spread: F, (n_own, s), where the s entries at a point are combinations of n_own of them:
+            cardinal functions are then those of the latter, (n_points * n_own, rank).
     """
 
     index: NDArray[np.int64]
     cardinal: NDArray[np.float64]
+    spread: NDArray[np.float64] | None = None
+
+    def function(self, q: int) -> NDArray[np.float64]:
+        """A cardinal function at all entries, (n_entries,)."""
+        own = np.ascontiguousarray(self.cardinal[:, q])
+        return (
+            own
+            if self.spread is None
+            else (own.reshape(-1, len(self.spread)) @ self.spread).ravel()
+        )
 
 
 def find_interpolation(

@@ -3,29 +3,31 @@
     W^T K(z) V  =  sum_q theta_q(z) K_q,      theta_q(z) = D(x_q; z) at magic points
 
 by empirical interpolation of D over all points of the mesh (`pddlvm.weak.affine_term`), or over
-those of the cubature where they are too many. A log-normal field takes some two hundred K_q: too
-many for a training, which draws each z once and would keep them on its device. At inference their
-sum costs a tenth of what the strains at the points of a cubature do, and of a small mesh it is
-right to five digits, derivatives included.
+those of the cubature where they are too many. Entries of D that are multiples of each other, as
+those of a viscosity, count as one (`pddlvm.reduced.slots`). A log-normal field takes some two
+hundred K_q: too many for a training, which draws each z once and would keep them on its device. At
+inference their sum costs a tenth of what the strains at the points of a cubature do, and of a small
+mesh it is right to five digits, derivatives included.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pddlvm.basics.by_object import ByObject
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
 from pddlvm.linalg.operators import ScaledOperator
-from pddlvm.reduced.cubature import dense_columns
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced.residual import ReducedModel, stiffness_of
+from pddlvm.reduced.slots import Slots
 from pddlvm.weak.affine_term import AffineTerm
+from pddlvm.weak.projection import AtPoints, OnMesh
 from pddlvm.weak.terms import TermEvaluator
 
-__all__ = ["interpolated"]
-
-Array = NDArray[np.float64]
+__all__ = ["Interpolated", "interpolated"]
 
 _N_DRAWS = (128, 384, 768)
 """Of z, few first: twice the rank and more."""
@@ -36,8 +38,35 @@ _MAX_RANK = 384
 _TOLERANCE, _WRONG = 1e-9, 1e-3
 """Parts of D that may be left: of principal components, squared, and anywhere of a fresh draw."""
 _N_TRIED, _LINEAR = 4, 1e-8
-_MOST = 2**25
-"""Numbers in the tangents of all draws: 256 MiB."""
+_MOST, _AT_ONCE = 2**25, 2**22
+"""Numbers in the tangents of all draws: 256 MiB; and in those that are evaluated together."""
+_N_PROBES, _N_COLUMNS = 4, 16
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """There are too many points for all draws."""
+
+
+Pair = tuple[Interpolation, Interpolation]
+_ON_MESH: ByObject[TermEvaluator, Pair | NoRoom | None] = ByObject()
+"""Interpolations at the points of the mesh, of tangents and fluxes: the same for all bases."""
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """A model as sums of few operators, made when it is first asked for, once for all who do.
+
+    Attributes:
+        exact: the model, float64 on the CPU.
+    """
+
+    exact: ReducedModel
+
+    @cached_property
+    def model(self) -> ReducedModel:
+        """See `interpolated`."""
+        return interpolated(self.exact)
 
 
 def interpolated(model: ReducedModel) -> ReducedModel:
@@ -71,37 +100,30 @@ def _is_linear(term: TermEvaluator, a: Tensor, blocks: dict[str, Tensor]) -> boo
 
 def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
     """A term as such a sum, if it is one of few."""
-    for n in _N_DRAWS:
-        term, columns, energy, tests = _at_points(model, number, n + _N_CHECKS)
-        generator = torch.Generator().manual_seed(0)
-        xi = model.prior.sample_standard((n + _N_CHECKS,), generator=generator)
-        xi[:n] = model.prior.clamp_standard(_SPREAD * xi[:n])
-        blocks = model.prior.split(model.prior.unstandardise(xi))
-        e = xi.new_zeros(len(xi), len(term.weights), term.s)
-        tangents = term.tangents_of(e, blocks) / term.weights[:, None, None]
-        loads = term.fluxes_of(e, blocks) / term.weights[:, None]
-        # What multiplies u and grad u has different units: relative to the strains of the columns.
-        size = torch.from_numpy(columns).square().mean((0, 2)).sqrt()
-        size = torch.where(size > 0, size, 1.0).expand(len(term.weights), -1)
-        tangent = _interpolation(tangents.flatten(1), (size[:, :, None] * size[:, None]).flatten())
-        load = _interpolation(loads.flatten(1), size.flatten())
-        if tangent is not None and load is not None:
-            return AffineTerm(term, tangent, load, columns, torch.float64, energy, tests)
-    return None
-
-
-def _at_points(
-    model: ReducedModel, number: int, n: int
-) -> tuple[TermEvaluator, Array, float, Array | None]:
-    """A term at points that n draws have room for, B (V, L), the unit of the weights, and B W."""
     representation, term = model.representation, model.terms[number]
     problem = representation.problem
     full = problem.discretisation(torch.float64, torch.device("cpu")).terms[number]
-    if n * len(full.weights) * full.s**2 <= _MOST:
-        columns = dense_columns(full.term, representation.basis.numpy())
-        tests = None if representation.w is None else dense_columns(full.term, representation.w)
-        return full, columns, representation.units.energy, tests
+    columns = representation.basis
+    if full not in _ON_MESH:
+        few = columns[:, :: max(1, columns.shape[1] // _N_COLUMNS)]
+        _ON_MESH[full] = _found(full, model.prior, full.strains(few.T).square().mean((0, 1)).sqrt())
+    found = _ON_MESH[full]
+    if found is None:
+        return None
+    if isinstance(found, tuple):
+        bases = OnMesh(full, columns.numpy(), representation.w)
+        return AffineTerm(full, *found, bases, torch.float64, representation.units.energy)
     assert isinstance(term, TermEvaluator)
+    at_points = _at_points(model, term)
+    size = torch.from_numpy(at_points.columns).square().mean((0, 2)).sqrt()
+    found = _found(term, model.prior, size, most=None)
+    if not isinstance(found, tuple):
+        return None
+    return AffineTerm(term, *found, at_points, torch.float64)
+
+
+def _at_points(model: ReducedModel, term: TermEvaluator) -> AtPoints:
+    """The bases at the points of a cubature."""
     assert isinstance(term.operator, ScaledOperator)
     found = term.operator.columns
     # The mean boundary values stand in the offset of the operator.
@@ -110,7 +132,76 @@ def _at_points(
     if term.own_tests is not None:
         assert isinstance(term.own_tests, ScaledOperator)
         tests = term.own_tests.columns.unflatten(0, (-1, term.s)).numpy()
-    return term, found.unflatten(0, (-1, term.s)).numpy(), 1.0, tests
+    return AtPoints(found.unflatten(0, (-1, term.s)).numpy(), tests)
+
+
+def _found(
+    term: TermEvaluator, prior: ParameterSpace, size: Tensor, most: int | None = -1
+) -> Pair | NoRoom | None:
+    """Interpolations of the tangents and fluxes at u = 0; None where they are of many functions.
+
+    Args:
+        term: at its points.
+        prior: of z.
+        size: of the strains, (s,): what multiplies u and grad u has different units.
+        most: numbers that there is room for; -1: `_MOST`, None: any.
+    """
+    most = _MOST if most == -1 else most
+    size = torch.where(size > 0, size, 1.0)
+    units = (size[:, None] * size).flatten(), size
+    probe = _values(term, prior, _standard(prior, _N_PROBES, 0))
+    slots = [Slots.of(values) for values in probe]
+    for n in _N_DRAWS:
+        room = (n + _N_CHECKS) * len(term.weights) * max(len(s.own) for s in slots)
+        if most is not None and room > most:
+            return NoRoom()
+        families = _families(term, prior, slots, n)
+        if families is None:
+            return None
+        found = [
+            _interpolation(values.flatten(1), (s.sizes(unit)).repeat(len(term.weights)))
+            for values, s, unit in zip(families, slots, units, strict=True)
+        ]
+        tangent, load = (
+            None if own is None else s.spread(own) for own, s in zip(found, slots, strict=True)
+        )
+        if tangent is not None and load is not None:
+            return tangent, load
+    return None
+
+
+def _families(
+    term: TermEvaluator, prior: ParameterSpace, slots: list[Slots], n: int
+) -> list[Tensor] | None:
+    """Own entries of tangents and fluxes of n draws and of fresh ones, (n + n_checks, n_points, .).
+
+    None where other entries are no combinations of these.
+    """
+    xi = _standard(prior, n + _N_CHECKS, n)
+    at_once = max(1, _AT_ONCE // (len(term.weights) * term.s**2))
+    parts: list[list[Tensor]] = [[], []]
+    for some in xi.split(at_once):
+        for values, own, part in zip(_values(term, prior, some), slots, parts, strict=True):
+            if not own.holds(values):
+                return None
+            part.append(values[..., own.own])
+    return [torch.cat(part) for part in parts]
+
+
+def _standard(prior: ParameterSpace, n: int, n_wide: int) -> Tensor:
+    """Draws, n_wide of them spread out."""
+    generator = torch.Generator().manual_seed(0)
+    xi = prior.sample_standard((n,), generator=generator)
+    xi[:n_wide] = prior.clamp_standard(_SPREAD * xi[:n_wide])
+    return xi
+
+
+def _values(term: TermEvaluator, prior: ParameterSpace, xi: Tensor) -> tuple[Tensor, Tensor]:
+    """Tangents and fluxes at u = 0, (n, n_points, s * s) and (n, n_points, s), without weights."""
+    blocks = prior.split(prior.unstandardise(xi))
+    e = xi.new_zeros(len(xi), len(term.weights), term.s)
+    tangents = term.tangents_of(e, blocks) / term.weights[:, None, None]
+    return tangents.flatten(2), term.fluxes_of(e, blocks) / term.weights[:, None]
 
 
 def _interpolation(values: Tensor, unit: Tensor) -> Interpolation | None:

@@ -181,7 +181,13 @@ def _classes(
         kept = pencil.is_kept[first]
         rank = int(kept.sum(1).max())
         kept = kept[:, -rank:]
-        found.append((white[:, first, -rank:, -rank:].contiguous(), None if kept.all() else kept))
+        white = white[:, first, -rank:, -rank:]
+        if kept.all() and (white - white[..., :1, :1] * torch.eye(rank)).abs().max() <= (
+            _DIGITS * size
+        ):
+            # Multiples of one matrix, as isotropic materials are, have one eigenvalue.
+            white, kept = white[..., :1, :1], kept[:, :1]
+        found.append((white.contiguous(), None if kept.all() else kept))
     return found
 
 

@@ -25,7 +25,7 @@ from pddlvm.fem import MixedSpace
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
 from pddlvm.linalg.newton import least_squares, least_squares_step, newton
 from pddlvm.reduced.bases import Basis, ResidualEnriched
-from pddlvm.reduced.cubature import CellSelection, Draws, dense_columns, select_cells, selected_term
+from pddlvm.reduced.cubature import CellSelection, Draws, select_cells, selected_term
 from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.interpolated import interpolated
 from pddlvm.reduced.reference import Reference
@@ -36,6 +36,7 @@ from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.definite import check_positive_at
 from pddlvm.weak.inner_product import inner_product, is_elliptic
 from pddlvm.weak.problem import Problem
+from pddlvm.weak.projection import OnMesh
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["Reduction", "TermReduction", "reduce"]
@@ -258,9 +259,8 @@ def reduced_model(
         if isinstance(how, CellSelection):
             terms.append(selected_term(term, exact, how, dtype))
         else:
-            columns = dense_columns(term, exact.basis.numpy())
-            tests = None if exact.w is None else dense_columns(term, exact.w)
-            terms.append(AffineTerm(evaluator, *how, columns, dtype, units.energy, tests))
+            between = OnMesh(evaluator, exact.basis.numpy(), exact.w)
+            terms.append(AffineTerm(evaluator, *how, between, dtype, units.energy))
     return ReducedModel(representation, terms)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pddlvm.reduced.galerkin import Galerkin
 
-__all__ = ["representers"]
+__all__ = ["leading", "principal", "representers"]
 
 Array = NDArray[np.float64]
 
@@ -31,14 +31,12 @@ def representers(galerkin: Galerkin, v: Array, generator: torch.Generator) -> Ar
     x = reference.matrix
     z = problem.prior.sample((_N_LOADS,), generator=generator)
     loads = galerkin.residual(galerkin.lift(z), z).numpy().T
-    loads = _principal(reference.factors.solve(np.ascontiguousarray(loads)), x, _MOST_LOADS)
+    loads = principal(reference.factors.solve(np.ascontiguousarray(loads)), x, _MOST_LOADS)
     groups = [
         reference.factors.solve(np.ascontiguousarray(centre.matrix @ v))
         for centre in reference.centres
     ]
-    # Each centre counts alike, and so does the load.
-    groups = [g / np.sqrt((g * (x @ g)).sum(axis=0).max()) for g in groups]
-    w = _principal(np.column_stack([*groups, loads]), x, _PER_MODE * v.shape[1] + loads.shape[1])
+    w = leading(groups, loads, x)
     constraints = problem.form.constraints
     if constraints is None:
         return w
@@ -49,7 +47,15 @@ def representers(galerkin: Galerkin, v: Array, generator: torch.Generator) -> Ar
     return _orthonormal(w - constants @ ((border.T @ w) / constraints.volumes[:, None]), x)
 
 
-def _principal(w: Array, x: sp.csc_matrix, most: int) -> Array:
+def leading(groups: list[Array], loads: Array, x: sp.csc_matrix) -> Array:
+    """W of representers at the centres, (n_free, n_modes) each, and of X-orthonormal loads."""
+    # Each centre counts alike, and so does the load.
+    groups = [g / np.sqrt((g * (x @ g)).sum(axis=0).max()) for g in groups]
+    most = _PER_MODE * groups[0].shape[1] + loads.shape[1]
+    return principal(np.column_stack([*groups, loads]), x, most)
+
+
+def principal(w: Array, x: sp.csc_matrix, most: int) -> Array:
     """The leading X-principal directions of the columns, X-orthonormal; none of what is zero."""
     values, vectors = np.linalg.eigh(w.T @ (x @ w))
     values, vectors = values[::-1], vectors[:, ::-1]

@@ -43,6 +43,7 @@ __all__ = [
     "average_matrix",
     "gradient_matrix",
     "mask_matrix",
+    "rows_of",
 ]
 
 _LARGEST = 1e15
@@ -136,6 +137,28 @@ def _where(bad: Tensor) -> str:
     return f"y[{', '.join(map(str, rows[0]))}]{others}"
 
 
+def rows_of(problem: ParametricProblem, matrix: Any) -> sp.csr_matrix:
+    """A copy of H (n, n_dofs), or of one row (n_dofs,), sparse or dense; or an InputError."""
+    check_kind(ParametricProblem, problem=problem)
+    if not sp.issparse(matrix):
+        matrix = np.atleast_2d(numbers_of(matrix, "matrix"))
+    if matrix.ndim != 2 or matrix.dtype.kind not in "iufb":
+        raise InputError(f"matrix must be (n, {problem.n_dofs}) real numbers, got {matrix!r}")
+    rows = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
+    n_values = prod(problem.solution_shape)
+    if rows.shape[1] != n_values:
+        per, advice = "degree of freedom", ""
+        if len(problem.solution_shape) > 1:
+            per, advice = "value", "; rows of one state read times by problem.seen_at(rows, times)"
+        raise InputError(
+            f"the matrix must have {n_values} columns, one per {per}, got shape "
+            f"{rows.shape}{advice}"
+        )
+    if not np.isfinite(rows.data).all():
+        raise InputError("the matrix has values that are not finite")
+    return rows
+
+
 class LinearObservation(Observation):
     """y = H u + e.
 
@@ -152,26 +175,7 @@ class LinearObservation(Observation):
     def __init__(
         self, problem: ParametricProblem, matrix: Any, noise_std: "float | Tensor | Noise"
     ) -> None:
-        check_kind(ParametricProblem, problem=problem)
-        if not sp.issparse(matrix):
-            matrix = np.atleast_2d(numbers_of(matrix, "matrix"))
-        if matrix.ndim != 2 or matrix.dtype.kind not in "iufb":
-            raise InputError(f"matrix must be (n, {problem.n_dofs}) real numbers, got {matrix!r}")
-        rows = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
-        n_values = prod(problem.solution_shape)
-        if rows.shape[1] != n_values:
-            per, advice = "degree of freedom", ""
-            if len(problem.solution_shape) > 1:
-                per, advice = (
-                    "value",
-                    "; rows of one state read times by problem.seen_at(rows, times)",
-                )
-            raise InputError(
-                f"the matrix must have {n_values} columns, one per {per}, got shape "
-                f"{rows.shape}{advice}"
-            )
-        if not np.isfinite(rows.data).all():
-            raise InputError("the matrix has values that are not finite")
+        rows = rows_of(problem, matrix)
         super().__init__(problem, rows.shape[0], noise_std)
         self.matrix = rows
         self._operators: dict[tuple[torch.dtype, torch.device], SparseOperator] = {}

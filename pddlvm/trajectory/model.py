@@ -26,11 +26,10 @@ from pddlvm.basics.unchanged import Unchanged
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.galerkin.maps import InverseMap
 from pddlvm.latent.core import LatentModel, Stage
-from pddlvm.latent.elbo import AntitheticELBO
+from pddlvm.latent.elbo import both_maps
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
-from pddlvm.latent.rows import Rows
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
 from pddlvm.trajectory.forward import TrajectoryForward
@@ -140,14 +139,7 @@ class TrajectoryMaps(LatentModel):
 
     def stages(self, calibrate: bool) -> tuple[Stage, ...]:
         """Both maps at once, by the whole ELBO."""
-        elbo = AntitheticELBO()
-
-        def loss(rows: Rows, generator: torch.Generator) -> Tensor:
-            total = elbo.differentiable_loss(self.model, self.guide, rows, generator)
-            return total / rows.total
-
-        networks = self.forward_map, self.inverse_map
-        return (Stage("both maps", 1.0, networks, loss, self.likelihood.draws.solve),)
+        return (both_maps(self, self.likelihood.draws.solve),)
 
     def read(  # noqa: D102
         self, c: Tensor, z: Tensor, xi_known: Tensor | None, known: Tensor | None

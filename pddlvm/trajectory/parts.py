@@ -20,6 +20,7 @@ from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolat
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.assembly import Assembler
+from pddlvm.weak.projection import AtPoints
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["Coefficients", "Parts", "find_parts"]
@@ -172,4 +173,4 @@ def _affine(term: TermEvaluator, tangent: Index, load: Index) -> AffineTerm:
         Interpolation(tangent, np.zeros((n * s * s, len(tangent)))),
         Interpolation(load, np.zeros((n * s, len(load)))),
     )
-    return AffineTerm(term, *pair, np.zeros((n, s, 1)), torch.float64)
+    return AffineTerm(term, *pair, AtPoints(np.zeros((n, s, 1))), torch.float64)

@@ -22,6 +22,7 @@ from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
+from pddlvm.weak.projection import AtPoints
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["AffineSystem", "affine_system"]
@@ -183,7 +184,7 @@ def _affine_term(
     if tangent is None or flux is None:
         return None
     columns = np.zeros((term.weights.numel(), term.s, 1))
-    own = AffineTerm(term, tangent, flux, columns, torch.float64)
+    own = AffineTerm(term, tangent, flux, AtPoints(columns), torch.float64)
     of_tangents = torch.from_numpy(tangent.cardinal.T.copy()).unflatten(1, (-1, term.s, term.s))
     of_fluxes = torch.from_numpy(flux.cardinal.T.copy()).unflatten(1, (-1, term.s))
     return own, term.weights[:, None, None] * of_tangents, term.weights[:, None] * of_fluxes

@@ -14,16 +14,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.linalg.empirical_interpolation import Interpolation
 from pddlvm.linalg.operators import scale_rows
+from pddlvm.weak.projection import Projection
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["AffineTerm"]
-
-_ROUND_OFF = 1e-14
 
 
 class AffineTerm(nn.Module):
@@ -33,11 +31,9 @@ class AffineTerm(nn.Module):
         term: the physics at the points.
         tangent: interpolation of the tangents, entries (n_points, s, s).
         load: interpolation of the fluxes at u = 0, entries (n_points, s).
-        columns: B (V, L) at the points, (n_points, s, n_columns).
+        bases: (V, L) and W; an energy there is where both are the same.
         dtype: of the matrices.
         energy: the unit of the result.
-        tests: B W at the points, (n_points, s, n_tests); by default the columns, where alone there
-            is an energy.
     """
 
     k: Tensor
@@ -53,27 +49,18 @@ class AffineTerm(nn.Module):
         term: TermEvaluator,
         tangent: Interpolation,
         load: Interpolation,
-        columns: NDArray[np.float64],
+        bases: Projection,
         dtype: torch.dtype,
         energy: float = 1.0,
-        tests: NDArray[np.float64] | None = None,
     ) -> None:
         super().__init__()
-        s, n = columns.shape[1:]
-        rows = columns if tests is None else tests
-        n_rows = rows.shape[2]
+        s, (n_rows, n) = term.s, bases.shape
         weights = term.weights.numpy() / energy
-        flat = rows.reshape(-1, n_rows)
         k, g = np.empty((len(tangent.index), n_rows, n)), np.empty((len(load.index), n_rows))
         for q in range(len(k)):
-            d = tangent.cardinal[:, q].reshape(-1, s, s) * weights[:, None, None]
-            # Fields that are constant on parts of the mesh have functions of small support.
-            size = np.abs(d).max(axis=(1, 2), initial=0.0)
-            inside = np.flatnonzero(size > _ROUND_OFF * size.max())
-            strains = np.matmul(d[inside], columns[inside]).reshape(-1, n)
-            k[q] = rows[inside].reshape(-1, n_rows).T @ strains
+            k[q] = bases.matrix(tangent.function(q).reshape(-1, s, s) * weights[:, None, None])
         for q in range(len(g)):
-            g[q] = (load.cardinal[:, q].reshape(-1, s) * weights[:, None]).ravel() @ flat
+            g[q] = bases.vector(load.function(q).reshape(-1, s) * weights[:, None])
         magic = np.concatenate([tangent.index // s**2, load.index // s])
         self.register_buffer("tangent_entry", torch.from_numpy(tangent.index % s**2))
         self.register_buffer("load_entry", torch.from_numpy(load.index % s))

@@ -31,7 +31,10 @@ _WHY_SINGULAR = (
     "can it move as a rigid body, or is the prior centred at a resonance?"
 )
 
-_SOLVE = "(problem.solve(z) does without a positive operator, a model does not)"
+_SOLVE = (
+    "(problem.solve(z) does without a positive operator, a model needs one, or a norm of its "
+    "solutions: inner_product=)"
+)
 
 
 def factorise_positive(problem: "Problem", whole: sp.csr_matrix) -> Factorisation:

@@ -100,6 +100,14 @@ class Discretisation(nn.Module):
         multipliers = (r @ self.constants) / (self.border * self.constants).sum(0)
         return r - multipliers @ self.border.T
 
+    def held(self, u: Tensor, z: Tensor) -> Tensor:
+        """u with the boundary values of z, and the mean values that the constraints ask for."""
+        free = u[:, self.free]
+        if self.is_constrained:
+            means = (free @ self.border) / (self.border * self.constants).sum(0)
+            free = free - means @ self.constants.T
+        return self.lift(z).index_copy(1, self.free, free)
+
     def tangents(self, u: Tensor, z: Tensor) -> list[Tensor]:
         """Pointwise tangents of each term, (batch, n_points, s, s) each."""
         blocks = self.prior.split(z)

@@ -33,6 +33,7 @@ from pddlvm.fem.mixed import fields_of
 from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.matrix_sum import MatrixSum
 from pddlvm.weak.terms import Term
 
 if TYPE_CHECKING:
@@ -180,6 +181,9 @@ def _own(
 
 def _positive_part(tangent: Tensor, term: Term, number: int) -> Tensor | None:
     """D_+ of one field, zero elsewhere, (n_points, s, s); None if it is not elliptic."""
+    if isinstance(term.function, MatrixSum):
+        # Pairs of unknowns are no points, and u_i - u_j is no gradient.
+        return None
     if not _grows_with_gradients(tangent, term, number):
         return None
     inside, _ = _columns(term, number)

@@ -26,12 +26,14 @@ from pddlvm.weak.boundary import Dirichlet
 from pddlvm.weak.matrix_sum import (
     Coefficients,
     Linear,
+    Skew,
     Squares,
     region_of_matrices,
+    region_of_skew,
     region_of_vectors,
 )
 from pddlvm.weak.problem import Problem
-from pddlvm.weak.terms import Energy
+from pddlvm.weak.terms import Energy, Flux, Term
 
 __all__ = ["MatrixProblem"]
 
@@ -52,6 +54,7 @@ def MatrixProblem(
     space: FunctionSpace | None = None,
     dirichlet: Sequence[Dirichlet] = (),
     solver: LinearSolver = Automatic(),  # noqa: B008 (frozen)
+    inner_product: Any = None,
 ) -> Problem:
     """A(z) u = f(z) as a `Problem`: the same models, inference, and bounds of errors.
 
@@ -60,7 +63,7 @@ def MatrixProblem(
 
     Args:
         name: for messages, plots and saved runs.
-        matrices: A_q, (n, n), symmetric: of SciPy or NumPy, or paths of files, .npz as of
+        matrices: A_q, (n, n), of SciPy or NumPy, or paths of files, .npz as of
             `scipy.sparse.save_npz`, or Matrix Market (.mtx, .mtx.gz).
         loads: f_k, (n,): arrays, or paths of .npy or Matrix Market files.
         parameters: name of each parameter -> its prior, in the order of z.
@@ -71,10 +74,14 @@ def MatrixProblem(
         dirichlet: prescribed values, as of any problem; rows and columns are then those of all
             degrees of freedom. Without a space, `Dirichlet(fem.Nodes([0, 7]), 0.0)` names unknowns.
         solver: of linear systems.
+        inner_product: X, (n, n), symmetric and positive, given as a matrix is: the norm of
+            solutions. By default the symmetric part of A at the centre of the prior; where that is
+            not positive, of waves and saddle points, a model asks for one.
 
     Raises:
-        ProblemError: matrices or loads that cannot be read, of other sizes, not finite or not
-            symmetric, or functions that do not give a coefficient for each.
+        ProblemError: matrices or loads that cannot be read, of other sizes, not finite, symmetric
+            but for rows that were replaced, or functions that do not give a coefficient for each;
+            an inner product that is not symmetric or not positive.
     """
     check_kind(str, name=name)
     check_kind(Mapping, parameters=parameters)
@@ -87,11 +94,8 @@ def MatrixProblem(
     found = tuple(_matrix(a, f"matrix {q} of {who}") for q, a in enumerate(matrices))
     n = found[0].shape[0]
     for q, a in enumerate(found):
-        if a.shape != (n, n):
-            raise ProblemError(
-                f"matrix {q} of {who} has shape {a.shape}, matrix 0 {found[0].shape}; "
-                "all must be those of the same unknowns"
-            )
+        _check_size(a, n, f"matrix {q} of {who}")
+        _check_rows(a, f"matrix {q} of {who}")
     vectors = tuple(_vector(f, f"load {k} of {who}", n) for k, f in enumerate(loads))
     for parameter, prior in parameters.items():
         check_kind(Prior, **{f"the prior of {parameter}": prior})
@@ -106,16 +110,64 @@ def MatrixProblem(
             f"the space of {who} has {space.n_dofs} degrees of freedom, its matrices "
             f"have {n} rows; give the space that they were assembled in, or none"
         )
-    terms = [
-        Energy(region_of_matrices(found), Squares(theta, names, found)),
+    even, odd = (tuple(sp.csr_matrix(0.5 * (a + sign * a.T)) for a in found) for sign in (1, -1))
+    terms: list[Term] = [
+        Energy(region_of_matrices(even), Squares(theta, names, even)),
         Energy(region_of_vectors(vectors), Linear(phi, names if phi else ())),
     ]
+    if not all(map(_is_symmetric, found)):
+        terms.append(Flux(region_of_skew(odd), Skew(theta, names)))
     fields = {parameter: Constant(prior) for parameter, prior in parameters.items()}
-    return Problem(name, space, terms, fields, dirichlet, solver)
+    norm = () if inner_product is None else _norm(inner_product, n, who)
+    return Problem(name, space, terms, fields, dirichlet, solver, inner_product=norm)
+
+
+def _norm(given: Any, n: int, who: str) -> tuple[Energy]:
+    """The energy of a symmetric matrix."""
+    who = f"the inner product of {who}"
+    x = _matrix(given, who)
+    _check_size(x, n, who)
+    if not _is_symmetric(x):
+        raise ProblemError(f"{who} is not symmetric; a norm is, |u|_X^2 = u . X u")
+    x = sp.csr_matrix(0.5 * (x + x.T))
+    return (Energy(region_of_matrices((x,)), Squares(None, (), (x,))),)
+
+
+def _check_size(a: sp.csr_matrix, n: int, who: str) -> None:
+    if a.shape != (n, n):
+        raise ProblemError(
+            f"{who} has shape {a.shape}, matrix 0 {(n, n)}; all must be those of the same unknowns"
+        )
+
+
+def _is_symmetric(a: sp.csr_matrix) -> bool:
+    return bool(abs(a - a.T).max() <= _SYMMETRIC * abs(a).max())
+
+
+def _check_rows(a: sp.csr_matrix, who: str) -> None:
+    """Refuse a matrix that is symmetric but for rows which were replaced by those of a diagonal."""
+    if _is_symmetric(a):
+        return
+    others = (a - sp.diags(a.diagonal())).tocsr()
+    replaced = (np.diff(_pruned(others).indptr) == 0) & (np.diff(_pruned(others.T).indptr) > 0)
+    rest = np.flatnonzero(~replaced)
+    if replaced.any() and _is_symmetric(a[rest][:, rest]):
+        raise ProblemError(
+            f"{who} is not symmetric, but for {int(replaced.sum())} rows that have a diagonal "
+            f"alone, of unknown {int(replaced.argmax())} for one: were rows of prescribed values "
+            "replaced, and columns not? Give the matrix before, and dirichlet=[...]"
+        )
+
+
+def _pruned(a: Any) -> sp.csr_matrix:
+    """Without zeros that are stored."""
+    found = sp.csr_matrix(a, copy=True)
+    found.eliminate_zeros()
+    return found
 
 
 def _matrix(given: Any, who: str) -> sp.csr_matrix:
-    """A finite, symmetric matrix, or a ProblemError."""
+    """A finite matrix, or a ProblemError."""
     if isinstance(given, str | Path):
         given = _read(Path(given), who, {".npz": sp.load_npz})
     try:
@@ -132,14 +184,7 @@ def _matrix(given: Any, who: str) -> sp.csr_matrix:
         raise ProblemError(f"{who} must be square, of two rows or more, got shape {found.shape}")
     if not np.isfinite(found.data).all():
         raise ProblemError(f"{who} has entries that are not finite (NaN or infinity)")
-    difference = abs(found - found.T).max()
-    if difference > _SYMMETRIC * abs(found).max():
-        raise ProblemError(
-            f"{who} is not symmetric: A and its transpose differ by {difference:.1e}. "
-            "Were rows of prescribed values replaced, and columns not? Give the matrix "
-            "before, and dirichlet=[...]; matrices of advection have no way in yet"
-        )
-    return 0.5 * (found + found.T)
+    return found
 
 
 def _vector(given: Any, who: str, n: int) -> Array:

@@ -12,6 +12,7 @@ from pddlvm import fem
 from pddlvm.galerkin import covariances
 from pddlvm.galerkin.covariances import Scales, default_covariance
 from pddlvm.latent.size import LogQuadratic
+from pddlvm.reduced.interpolated import Interpolated
 from pddlvm.reduced.reduction import reduce, solve_reduced
 from pddlvm.reduced.representation import Units
 from problems import nonlinear_poisson, poisson
@@ -77,7 +78,9 @@ class Case:
 
     def gain(self, covariance) -> torch.Tensor:
         """log p(r^ = 0 | c_0, z) - log p(r^ = 0 | c_1, z), in which constants cancel."""
-        log_prob = covariance(TOLERANCE).likelihood(self.reduced, self.reduced, self.scales)
+        log_prob = covariance(TOLERANCE).likelihood(
+            self.reduced, Interpolated(self.reduced), self.scales
+        )
         return log_prob(self.c[0], self.z, self.xi) - log_prob(self.c[1], self.z, self.xi)
 
     def residuals(self) -> torch.Tensor:
@@ -132,7 +135,9 @@ def test_isotropic_is_the_normal_of_the_full_residual(case):
 def test_likelihood_is_stationary_at_the_solution(covariance, case):
     if covariance is pddlvm.Isotropic and case.reduced.n_modes < case.problem.n_free:
         pytest.skip("in a small basis |r| and |V^T r| have different minimisers")
-    log_prob = covariance(TOLERANCE).likelihood(case.reduced, case.reduced, case.scales)
+    log_prob = covariance(TOLERANCE).likelihood(
+        case.reduced, Interpolated(case.reduced), case.scales
+    )
 
     def gradient(c):
         c = c.clone().requires_grad_()
@@ -147,7 +152,9 @@ def test_likelihood_is_stationary_at_the_solution(covariance, case):
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_ten_times_the_tolerance_is_a_hundred_times_less_likelihood(covariance, case):
     def gain(tolerance):
-        log_prob = covariance(tolerance).likelihood(case.reduced, case.reduced, case.scales)
+        log_prob = covariance(tolerance).likelihood(
+            case.reduced, Interpolated(case.reduced), case.scales
+        )
         return log_prob(case.c[0], case.z, case.xi) - log_prob(case.c[1], case.z, case.xi)
 
     close(gain(0.05), 100 * gain(0.5))
@@ -162,7 +169,9 @@ def test_energy_norm_refuses_flux_terms():
 
 def test_a_secant_gives_the_gradient_of_the_energy_norm():
     case = Case(nonlinear_poisson.make_quasilinear(5, 2), pddlvm.EnergyModes(6))
-    log_prob = pddlvm.EnergyNorm(TOLERANCE).likelihood(case.reduced, case.reduced, case.scales)
+    log_prob = pddlvm.EnergyNorm(TOLERANCE).likelihood(
+        case.reduced, Interpolated(case.reduced), case.scales
+    )
     c = case.c[0].requires_grad_()
     (gradient,) = torch.autograd.grad(log_prob(c, case.z, case.xi).sum(), c)
     eps2 = TOLERANCE**2 * case.scales.energy(case.xi)
@@ -202,6 +211,6 @@ def test_physics_that_no_step_evaluates_makes_no_batch_smaller(monkeypatch):
     reduced = reduction.model(problem, torch.float64)
     monkeypatch.setattr(type(reduced), "n_strains", 10**9)
     sizes = LogQuadratic(problem.n_parameters).double()
-    scales = Scales(sizes, sizes, force=1.0)
-    found = (kind().likelihood(reduced, reduced, scales) for kind in (pddlvm.Dual, pddlvm.Natural))
+    scales, few = Scales(sizes, sizes, force=1.0), Interpolated(reduced)
+    found = (kind().likelihood(reduced, few, scales) for kind in (pddlvm.Dual, pddlvm.Natural))
     assert [likelihood.batch_size for likelihood in found] == [64, 256]

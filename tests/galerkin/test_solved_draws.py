@@ -9,6 +9,7 @@ from pddlvm.basics.random import generator_of
 from pddlvm.galerkin import solved_draws
 from pddlvm.galerkin.solved_draws import SolvedDraws
 from pddlvm.latent.rows import Rows
+from pddlvm.reduced.interpolated import Interpolated
 from pddlvm.reduced.reduction import solve_reduced
 
 
@@ -20,7 +21,7 @@ def reduced():
 @pytest.fixture(params=[torch.float32, torch.float64])
 def draws(reduced, request, monkeypatch):
     monkeypatch.setattr(solved_draws, "_N_DRAWS", 300)
-    return SolvedDraws(reduced, request.param)
+    return SolvedDraws(Interpolated(reduced), request.param)
 
 
 def test_batches_are_draws_of_the_pool_and_their_solutions_those_of_the_problem(draws, reduced):

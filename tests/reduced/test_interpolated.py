@@ -5,12 +5,13 @@ import pytest
 import torch
 
 import pddlvm
+from pddlvm.basics.by_object import ByObject
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.reduced import interpolated as interpolated_module
 from pddlvm.reduced.cubature import CellSelection
 from pddlvm.reduced.interpolated import interpolated
 from pddlvm.reduced.reduction import reduced_model
-from problems import bayesian_poisson, nonlinear_poisson, poisson
+from problems import bayesian_poisson, nonlinear_poisson, poisson, stokes
 
 
 def untrained(problem, n_modes=16):
@@ -56,6 +57,7 @@ def test_the_operators_are_those_of_the_mesh(model):
 
 def test_too_many_points_are_those_of_the_cubature(model, monkeypatch):
     monkeypatch.setattr(interpolated_module, "_MOST", 1000)
+    monkeypatch.setattr(interpolated_module, "_ON_MESH", ByObject())
     c, z = draws(model)
     few = interpolated(model.exact)
     assert few.is_affine
@@ -66,6 +68,7 @@ def test_too_many_points_are_those_of_the_cubature(model, monkeypatch):
 @pytest.mark.parametrize("name", ["_MAX_RANK", "_LINEAR", "_WRONG"])
 def test_what_is_no_such_sum_stays_as_it_is(model, monkeypatch, name):
     monkeypatch.setattr(interpolated_module, name, 0)
+    monkeypatch.setattr(interpolated_module, "_ON_MESH", ByObject())
     if name == "_LINEAR":
         nonlinear = untrained(nonlinear_poisson.make_1d(12), 8)
         assert nonlinear.interpolated is nonlinear.exact
@@ -107,3 +110,21 @@ def test_derivatives_of_data_are_those_of_differences(model):
             difference = (one.mean(xi + step) - one.mean(xi - step)) / 2e-5
             # What the interpolation leaves; the untrained map is off by all of u.
             assert ((jacobian[..., j] - difference).abs() < 1e-4 * jacobian.abs().max()).all()
+
+
+def test_a_pool_and_inference_share_operators_that_are_made_once(monkeypatch):
+    made, searched = [], []
+    make, find = interpolated_module.AffineTerm, interpolated_module._found
+    monkeypatch.setattr(interpolated_module, "AffineTerm", lambda *a: made.append(0) or make(*a))
+    monkeypatch.setattr(interpolated_module, "_found", lambda *a: searched.append(0) or find(*a))
+    model = untrained(stokes.make_channel(3), 4)
+    # Those of the snapshots; a viscosity has one function for twenty entries of the tangent.
+    assert (len(made), len(searched)) == (1, 1)
+    model.likelihood.draws.sample_standard((2,))
+    assert model.interpolated.is_affine
+    assert (len(made), len(searched)) == (2, 1)
+    c, z = draws(model)
+    for name in ("stiffness", "residual"):
+        found = getattr(model.interpolated, name)(c, z)
+        expected = getattr(on_the_mesh(model), name)(c, z)
+        assert ((found - expected).abs() < 1e-4 * expected.abs().max()).all()

@@ -11,6 +11,7 @@ from skfem.helpers import dot, grad
 
 import pddlvm
 from pddlvm import fem
+from problems import helmholtz, stokes
 
 N_BLOCKS, N = 3, 12
 NAMES = ("left", "middle", "right")
@@ -200,11 +201,16 @@ def test_files_are_not_executed(block, assembled, tmp_path):
         problem_of(block, matrices, tmp_path / "f.npy")
 
 
-def spoilt(matrix, value, symmetric=True):
+def spoilt(matrix, value):
     found = sp.lil_matrix(matrix)
-    found[3, 5] = value
-    if symmetric:
-        found[5, 3] = value
+    found[3, 5] = found[5, 3] = value
+    return found
+
+
+def replaced(matrix):
+    """With the rows of two prescribed values, and not their columns."""
+    found = sp.lil_matrix(matrix)
+    found[[3, 4]] = sp.identity(found.shape[0], format="lil")[[3, 4]]
     return found
 
 
@@ -214,7 +220,9 @@ def spoilt(matrix, value, symmetric=True):
         (lambda a, f: {"matrices": [a, a[:-1], a]}, "matrix 1 .* must be square"),
         (lambda a, f: {"matrices": [a, a[:-1, :-1], a]}, "matrix 1 .* same unknowns"),
         (lambda a, f: {"matrices": [a, spoilt(a, np.nan)]}, "matrix 1 .* not finite"),
-        (lambda a, f: {"matrices": [spoilt(a, 2.0, False), a]}, "matrix 0 .* not symmetric"),
+        (lambda a, f: {"matrices": [replaced(a), a]}, "matrix 0 .* 2 rows .* unknown 3"),
+        (lambda a, f: {"inner_product": sp.triu(a)}, "inner product .* not symmetric"),
+        (lambda a, f: {"inner_product": a[:-1, :-1]}, "inner product .* same unknowns"),
         (lambda a, f: {"matrices": [a, a * 1j]}, "matrix 1 .* real numbers"),
         (lambda a, f: {"matrices": [a, "no.npz"]}, "matrix 1 .* cannot be read"),
         (lambda a, f: {"matrices": [a, "no.txt"]}, "matrix 1 .* none of"),
@@ -243,3 +251,148 @@ def test_unknowns_without_a_mesh_are_nodes_of_a_line(block, assembled, given):
     assert torch.allclose(problem.solve(z), given.solve(z), atol=1e-12)
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=4))
     assert model.forward(z, corrections=1).mean.shape == (2, problem.n_dofs)
+
+
+# --- matrices that are not symmetric, or not positive ---------------------------------------------
+
+
+def carried(u, du, x, b, k):
+    return b * du[0] - 1.0, k * du
+
+
+def of_parameters(problem, *values):
+    """K on all degrees of freedom of a linear problem."""
+    operators = problem.discretisation(torch.float64, torch.device("cpu"))
+    rest = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
+    tangents = operators.tangents(rest, torch.tensor([values], dtype=torch.float64))
+    return problem.solver.assemble_unconstrained([t[0] for t in tangents])
+
+
+def load_of(problem, *values):
+    operators = problem.discretisation(torch.float64, torch.device("cpu"))
+    rest = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
+    blocks = problem.prior.split(torch.tensor([values], dtype=torch.float64))
+    return -sum(term.residual(rest, blocks) for term in operators.terms)[0].numpy()
+
+
+def advection():
+    """The problem, and what it is made of."""
+    space = fem.Space(fem.unit_square(10))
+    priors = {"b": pddlvm.Uniform(1.0, 8.0), "k": pddlvm.Uniform(0.5, 2.0)}
+    fields = {name: pddlvm.Constant(prior) for name, prior in priors.items()}
+    terms = [pddlvm.Flux(space.interior(), carried)]
+    problem = pddlvm.Problem("advection", space, terms, fields, [pddlvm.Dirichlet(None)])
+    matrices = [of_parameters(problem, 1.0, 0.0), of_parameters(problem, 0.0, 1.0)]
+    same = pddlvm.MatrixProblem(
+        "given",
+        matrices,
+        [load_of(problem, 1.0, 1.0)],
+        priors,
+        both,
+        space=space,
+        dirichlet=problem.dirichlet,
+    )
+    return problem, same
+
+
+def waves():
+    """A wave of a wave number between two resonances, in the norm of its gradient."""
+    problem = helmholtz.make(5)
+    k0, moved = (of_parameters(problem, k2, 1.0, 1.0) for k2 in (0.0, 1.0))
+    loads = [load_of(problem, 30.0, 1.0, 0.0), load_of(problem, 30.0, 0.0, 1.0)]
+    same = pddlvm.MatrixProblem(
+        "given",
+        [k0, moved - k0],
+        loads,
+        {"k2": pddlvm.Uniform(24.0, 45.0), **dict.fromkeys("ab", pddlvm.Uniform(0.5, 1.5))},
+        theta=lambda z: torch.stack([torch.ones_like(z[..., 0]), z[..., 0]], dim=-1),
+        phi=lambda z: z[..., 1:],
+        space=problem.space,
+        dirichlet=problem.dirichlet,
+        inner_product=k0,
+    )
+    return problem, same
+
+
+@pytest.fixture(scope="module", params=[advection, waves], ids=lambda f: f.__name__)
+def pair(request):
+    return request.param()
+
+
+def test_operators_of_any_kind_are_those_of_the_weak_form(pair):
+    problem, same = pair
+    z = problem.prior.sample((4,), seed=0)
+    u = torch.randn(4, problem.n_dofs, dtype=torch.float64)
+    assert torch.allclose(same.residual(u, z), problem.residual(u, z), atol=1e-12)
+    assert torch.allclose(same.solve(z), problem.solve(z), rtol=1e-9, atol=1e-12)
+    assert not same.has_potential or same.coercivity is None
+
+
+def test_models_of_any_kind_are_those_of_the_weak_form(pair):
+    found, z = [], pair[0].prior.sample((20,), seed=1)
+    u = pair[0].solve(z)
+    for problem in pair:
+        model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=3))
+        error = (model.forward(z, corrections=1).mean - u).norm(dim=1) / u.norm(dim=1)
+        sensors = [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25]]
+        observation = pddlvm.PointObservation(problem, sensors, noise_std=1e-3)
+        y = observation.apply(u[0])
+        posterior = model.infer(y, observation, method="laplace")
+        found.append((model.covariance, error, posterior.mean, posterior.std))
+    assert found[0][0] == found[1][0]
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        assert torch.allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def stokes_of(**options):
+    """A saddle point of two blocks of a viscosity, on the unknowns that are free, with its norm."""
+    problem = stokes.make_channel(3)
+    centre = torch.zeros(1, problem.n_parameters, dtype=torch.float64)
+    z0 = problem.prior.unstandardise(centre)[0].tolist()
+    free = problem.free_dofs
+    k = sp.csr_matrix(of_parameters(problem, *z0)[free][:, free])
+    is_p = free >= next(iter(problem.fields_of_u.values())).stop
+    own = sp.diags((~is_p).astype(float)) @ k @ sp.diags((~is_p).astype(float))
+    load = load_of(problem, *z0)[free]
+    lift = np.zeros(problem.n_dofs)
+    lift[problem.fixed_dofs] = problem.solve(torch.tensor(z0))[problem.fixed_dofs]
+    load = load - of_parameters(problem, *z0)[free] @ lift
+    mass = problem.space.gram_matrices()[0][free][:, free].multiply(np.outer(is_p, is_p))
+    given = pddlvm.MatrixProblem(
+        "saddle",
+        [own, k - own],
+        [load],
+        {"nu": pddlvm.Uniform(0.5, 2.0)},
+        theta=lambda z: torch.cat([z, torch.ones_like(z)], dim=-1),
+        **({"inner_product": own + mass} if options else {}),
+    )
+    return given, k, own, load
+
+
+def test_a_saddle_point_has_a_model_in_the_norm_that_is_given():
+    problem, k, own, load = stokes_of(norm=True)
+    z = problem.prior.sample((3,), seed=0)
+    for one in z:
+        exact = sp.linalg.spsolve((k + (float(one) - 1) * own).tocsc(), load)
+        assert np.allclose(problem.solve(one), exact, rtol=1e-8, atol=1e-10)
+    model = pddlvm.LatentVariableModel(problem)
+    forward, u = model.forward(z, corrections=1), problem.solve(z)
+    assert (model.norm(forward.mean - u) < 1e-4 * model.norm(u)).all()
+    known = 1e-9 * model.norm(u)
+    assert (model.norm(forward.mean - u) <= forward.error_bound + known).all()
+
+
+def test_a_saddle_point_without_a_norm_asks_for_one():
+    problem = stokes_of()[0]
+    with pytest.raises(pddlvm.ProblemError, match=r"not positive.*inner_product="):
+        pddlvm.LatentVariableModel(problem)
+    indefinite = pddlvm.MatrixProblem(
+        "given",
+        [sp.identity(4)],
+        [np.ones(4)],
+        {"a": pddlvm.Uniform(1.0, 2.0)},
+        both,
+        inner_product=sp.diags([1.0, 1.0, 1.0, -1.0]),
+    )
+    with pytest.raises(pddlvm.ProblemError, match=r"inner product .* not positive"):
+        pddlvm.LatentVariableModel(indefinite)
