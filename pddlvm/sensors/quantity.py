@@ -58,8 +58,12 @@ class Quantity:
         return n
 
     def apply(self, u: Tensor) -> Tensor:
-        """L u, (..., n_dofs) -> (..., n); differentiable, dtype and device of u."""
+        """L u, (..., n_dofs) -> (..., n), of trajectories (..., n_times, n_dofs) -> (..., n).
+
+        Differentiable; dtype and device of u.
+        """
         n_dofs = self.problem.n_dofs
         u = check_vectors(u, "u", n_dofs, f"have {n_dofs} values")
+        u = u.flatten(-len(self.problem.solution_shape))
         found: Tensor = SparseOperator(self.matrix, u.dtype).to(u.device)(u)
         return found

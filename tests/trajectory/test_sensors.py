@@ -121,3 +121,12 @@ def test_functions_of_trajectories_are_refused_and_rows_are_told_of_times(model)
     u = problem.solve(problem.prior.sample(seed=0))
     found = half.apply(u)
     torch.testing.assert_close(found[-1], torch.from_numpy(rows.toarray())[0] @ u[-1])
+
+
+def test_quantities_of_trajectories_are_applied(model):
+    problem = model.problem
+    u = problem.solve(problem.prior.sample((2,), seed=0))
+    quantity = pddlvm.Quantity(problem, sensors(problem))
+    torch.testing.assert_close(quantity.apply(u), sensors(problem).apply(u))
+    found = model.forward(problem.prior.sample((2,), seed=0), corrections=2)
+    torch.testing.assert_close(found.values(quantity.matrix), quantity.apply(found.mean))
