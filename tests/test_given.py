@@ -218,6 +218,10 @@ def test_predictions_are_the_same_in_inference_mode(model, z, u):
             "points must have shape (n_points, 2), got (2, 3); try (3, 2), the transpose",
         ),
         (
+            lambda problem: pddlvm.PointObservation(problem, [0.2, 0.5], 1.0),
+            "points must have shape (n_points, 2), got (2,); a list of it, [[...]], is one point",
+        ),
+        (
             lambda problem: pddlvm.LatentVariableModel(problem).infer([0.1], "sensors"),
             "observation must be an Observation, got str: 'sensors'",
         ),

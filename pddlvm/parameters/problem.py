@@ -265,7 +265,10 @@ class ParametricProblem(ABC):
         dim = self.dim
         values = values[:, None] if values.ndim == 1 and dim == 1 else values
         if values.ndim != 2 or values.shape[1] != dim or not len(values):
-            hint = f"; try {values.T.shape}, the transpose" if values.shape[:1] == (dim,) else ""
+            hint = ""
+            if values.shape[:1] == (dim,):
+                one = "a list of it, [[...]], is one point"
+                hint = f"; try {values.T.shape}, the transpose" if values.ndim == 2 else f"; {one}"
             raise InputError(f"points must have shape (n_points, {dim}), got {values.shape}{hint}")
         if not np.isfinite(values).all():
             raise InputError("points has values that are not finite")

@@ -108,7 +108,7 @@ class BoundaryValues(nn.Module):
         unknown = [n for n in names if n not in fields]
         if unknown:
             raise ProblemError(
-                f"a {what} reads fields {unknown} that the problem does not have; it has "
+                f"the {what} reads fields {unknown} that the problem does not have; it has "
                 f"{sorted(fields)}"
             )
         self.numbers = {n: self.numbers[n] for n in names if n in self.numbers}

@@ -377,7 +377,7 @@ def unread(u, du, x, k):
         ("is given for ..p.., and the fields are ..u", {"density": {"p": 1.0}}),
         ("the initial value .* must be a number", {"initial": "cold"}),
         ("the initial value .* cannot be evaluated", {"initial": lambda x: x[5]}),
-        ("an? initial value reads fields ..w", {"initial": lambda x, w: w}),
+        ("the initial value reads fields ..w", {"initial": lambda x, w: w}),
         ("not finite at the centre", {"initial": lambda x: x[0] / 0.0}),
         ("one state alone", {"initial": torch.zeros(2, 16)}),
         ("no field 'p'", {"initial": {"p": 1.0}}),
