@@ -23,6 +23,7 @@ from fake_device import DEVICE as NOT_THERE
 import pddlvm
 from pddlvm import fem, links, plot
 from pddlvm.cli.app import main
+from pddlvm.galerkin import solved_draws
 from pddlvm.trajectory.reduction import reduce_trajectories
 
 IS_REAL = torch.cuda.is_available()
@@ -121,6 +122,13 @@ def new_rod():
 
 
 NEW = {"bar": new_bar, "diffusion": new_diffusion, "rod": new_rod}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pool():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solved_draws, "_N_DRAWS", 256)
+        yield
 
 
 @pytest.fixture(scope="module", params=NEW)

@@ -82,6 +82,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pddlvm, "train", few_steps)
     monkeypatch.setattr(pddlvm, "learn_population", few_seconds)
     monkeypatch.setattr("pddlvm.galerkin.calibration.default_n_samples", lambda n_dofs: 128)
+    monkeypatch.setattr("pddlvm.galerkin.solved_draws._N_DRAWS", 1024)
 
 
 @pytest.mark.parametrize("page", PAGES)

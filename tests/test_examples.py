@@ -53,6 +53,7 @@ def test_bracket(tmp_path: Path):
     assert n_exceeded == 0
 
 
+@pytest.mark.slow
 def test_flow_around_an_obstacle(tmp_path: Path):
     arguments = ["--n", "6", "--samples", "8", "--steps", "20", "--out", str(tmp_path)]
     pressure, report = stokes_channel.main(arguments)

@@ -100,6 +100,7 @@ def test_a_posterior_has_files_and_trajectories(model, tmp_path):
     assert posterior.predictive(posterior.sample((3,), seed=0)).shape == (3, 18)
 
 
+@pytest.mark.slow
 def test_densities_and_populations_are_trained(model):
     problem = model.problem
     y = sensors(problem).simulate(problem.solve(problem.prior.sample((10,), seed=3)), seed=0)
