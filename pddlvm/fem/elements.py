@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import skfem
 from numpy.typing import NDArray
+from skfem.element import ElementHcurl, ElementHdiv
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
+from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError, MeshError
 
-__all__ = ["default_quadrature", "lagrange", "quadrature_rules"]
+__all__ = ["check_element", "default_quadrature", "lagrange", "quadrature_rules"]
 
 Array = NDArray[np.float64]
 
@@ -81,3 +83,13 @@ def _quadrature_rule(domain: type, degree: int) -> tuple[Array, Array]:
             f"quadrature has no rule of degree {degree}; ask for a lower one"
         ) from error
     return points, weights
+
+
+def check_element(element: skfem.Element | None) -> None:
+    """Raise an InputError, or a MeshError for an element whose functions are vectors themselves."""
+    check_kind(skfem.Element | None, element=element)
+    if isinstance(element, ElementHdiv | ElementHcurl):
+        raise MeshError(
+            f"{type(element).__name__} has a divergence or a curl and no gradient, which point "
+            "functions would read: take an element of scalars, with n_components for a vector"
+        )

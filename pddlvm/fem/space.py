@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.averages import averages
-from pddlvm.fem.elements import default_quadrature, lagrange, quadrature_rules
+from pddlvm.fem.elements import check_element, default_quadrature, lagrange, quadrature_rules
 from pddlvm.fem.locate import Finder, rounding
 from pddlvm.fem.mesh_files import check_no_path
 from pddlvm.fem.periodic import check_cells_between, check_pairs, identified, partners
@@ -69,7 +69,7 @@ class Space:
         check_count(1, n_components=n_components)
         check_no_path(mesh, "fem.read_mesh")
         check_kind(skfem.Mesh, mesh=mesh)
-        check_kind(skfem.Element | None, element=element)
+        check_element(element)
         check_count(0, quadrature=0 if quadrature is None else quadrature)
         self.is_lagrange, self.degree = element is None, degree
         if element is not None and periodic is not None:
