@@ -106,7 +106,8 @@ def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
     columns = representation.basis
     if full not in _ON_MESH:
         few = columns[:, :: max(1, columns.shape[1] // _N_COLUMNS)]
-        _ON_MESH[full] = _found(full, model.prior, full.strains(few.T).square().mean((0, 1)).sqrt())
+        size = full.strains(few.T).square().mean((0, 1)).sqrt()
+        _ON_MESH[full] = _found(full, model.prior, size, _MOST)
     found = _ON_MESH[full]
     if found is None:
         return None
@@ -116,7 +117,7 @@ def _affine(model: ReducedModel, number: int) -> AffineTerm | None:
     assert isinstance(term, TermEvaluator)
     at_points = _at_points(model, term)
     size = torch.from_numpy(at_points.columns).square().mean((0, 2)).sqrt()
-    found = _found(term, model.prior, size, most=None)
+    found = _found(term, model.prior, size, None)
     if not isinstance(found, tuple):
         return None
     return AffineTerm(term, *found, at_points, torch.float64)
@@ -136,7 +137,7 @@ def _at_points(model: ReducedModel, term: TermEvaluator) -> AtPoints:
 
 
 def _found(
-    term: TermEvaluator, prior: ParameterSpace, size: Tensor, most: int | None = -1
+    term: TermEvaluator, prior: ParameterSpace, size: Tensor, most: int | None
 ) -> Pair | NoRoom | None:
     """Interpolations of the tangents and fluxes at u = 0; None where they are of many functions.
 
@@ -144,9 +145,8 @@ def _found(
         term: at its points.
         prior: of z.
         size: of the strains, (s,): what multiplies u and grad u has different units.
-        most: numbers that there is room for; -1: `_MOST`, None: any.
+        most: numbers that there is room for; None: any.
     """
-    most = _MOST if most == -1 else most
     size = torch.where(size > 0, size, 1.0)
     units = (size[:, None] * size).flatten(), size
     probe = _values(term, prior, _standard(prior, _N_PROBES, 0))

@@ -74,13 +74,13 @@ class TrajectoryForward:
             found[:, k, self._free] += var_a @ (self._v @ shapes).square().T
         return self._shaped(found.sqrt())
 
-    @property
+    @cached_property
     def residual_norm(self) -> Tensor:
         """Certificate |A0^{-1} R| / |u| of the mean, in L2 of space and time, (...,).
 
         The size of its error where A(z) is close to A0, seen in more shapes than the model has.
         """
-        return self._certificate
+        return self._residual_norm()
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_times, n_dofs) each.
@@ -164,7 +164,7 @@ class TrajectoryForward:
         number[self._free] = torch.arange(len(self._free))
         inside = number[dof] >= 0
         v[inside] = self._v[number[dof[inside]]]
-        at = torch.from_numpy(self._at.toarray())[place]
+        at = self._dense_at[place]
         c = torch.einsum("jk,bkm->bjm", at, self._c())
         values = torch.einsum("bjm,jm->bj", c, v) + self._lift_at(at, dof)
         h = torch.from_numpy(own.toarray())
@@ -200,7 +200,7 @@ class TrajectoryForward:
 
     @cached_property
     def _mean(self) -> Tensor:
-        c, at = self._c(), torch.from_numpy(self._at.toarray())
+        c, at = self._c(), self._dense_at
         found = self._nothing(len(c))
         found[..., self._free] = (at @ c) @ self._v.T
         lifts = self._lifts
@@ -224,6 +224,11 @@ class TrajectoryForward:
         lifts = self._modes.steps.lifts[:, dof]
         return torch.einsum("jk,bkr,rj->bj", at, self._lifts, lifts)
 
+    @cached_property
+    def _dense_at(self) -> Tensor:
+        """From the steps to the times, (n_times, N)."""
+        return torch.from_numpy(self._at.toarray())
+
     @property
     def _v(self) -> Tensor:
         return self._modes.steps.v
@@ -235,8 +240,7 @@ class TrajectoryForward:
     @property
     def _shapes_at(self) -> Tensor:
         """Phi at the times, (n_times, m, p)."""
-        at = torch.from_numpy(self._at.toarray())
-        return torch.tensordot(at, self._modes.phi, dims=1)
+        return torch.tensordot(self._dense_at, self._modes.phi, dims=1)
 
     @property
     def _rest(self) -> Tensor:
@@ -246,16 +250,11 @@ class TrajectoryForward:
     def _rest_at(self) -> Tensor:
         """Shape of the rest at the times, (n_times, n_dofs)."""
         groups = self._uncertainty().group.cpu()
-        at = torch.from_numpy(self._at.toarray())
-        return at @ self._rest.double().cpu()[groups]
+        return self._dense_at @ self._rest.double().cpu()[groups]
 
     @cached_property
     def _both(self) -> tuple[Tensor, Tensor]:
         return self._variances()
-
-    @cached_property
-    def _certificate(self) -> Tensor:
-        return self._residual_norm()
 
     def _nothing(self, n: int) -> Tensor:
         n_dofs = self._modes.steps.problem.n_dofs

@@ -283,8 +283,7 @@ class TrajectoryMaps(LatentModel):
         """c of trajectories (batch, n_times, n_dofs), (batch, p), float64 on the CPU."""
         free = torch.from_numpy(self.problem.steady.free_dofs)
         inside = u.detach().to("cpu", torch.float64)[..., free]
-        mass = self.reduction.mass @ self.modes.steps.v.numpy()
-        return self.modes.project(inside @ torch.from_numpy(mass)) / self.unit
+        return self.modes.project(inside @ self.modes.steps.mass_v) / self.unit
 
     @out_of_inference
     def inverse(

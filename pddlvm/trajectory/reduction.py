@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -63,12 +62,6 @@ class TrajectoryReduction:
     def reference(self) -> ReferenceMarch:
         """The reference march on the mesh."""
         return ReferenceMarch(self.problem)
-
-    @cached_property
-    def mass(self) -> sp.csr_matrix:
-        """M on the free degrees of freedom."""
-        free = self.problem.steady.free_dofs
-        return sp.csr_matrix(self.problem.mass[free][:, free])
 
     def certificate(self, c: Tensor, z: Tensor) -> Tensor:
         """|A0^{-1} R| / |u| in all shapes of trajectories c (batch, N, m), (batch,)."""

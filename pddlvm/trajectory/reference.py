@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pddlvm.linalg.factorisation import Factorisation
+from pddlvm.transient.marching import combined
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.weak.assembly import Assembler
 
@@ -52,8 +53,9 @@ class ReferenceMarch:
         ta, tb = (t.tocsc()[:, h:].tocsr() for t in (scheme.ta, scheme.tb))
         e = np.zeros_like(r)
         for step, pair in enumerate(scheme.diagonals.tolist()):
-            b = r[step] - self.mass @ _past(ta, step, e)
-            seen = _past(tb, step, e)
+            # This step and those to come are zero so far.
+            b = r[step] - self.mass @ combined(ta, step, e)
+            seen = combined(tb, step, e)
             if seen.any():
                 b = b - self.stiffness @ seen
             e[step] = self._factors[tuple(pair)].solve(np.ascontiguousarray(b))
@@ -70,12 +72,3 @@ class ReferenceMarch:
             )
             for of_m, of_k in map(tuple, np.unique(self.problem.scheme.diagonals, axis=0))
         }
-
-
-def _past(rows: sp.csr_matrix, step: int, states: Array) -> Array:
-    """sum_{j<step} rows[step, j] states[j]."""
-    part = slice(rows.indptr[step], rows.indptr[step + 1])
-    index, values = rows.indices[part], rows.data[part]
-    before = index < step
-    found: Array = np.tensordot(values[before], states[index[before]], axes=1)
-    return found

@@ -188,10 +188,11 @@ class ReducedSteps:
 
     def _history(self, z: Tensor) -> Tensor:
         free = torch.from_numpy(self.problem.steady.free_dofs)
-        return self.problem.history(z)[..., free] @ self._mass_v
+        return self.problem.history(z)[..., free] @ self.mass_v
 
     @cached_property
-    def _mass_v(self) -> Tensor:
+    def mass_v(self) -> Tensor:
+        """M V on the free degrees of freedom, (n_free, n)."""
         free = self.problem.steady.free_dofs
         mass = sp.csr_matrix(self.problem.mass[free][:, free])
         return torch.from_numpy(mass @ self.v.numpy())

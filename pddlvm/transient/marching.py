@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pddlvm.linalg.factorisation import Factorisation
 from pddlvm.transient.schemes import Scheme
 
-__all__ = ["march"]
+__all__ = ["combined", "march"]
 
 Array = NDArray[np.float64]
 
@@ -45,14 +45,14 @@ def march(
         if (of_m, of_k) not in factors:
             factors[of_m, of_k] = factorise((of_m * own_m + of_k * own_k).tocsc())
         # The state of this step has its prescribed values already.
-        b = m @ _combined(scheme.ta, step, u) + _combined(scheme.tb, step, loads)
-        seen = _combined(scheme.tb, step, u)
+        b = m @ combined(scheme.ta, step, u) + combined(scheme.tb, step, loads)
+        seen = combined(scheme.tb, step, u)
         if seen.any():
             b = b + k @ seen
         u[scheme.n_history + step, free] = factors[of_m, of_k].solve(np.ascontiguousarray(-b))
 
 
-def _combined(rows: sp.csr_matrix, step: int, states: Array) -> Array:
+def combined(rows: sp.csr_matrix, step: int, states: Array) -> Array:
     """sum_j rows[step, j] states[j]."""
     part = slice(rows.indptr[step], rows.indptr[step + 1])
     found: Array = np.tensordot(rows.data[part], states[rows.indices[part]], axes=1)

@@ -38,8 +38,6 @@ from pddlvm.weak.problem import Problem
 __all__ = ["TransientProblem"]
 
 _N_PROBES, _PROBE_SEED = 2, 20225
-_SLACK = 1e-9
-"""Of the interval, by which times may miss its ends."""
 _MEMORY, _FEW = 2**27, 64
 """Bytes of trajectories, and their number, that are solved at once."""
 
