@@ -37,7 +37,7 @@ _BOUNDARY_TOLERANCE = 1e-9
 
 
 class Coefficients(nn.Module):
-    """theta, phi and b, float64 on the CPU; z below is that of the steady problem, (n, d).
+    """theta, phi and b, float64 on the CPU.
 
     Args:
         problem: in time.
@@ -52,24 +52,40 @@ class Coefficients(nn.Module):
     ) -> None:
         super().__init__()
         steady = problem.steady
-        self._operators = (steady.discretisation(torch.float64, torch.device("cpu")),)
+        self._moving = problem.moving_terms
         self._prior = steady.prior
         self.entries, self.boundary = entries, boundary
         found = [
             _affine(term, *pair)
-            for term, pair in zip(self._operators[0].terms, entries, strict=True)
+            for term, pair in zip(self._moving.operators.terms, entries, strict=True)
         ]
         self.terms = cast(list[AffineTerm], nn.ModuleList(found))
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """theta (n, Q), phi (n, P), and b (n, R)."""
-        blocks, like = self._prior.split(z), z.new_zeros(len(z), 1)
-        theta = torch.cat([term.theta(like, blocks) for term in self.terms], dim=1)
-        phi = torch.cat([term.phi(like, blocks) for term in self.terms], dim=1)
+        """theta (n, S, Q), phi (n, S, P), and b (n, S, R).
+
+        Args:
+            z: of the steady problem, at S times, (n, S, d). What does not read the time is
+                evaluated at the first.
+        """
+        theta: list[Tensor] = []
+        phi: list[Tensor] = []
+        for term, moves in zip(self.terms, self._moving.moves, strict=True):
+            rows = z if moves else z[:, :1]
+            flat = rows.flatten(0, 1)
+            blocks, like = self._prior.split(flat), flat.new_zeros(len(flat), 1)
+            for found, values in ((theta, term.theta), (phi, term.phi)):
+                own = values(like, blocks).unflatten(0, rows.shape[:2])
+                found.append(own.expand(-1, z.shape[1], -1))
+        return torch.cat(theta, dim=2), torch.cat(phi, dim=2), self._prescribed(z)
+
+    def _prescribed(self, z: Tensor) -> Tensor:
+        """b, (n, S, R)."""
         if not len(self.boundary):
-            return theta, phi, z.new_zeros(len(z), 0)
-        b = [self._operators[0].lift(part)[:, self.boundary] for part in z.split(_CHUNK)]
-        return theta, phi, torch.cat(b)
+            return z.new_zeros(*z.shape[:2], 0)
+        parts = z.flatten(0, 1).split(_CHUNK)
+        b = [self._moving.operators.lift(part)[:, self.boundary] for part in parts]
+        return torch.cat(b).unflatten(0, z.shape[:2])
 
 
 @dataclass(frozen=True)

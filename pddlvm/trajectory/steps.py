@@ -100,10 +100,7 @@ class ReducedSteps:
         rows = self.problem.state_rows(z)
         if not self.problem.reads_time:
             rows = rows[:, :1]
-        theta, phi, b = (
-            x.unflatten(0, rows.shape[:2]) for x in self.coefficients(rows.flatten(0, 1))
-        )
-        return Drive(theta, phi, b, self.history(z))
+        return Drive(*self.coefficients(rows), self.history(z))
 
     def history(self, z: Tensor) -> Tensor:
         """c of the history states, (batch, h, n)."""

@@ -24,20 +24,21 @@ class MovingTerms:
 
     Attributes:
         is_linear: is K the same whatever u is?
+        moves: does it read the time, of each term.
     """
 
     def __init__(self, problem: Problem, time: str | None) -> None:
         self._problem = problem
         self.operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self.is_linear = problem.is_linear
-        self._moves = [time in term.term.field_names for term in self.operators.terms]
+        self.moves = [time in term.term.field_names for term in self.operators.terms]
         self._is_load = [_is_load(term) for term in self.operators.terms]
 
     def loads(self, rows: Tensor) -> Tensor:
         """g on the free degrees of freedom, (n, n_times, d) -> (n, n_times, n_free)."""
         n, n_times, d = rows.shape
         g = torch.zeros(n, n_times, self._problem.n_dofs, dtype=torch.float64)
-        for term, moves in zip(self.operators.terms, self._moves, strict=True):
+        for term, moves in zip(self.operators.terms, self.moves, strict=True):
             asked = rows if moves else rows[:, :1]
             parts = [self._at_rest(term, part) for part in self._chunks(asked.reshape(-1, d))]
             g += torch.cat(parts).reshape(n, asked.shape[1], -1)
@@ -49,7 +50,7 @@ class MovingTerms:
         They are (n_points, s, s) of each term.
         """
         found = []
-        terms = zip(self.operators.terms, self._moves, self._is_load, strict=True)
+        terms = zip(self.operators.terms, self.moves, self._is_load, strict=True)
         for term, moves, is_load in terms:
             if is_load:
                 size = term.weights.numel()
