@@ -20,8 +20,6 @@ _MIN_SAMPLES, _MIN_MISFITS = 32, 64
 _ASTRAY = 2.0
 _N_INVERSE, _MOST_REPEATS = 1536, 4
 """Answers of the inverse map, each draw with several sets of known blocks."""
-_MIN_SCORES = 100
-"""Errors behind a quantile; with fewer, those of all cases are taken."""
 
 
 def default_n_samples(n_dofs: int) -> int:
@@ -134,12 +132,7 @@ def _calibrate_inverse(
         errors = (found.double() - xi64.to(found.device)).to(xi)
         unknown = (known == 0) & ~astray[level][:, None]
         std = (0.5 * variance.fit(features, base, errors, unknown.to(xi), n_draws=n_draws)).exp()
-        scores, pattern = errors / std, uncertainty.known_pattern(known)
-        for k in range(uncertainty.factor_xi.shape[1]):
-            seen = pattern == k
-            enough = int(unknown[seen].sum()) >= _MIN_SCORES
-            rows = seen if enough else torch.ones_like(seen)
-            uncertainty.fit_inverse_shape(level, k, scores[rows], unknown[rows])
+        uncertainty.fit_inverse_shapes(level, known, errors / std, unknown)
 
 
 def _calibrate_misfit(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:

@@ -47,7 +47,6 @@ __all__ = [
 ]
 
 
-_LEAST = 1e-30
 _BATCH, _LEAST_BATCH, _STRAINS_PER_STEP = 256, 64, 700_000
 
 
@@ -206,9 +205,7 @@ class _NaturalLikelihood(Likelihood):
         self._solved.solve()
 
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
-        solution = self._solved.solutions(xi.detach())
-        eps = self.tolerance * solution.norm(dim=-1).clamp(min=_LEAST)
-        return -0.5 * (c - solution).square().sum(-1) / eps**2
+        return self._solved.log_likelihood(c, xi, self.tolerance)
 
 
 class _IsotropicLikelihood(Likelihood):

@@ -22,7 +22,7 @@ from pddlvm.reduced.interpolated import Interpolated
 __all__ = ["SolvedDraws", "SolvedPool"]
 
 _N_DRAWS, _CHUNK = 16384, 256
-_SEED = 314159
+_SEED, _LEAST = 314159, 1e-30
 _ODD = 0x9E3779B97F4A7C15
 """Of 64 bits: its powers spread the bits of different coordinates."""
 
@@ -82,6 +82,12 @@ class SolvedPool(ABC):
         if is_new.any():
             found[is_new] = self._solve(xi[is_new].cpu()).to(found)
         return found
+
+    def log_likelihood(self, c: Tensor, xi: Tensor, tolerance: float) -> Tensor:
+        """-|c - c*|^2 / (2 eps^2), eps = tolerance |c*|, of c (batch, n_modes), (batch,)."""
+        solution = self.solutions(xi.detach())
+        eps = tolerance * solution.norm(dim=-1).clamp(min=_LEAST)
+        return -0.5 * (c - solution).square().sum(-1) / eps**2
 
     @cached_property
     def _pool(self) -> _Pool:

@@ -30,6 +30,8 @@ from pddlvm.parameters.space import ParameterSpace
 __all__ = ["Uncertainty", "unseen"]
 
 _MAX_PATTERNS = 64
+_MIN_SCORES = 100
+"""Errors behind a quantile; with fewer, those of all samples are taken."""
 _IS_SEEN = ContextVar("_IS_SEEN", default=True)
 
 
@@ -170,6 +172,14 @@ class Uncertainty(nn.Module):
         shape, factor = ErrorShape.of_scores(scores, counts)
         self.factor_xi[level, pattern] = factor
         self.shape_xi[level, pattern].copy_(shape.values)
+
+    def fit_inverse_shapes(self, level: int, known: Tensor, scores: Tensor, counts: Tensor) -> None:
+        """Those of all sets of known blocks, (n_samples, d), from samples that have them."""
+        pattern = self.known_pattern(known)
+        for k in range(self.factor_xi.shape[1]):
+            seen = pattern == k
+            rows = seen if int(counts[seen].sum()) >= _MIN_SCORES else torch.ones_like(seen)
+            self.fit_inverse_shape(level, k, scores[rows], counts[rows])
 
     def inverse_std(self, features: Tensor, base: Tensor, known: Tensor, level: int) -> Tensor:
         """Standard deviations of xi, (batch, d); those of the map itself until calibrated."""

@@ -24,7 +24,6 @@ _N_ON_MESH, _MEMORY = 20, 2**24
 """Draws whose residual is taken on the mesh, fewer on large ones: numbers in their trajectories."""
 _N_POINTS = 1000
 """Of a trajectory, at which errors are compared."""
-_MIN_SCORES = 100
 _LEAST = 1e-300
 
 
@@ -115,12 +114,7 @@ def _calibrate_inverse(
     features, base = inverse_features(mean, log_variance, None, known)
     errors, unknown = (mean.double().cpu() - xi64).to(like), known == 0
     fitted = uncertainty.xi[0].fit(features, base, errors, counts=unknown.to(like))
-    scores = errors / (0.5 * fitted).exp()
-    pattern = uncertainty.known_pattern(known)
-    for k in range(uncertainty.factor_xi.shape[1]):
-        seen = pattern == k
-        rows = seen if int(unknown[seen].sum()) >= _MIN_SCORES else torch.ones_like(seen)
-        uncertainty.fit_inverse_shape(0, k, scores[rows], unknown[rows])
+    uncertainty.fit_inverse_shapes(0, known, errors / (0.5 * fitted).exp(), unknown)
     none = torch.zeros_like(mean)
     plain = model.neural_inverse(exact.to(like), none, none)[0]
     model.plausibility.fit(0, model.misfit(exact, plain))

@@ -18,8 +18,6 @@ from pddlvm.trajectory.polynomials import Monomials, degree_of
 
 __all__ = ["TrajectoryLikelihood", "TrajectoryMap"]
 
-_LEAST = 1e-30
-
 
 class TrajectoryMap(nn.Module):
     """q(c | z).
@@ -66,9 +64,7 @@ class TrajectoryLikelihood:
 
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         """(batch,), of c (batch, p) at z, of standard parameters xi (batch, d)."""
-        solution = self.draws.solutions(xi.detach())
-        eps = self._tolerance * solution.norm(dim=-1).clamp(min=_LEAST)
-        return -0.5 * (c - solution).square().sum(-1) / eps**2
+        return self.draws.log_likelihood(c, xi, self._tolerance)
 
 
 class _Solved(SolvedPool):
