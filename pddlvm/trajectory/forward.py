@@ -214,8 +214,7 @@ class TrajectoryForward:
         steps = self._modes.steps
         if not len(steps.lifts):
             return None
-        b = steps.drive(self._z).b
-        return b.expand(-1, steps.h + len(steps.ta), -1)[:, steps.h :]
+        return steps.boundary(steps.drive(self._z))
 
     def _lift_at(self, at: Tensor, dof: Tensor) -> Tensor:
         """Dirichlet values at pairs of times, by rows of the steps, and dofs, (batch, n)."""

@@ -30,6 +30,8 @@ Index = NDArray[np.int64]
 
 _N_DRAWS, _CHUNK = (160, 480), 16
 """Of z and t, few first: twice the rank and more."""
+_AT_ONCE = 2**20
+"""Numbers of Dirichlet values."""
 _SPREAD = 1.2
 """Of draws, in deviations of the prior."""
 _TOLERANCE = 1e-6
@@ -53,7 +55,7 @@ class Coefficients(nn.Module):
         super().__init__()
         steady = problem.steady
         self._moving = problem.moving_terms
-        self._prior = steady.prior
+        self._prior, self._n_dofs = steady.prior, steady.n_dofs
         self.entries, self.boundary = entries, boundary
         found = [
             _affine(term, *pair)
@@ -83,7 +85,7 @@ class Coefficients(nn.Module):
         """b, (n, S, R)."""
         if not len(self.boundary):
             return z.new_zeros(*z.shape[:2], 0)
-        parts = z.flatten(0, 1).split(_CHUNK)
+        parts = z.flatten(0, 1).split(max(_CHUNK, _AT_ONCE // self._n_dofs))
         b = [self._moving.operators.lift(part)[:, self.boundary] for part in parts]
         return torch.cat(b).unflatten(0, z.shape[:2])
 

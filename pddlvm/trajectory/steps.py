@@ -125,9 +125,19 @@ class ReducedSteps:
             total[i] += self.tb @ (flux[i] + moved)
         return total
 
+    def boundary(self, drive: Drive) -> Tensor:
+        """b at the steps, (batch, N, R)."""
+        return drive.b.expand(-1, self.h + len(self.ta), -1)[:, self.h :]
+
     def size(self, c: Tensor) -> Tensor:
         """|c| = |u - lift| in the norm w x M, (batch,)."""
         return torch.einsum("k,bkn,bkn->b", self.weights, c, c).sqrt()
+
+    def size_on_mesh(self, u: Tensor) -> Tensor:
+        """|u| in the norm w x M of what is zero on the boundary, (batch, N, n_free) -> (batch,)."""
+        of_mass = (self._mass @ u.reshape(-1, u.shape[-1]).numpy().T).T
+        squares = (u * torch.from_numpy(of_mass).reshape(u.shape)).sum(-1)
+        return (squares @ self.weights).clamp(min=0).sqrt()
 
     def _march(self, drive: Drive) -> Tensor:
         scheme = self.problem.scheme
@@ -190,9 +200,12 @@ class ReducedSteps:
     @cached_property
     def mass_v(self) -> Tensor:
         """M V on the free degrees of freedom, (n_free, n)."""
+        return torch.from_numpy(self._mass @ self.v.numpy())
+
+    @cached_property
+    def _mass(self) -> sp.csr_matrix:
         free = self.problem.steady.free_dofs
-        mass = sp.csr_matrix(self.problem.mass[free][:, free])
-        return torch.from_numpy(mass @ self.v.numpy())
+        return sp.csr_matrix(self.problem.mass[free][:, free])
 
     @cached_property
     def _affine_history(self) -> Tensor | None:

@@ -112,8 +112,7 @@ class TrajectorySurrogate(ModelSurrogate):
         steps = self.model.modes.steps
         if not self._has_lift:
             return xi.new_zeros(len(xi), self.observation.n)
-        b = steps.drive(self.prior.unstandardise(xi)).b
-        b = b.expand(-1, steps.h + len(steps.ta), -1)[:, steps.h :]
+        b = steps.boundary(steps.drive(self.prior.unstandardise(xi)))
         assert isinstance(self.observation, LinearObservation)
         matrix = self.observation.matrix
         n_dofs = self.model.problem.n_dofs
