@@ -70,6 +70,10 @@ class Rows(ABC):
     def __call__(self, of: Solutions, xi: Tensor) -> Tensor:
         """Rows (batch, n) at xi (batch, d), differentiable."""
 
+    def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, and their derivatives by xi, (batch, n, d)."""
+        return linearise(lambda at: self(of, at), xi)
+
 
 class ResidualRows(Rows):
     """Those of steady solutions.
@@ -203,7 +207,7 @@ class GaussNewton:
         self, of: Solutions, xi: Tensor, unknown: Tensor, damping: Tensor
     ) -> tuple[Tensor, Tensor]:
         """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds; and J^T J + I."""
-        values, slopes = linearise(lambda at: self.rows(of, at), xi)
+        values, slopes = self.rows.linearise(of, xi)
         # Directions that u does not determine live on the prior alone, the I: keep it in float64.
         rows, jacobian = values.double(), (slopes * unknown[:, None, :]).double()
         identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)

@@ -159,11 +159,7 @@ class TrajectoryForward:
         problem = self._modes.steps.problem
         own, touched = columns_of(rows)
         place, dof = touched // problem.n_dofs, touched % problem.n_dofs
-        v = torch.zeros(len(dof), self._modes.steps.n, dtype=torch.float64)
-        number = torch.full((problem.n_dofs,), -1)
-        number[self._free] = torch.arange(len(self._free))
-        inside = number[dof] >= 0
-        v[inside] = self._v[number[dof[inside]]]
+        v = self._modes.steps.at_dofs(dof)
         at = self._dense_at[place]
         c = torch.einsum("jk,bkm->bjm", at, self._c())
         values = torch.einsum("bjm,jm->bj", c, v) + self._lift_at(at, dof)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pddlvm.galerkin.gauss_newton import SIGMA_BOUNDARY, Rows, Solutions
 from pddlvm.trajectory.modes import Modes
+from pddlvm.trajectory.slopes import linearised_modes
 
 __all__ = ["TrajectoryRows"]
 
@@ -52,12 +53,29 @@ class TrajectoryRows(Rows):
         return a, a.norm(dim=-1, keepdim=True).clamp(min=_LEAST), b.flatten(1)
 
     def __call__(self, of: Solutions, xi: Tensor) -> Tensor:  # noqa: D102
-        a, size, b = of
+        a, size, _ = of
         steps = self._modes.steps
-        z = steps.problem.prior.unstandardise(xi)
-        rho = self._modes.residual(a, z) / (self._sigma * size)
+        drive = steps.drive(steps.problem.prior.unstandardise(xi))
+        whole, _, right = self._modes.operators_of(drive)
+        rho = (whole[..., : self._modes.n] @ a[..., None])[..., 0] - right
+        return self._joined(of, rho / (self._sigma * size), steps.boundary(drive))
+
+    def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        a, size, b = of
+        z, dz = self._modes.steps.problem.prior.with_slope(xi)
+        at, unit = linearised_modes(self._modes, z), self._sigma * size
+        rows = self._joined(of, at.residual(a) / unit, at.boundary)
+        slope = at.slope(a) / unit[..., None]
+        if b.shape[1]:
+            scale = self._scale(b)[..., None]
+            slope = torch.cat([slope, at.boundary_slope.flatten(1, 2) / scale], dim=1)
+        return rows, slope * dz[:, None]
+
+    def _joined(self, of: Solutions, rho: Tensor, boundary: Tensor) -> Tensor:
+        b = of[2]
         if b.shape[1] == 0:
             return rho
-        misfit = steps.boundary(steps.drive(z)).flatten(1) - b
-        scale = SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=_LEAST_BOUNDARY)
-        return torch.cat([rho, misfit / scale], dim=-1)
+        return torch.cat([rho, (boundary.flatten(1) - b) / self._scale(b)], dim=-1)
+
+    def _scale(self, b: Tensor) -> Tensor:
+        return SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=_LEAST_BOUNDARY)

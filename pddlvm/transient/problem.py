@@ -164,8 +164,20 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         The initial value; of second order in time u_0 - d v_0 before it, d the first step.
         """
         z = self.prior.check(z).detach().to("cpu", torch.float64)
-        found = self._history(z.reshape(-1, self.n_parameters))
+        found = self.history_of(z.reshape(-1, self.n_parameters))
         return found.reshape(*z.shape[:-1], *found.shape[1:])
+
+    def history_of(self, z: Tensor) -> Tensor:
+        """The same of float64 (n, d), not checked; differentiable."""
+        rows = self._starts(z)
+        fixed = torch.from_numpy(self.steady.fixed_dofs)
+        u = self._initial(rows)
+        u[:, fixed] = self._lift(rows)[:, fixed]
+        if self._velocity is None:
+            return u[:, None]
+        v = self._velocity(rows)
+        v[:, fixed] = self._lift_rate(rows)[:, fixed]
+        return torch.stack([u - float(self.scheme.weights[0]) * v, u], dim=1)
 
     @out_of_inference
     def time_error(self, n_samples: int = 4, seed: int = 0) -> float:
@@ -198,7 +210,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         batch = broadcast_batch(u=u[..., 0], z=z)
         u = u.expand(*batch, -1, -1).reshape(-1, *self.solution_shape)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
-        history = self._history(z.detach().to("cpu", torch.float64)).to(u)
+        history = self.history_of(z.detach().to("cpu", torch.float64)).to(u)
         states, scheme = torch.cat([history, u], dim=1), self.scheme
         operators = self.steady.discretisation(u.dtype, u.device)
         ta, tb = (torch.from_numpy(t.toarray()).to(u) for t in (scheme.ta, scheme.tb))
@@ -213,19 +225,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
 
     def _solve(self, z: Tensor, first: int) -> Tensor:
         rows = self._rows(z, self.scheme.all_times)
-        return self._solver.solve(rows, self._history(z), first)
-
-    def _history(self, z: Tensor) -> Tensor:
-        """(n, d) -> (n, h, n_dofs), float64."""
-        rows = self._starts(z)
-        fixed = torch.from_numpy(self.steady.fixed_dofs)
-        u = self._initial(rows)
-        u[:, fixed] = self._lift(rows)[:, fixed]
-        if self._velocity is None:
-            return u[:, None]
-        v = self._velocity(rows)
-        v[:, fixed] = self._lift_rate(rows)[:, fixed]
-        return torch.stack([u - float(self.scheme.weights[0]) * v, u], dim=1)
+        return self._solver.solve(rows, self.history_of(z), first)
 
     def _lift(self, rows: Tensor) -> Tensor:
         """Dirichlet values, (n, d + 1) -> (n, n_dofs)."""
@@ -279,7 +279,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         """That of the steady problem, the states at the start, and the mass, to a row each."""
         z = self._few_draws
         rough = np.cos(np.arange(self.n_dofs, dtype=np.float64))
-        rows = [self._history(z), torch.from_numpy(self.mass @ rough)[None]]
+        rows = [self.history_of(z), torch.from_numpy(self.mass @ rough)[None]]
         return torch.cat([self.steady.probe, *map(summarise, rows)])
 
     @property
