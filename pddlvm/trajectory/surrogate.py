@@ -15,7 +15,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.linalg.derivatives import linearise, linearise_at_once
-from pddlvm.linalg.low_rank import columns_of
+from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.sensors.observation import LinearObservation, Observation
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.slopes import linearised_modes
@@ -51,6 +51,7 @@ class TrajectorySurrogate(ModelSurrogate):
         step, dof = touched // n_dofs, touched % n_dofs
         modes = torch.einsum("jm,jmp->jp", steps.at_dofs(dof), model.modes.phi[step])
         self._rows = torch.from_numpy(own @ modes.numpy())
+        self._own, self._touched = own, (step, dof)
         self._of_lift = None
         if len(steps.lifts):
             each = torch.zeros(observation.n, model.problem.n_times, len(steps.lifts)).double()
@@ -66,6 +67,17 @@ class TrajectorySurrogate(ModelSurrogate):
         a = self._coefficients(self.prior.standardise(z))
         found: Prediction = self.model.forward_of(z, self.corrections, None, a)
         return found
+
+    def raw_error(self, xi: Tensor) -> LowRank:  # noqa: D102
+        model, level = self.model, self.corrections
+        if not model.is_calibrated:
+            return super().raw_error(xi)
+        with torch.no_grad():
+            z, own = self.prior.unstandardise(xi), xi.to(model.sigma_residual)
+            var_a, scale = model.variances(own, z, self._coefficients(xi), level)
+        rest = model.uncertainty.rest_of(level, *self._touched).double().cpu()
+        factor = self._rows * var_a.sqrt()[:, None]
+        return LowRank(factor, self._own, scale[:, None] ** 2 * rest)
 
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
         data = self._coefficients(xi) @ self._rows.T
