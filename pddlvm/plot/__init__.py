@@ -15,17 +15,21 @@ from pddlvm.plot.fields import (
 )
 from pddlvm.plot.grids import space_time
 from pddlvm.plot.posteriors import corner, expected_coverage, inference_figure, marginals, ranks
+from pddlvm.plot.series import animate, filmstrip, series
 
 __all__ = [
+    "animate",
     "calibration",
     "corner",
     "elbo",
     "expected_coverage",
     "field",
+    "filmstrip",
     "forward_figure",
     "inference_figure",
     "inverse_figure",
     "marginals",
     "ranks",
+    "series",
     "space_time",
 ]

@@ -33,7 +33,7 @@ from pddlvm.transient.problem import TransientProblem
 from pddlvm.validation.maps import ValidationReport
 from pddlvm.weak.problem import Problem
 
-__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure"]
+__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure", "limits_of"]
 
 Array = NDArray[np.float64]
 
@@ -272,6 +272,11 @@ def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> 
     ax.set_xlabel("x")
     ax.set_ylabel(label)
     return ax
+
+
+def limits_of(problem: Problem | TransientProblem, states: Tensor) -> tuple[float, float]:
+    """Smallest and largest value that is drawn of several states, (n, n_dofs)."""
+    return _limits(problem, field_names(problem.space)[0], *states)
 
 
 def _limits(problem: Problem | TransientProblem, name: str, *fields: Tensor) -> tuple[float, float]:
