@@ -52,6 +52,17 @@ def test_series_have_a_band_and_the_data_of_each_sensor(posterior):
     assert all(w > 0 for w in widths)
 
 
+def test_bands_lie_around_the_data(posterior):
+    ax = plot.series(posterior, plt.figure().subplots())
+    y = posterior.y.reshape(4, 2).numpy()
+    for k, band in enumerate(ax.collections):
+        ends = band.get_paths()[0].vertices
+        for t, value in zip(TIMES[:2], y[:2, k], strict=True):
+            own = ends[np.isclose(ends[:, 0], t), 1]
+            # Three deviations of the noise, which is not in the band.
+            assert own.min() - 0.03 < value < own.max() + 0.03
+
+
 def test_expected_data_are_those_of_the_solutions(model, posterior):
     z = posterior.sample((3,), seed=0)
     found = posterior.expected(z)

@@ -12,7 +12,7 @@ POINTS = [[0.1, 0.5], [0.9, 0.5], [1.5, 0.5], [1.9, 0.2]]
 
 
 def test_ranks_of_time_series_are_uniform():
-    problem = heat.make(10, n_terms=4, n_steps=50)
+    problem = heat.make(10)
     model = pddlvm.LatentVariableModel(problem)
     pddlvm.train(model, max_steps=200)
     times = np.linspace(0.1, 2.0, 20)
