@@ -26,7 +26,13 @@ from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.parameters.sensitivities import Sensitivities
-from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
+from pddlvm.transient.checks import (
+    check_constraints,
+    check_stable,
+    time_of,
+    velocity_of,
+    warn_of_violated,
+)
 from pddlvm.transient.mass import GivenDensity, mass_matrix
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
@@ -255,7 +261,12 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
 
     @cached_property
     def _solver(self) -> TransientSolver:
+        self.check_stable()
         return TransientSolver(self.steady, self.scheme, self.mass, self._time)
+
+    def check_stable(self) -> None:
+        """Raise a ProblemError if shapes grow that should not; before anything is solved."""
+        check_stable(self.steady, self.mass, self.scheme)
 
     @property
     def _at_once(self) -> int:
