@@ -221,13 +221,9 @@ def _weights(term: Term) -> Tensor:
 
 
 def _columns(term: Term, number: int) -> tuple[slice, slice]:
-    """Which entries of e are those of a field, and which its gradient."""
-    region = term.region
-    if not region.parts:
-        return slice(0, region.shape[2]), slice(region.size_u, region.shape[2])
-    start = sum(sum(part.sizes) for part in region.parts[:number])
-    of_u, of_du = region.parts[number].sizes
-    return slice(start, start + of_u + of_du), slice(start + of_u, start + of_u + of_du)
+    """Which entries of e are those of a field, and which its highest derivative."""
+    pieces = term.region.columns(number)
+    return slice(pieces[0].start, pieces[-1].stop), pieces[-1]
 
 
 def _least_quotient(space: FunctionSpace, energy: sp.csr_matrix, mass: sp.csr_matrix) -> float:
