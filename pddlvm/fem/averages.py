@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.sparse as sp
 import skfem
-from numpy.typing import NDArray
 
 from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
@@ -15,30 +14,21 @@ from pddlvm.fem.where import Patch
 __all__ = ["at_vertices", "averages"]
 
 
-Array = NDArray[np.float64]
-Index = NDArray[np.int64]
-
-
-def at_vertices(
-    mesh: skfem.Mesh, evaluate: Callable[[Index, Array], sp.csr_matrix], c: int
-) -> sp.csr_matrix:
+def at_vertices(mesh: skfem.Mesh, at_corners: Region) -> sp.csr_matrix:
     """From u to the means of its values in the cells of each node, (n_nodes * c, n_dofs).
 
     Args:
         mesh: a mesh, maybe of curved cells, some nodes of which may be none of u.
-        evaluate: from u to its values at coordinates (n, dim) in cells (n,), row after row.
-        c: components of u.
+        at_corners: all cells, with their nodes in the place of quadrature points.
     """
-    nodes = mesh.dofs.element_dofs
-    n_local, n_cells = nodes.shape
-    n_nodes = int(nodes.max()) + 1
-    cells = np.tile(np.arange(n_cells), n_local)
-    values = evaluate(cells, np.repeat(mesh.elem().doflocs, n_cells, axis=0))
-    shares = 1.0 / np.bincount(nodes.ravel(), minlength=n_nodes)
-    rows = (nodes.ravel()[:, None] * c + np.arange(c)).ravel()
-    weights = np.repeat(shares[nodes.ravel()], c)
-    mean = sp.csr_matrix((weights, (rows, np.arange(len(rows)))), shape=(n_nodes * c, len(rows)))
-    return sp.csr_matrix(mean @ values)
+    nodes = mesh.dofs.element_dofs.T.ravel()
+    places = at_corners.columns()[0]
+    values = at_corners.matrix[
+        (np.arange(len(nodes))[:, None] * at_corners.shape[2] + np.arange(places.stop)).ravel()
+    ]
+    rows = (nodes[:, None] * places.stop + np.arange(places.stop)).ravel()
+    shares = np.repeat(1.0 / np.bincount(nodes)[nodes], places.stop)
+    return sp.csr_matrix((shares, (rows, np.arange(len(rows))))) @ values
 
 
 def averages(

@@ -15,7 +15,7 @@ from pddlvm.basics.checks import check_finite, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.fem.where import Patch, Where
 
-__all__ = ["FieldPart", "FunctionSpace", "Points", "Region", "check_points", "turns"]
+__all__ = ["FieldPart", "FunctionSpace", "Points", "Region", "check_points", "constants", "turns"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -51,6 +51,13 @@ def turns(shifts: Array, x: Array) -> list[Array]:
     """
     pairs = combinations(range(shifts.shape[1]), 2)
     return [shifts[:, j] * x[:, i] - shifts[:, i] * x[:, j] for i, j in pairs]
+
+
+def constants(space: "FunctionSpace") -> Array:
+    """Constant functions, one for each component, (n_dofs, n_components)."""
+    if space.is_value.all():
+        return np.eye(space.n_components)[space.dof_components]
+    return space.near_nullspace[:, : space.n_components]
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ class FunctionSpace(Protocol):
 
     @property
     def near_nullspace(self) -> Array:
-        """What an elliptic operator hardly resists, constants of each component first, (n_dofs, k).
+        """What an elliptic operator hardly resists, (n_dofs, k).
 
         The unknowns of a node follow each other, the first of them of component 0.
         """

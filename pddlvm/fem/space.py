@@ -132,8 +132,17 @@ class Space:
 
     @property
     def dof_points(self) -> Array:
-        """Location of each degree of freedom, on the first of two periodic sides, (n_dofs, dim)."""
-        return np.ascontiguousarray(self._basis.doflocs.T[self._first])
+        """Location of each degree of freedom, on the first of two periodic sides, (n_dofs, dim).
+
+        That of a polynomial of an element which has no point is the middle of a cell.
+        """
+        x = self._basis.doflocs.T
+        missing = np.isnan(x).any(axis=1)
+        if missing.any():
+            own = self._basis.element_dofs
+            x = x.copy()
+            x[own] = np.where(missing[own][..., None], self.centroids.x, x[own])
+        return np.ascontiguousarray(x[self._first])
 
     @property
     def dof_components(self) -> Index:
@@ -160,6 +169,8 @@ class Space:
     @property
     def is_value(self) -> Mask:
         """Is each degree of freedom the value of its component at its point? (n_dofs,)."""
+        if self.is_lagrange:
+            return np.ones(self.n_dofs, dtype=bool)
         return np.array([kind == "" for kind in self.dof_kinds])
 
     def _identified(self, pairs: Mapping[str | int, str | int]) -> Index:
@@ -312,7 +323,10 @@ class Space:
 
     @cached_property
     def _to_nodes(self) -> sp.csr_matrix:
-        return at_vertices(self.mesh, self._evaluation, self.n_components)
+        nodes = self.mesh.elem().doflocs
+        rule = nodes.T, np.ones(len(nodes))
+        basis = skfem.CellBasis(self.mesh, self._element, quadrature=rule)
+        return at_vertices(self.mesh, self._region(basis, np.arange(self.mesh.nelements), "nodes"))
 
     def _evaluation(self, cells: Index, x: Array, order: int = 0) -> sp.csr_matrix:
         """From u to u (order 0) or du at coordinates x (n_points, dim) in cells (n_points,)."""
@@ -322,7 +336,14 @@ class Space:
         rows = np.arange(n * size).reshape(n, size)
         data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
         for i in range(len(dofs)):
-            field = self._element.gbasis(mapping, local, i, tind=cells)[0]
+            try:
+                field = self._element.gbasis(mapping, local, i, tind=cells)[0]
+            except ValueError as error:
+                name = type(self._element).__name__
+                raise InputError(
+                    f"{name} of scikit-fem cannot be evaluated at given points; average_matrix "
+                    "observes means over patches"
+                ) from error
             data[i] = self.part.entries(field, order)[..., 0].T
             columns[i] = dofs[i][:, None]
         index = (np.broadcast_to(rows, data.shape).ravel(), columns.ravel())
