@@ -4,8 +4,7 @@
     H(curl), the plane   u . t = g            t the normal, turned by +90 degrees
 
 The traces of a facet are as many functions as it has degrees of freedom, so g is fitted facet by
-facet, by least squares: what the element has is found again. Plates and beams may have u held
-alone, their slopes free; where u is zero all along an edge, so are its derivatives along it.
+facet, by least squares: what the element has is found again.
 """
 
 from dataclasses import dataclass
@@ -13,19 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pddlvm.basics.errors import ProblemError
-from pddlvm.fem.boundaries import facets_of
 from pddlvm.fem.regions import FunctionSpace, Points
 from pddlvm.fem.space import Space
 from pddlvm.fem.where import Subdomain, Where
 
-__all__ = ["Trace", "trace_of", "without_slopes"]
+__all__ = ["Trace", "trace_of"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-_STRAIGHT = 1e-9
-"""Of the size of a mesh, by which a facet may leave the direction of an axis."""
 
 
 @dataclass(frozen=True)
@@ -71,41 +65,3 @@ def trace_of(space: FunctionSpace, where: Where | None) -> Trace | None:
         direction=np.moveaxis(direction, 0, -1).reshape(-1, space.dim),
         fit=np.linalg.solve(gram, np.moveaxis(weighted, 0, 1)),
     )
-
-
-def without_slopes(space: FunctionSpace, where: Where | None) -> Index:
-    """Degrees of freedom of the values of a plate or beam on a part of the boundary.
-
-    Raises:
-        ProblemError: an element without slopes, or derivatives along edges that are oblique.
-    """
-    if not isinstance(space, Space) or all(kind in ("", None) for kind in space.dof_kinds):
-        raise ProblemError(
-            "slopes=False leaves the slopes of a plate or a beam free, and the element of this "
-            "field has none among its degrees of freedom; leave it out"
-        )
-    dofs = space.dofs_on(where)
-    kinds = {int(dof): space.dof_kinds[dof] for dof in dofs}
-    found = {dof for dof, kind in kinds.items() if kind == ""}
-    if any(kind not in ("", "n", None) for kind in kinds.values()):
-        found |= _along_edges(space, where)
-    return np.array(sorted(found), dtype=np.int64)
-
-
-def _along_edges(space: Space, where: Where | None) -> set[int]:
-    """Derivatives in directions of the facets, at their vertices."""
-    mesh = space.mesh
-    corners = mesh.facets[:, facets_of(mesh, where)]
-    is_flat = np.ptp(mesh.p[:, corners], axis=1) <= _STRAIGHT * np.ptp(mesh.p, axis=1).max()
-    if not is_flat.any(axis=0).all():
-        raise ProblemError(
-            "slopes=False needs edges along the axes, since degrees of freedom of this element "
-            "are derivatives along these: take skfem.ElementTriMorley() for other shapes"
-        )
-    found: set[int] = set()
-    axes = "xyz"[: space.dim]
-    for axis, flat in zip(axes, is_flat, strict=True):
-        along = set(axes) - {axis}
-        dofs = space.vertex_dofs[np.unique(corners[:, flat])].ravel()
-        found |= {int(d) for d in dofs if set(space.dof_kinds[d] or "n") <= along}
-    return found

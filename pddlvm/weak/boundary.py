@@ -18,7 +18,8 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import FunctionSpace, Points, Space
 from pddlvm.fem.mixed import field_of
-from pddlvm.fem.traces import Trace, trace_of, without_slopes
+from pddlvm.fem.supported import supported
+from pddlvm.fem.traces import Trace, trace_of
 from pddlvm.fem.where import Where
 from pddlvm.parameters.fields import Field, Fields
 
@@ -65,9 +66,7 @@ class Dirichlet:
             MeshError, ProblemError: no such part of the boundary, field or component.
         """
         within, own = field_of(space, self.field)
-        if not self.slopes:
-            return within.start + without_slopes(own, self.boundary)
-        return within.start + own.dofs_on(self.boundary, self.component)
+        return within.start + supported(own, self.boundary, self.component, slopes=self.slopes)
 
     def trace_of(self, space: FunctionSpace) -> Trace | None:
         """How fluxes and circulations follow from the value, where it is one of these."""
