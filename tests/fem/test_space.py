@@ -134,12 +134,6 @@ def test_custom_element_is_used(cell):
     assert_evaluates_exactly(space.interior(), interpolated(space, 2), 2)
 
 
-@pytest.mark.parametrize("element", [skfem.ElementTriRT1(), skfem.ElementTriN1()])
-def test_elements_of_vectors_are_refused(element):
-    with pytest.raises(MeshError, match="a divergence or a curl and no gradient"):
-        fem.Space(fem.unit_square(2), element=element)
-
-
 # Measures
 
 
