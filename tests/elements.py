@@ -24,14 +24,17 @@ def darcy(u, du, p, x, k):
 
 
 def darcy_flow(n=4):
-    """Walls on the left and at the top, which lets 0.2 through; p = 0 on the rest."""
+    """A wall on the left, a random outflow at the top; p = 0 on the rest."""
     space = darcy_space(n)
     return pddlvm.Problem(
         "darcy",
         space,
         [pddlvm.Flux(space.interior(), darcy)],
-        {"k": pddlvm.KarhunenLoeve.on(space.field("p")[1], 3, length=0.5)},
-        [pddlvm.Dirichlet("left"), pddlvm.Dirichlet("top", 0.2)],
+        {
+            "k": pddlvm.KarhunenLoeve.on(space.field("p")[1], 3, length=0.5),
+            "outflow": pddlvm.Constant(pddlvm.Uniform(0.1, 0.3)),
+        },
+        [pddlvm.Dirichlet("left"), pddlvm.Dirichlet("top", lambda x, outflow: outflow)],
     )
 
 
