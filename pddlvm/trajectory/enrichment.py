@@ -3,6 +3,10 @@
     V = initial shapes;  then, by rounds:   c = march in V of fresh draws,   e = -A0^{-1} R(V c),
     V = (V, leading principal components in space of e / |u|),    until |e| / |u| is small
 
+Nonlinear terms are integrated at few points, which each round chooses anew by the states u + e of the
+one before; the first of these are the initial states, held, and their e. Then e is taken without
+its part in V, in which the cubature errs.
+
 In the end V is rotated to the principal components of reduced trajectories of fresh draws, all of
 it kept: its first columns are the basis of a model, the rest tell how far the model is off.
 """
@@ -16,8 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.progress import ProgressBar
+from pddlvm.trajectory.cubature import States, choose_points, terms_in_space
 from pddlvm.trajectory.parts import Parts
-from pddlvm.trajectory.reference import ReferenceMarch
+from pddlvm.trajectory.pointwise import AtPoints
+from pddlvm.trajectory.reference import ReferenceMarch, states_of
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.transient.terms import MovingTerms
@@ -27,6 +33,8 @@ __all__ = ["Shapes", "find_shapes", "full_error"]
 Array = NDArray[np.float64]
 
 _BLOCK, _N_NEW, _N_POD = 4, 12, 256
+_N_FINAL, _N_NONLINEAR = 24, 320
+"""Draws of a nonlinear problem that the last points, and principal components, are found by."""
 _INDEPENDENT = 1e-10
 """Squared size, relative to the largest, below which a shape says nothing new."""
 
@@ -40,12 +48,15 @@ class Shapes:
         k0: V^T K0 V, (n, n).
         tails: relative size of trajectories outside of the first k shapes, (n + 1,).
         errors: mean |e| / |u| of each round.
+        z, c: the draws of the principal components and their trajectories, (n_draws, N, n).
     """
 
     steps: ReducedSteps
     k0: Tensor
     tails: Array
     errors: tuple[float, ...]
+    z: Tensor
+    c: Tensor
 
 
 def find_shapes(
@@ -75,11 +86,14 @@ def find_shapes(
     v = np.zeros((len(free), 0)) if start is None else start
     v = _orthonormal(mass, v, problem.history(z)[..., free].flatten(0, 1).numpy().T)
     errors: list[float] = []
+    points = _Points(reference, parts, seed)
     while True:
         z = problem.prior.sample((_BLOCK,), generator=generator)
-        steps = _reduced(problem, parts, mass, v)
-        c = steps.march(steps.drive(z))
+        steps = points.reduced(v)
+        c = points.march(steps, z)
         u, e = full_error(steps, reference, z, c)
+        points.see(z, u + e)
+        e = points.beyond(v, e)
         size, off = (_size(problem, mass, x) for x in (u, e))
         # Without a shape there is no size yet, and with some no error that is larger.
         size = np.maximum(size, off)
@@ -89,7 +103,11 @@ def find_shapes(
             break
         w = np.sqrt(problem.scheme.weights)[None, :, None] / size[:, None, None]
         v = _orthonormal(mass, v, _principal(mass, (e * w).reshape(-1, len(free)), _N_NEW))
-    z = problem.prior.sample((_N_POD,), generator=generator)
+    if parts.nonlinear:
+        steps = points.finish(steps, problem.prior.sample((_N_FINAL,), generator=generator))
+    n_draws = _N_NONLINEAR if parts.nonlinear else _N_POD
+    z = problem.prior.sample((n_draws,), generator=generator)
+    bar.say("principal components")
     c = steps.march(steps.drive(z))
     relative = c / steps.size(c)[:, None, None].clamp(min=1e-300)
     gram = torch.einsum("k,bki,bkj->ij", steps.weights, relative, relative)
@@ -97,9 +115,69 @@ def find_shapes(
     values = values[::-1].clip(min=0)
     left = np.append(np.cumsum(values[::-1])[::-1], 0.0)
     tails = np.sqrt(left / values.sum())
-    v = v @ vectors[:, ::-1]
+    vectors = np.ascontiguousarray(vectors[:, ::-1])
+    v, c = v @ vectors, c @ torch.from_numpy(vectors)
     k0 = torch.from_numpy(v.T @ (reference.stiffness @ v))
-    return Shapes(_reduced(problem, parts, mass, v), k0, tails, tuple(errors))
+    return Shapes(points.reduced(v), k0, tails, tuple(errors), z, c)
+
+
+class _Points:
+    """Points of the nonlinear terms, by the states that were seen last; nothing of linear ones."""
+
+    def __init__(self, reference: ReferenceMarch, parts: Parts, seed: int) -> None:
+        self._reference, self._parts = reference, parts
+        self._problem, self._mass = reference.problem, reference.mass
+        self._rng = np.random.default_rng(seed)
+        self._seen: States | None = None
+        self._chosen: list[AtPoints] = []
+
+    def reduced(self, v: Array, *, is_final: bool = False) -> ReducedSteps:
+        """The steps in V, with points by what was seen since the last time."""
+        if self._parts.nonlinear and self._seen is not None:
+            tests = _on_all(self._problem, v @ self._weights(v))
+            self._chosen = choose_points(
+                self._problem,
+                self._parts.nonlinear,
+                tests,
+                self._seen,
+                self._rng,
+                is_final=is_final,
+            )
+            self._seen = None
+        return _reduced(self._problem, self._parts, self._mass, v, self._chosen)
+
+    def march(self, steps: ReducedSteps, z: Tensor) -> Tensor:
+        """c of draws; before any state was seen the initial ones, held."""
+        if self._parts.nonlinear and not self._chosen:
+            return steps.history(z)[:, -1:].expand(-1, self._problem.n_times, -1).contiguous()
+        return steps.march(steps.drive(z))
+
+    def see(self, z: Tensor, inside: Array) -> None:
+        """States on the free degrees of freedom, (n, N, n_free), of draws."""
+        if self._parts.nonlinear:
+            pairs = zip(z, torch.from_numpy(inside), strict=True)
+            u = torch.stack([states_of(self._problem, *pair) for pair in pairs])
+            self._seen = States(u, self._problem.state_rows(z))
+
+    def beyond(self, v: Array, e: Array) -> Array:
+        """Errors without their part in V, of a nonlinear problem."""
+        if not self._parts.nonlinear:
+            return e
+        flat = e.reshape(-1, e.shape[-1])
+        return (flat - (flat @ (self._mass @ v)) @ v.T).reshape(e.shape)
+
+    def finish(self, steps: ReducedSteps, z: Tensor) -> ReducedSteps:
+        """The same steps with points that were chosen by more draws."""
+        v = steps.v.numpy()
+        self.see(z, self.march(steps, z).numpy() @ v.T)
+        return self.reduced(v, is_final=True)
+
+    def _weights(self, v: Array) -> Array:
+        """(V^T (K0 + M / T) V)^{-1}: a flux is as large as the steady error that it makes."""
+        stepping = self._problem.stepping
+        k0 = v.T @ (self._reference.stiffness @ v)
+        found: Array = np.linalg.inv(k0 + np.eye(len(k0)) / (stepping.end - stepping.start)).T
+        return found
 
 
 def full_error(
@@ -116,16 +194,14 @@ def full_error(
 def _residual(problem: TransientProblem, z: Tensor, inside: Array) -> Array:
     """R of one trajectory, (N, n_free)."""
     scheme, free = problem.scheme, problem.steady.free_dofs
-    h = scheme.n_history
-    operators = problem.steady.discretisation(torch.float64, torch.device("cpu"))
-    rows = problem.state_rows(z[None])[0]
-    states = operators.lift(rows if problem.reads_time else rows[:1]).expand(len(rows), -1).clone()
-    states[:h] = problem.history(z)
-    states[h:, free] = torch.from_numpy(inside)
+    rows = problem.state_rows(z)
+    states = states_of(problem, z, torch.from_numpy(inside))
     moving: MovingTerms = problem.moving_terms
-    tangents = moving.stiffness(rows[torch.from_numpy(scheme.asked)])
+    tangents = None
+    if problem.is_linear:
+        tangents = moving.stiffness(rows[torch.from_numpy(scheme.asked)])
     if tangents is None:
-        found: Array = problem.residual(states[h:], z).numpy()
+        found: Array = problem.residual(states[scheme.n_history :], z).numpy()
         return found
     u = states.numpy()
     mass, k = (sp.csr_matrix(m[free]) for m in (problem.mass, moving.assemble(tangents)))
@@ -138,13 +214,14 @@ def _residual(problem: TransientProblem, z: Tensor, inside: Array) -> Array:
 
 
 def _reduced(
-    problem: TransientProblem, parts: Parts, mass: sp.csr_matrix, v: Array
+    problem: TransientProblem, parts: Parts, mass: sp.csr_matrix, v: Array, chosen: list[AtPoints]
 ) -> ReducedSteps:
     free, lifts = problem.steady.free_dofs, parts.lifts
-    whole = np.zeros((problem.n_dofs, v.shape[1]))
-    whole[free] = v
+    whole = _on_all(problem, v)
     columns = np.hstack([whole, lifts.T])
-    k = np.stack([v.T @ (matrix[free] @ columns) for matrix in parts.matrices])
+    k = np.zeros((len(parts.matrices), v.shape[1], columns.shape[1]))
+    for own, matrix in zip(k, parts.matrices, strict=True):
+        own[:] = v.T @ (matrix[free] @ columns)
     return ReducedSteps(
         problem,
         parts.coefficients,
@@ -153,7 +230,15 @@ def _reduced(
         torch.from_numpy(parts.loads[:, free] @ v),
         torch.from_numpy(v.T @ (problem.mass[free] @ lifts.T)),
         torch.from_numpy(lifts),
+        terms_in_space(problem, chosen, whole, lifts) if chosen else None,
     )
+
+
+def _on_all(problem: TransientProblem, v: Array) -> Array:
+    """On all degrees of freedom, (n_free, n) -> (n_dofs, n)."""
+    whole = np.zeros((problem.n_dofs, v.shape[1]))
+    whole[problem.steady.free_dofs] = v
+    return whole
 
 
 def _size(problem: TransientProblem, mass: sp.csr_matrix, u: Array) -> Array:

@@ -4,7 +4,7 @@ V (see `enrichment`), Phi and the p x p equations (see `modes`), and the reduced
 Phi was made of. Float64 on the CPU; no trajectory is solved on the mesh.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.progress import ProgressBar
+from pddlvm.basics.random import generator_of
 from pddlvm.fem import MixedSpace
 from pddlvm.trajectory.enrichment import find_shapes
 from pddlvm.trajectory.modes import Modes, find_modes, principal
 from pddlvm.trajectory.parts import find_parts
-from pddlvm.trajectory.polynomials import fit_polynomial
+from pddlvm.trajectory.polynomials import fit_polynomial, n_draws_of
 from pddlvm.trajectory.reference import ReferenceMarch
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -28,6 +29,10 @@ __all__ = ["TrajectoryReduction", "reduce_trajectories"]
 _N_SNAPSHOTS = 1024
 _TAIL_OF_SHAPES, _TAIL_OF_MODES = 8e-5, 2.5e-4
 _MOST_SHAPES, _MOST_MODES = 96, 128
+_FIRST_SHAPES, _NONLINEAR_SHAPES = 48, 64
+"""That are looked for at first: marches of nonlinear problems are dear."""
+_MOST_TERMS, _FEW_TERMS, _SEED = 1001, 300, 271828
+"""Of polynomials, which each take eight solutions."""
 _MULTIPLE = 16
 _SPARE = 1.6
 """Shapes that are kept, relative to those of the model: they tell how far it is off."""
@@ -96,7 +101,7 @@ def reduce_trajectories(
     seed: int = 0,
     progress: bool = False,
 ) -> TrajectoryReduction:
-    """Make the reduced equations of a linear problem in time.
+    """Make the reduced equations of a problem in time.
 
     Args:
         problem: in time.
@@ -106,7 +111,8 @@ def reduce_trajectories(
         progress: say on stderr what is done.
 
     Raises:
-        ProblemError: the problem is not linear, has several fields, or takes too many operators.
+        ProblemError: the problem has several fields, or takes too many operators.
+        ConvergenceError: Newton's method failed for a draw of the prior.
     """
     if isinstance(problem.space, MixedSpace) or problem.steady.constraints:
         raise ProblemError(
@@ -114,7 +120,8 @@ def reduce_trajectories(
             "in time are for one field so far; problem.solve(z) steps it by finite elements"
         )
     with ProgressBar(progress) as bar:
-        most = int(_SPARE * (n_shapes or _MOST_SHAPES // 2))
+        is_linear = problem.is_linear
+        most = int(_SPARE * (n_shapes or (_FIRST_SHAPES if is_linear else _NONLINEAR_SHAPES)))
         common = find_parts(problem), ReferenceMarch(problem)
         shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed, bar)
         if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES) * 4 > 3 * most:
@@ -126,14 +133,25 @@ def reduce_trajectories(
         m = min(wanted, shapes.steps.n)
         steps = shapes.steps.first(m)
         bar.say("modes of space and time")
-        generator = torch.Generator().manual_seed(seed + 1)
-        z = problem.prior.sample((_N_SNAPSHOTS,), generator=generator)
-        c = steps.march(steps.drive(z))
+        if is_linear:
+            generator = torch.Generator().manual_seed(seed + 1)
+            z = problem.prior.sample((_N_SNAPSHOTS,), generator=generator)
+            c = steps.march(steps.drive(z))
+        else:
+            z, c = shapes.z, shapes.c[..., :m]
         phi, tails = principal(steps, c, n_modes or _MOST_MODES)
         p = min(n_modes or _count(tails.numpy(), _TAIL_OF_MODES, _MOST_MODES), phi.shape[2])
         phi = phi[..., :p].contiguous()
-        modes = find_modes(steps, shapes.k0[:m, :m].contiguous(), phi, z[: _N_SNAPSHOTS // 2])
-        polynomial = fit_polynomial(modes)
+        few = slice(_N_SNAPSHOTS // 2)
+        k0 = shapes.k0[:m, :m].contiguous()
+        modes = find_modes(steps, k0, phi, z[few], c[few], seed)
+        bar.say("polynomials")
+        n_draws = n_draws_of(problem.n_parameters, _MOST_TERMS if is_linear else _FEW_TERMS)
+        xi = problem.prior.sample_standard((n_draws,), generator=generator_of(_SEED)).double()
+        some = problem.prior.unstandardise(xi)
+        polynomial = fit_polynomial(problem.prior, some, modes.solve(some))
+        if not is_linear:
+            modes = replace(modes, start=polynomial)
     left = float(shapes.tails[m]), float(tails[p])
     return TrajectoryReduction(shapes.steps, shapes.k0, modes, modes.project(c), polynomial, left)
 

@@ -2,6 +2,9 @@
 
     A0 e = r,     step by step: (Ta_kk M + Tb_kk K0) e_k = r_k - sum_{j<k} (Ta_kj M + Tb_kj K0) e_j
 
+Of a nonlinear problem K0 is the mean in time of tangents along a rough trajectory: that of one
+march with the tangent at the initial state.
+
 A0^{-1} R is an estimate of an error, as K0^{-1} r is one of steady problems. One factorisation for
 each pair of diagonal entries serves all right-hand sides.
 """
@@ -12,13 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pddlvm.linalg.factorisation import Factorisation
 from pddlvm.transient.marching import combined
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.weak.assembly import Assembler
 
-__all__ = ["ReferenceMarch"]
+__all__ = ["ReferenceMarch", "held_states", "states_of"]
 
 Array = NDArray[np.float64]
 
@@ -27,7 +31,7 @@ class ReferenceMarch:
     """A0 on the free degrees of freedom.
 
     Args:
-        problem: linear, in time.
+        problem: in time.
 
     Attributes:
         problem: the same.
@@ -38,13 +42,37 @@ class ReferenceMarch:
     def __init__(self, problem: TransientProblem) -> None:
         steady, free = problem.steady, problem.steady.free_dofs
         self.problem = problem
-        centre = steady.prior.unstandardise(torch.zeros(1, steady.n_parameters).double())
-        operators = steady.discretisation(torch.float64, torch.device("cpu"))
-        zero = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
-        assembler = Assembler(steady.form.terms, np.arange(problem.n_dofs), problem.n_dofs)
-        whole = assembler([part[0] for part in operators.tangents(zero, centre)])
-        self.stiffness = sp.csr_matrix(whole.tocsr()[free][:, free])
         self.mass = sp.csr_matrix(problem.mass[free][:, free])
+        centre = steady.prior.unstandardise(torch.zeros(1, steady.n_parameters).double())
+        if problem.is_linear:
+            zero = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
+            self.stiffness = self._mean_stiffness(zero, centre, torch.ones(1).double())
+            return
+        z = problem.prior.unstandardise(torch.zeros(problem.n_parameters).double())
+        rows, weights = problem.state_rows(z), torch.from_numpy(problem.scheme.weights)
+        h = problem.scheme.n_history
+        u = held_states(problem, z)
+        self.stiffness = self._mean_stiffness(u[h - 1 : h], rows[h - 1 : h], weights[:1])
+        e = self.solve(problem.residual(u[h:], z).numpy()[..., None])[..., 0]
+        del self._factors
+        u[h:, torch.from_numpy(free)] -= torch.from_numpy(e)
+        self.stiffness = self._mean_stiffness(u[h:], rows[h:], weights)
+
+    def _mean_stiffness(self, u: Tensor, rows: Tensor, weights: Tensor) -> sp.csr_matrix:
+        """K on the free degrees of freedom, of states (n, n_dofs) by their weights (n,)."""
+        problem = self.problem
+        steady, free = problem.steady, problem.steady.free_dofs
+        operators = steady.discretisation(torch.float64, torch.device("cpu"))
+        total: list[Tensor] | None = None
+        for part in torch.arange(len(u)).split(steady.solver.chunk):
+            own = [
+                torch.tensordot(weights[part] / weights.sum(), tangents, dims=1)
+                for tangents in operators.tangents(u[part], rows[part])
+            ]
+            total = own if total is None else [a + b for a, b in zip(total, own, strict=True)]
+        assert total is not None
+        assembler = Assembler(steady.form.terms, np.arange(problem.n_dofs), problem.n_dofs)
+        return sp.csr_matrix(assembler(total).tocsr()[free][:, free])
 
     def solve(self, r: Array) -> Array:
         """A0^{-1} r, (N, n_free, batch)."""
@@ -72,3 +100,26 @@ class ReferenceMarch:
             )
             for of_m, of_k in map(tuple, np.unique(self.problem.scheme.diagonals, axis=0))
         }
+
+
+def held_states(problem: TransientProblem, z: Tensor) -> Tensor:
+    """The initial state at all times, with their Dirichlet values, (d,) -> (h + N, n_dofs)."""
+    free = torch.from_numpy(problem.steady.free_dofs)
+    start = problem.history(z)[-1, free]
+    return states_of(problem, z, start.expand(problem.n_times, -1))
+
+
+def states_of(problem: TransientProblem, z: Tensor, inside: Tensor) -> Tensor:
+    """All states of one trajectory, history first, (h + N, n_dofs).
+
+    Args:
+        problem: in time.
+        z: its parameters, (d,).
+        inside: the free degrees of freedom at the steps, (N, n_free).
+    """
+    operators = problem.steady.discretisation(torch.float64, torch.device("cpu"))
+    rows, h = problem.state_rows(z), problem.scheme.n_history
+    states = operators.lift(rows if problem.reads_time else rows[:1]).expand(len(rows), -1).clone()
+    states[:h] = problem.history(z)
+    states[h:, operators.free] = inside
+    return states

@@ -8,7 +8,7 @@ with K = sum_q theta_q K_q (see `pddlvm.trajectory.parts`). The columns of V are
 their weight in trajectories, so that the first m of them are a basis too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from pddlvm.trajectory.newton import Equations, march
 from pddlvm.trajectory.parts import Coefficients
+from pddlvm.trajectory.pointwise import PointTerms
 from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["Drive", "ReducedSteps"]
@@ -37,16 +39,20 @@ class Drive:
         phi: (batch, S, P).
         b: (batch, S, R).
         history: c of the history states, (batch, h, n).
+        z: parameters, (batch, d).
+        rows: z of the steady problem, (batch, S, d).
     """
 
     theta: Tensor
     phi: Tensor
     b: Tensor
     history: Tensor
+    z: Tensor
+    rows: Tensor
 
 
 class ReducedSteps:
-    """The reduced steps of a linear problem.
+    """The reduced steps of a problem.
 
     Args:
         problem: in time.
@@ -56,6 +62,7 @@ class ReducedSteps:
         g: V^T g_p, (P, n).
         mass_of_lift: V^T M L, (n, R).
         lifts: L, (R, n_dofs).
+        pointwise: terms that are not linear in u, in (V, L), tested by V; None: there are none.
     """
 
     def __init__(
@@ -67,9 +74,10 @@ class ReducedSteps:
         g: Tensor,
         mass_of_lift: Tensor,
         lifts: Tensor,
+        pointwise: PointTerms | None = None,
     ) -> None:
         self.problem, self.coefficients = problem, coefficients
-        self.v, self.k, self.g = v, k, g
+        self.v, self.k, self.g, self.pointwise = v, k, g, pointwise
         self.mass_of_lift, self.lifts = mass_of_lift, lifts
         scheme = problem.scheme
         self.ta, self.tb = (torch.from_numpy(t.toarray()) for t in (scheme.ta, scheme.tb))
@@ -93,6 +101,7 @@ class ReducedSteps:
             self.g[:, :m].contiguous(),
             self.mass_of_lift[:m].contiguous(),
             self.lifts,
+            self.pointwise and self.pointwise.columns(columns, [*range(m)]),
         )
 
     def drive(self, z: Tensor) -> Drive:
@@ -100,7 +109,7 @@ class ReducedSteps:
         rows = self.problem.state_rows(z)
         if not self.problem.reads_time:
             rows = rows[:, :1]
-        return Drive(*self.coefficients(rows), self.history(z))
+        return Drive(*self.coefficients(rows), self.history(z), z, rows)
 
     def history(self, z: Tensor) -> Tensor:
         """c of the history states, (batch, h, n)."""
@@ -110,8 +119,13 @@ class ReducedSteps:
         return torch.cat([self._history(part) for part in z.split(_CHUNK)])
 
     def march(self, drive: Drive) -> Tensor:
-        """c of the steps, (batch, N, n)."""
-        parts = [self._march(_slice(drive, i)) for i in range(0, len(drive.theta), _CHUNK)]
+        """c of the steps, (batch, N, n).
+
+        Raises:
+            ConvergenceError: Newton's method did not find a step of a nonlinear problem.
+        """
+        method = self._march if self.pointwise is None else self._march_nonlinear
+        parts = [method(_slice(drive, i)) for i in range(0, len(drive.theta), _CHUNK)]
         return torch.cat(parts) if parts else drive.history.new_zeros(0, len(self.ta), self.n)
 
     def residual(self, drive: Drive, c: Tensor) -> Tensor:
@@ -122,6 +136,8 @@ class ReducedSteps:
         for i, (theta, own) in enumerate(zip(drive.theta, states, strict=True)):
             k = torch.einsum("sq,qij->sij", theta, self.k[..., : self.n])
             moved = own @ k[0].T if len(k) == 1 else torch.einsum("sij,sj->si", k, own)
+            if self.pointwise is not None:
+                moved = moved + self._of_points(_slice(drive, i, 1), states[i : i + 1])[0]
             total[i] += self.tb @ (flux[i] + moved)
         return total
 
@@ -160,6 +176,40 @@ class ReducedSteps:
             if bool(self.tb[step + 1 :, j].any()):
                 of_u[:, j] = torch.einsum("bij,bj->bi", k, u[:, j])
         return u[:, self.h :]
+
+    def _march_nonlinear(self, drive: Drive) -> Tensor:
+        assert self.pointwise is not None
+        moves, pointwise, n = drive.theta.shape[1] > 1, self.pointwise, self.n
+        loads, theta = self._loads(drive), drive.theta
+
+        def at(j: int, x: Tensor, which: Tensor) -> Tensor:
+            return x[which, j if moves else 0]
+
+        def augmented(j: int, which: Tensor, c: Tensor) -> Tensor:
+            return torch.cat([c, at(j, drive.b, which)], dim=1)
+
+        def residual(j: int, which: Tensor, c: Tensor) -> Tensor:
+            found = pointwise.residual(augmented(j, which, c), at(j, drive.rows, which))
+            found = found + at(j, loads, which)
+            if theta.shape[2]:
+                k = self._stiffness(at(j, theta, which))
+                found = found + torch.einsum("bij,bj->bi", k, c)
+            return found
+
+        def tangent(j: int, which: Tensor, c: Tensor) -> Tensor:
+            own = pointwise.tangent(augmented(j, which, c), at(j, drive.rows, which), n)
+            return own + self._stiffness(at(j, theta, which)) if theta.shape[2] else own
+
+        known = self._mass_of_lift(drive)
+        scheme = self.problem.scheme
+        return march(Equations(scheme, residual, tangent, known, drive.history, drive.z))
+
+    def _of_points(self, drive: Drive, states: Tensor) -> Tensor:
+        """What the nonlinear terms add to r of all states, (batch, h + N, n)."""
+        assert self.pointwise is not None
+        b, rows = (x.expand(-1, states.shape[1], -1) for x in (drive.b, drive.rows))
+        a = torch.cat([states, b], dim=2)
+        return self.pointwise.residual(a.flatten(0, 1), rows.flatten(0, 1)).view_as(states)
 
     def _stiffness(self, theta: Tensor) -> Tensor:
         """K, (batch, n, n), of theta (batch, Q)."""
@@ -210,6 +260,6 @@ def _with_one(z: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(z[:, :1]), z], dim=1)
 
 
-def _slice(drive: Drive, first: int) -> Drive:
-    own = slice(first, first + _CHUNK)
-    return Drive(drive.theta[own], drive.phi[own], drive.b[own], drive.history[own])
+def _slice(drive: Drive, first: int, n: int = _CHUNK) -> Drive:
+    parts = (getattr(drive, one.name)[first : first + n] for one in fields(drive))
+    return Drive(*parts)

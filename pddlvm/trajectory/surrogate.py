@@ -80,7 +80,7 @@ class TrajectorySurrogate(ModelSurrogate):
         if self.corrections:
             a = self._coefficients(xi)
             z = self.prior.unstandardise(xi)
-            matrix, _ = self.model.modes.operators(z)
+            matrix = self.model.modes.tangent(a, z)
 
             def residual(at: Tensor) -> Tensor:
                 found: Tensor = self.model.modes.residual(a, self.prior.unstandardise(at))
