@@ -3,7 +3,7 @@
     min_w |A w - b|,   w >= 0,   until  |A w - b| <= tolerance |b|
 
 Columns enter in blocks, those that fit the rest best first; what a block makes negative leaves
-again, by the steps of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23). It is
+again, by steps like those of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23). It is
 the greedy choice of empirical cubature (Hernández, Caicedo, Ferrer, Comput. Methods Appl. Mech.
 Eng. 313, 2017). A block that is no help is tried again with half of its columns.
 """
@@ -19,7 +19,7 @@ Index = NDArray[np.int64]
 
 _BLOCK, _SHARE = 16, 5
 """Columns of a round at least, and one for so many that there are."""
-_RIDGE = 1e-13
+_RIDGE, _QUARTER = 1e-13, 4
 _HELPS = 0.998
 
 
@@ -67,9 +67,9 @@ def _nonnegative(gram: Array, moments: Array, w: Array) -> tuple[Index, Array]:
         falls = best <= 0
         if not falls.any():
             return kept, best
-        # As far as the first weights that become zero.
-        share = float((w[falls] / (w[falls] - best[falls])).min())
-        w = w + share * (best - w)
+        # As far as the first weights that become zero, a quarter of all that would.
+        ratios = np.sort(w[falls] / (w[falls] - best[falls]))
+        w = w + float(ratios[len(ratios) // _QUARTER]) * (best - w)
         stays = ~(falls & (w <= _RIDGE * w.max(initial=0.0)))
         kept, w = kept[stays], w[stays]
     return kept, w

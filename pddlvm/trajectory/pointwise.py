@@ -25,8 +25,8 @@ __all__ = ["AtPoints", "PointTerm", "PointTerms", "rows_at"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_CACHE = 2**22
-"""Numbers in the strain matrices that are formed at once."""
+_CACHE = 2**21
+"""Numbers of one row of strain matrices that are formed at once."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class PointTerms:
         self.problem, self.terms = problem, terms
         self._evaluators = [_evaluator(problem, one.at) for one in terms]
         self._prior = problem.steady.prior
+        self._single = [
+            tuple(x.float().transpose(0, 1).contiguous() for x in (one.trial, one.tests))
+            for one in terms
+        ]
 
     def residual(self, a: Tensor, rows: Tensor) -> Tensor:
         """f of a (batch, n_columns) at z of the steady problem (batch, d), (batch, n_tests)."""
@@ -84,8 +88,8 @@ class PointTerms:
         return reduce(torch.add, found)
 
     def tangent(self, a: Tensor, rows: Tensor, n: int) -> Tensor:
-        """df/da of the first n columns, (batch, n_tests, n)."""
-        largest = max(one.trial[..., :n].numel() for one in self.terms)
+        """df/da of the first n columns, to the digits of float32, (batch, n_tests, n)."""
+        largest = max(one.trial[:, 0, :n].numel() for one in self.terms)
         chunk = max(1, _CACHE // largest)
         parts = [
             self._tangent(*part, n)
@@ -94,12 +98,20 @@ class PointTerms:
         return torch.cat(parts) if parts else a.new_zeros(0, self.terms[0].tests.shape[2], n)
 
     def _tangent(self, a: Tensor, rows: Tensor, n: int) -> Tensor:
-        blocks, found = self._blocks(rows), []
-        for one, own in zip(self.terms, self._evaluators, strict=True):
+        blocks, found = self._blocks(rows), a.new_zeros(len(a), self.terms[0].tests.shape[2], n)
+        for one, own, (trial, tests) in zip(
+            self.terms, self._evaluators, self._single, strict=True
+        ):
             d = own.tangents_of(_strains(one, a), blocks)
-            moved = torch.einsum("bpst,ptj->bpsj", d, one.trial[..., :n])
-            found.append(one.tests.flatten(0, 1).T @ moved.flatten(1, 2))
-        return reduce(torch.add, found)
+            # Most entries are zero: a flux of the gradient has no rows of values, for one.
+            seen = d.flatten(0, 1).count_nonzero(0).bool()
+            d = d.float()
+            for i in seen.any(1).nonzero()[:, 0].tolist():
+                columns = [
+                    d[:, :, i, j, None] * trial[j, :, :n] for j in seen[i].nonzero()[:, 0].tolist()
+                ]
+                found += (tests[i].T @ reduce(torch.add, columns)).double()
+        return found
 
     def columns(self, trial: list[int], tests: list[int]) -> "PointTerms":
         """The same of some columns."""

@@ -29,7 +29,7 @@ __all__ = ["TrajectoryReduction", "reduce_trajectories"]
 _N_SNAPSHOTS = 1024
 _TAIL_OF_SHAPES, _TAIL_OF_MODES = 8e-5, 2.5e-4
 _MOST_SHAPES, _MOST_MODES = 96, 128
-_FIRST_SHAPES, _NONLINEAR_SHAPES = 48, 64
+_FIRST_SHAPES, _NONLINEAR_SHAPES = 48, 48
 """That are looked for at first: marches of nonlinear problems are dear."""
 _MOST_TERMS, _FEW_TERMS, _SEED = 1001, 300, 271828
 """Of polynomials, which each take eight solutions."""
