@@ -1,4 +1,4 @@
-"""Small linear problems in time, of all kinds that differ in the code."""
+"""Small problems in time, linear and not, of all kinds that differ in the code."""
 
 import torch
 
@@ -24,6 +24,19 @@ def ramp(u, du, x, f, t):
 
 def advection_diffusion(u, du, x, kappa, speed):
     return speed * du[0], kappa * du
+
+
+def hot_diffusion(u, du, x, kappa):
+    return 0.0, (1 + u**2) * kappa * du
+
+
+def reaction(u, du, x, f, t):
+    """It reads the time, and is an energy."""
+    return f * (1 + torch.sin(4 * t)) * 0.25 * u**4
+
+
+def spring(u, du, x, f):
+    return 0.5 * u**2 + f * 5 * u**4
 
 
 def heated(x, left, t):
@@ -52,6 +65,17 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
         fields = {"kappa": kappa, "f": 1.0, "left": left}
         dirichlet, initial = [pddlvm.Dirichlet("left", heated), pddlvm.Dirichlet("right")], 0.0
     if kind == "wave":
+        method, more = pddlvm.Newmark(), {"velocity": 0.0}
+    if kind == "hot":
+        terms[0] = pddlvm.Flux(cells, hot_diffusion)
+    if kind == "reaction":
+        left = pddlvm.Constant(pddlvm.Uniform(0.5, 1.0))
+        fields = {"kappa": kappa, "f": 20.0, "left": left}
+        terms = [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, reaction)]
+        dirichlet, initial = [pddlvm.Dirichlet("left", heated), pddlvm.Dirichlet("right")], 0.0
+        method = pddlvm.CrankNicolson()
+    if kind == "spring":
+        terms.append(pddlvm.Energy(cells, spring))
         method, more = pddlvm.Newmark(), {"velocity": 0.0}
     fields["t"] = pddlvm.Time(END)
     problem = pddlvm.Problem(kind, space, terms, fields, dirichlet)

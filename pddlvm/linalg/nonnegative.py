@@ -3,9 +3,9 @@
     min_w |A w - b|,   w >= 0,   until  |A w - b| <= tolerance |b|
 
 Columns enter in blocks, those that fit the rest best first; what a block makes negative leaves
-again, by steps like those of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23). It is
-the greedy choice of empirical cubature (Hernández, Caicedo, Ferrer, Comput. Methods Appl. Mech.
-Eng. 313, 2017). A block that is no help is tried again with half of its columns.
+again, by steps like those of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23).
+It is the greedy choice of empirical cubature (Hernández, Caicedo, Ferrer, Comput. Methods Appl.
+Mech. Eng. 313, 2017). After a block that was little help comes one of half its size.
 """
 
 import numpy as np
@@ -68,7 +68,8 @@ def _nonnegative(gram: Array, moments: Array, w: Array) -> tuple[Index, Array]:
         if not falls.any():
             return kept, best
         # As far as the first weights that become zero, a quarter of all that would.
-        ratios = np.sort(w[falls] / (w[falls] - best[falls]))
+        room = np.maximum(w[falls] - best[falls], np.finfo(float).tiny)
+        ratios = np.sort(w[falls] / room)
         w = w + float(ratios[len(ratios) // _QUARTER]) * (best - w)
         stays = ~(falls & (w <= _RIDGE * w.max(initial=0.0)))
         kept, w = kept[stays], w[stays]

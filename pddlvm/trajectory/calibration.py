@@ -19,7 +19,7 @@ from pddlvm.trajectory.uncertainty import N_LEVELS
 
 __all__ = ["calibrate"]
 
-_N_SAMPLES, _MIN_SAMPLES = 256, 64
+_N_SAMPLES, _N_NONLINEAR, _MIN_SAMPLES = 256, 128, 64
 _N_ON_MESH, _MEMORY = 20, 2**24
 """Draws whose residual is taken on the mesh, fewer on large ones: numbers in their trajectories."""
 _N_POINTS = 1000
@@ -29,7 +29,8 @@ _LEAST = 1e-300
 
 def calibrate(model: TrajectoryMaps, n_samples: int | None, seed: int) -> None:
     """See `LatentVariableModel.calibrate`."""
-    n_samples = _N_SAMPLES if n_samples is None else n_samples
+    if n_samples is None:
+        n_samples = _N_SAMPLES if model.problem.is_linear else _N_NONLINEAR
     check_count(_MIN_SAMPLES, n_samples=n_samples)
     generator = generator_of(seed)
     z = model.problem.prior.sample((n_samples,), generator=generator)

@@ -170,9 +170,7 @@ def choose_pairs(
     found, times = [], problem.scheme.all_times
     for at, size in zip(chosen, sizes, strict=True):
         state = asked[at.points // size]
-        found.append(
-            (AtPoints(at.number, at.points % size, at.weights, times[state]), state)
-        )
+        found.append((AtPoints(at.number, at.points % size, at.weights, times[state]), state))
     return found
 
 

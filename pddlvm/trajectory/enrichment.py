@@ -3,9 +3,9 @@
     V = initial shapes;  then, by rounds:   c = march in V of fresh draws,   e = -A0^{-1} R(V c),
     V = (V, leading principal components in space of e / |u|),    until |e| / |u| is small
 
-Nonlinear terms are integrated at few points, which each round chooses anew by the states u + e of the
-one before; the first of these are the initial states, held, and their e. Then e is taken without
-its part in V, in which the cubature errs.
+Nonlinear terms are integrated at few points, which each round chooses anew by the states u + e of
+the one before; the first of these are the initial states, held, and their e. Then e is taken
+without its part in V, in which the cubature errs.
 
 In the end V is rotated to the principal components of reduced trajectories of fresh draws, all of
 it kept: its first columns are the basis of a model, the rest tell how far the model is off.

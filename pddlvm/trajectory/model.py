@@ -43,6 +43,8 @@ from pddlvm.transient.problem import TransientProblem
 __all__ = ["TrajectoryMaps"]
 
 _MOST_CORRECTIONS = 2
+_NONLINEAR_SHARE = 0.25
+"""Of the training, for the calibration by marches that take Newton's method."""
 _LEAST = 1e-30
 """Of sizes that are divided by, relative to those of solutions."""
 _ADVICE = "train longer, or give noise_std where u is measured, interpolated or rounded"
@@ -112,6 +114,8 @@ class TrajectoryMaps(LatentModel):
             self.forward_map = TrajectoryMap(forward_network, polynomial, d).to(dtype)
             self.inverse_map = InverseMap(inverse_network, p + 1).to(dtype)
             self.uncertainty = TrajectoryUncertainty(problem, p, dtype)
+        if not problem.is_linear:
+            self.calibration_share = _NONLINEAR_SHARE
         self.plausibility = Plausibility()
         self.register_buffer("sigma_residual", torch.full((p,), self.tolerance, dtype=dtype))
         c = a / self.unit

@@ -119,9 +119,7 @@ class _Step:
             going = going[f[going].norm(dim=1) > enough[going]]
         raise self._failed(int(going[0]))
 
-    def _iterate(
-        self, c: Tensor, f: Tensor, r: Tensor, going: Tensor, kept: _Inverses
-    ) -> Tensor:
+    def _iterate(self, c: Tensor, f: Tensor, r: Tensor, going: Tensor, kept: _Inverses) -> Tensor:
         """One iteration of some trajectories, and which of them go on."""
         is_new = ~kept.there[going]
         new = going[is_new]

@@ -56,9 +56,7 @@ class Coefficients(nn.Module):
         self._moving = problem.moving_terms
         self._prior = steady.prior
         self.entries, self.boundary = entries, boundary
-        found = [
-            _affine(self._moving.operators.terms[i], *pair) for i, pair in entries.items()
-        ]
+        found = [_affine(self._moving.operators.terms[i], *pair) for i, pair in entries.items()]
         self.terms = cast(list[AffineTerm], nn.ModuleList(found))
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

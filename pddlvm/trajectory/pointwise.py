@@ -92,8 +92,7 @@ class PointTerms:
         largest = max(one.trial[:, 0, :n].numel() for one in self.terms)
         chunk = max(1, _CACHE // largest)
         parts = [
-            self._tangent(*part, n)
-            for part in zip(a.split(chunk), rows.split(chunk), strict=True)
+            self._tangent(*part, n) for part in zip(a.split(chunk), rows.split(chunk), strict=True)
         ]
         return torch.cat(parts) if parts else a.new_zeros(0, self.terms[0].tests.shape[2], n)
 
@@ -116,7 +115,9 @@ class PointTerms:
     def columns(self, trial: list[int], tests: list[int]) -> "PointTerms":
         """The same of some columns."""
         terms = [
-            PointTerm(one.at, one.trial[..., trial].contiguous(), one.tests[..., tests].contiguous())
+            PointTerm(
+                one.at, one.trial[..., trial].contiguous(), one.tests[..., tests].contiguous()
+            )
             for one in self.terms
         ]
         return PointTerms(self.problem, tuple(terms))
@@ -144,10 +145,8 @@ def _strains(one: PointTerm, a: Tensor) -> Tensor:
 def _evaluator(problem: TransientProblem, at: AtPoints) -> TermEvaluator:
     """Fluxes and tangents of strains at the points, without weights."""
     term, time = problem.steady.terms[at.number], problem.moving_terms.time
-    made = TermEvaluator.at_points(
-        term, term.region.points.take(at.points), problem.steady.fields
-    )
-    if at.times is not None and time in made.fields:
+    made = TermEvaluator.at_points(term, term.region.points.take(at.points), problem.steady.fields)
+    if at.times is not None and time is not None and time in made.fields:
         shapes = torch.from_numpy(at.times)[:, None]
         made.fields[time] = FieldAtPoints(shapes, 0.0, identity)
     return made

@@ -6,13 +6,13 @@ import parabolic
 import pytest
 import torch
 
-import pddlvm
 from pddlvm.trajectory.enrichment import full_error
 from pddlvm.trajectory.polynomials import Monomials, degree_of
 from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
-from problems import nonlinear_heat
 
-KINDS = ["heat", "moving", "advection", "boundary", "wave"]
+LINEAR = ["heat", "moving", "advection", "boundary", "wave"]
+NONLINEAR = ["hot", "reaction", "spring"]
+KINDS = LINEAR + NONLINEAR
 
 
 @cache
@@ -42,10 +42,12 @@ def test_the_residual_of_a_march_vanishes(kind):
     z, steps = found.problem.prior.sample((3,), seed=6), found.modes.steps
     drive = steps.drive(z)
     c = steps.march(drive)
-    assert steps.residual(drive, c).abs().max() < 1e-9 * steps.residual(drive, 0 * c).abs().max()
+    # Newton's method ends where 1e-8 of a step is left.
+    left = 1e-9 if kind in LINEAR else 1e-6
+    assert steps.residual(drive, c).abs().max() < left * steps.residual(drive, 0 * c).abs().max()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LINEAR)
 def test_the_residual_of_the_modes_is_that_of_the_steps_tested_by_the_reference(kind):
     found = reduced(kind)
     z, modes = found.problem.prior.sample((3,), seed=7), found.modes
@@ -95,8 +97,3 @@ def test_polynomials_are_near_the_solutions():
     monomials = Monomials(z.shape[1], degree)(found.problem.prior.standardise(z))
     a = found.modes.solve(z)
     assert (monomials @ found.polynomial - a).norm() < 1e-2 * a.norm()
-
-
-def test_a_nonlinear_problem_is_refused():
-    with pytest.raises(pddlvm.ProblemError, match="not linear in u"):
-        reduce_trajectories(nonlinear_heat.make(10, n_steps=5))
