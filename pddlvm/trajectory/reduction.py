@@ -27,10 +27,10 @@ from pddlvm.transient.problem import TransientProblem
 __all__ = ["TrajectoryReduction", "reduce_trajectories"]
 
 _N_SNAPSHOTS = 1024
-_TAIL_OF_SHAPES, _TAIL_OF_MODES = 8e-5, 2.5e-4
+_TAIL_OF_SHAPES, _TAIL_OF_MODES, _TAIL_OF_FEW = 8e-5, 2.5e-4, 1.2e-4
+"""What may be left of trajectories; of nonlinear problems there are few, which fresh ones exceed."""
 _MOST_SHAPES, _MOST_MODES = 96, 128
-_FIRST_SHAPES, _NONLINEAR_SHAPES = 48, 48
-"""That are looked for at first: marches of nonlinear problems are dear."""
+_FIRST_SHAPES = 48
 _MOST_TERMS, _FEW_TERMS, _SEED = 1001, 300, 271828
 """Of polynomials, which each take eight solutions."""
 _MULTIPLE = 16
@@ -106,7 +106,8 @@ def reduce_trajectories(
     Args:
         problem: in time.
         n_shapes: m, by default as many as leave 8e-5 of trajectories, at most 96.
-        n_modes: p, by default as many as leave 2.5e-4 of them, at most 128.
+        n_modes: p, by default as many as leave 2.5e-4 of them, of those of nonlinear problems
+            1.2e-4, at most 128.
         seed: of the draws.
         progress: say on stderr what is done.
 
@@ -121,7 +122,8 @@ def reduce_trajectories(
         )
     with ProgressBar(progress) as bar:
         is_linear = problem.is_linear
-        most = int(_SPARE * (n_shapes or (_FIRST_SHAPES if is_linear else _NONLINEAR_SHAPES)))
+        tail = _TAIL_OF_MODES if is_linear else _TAIL_OF_FEW
+        most = int(_SPARE * (n_shapes or _FIRST_SHAPES))
         common = find_parts(problem), ReferenceMarch(problem)
         shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed, bar)
         if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES) * 4 > 3 * most:
@@ -140,7 +142,7 @@ def reduce_trajectories(
         else:
             z, c = shapes.z, shapes.c[..., :m]
         phi, tails = principal(steps, c, n_modes or _MOST_MODES)
-        p = min(n_modes or _count(tails.numpy(), _TAIL_OF_MODES, _MOST_MODES), phi.shape[2])
+        p = min(n_modes or _count(tails.numpy(), tail, _MOST_MODES), phi.shape[2])
         phi = phi[..., :p].contiguous()
         few = slice(_N_SNAPSHOTS // 2)
         k0 = shapes.k0[:m, :m].contiguous()

@@ -97,3 +97,28 @@ def test_polynomials_are_near_the_solutions():
     monomials = Monomials(z.shape[1], degree)(found.problem.prior.standardise(z))
     a = found.modes.solve(z)
     assert (monomials @ found.polynomial - a).norm() < 1e-2 * a.norm()
+
+
+@pytest.mark.parametrize("kind", NONLINEAR)
+def test_the_residual_of_nonlinear_modes_is_that_of_the_steps_tested_by_the_reference(kind):
+    found = reduced(kind)
+    z, modes = found.problem.prior.sample((3,), seed=7), found.modes
+    steps, m = modes.steps, modes.steps.n
+    # Not a solution: the cubatures of the two are to agree where terms do not cancel.
+    a = 0.9 * modes.solve(z)
+    own = TrajectoryReduction(steps, found.k0[:m, :m], modes, found.a, found.polynomial, (0, 0))
+    r = steps.residual(steps.drive(z), modes.expand(a))
+    expected = modes.project(own._solve_reference(r))
+    assert (modes.residual(a, z) - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", NONLINEAR)
+def test_tangents_are_derivatives(kind):
+    modes = reduced(kind).modes
+    z = modes.steps.problem.prior.sample((2,), seed=3)
+    a = modes.solve(z)
+    step = 1e-5 * a.norm() * torch.eye(modes.n, dtype=torch.float64)[:5]
+    for i, own in enumerate(step):
+        moved = (modes.residual(a + own, z) - modes.residual(a - own, z)) / (2 * own.norm())
+        # Matrices of Newton's method have the digits of float32.
+        torch.testing.assert_close(modes.tangent(a, z)[:, :, i], moved, rtol=1e-4, atol=1e-5)
