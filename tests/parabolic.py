@@ -35,6 +35,11 @@ def reaction(u, du, x, f, t):
     return f * (1 + torch.sin(4 * t)) * 0.25 * u**4
 
 
+def explosion(u, du, x):
+    """The rate of change is u^3: of large u there is no solution for long."""
+    return -300.0 * u**3, 0.0 * du
+
+
 def spring(u, du, x, f):
     return 0.5 * u**2 + f * 5 * u**4
 
@@ -74,6 +79,8 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
         terms = [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, reaction)]
         dirichlet, initial = [pddlvm.Dirichlet("left", heated), pddlvm.Dirichlet("right")], 0.0
         method = pddlvm.CrankNicolson()
+    if kind == "explosion":
+        terms.append(pddlvm.Flux(cells, explosion))
     if kind == "spring":
         terms.append(pddlvm.Energy(cells, spring))
         method, more = pddlvm.Newmark(), {"velocity": 0.0}

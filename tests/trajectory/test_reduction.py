@@ -1,11 +1,15 @@
 """Reduced trajectories are those of the finite elements, for every kind of problem and scheme."""
 
+from dataclasses import replace
 from functools import cache
 
 import parabolic
 import pytest
 import torch
 
+import pddlvm
+from pddlvm.trajectory import modes as modes_module
+from pddlvm.trajectory import newton
 from pddlvm.trajectory.enrichment import full_error
 from pddlvm.trajectory.polynomials import Monomials, degree_of
 from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
@@ -122,3 +126,28 @@ def test_tangents_are_derivatives(kind):
         moved = (modes.residual(a + own, z) - modes.residual(a - own, z)) / (2 * own.norm())
         # Matrices of Newton's method have the digits of float32.
         torch.testing.assert_close(modes.tangent(a, z)[:, :, i], moved, rtol=1e-4, atol=1e-5)
+
+
+def test_a_solution_that_grows_without_bounds_is_an_error_with_its_draw():
+    said = r"sample \d+, z = \(.*\), at t = "
+    with pytest.raises(pddlvm.ConvergenceError, match=said):
+        reduce_trajectories(parabolic.make("explosion"), 4, 4)
+
+
+def test_a_step_that_newtons_method_does_not_find_is_named(monkeypatch):
+    steps = reduced("hot").steps
+    z = steps.problem.prior.sample((2,), seed=0)
+    monkeypatch.setattr(newton, "_MAX_ITERATIONS", 0)
+    with pytest.raises(pddlvm.ConvergenceError, match=r"the step of sample 0, z = .*, at t = 0.02"):
+        steps.march(steps.drive(z))
+
+
+def test_modes_far_from_the_polynomial_are_found_by_the_march_or_are_an_error(monkeypatch):
+    modes = reduced("hot").modes
+    z = modes.steps.problem.prior.sample((3,), seed=0)
+    a = modes.solve(z)
+    far = replace(modes, start=1e3 * modes.start)
+    torch.testing.assert_close(far.solve(z), a, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(modes_module, "newton", lambda residual, matrix, c, *_: c + 1)
+    with pytest.raises(pddlvm.ConvergenceError, match=r"of space and time of sample 0, z = "):
+        modes.solve(z)
