@@ -14,6 +14,7 @@ from pddlvm.basics.checks import check_count
 from pddlvm.basics.random import generator_of
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.trajectory.enrichment import full_error
+from pddlvm.trajectory.fields import points_of_fields
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.uncertainty import N_LEVELS
 
@@ -58,7 +59,7 @@ def _calibrate_forward(
     marched = modes.steps.march(modes.steps.drive(z))
     free = torch.from_numpy(problem.steady.free_dofs)
     time = torch.randint(problem.n_times, (_N_POINTS,), generator=generator)
-    place = torch.randint(len(free), (_N_POINTS,), generator=generator)
+    place, field = points_of_fields(problem, _N_POINTS, generator)
     v = steps.v[place]
     at_modes = torch.einsum("jm,jmp->jp", v[:, :m], modes.phi[time])
     for level in range(N_LEVELS):
@@ -91,7 +92,9 @@ def _calibrate_forward(
         borrowed = on_mesh[:, time, place][torch.arange(len(z)) % n_on_mesh]
         errors = torch.einsum("bjm,jm->bj", error[:, time], v)
         errors = errors + model.unit_of_u * growth[:, None] * borrowed
-        uncertainty.fit_forward_shape(level, [errors / variance.sqrt().clamp(min=_LEAST)])
+        scores = errors / variance.sqrt().clamp(min=_LEAST)
+        of_fields = [scores[:, field == i] for i in range(uncertainty.n_fields)]
+        uncertainty.fit_forward_shape(level, of_fields)
 
 
 def _squares(v: Tensor, c: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["arguments", "content_of"]
 
+_OF_STEPS = ("v", "k", "g", "mass_of_lift", "lifts", "sizes")
 _OF_MODES = ("phi", "starts", "g_mass", "g_stiffness", "of_phi", "of_b", "of_theta_b")
 
 
@@ -38,7 +39,7 @@ def content_of(model: TrajectoryMaps) -> dict[str, Any]:
             for i, (tangent, load) in steps.coefficients.entries.items()
         ],
         "boundary": torch.from_numpy(steps.coefficients.boundary),
-        "steps": {name: getattr(steps, name) for name in ("v", "k", "g", "mass_of_lift", "lifts")},
+        "steps": {name: getattr(steps, name) for name in _OF_STEPS},
         "points": _pack(steps.pointwise),
         "k0": reduction.k0,
         "pairs": modes.pairs,
@@ -84,6 +85,7 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
         "g": (n_p, n),
         "mass_of_lift": (n, n_lifts),
         "lifts": (n_lifts, problem.n_dofs),
+        "sizes": (len(problem.fields_of_u),),
     }
     steps = ReducedSteps(
         problem,

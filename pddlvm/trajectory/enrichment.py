@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.trajectory.cubature import States, choose_points, terms_in_space
+from pddlvm.trajectory.fields import only_field, ordered, without_mass
 from pddlvm.trajectory.parts import Parts
 from pddlvm.trajectory.pointwise import AtPoints
 from pddlvm.trajectory.reference import ReferenceMarch, states_of
@@ -35,7 +36,7 @@ Array = NDArray[np.float64]
 _BLOCK, _N_NEW, _N_POD = 4, 12, 256
 _N_FINAL, _N_NONLINEAR = 24, 320
 """Draws of a nonlinear problem that the last points, and principal components, are found by."""
-_INDEPENDENT = 1e-10
+_INDEPENDENT, _NOISE = 1e-10, 1e-2
 """Squared size, relative to the largest, below which a shape says nothing new."""
 
 
@@ -81,10 +82,13 @@ def find_shapes(
     """
     problem = reference.problem
     generator = torch.Generator().manual_seed(seed)
-    mass, free = reference.mass, problem.steady.free_dofs
+    norm, free = reference.norm, problem.steady.free_dofs
     z = problem.prior.sample((_N_NEW,), generator=generator)
+    fields = _Fields(reference)
     v = np.zeros((len(free), 0)) if start is None else start
-    v = _orthonormal(mass, v, problem.history(z)[..., free].flatten(0, 1).numpy().T)
+    v = _orthonormal(norm, v, fields.each(problem.history(z)[..., free].flatten(0, 1).numpy().T))
+    # Noise of a pressure would be a shape with nothing to test it.
+    least = 0.0 if len(reference.sizes) == 1 else (_NOISE * tolerance) ** 2
     errors: list[float] = []
     points = _Points(reference, parts, seed)
     while True:
@@ -94,7 +98,7 @@ def find_shapes(
         u, e = full_error(steps, reference, z, c)
         points.see(z, u + e)
         e = points.beyond(v, e)
-        size, off = (_size(problem, mass, x) for x in (u, e))
+        size, off = (_size(problem, norm, x) for x in (u, e))
         # Without a shape there is no size yet, and with some no error that is larger.
         size = np.maximum(size, off)
         errors.append(float((off / size).mean()))
@@ -102,7 +106,8 @@ def find_shapes(
         if v.shape[1] >= n_most or (off <= tolerance * size).all():
             break
         w = np.sqrt(problem.scheme.weights)[None, :, None] / size[:, None, None]
-        v = _orthonormal(mass, v, _principal(mass, (e * w).reshape(-1, len(free)), _N_NEW))
+        new = [_principal(norm, x, _N_NEW, least) for x in fields.parts((e * w).reshape(-1, len(free)))]
+        v = _orthonormal(norm, v, fields.tested(np.hstack(new)))
     if parts.nonlinear:
         steps = points.finish(steps, problem.prior.sample((_N_FINAL,), generator=generator))
     n_draws = _N_NONLINEAR if parts.nonlinear else _N_POD
@@ -110,15 +115,67 @@ def find_shapes(
     bar.say("principal components")
     c = steps.march(steps.drive(z))
     relative = c / steps.size(c)[:, None, None].clamp(min=1e-300)
-    gram = torch.einsum("k,bki,bkj->ij", steps.weights, relative, relative)
-    values, vectors = np.linalg.eigh(gram.numpy())
-    values = values[::-1].clip(min=0)
-    left = np.append(np.cumsum(values[::-1])[::-1], 0.0)
-    tails = np.sqrt(left / values.sum())
-    vectors = np.ascontiguousarray(vectors[:, ::-1])
-    v, c = v @ vectors, c @ torch.from_numpy(vectors)
+    gram = torch.einsum("k,bki,bkj->ij", steps.weights, relative, relative).numpy()
+    rotated = fields.principal(v, gram)
+    into = rotated.T @ (norm @ v)
+    squares = np.einsum("ki,ij,kj->k", into, gram, into)
+    left = np.append(np.cumsum(squares[::-1])[::-1], 0.0).clip(min=0)
+    tails = np.sqrt(left / squares.sum())
+    v, c = rotated, c @ torch.from_numpy(into.T.copy())
     k0 = torch.from_numpy(v.T @ (reference.stiffness @ v))
     return Shapes(points.reduced(v), k0, tails, tuple(errors), z, c)
+
+
+class _Fields:
+    """Shapes of each field for itself; of one field there is nothing to do."""
+
+    def __init__(self, reference: ReferenceMarch) -> None:
+        self._reference, self._problem = reference, reference.problem
+        self._n = len(reference.sizes)
+
+    def parts(self, rows: Array) -> list[Array]:
+        """Those of each field, of rows (n, n_free)."""
+        if self._n == 1:
+            return [rows]
+        return [only_field(self._problem, rows.T, i).T for i in range(self._n)]
+
+    def each(self, x: Array) -> Array:
+        """The parts of columns (n_free, k), as columns."""
+        return np.hstack([part.T for part in self.parts(x.T)])
+
+    def tested(self, x: Array) -> Array:
+        """Columns, and those that test the fields without a mass."""
+        return np.hstack(
+            [
+                x,
+                *(
+                    self._reference.tests_of(only_field(self._problem, x, i))
+                    for i in without_mass(self._problem)
+                ),
+            ]
+        )
+
+    def principal(self, v: Array, gram: Array) -> Array:
+        """V anew, the shapes that matter most first, of the Gram matrix of trajectories in V."""
+        norm = self._reference.norm
+        if self._n == 1:
+            return np.asarray(v @ np.linalg.eigh(gram)[1][:, ::-1])
+        found: list[tuple[float, Array]] = []
+        for i in range(self._n):
+            own = only_field(self._problem, v, i)
+            sizes, turned = np.linalg.eigh(own.T @ (norm @ own))
+            shapes = ordered(norm, (own @ turned[:, sizes > _INDEPENDENT * sizes[-1]])[:, ::-1])
+            into = shapes.T @ (norm @ v)
+            values, vectors = np.linalg.eigh(into @ gram @ into.T)
+            columns = shapes @ vectors
+            if i in without_mass(self._problem):
+                # What tests a shape comes right before it.
+                pairs = zip(self._reference.tests_of(columns).T, columns.T, strict=True)
+                found += [(v, np.stack(p, 1)) for v, p in zip(values, pairs, strict=True)]
+            else:
+                found += [(v, c[:, None]) for v, c in zip(values, columns.T, strict=True)]
+        found.sort(key=lambda pair: -pair[0])
+        return ordered(norm, np.hstack([columns for _, columns in found]))
 
 
 class _Points:
@@ -126,7 +183,7 @@ class _Points:
 
     def __init__(self, reference: ReferenceMarch, parts: Parts, seed: int) -> None:
         self._reference, self._parts = reference, parts
-        self._problem, self._mass = reference.problem, reference.mass
+        self._problem, self._norm = reference.problem, reference.norm
         self._rng = np.random.default_rng(seed)
         self._seen: States | None = None
         self._chosen: list[AtPoints] = []
@@ -144,7 +201,7 @@ class _Points:
                 is_final=is_final,
             )
             self._seen = None
-        return _reduced(self._problem, self._parts, self._mass, v, self._chosen)
+        return _reduced(self._reference, self._parts, v, self._chosen)
 
     def march(self, steps: ReducedSteps, z: Tensor) -> Tensor:
         """c of draws; before any state was seen the initial ones, held."""
@@ -164,7 +221,7 @@ class _Points:
         if not self._parts.nonlinear:
             return e
         flat = e.reshape(-1, e.shape[-1])
-        return (flat - (flat @ (self._mass @ v)) @ v.T).reshape(e.shape)
+        return (flat - (flat @ (self._norm @ v)) @ v.T).reshape(e.shape)
 
     def finish(self, steps: ReducedSteps, z: Tensor) -> ReducedSteps:
         """The same steps with points that were chosen by more draws."""
@@ -176,7 +233,8 @@ class _Points:
         """(V^T (K0 + M / T) V)^{-1}: a flux is as large as the steady error that it makes."""
         stepping = self._problem.stepping
         k0 = v.T @ (self._reference.stiffness @ v)
-        found: Array = np.linalg.inv(k0 + np.eye(len(k0)) / (stepping.end - stepping.start)).T
+        mass = v.T @ (self._reference.mass @ v)
+        found: Array = np.linalg.inv(k0 + mass / (stepping.end - stepping.start)).T
         return found
 
 
@@ -214,8 +272,9 @@ def _residual(problem: TransientProblem, z: Tensor, inside: Array) -> Array:
 
 
 def _reduced(
-    problem: TransientProblem, parts: Parts, mass: sp.csr_matrix, v: Array, chosen: list[AtPoints]
+    reference: ReferenceMarch, parts: Parts, v: Array, chosen: list[AtPoints]
 ) -> ReducedSteps:
+    problem = reference.problem
     free, lifts = problem.steady.free_dofs, parts.lifts
     whole = _on_all(problem, v)
     columns = np.hstack([whole, lifts.T])
@@ -230,6 +289,7 @@ def _reduced(
         torch.from_numpy(parts.loads[:, free] @ v),
         torch.from_numpy(v.T @ (problem.mass[free] @ lifts.T)),
         torch.from_numpy(lifts),
+        reference.sizes,
         terms_in_space(problem, chosen, whole, lifts) if chosen else None,
     )
 
@@ -241,27 +301,30 @@ def _on_all(problem: TransientProblem, v: Array) -> Array:
     return whole
 
 
-def _size(problem: TransientProblem, mass: sp.csr_matrix, u: Array) -> Array:
+def _size(problem: TransientProblem, norm: sp.csr_matrix, u: Array) -> Array:
     """In the norm w x M, (batch,)."""
     flat = u.reshape(-1, u.shape[-1])
-    squares = np.einsum("ij,ij->i", flat, (mass @ flat.T).T).reshape(u.shape[:2])
+    squares = np.einsum("ij,ij->i", flat, (norm @ flat.T).T).reshape(u.shape[:2])
     return np.sqrt(squares @ problem.scheme.weights)
 
 
-def _principal(mass: sp.csr_matrix, x: Array, n: int) -> Array:
-    """Leading principal components of rows (n_rows, n_free), (n_free, at most n)."""
-    values, vectors = np.linalg.eigh(x @ (mass @ x.T))
+def _principal(norm: sp.csr_matrix, x: Array, n: int, least: float) -> Array:
+    """Leading principal components of rows (n_rows, n_free), (n_free, at most n).
+
+    None whose square size is below the least.
+    """
+    values, vectors = np.linalg.eigh(x @ (norm @ x.T))
     values, vectors = values[::-1][:n], vectors[:, ::-1][:, :n]
-    kept = values > _INDEPENDENT * values[0]
+    kept = values > max(_INDEPENDENT * values[0], least)
     found: Array = x.T @ (vectors[:, kept] / np.sqrt(values[kept]))
     return found
 
 
-def _orthonormal(mass: sp.csr_matrix, v: Array, x: Array) -> Array:
+def _orthonormal(norm: sp.csr_matrix, v: Array, x: Array) -> Array:
     """(V, X) with X orthonormal to V and in itself; what says nothing new is dropped."""
     for _ in range(2):
-        x = x - v @ (v.T @ (mass @ x))
-        values, vectors = np.linalg.eigh(x.T @ (mass @ x))
+        x = x - v @ (v.T @ (norm @ x))
+        values, vectors = np.linalg.eigh(x.T @ (norm @ x))
         kept = values > _INDEPENDENT * max(values.max(initial=0.0), np.finfo(float).tiny)
         x = x @ (vectors[:, kept] / np.sqrt(values[kept]))
     return np.hstack([v, x])

@@ -21,13 +21,14 @@ from pddlvm.basics.checks import broadcast_batch, check_finite, check_shape, che
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
 
-__all__ = ["TrajectoryForward"]
+__all__ = ["TrajectoryField", "TrajectoryForward"]
 
 _FLOOR = 1e-7
 
@@ -44,12 +45,14 @@ class TrajectoryForward:
         coefficients: a, (..., p), where they were found: with two corrections those of the first.
         shape: of single errors.
         level: corrections.
+        spread: what multiplies the errors of each field, (n_dofs,) or (1,).
     """
 
     times: NDArray[np.float64]
     coefficients: Tensor
     shape: ErrorShape
     level: int
+    spread: Tensor
     _like: Tensor
     _z: Tensor
     _modes: Modes
@@ -72,7 +75,7 @@ class TrajectoryForward:
         for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
             found[:, k] = scale[:, None] ** 2 * rest
             found[:, k, self._free] += var_a @ (self._v @ shapes).square().T
-        return self._shaped(found.sqrt())
+        return self._shaped(self.spread * found.sqrt())
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -81,6 +84,14 @@ class TrajectoryForward:
         The size of its error where A(z) is close to A0, seen in more shapes than the model has.
         """
         return self._residual_norm()
+
+    def field(self, name: str) -> "TrajectoryField":
+        """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
+
+        Raises:
+            ProblemError: there is no such field.
+        """
+        return TrajectoryField(self, field_of(self._modes.steps.problem.space, name)[0])
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_times, n_dofs) each.
@@ -100,7 +111,7 @@ class TrajectoryForward:
             std = scale[:, None] * rest.sqrt()
             one = std * normal_like(std, size, generator)
             one[..., self._free] += weights @ (self._v @ shapes).T
-            found.append(one)
+            found.append(self.spread * one)
         error = torch.stack(found, dim=-2)
         return self._shaped(self._mean + error, size)
 
@@ -119,11 +130,12 @@ class TrajectoryForward:
         mean, scale, var_a = (self._spread(x, batch) for x in (self._mean, scale, var_a))
         capacity = torch.eye(p, dtype=torch.float64).repeat(len(var_a), 1, 1)
         right = u.new_zeros(len(var_a), p)
+        own = self._spread_at(self._free)
         floor = (_FLOOR * mean.square().mean((1, 2)).sqrt()).square()[:, None]
         for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
-            d = scale[:, None] ** 2 * rest[self._free] + floor
+            d = (scale[:, None] * own) ** 2 * rest[self._free] + floor
             r = (u - mean)[:, k, self._free]
-            w = self._v @ shapes
+            w = own[:, None] * (self._v @ shapes)
             scaled = w[None] / d[..., None]
             capacity += var_a.sqrt()[:, :, None] * (w.T @ scaled) * var_a.sqrt()[:, None]
             right += var_a.sqrt() * torch.einsum("np,bn->bp", w, r / d)
@@ -174,7 +186,9 @@ class TrajectoryForward:
             modes = torch.einsum("jk,kmp,jm->jp", at, self._modes.phi, v)
             groups = self._uncertainty().group.cpu()
             rest = self._rest.double().cpu()[groups][:, dof]
-            rest = torch.einsum("jk,kj->j", at, rest)
+            spread = self._spread_at(dof)
+            rest = spread**2 * torch.einsum("jk,kj->j", at, rest)
+            modes = spread[:, None] * modes
             return LowRank((h @ modes) * var_a.sqrt()[:, None], own, scale[:, None] ** 2 * rest)
 
         return values @ h.T, error
@@ -224,6 +238,9 @@ class TrajectoryForward:
         lifts = self._modes.steps.lifts[:, dof]
         return torch.einsum("jk,bkr,rj->bj", at, self._lifts, lifts)
 
+    def _spread_at(self, dof: Tensor) -> Tensor:
+        return self.spread.expand(self._modes.steps.problem.n_dofs)[dof]
+
     @cached_property
     def _dense_at(self) -> Tensor:
         """From the steps to the times, (n_times, N)."""
@@ -262,3 +279,30 @@ class TrajectoryForward:
 
     def _shaped(self, u: Tensor, before: tuple[int, ...] = ()) -> Tensor:
         return u.reshape(*before, *self._like.shape[:-1], *u.shape[-2:]).to(self._like)
+
+
+@dataclass(frozen=True)
+class TrajectoryField:
+    """What is said of one of several fields."""
+
+    whole: TrajectoryForward
+    dofs: slice
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean trajectory of the field, (..., n_times, n)."""
+        return self.whole.mean[..., self.dofs]
+
+    @property
+    def std(self) -> Tensor:
+        """Root mean square of its error, (..., n_times, n)."""
+        return self.whole.std[..., self.dofs]
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n_times, n) each."""
+        lower, upper = self.whole.interval(level)
+        return lower[..., self.dofs], upper[..., self.dofs]
+
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Trajectories of the field, (*shape, ..., n_times, n)."""
+        return self.whole.sample(shape, seed=seed)[..., self.dofs]

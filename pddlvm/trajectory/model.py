@@ -32,6 +32,7 @@ from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
+from pddlvm.trajectory.fields import norm_matrix
 from pddlvm.trajectory.forward import TrajectoryForward
 from pddlvm.trajectory.maps import TrajectoryLikelihood, TrajectoryMap
 from pddlvm.trajectory.modes import Modes
@@ -101,7 +102,8 @@ class TrajectoryMaps(LatentModel):
         )
         a = self.reduction.a
         self.unit = float(a.square().sum(1).mean().sqrt())
-        weight = problem.mass.diagonal().sum() * problem.scheme.weights.sum()
+        norm = norm_matrix(problem, self.modes.steps.sizes)
+        weight = norm.diagonal().sum() * problem.scheme.weights.sum()
         self.unit_of_u = self.unit / float(np.sqrt(weight))
         d, p = problem.n_parameters, self.n_modes
         with seeded(seed):
@@ -232,6 +234,7 @@ class TrajectoryMaps(LatentModel):
             coefficients=a.reshape(*z.shape[:-1], a.shape[-1]).to(z),
             shape=self.uncertainty.forward_shape(corrections),
             level=corrections,
+            spread=self.uncertainty.spread(corrections).double().cpu(),
             _like=z.detach(),
             _z=flat,
             _modes=modes,
@@ -276,18 +279,23 @@ class TrajectoryMaps(LatentModel):
         return (self.forward(z).coefficients,)
 
     def norm(self, u: Tensor) -> Tensor:
-        """|u| in L2 of space and time, times the density, (..., n_times, n_dofs) -> (...,)."""
+        """|u| in L2 of space and time, (..., n_times, n_dofs) -> (...,).
+
+        Times the density; of several fields each relative to its size, without densities.
+        """
         u = self.problem.check_solution(u)
         flat = u.detach().double().cpu().reshape(-1, u.shape[-1])
-        of_mass = torch.from_numpy((self.problem.mass @ flat.numpy().T).T)
-        squares = (flat * of_mass).sum(-1).reshape(*u.shape[:-1])
+        norm = norm_matrix(self.problem, self.modes.steps.sizes)
+        squares = (
+            (flat * torch.from_numpy((norm @ flat.numpy().T).T)).sum(-1).reshape(*u.shape[:-1])
+        )
         return (squares @ self.modes.steps.weights).clamp(min=0).sqrt().to(u.device)
 
     def coefficients_of(self, u: Tensor) -> Tensor:
         """c of trajectories (batch, n_times, n_dofs), (batch, p), float64 on the CPU."""
         free = torch.from_numpy(self.problem.steady.free_dofs)
         inside = u.detach().to("cpu", torch.float64)[..., free]
-        return self.modes.project(inside @ self.modes.steps.mass_v) / self.unit
+        return self.modes.project(inside @ self.modes.steps.norm_v) / self.unit
 
     @out_of_inference
     def inverse(

@@ -265,7 +265,7 @@ def find_modes(
         phi=phi,
         starts=starts,
         pairs=pairs,
-        g_mass=torch.einsum("jmp,jmc->pc", of_mass, states),
+        g_mass=torch.einsum("jmp,jmc->pc", of_mass, steps.mass @ states),
         g_stiffness=g_stiffness,
         of_phi=over_times(torch.einsum("jmp,fm->jfp", of_flux, steps.g)),
         of_b=over_times(torch.einsum("jmp,mr->jrp", of_mass, steps.mass_of_lift)),
@@ -324,15 +324,15 @@ def _adjoint(steps: ReducedSteps, k0: Tensor, x: Tensor) -> Tensor:
     """A0^{-T} x by a march backwards, x (N, m, p)."""
     h = steps.h
     ta, tb = steps.ta[:, h:], steps.tb[:, h:]
-    y, eye = torch.zeros_like(x), torch.eye(len(k0), dtype=torch.float64)
+    y, mass = torch.zeros_like(x), steps.mass
     factors: dict[tuple[float, float], Tensor] = {}
     for j in range(len(x) - 1, -1, -1):
         pair = float(ta[j, j]), float(tb[j, j])
         if pair not in factors:
-            factors[pair] = torch.linalg.inv((pair[0] * eye + pair[1] * k0).T)
+            factors[pair] = torch.linalg.inv((pair[0] * mass + pair[1] * k0).T)
         later_a = ta[j + 1 :, j].nonzero()[:, 0] + j + 1
         later_b = tb[j + 1 :, j].nonzero()[:, 0] + j + 1
-        b = x[j] - torch.einsum("i,imp->mp", ta[later_a, j], y[later_a])
+        b = x[j] - mass.T @ torch.einsum("i,imp->mp", ta[later_a, j], y[later_a])
         b = b - k0.T @ torch.einsum("i,imp->mp", tb[later_b, j], y[later_b])
         y[j] = factors[pair] @ b
     return y

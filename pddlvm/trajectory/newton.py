@@ -1,6 +1,6 @@
 """Steps of nonlinear problems in a spatial basis, by Newton's method, many trajectories at once.
 
-    F(c_k) = Ta_kk c_k + Tb_kk r(c_k) + sum_{j<k} (Ta_kj c_j + Tb_kj r_j) + known_k = 0
+    F(c_k) = Ta_kk M_V c_k + Tb_kk r(c_k) + sum_{j<k} (Ta_kj M_V c_j + Tb_kj r_j) + known_k = 0
 
 It starts at c_{k-1}, or on the line through c_{k-2} and c_{k-1} where |F| is less there. Inverse
 matrices are what costs: each trajectory keeps its own from step to step, as long as each use of it
@@ -33,6 +33,7 @@ class Equations:
 
     Attributes:
         scheme: of the steps.
+        mass: M_V, (n, n).
         residual: r in the basis.
         tangent: dr/dc.
         known: what no c enters, of each step, (batch, N, n).
@@ -41,6 +42,7 @@ class Equations:
     """
 
     scheme: Scheme
+    mass: Tensor
     residual: OfState
     tangent: OfState
     known: Tensor
@@ -64,7 +66,7 @@ def march(equations: Equations) -> Tensor:
     kept = _Inverses(equations)
     for step in range(scheme.n_steps):
         k = h + step
-        b = known[:, step] + _past(ta, step, k, c) + _past(tb, step, k, r)
+        b = known[:, step] + _past(ta, step, k, c) @ equations.mass.T + _past(tb, step, k, r)
         one = _Step(equations, step, float(ta[step, k]), float(tb[step, k]), b)
         start = c[:, k - 1].clone()
         if step > 1:
@@ -72,7 +74,7 @@ def march(equations: Equations) -> Tensor:
             start += q * (start - c[:, k - 2])
         f, own = one(every, start)
         # r of the last step is about that at its c now.
-        at_rest = one.pair[0] * c[:, k - 1] + one.pair[1] * r[:, k - 1] + b
+        at_rest = one.of_parts(c[:, k - 1], r[:, k - 1], every)
         worse = (~(f.norm(dim=1) <= at_rest.norm(dim=1))).nonzero()[:, 0] if step > 1 else every[:0]
         if len(worse):
             start[worse] = c[worse, k - 1]
@@ -102,7 +104,11 @@ class _Step:
     def __call__(self, rows: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """F and r, (k, n) each."""
         r = self._equations.residual(self._number, rows, c)
-        return self.pair[0] * c + self.pair[1] * r + self._b[rows], r
+        return self.of_parts(c, r, rows), r
+
+    def of_parts(self, c: Tensor, r: Tensor, rows: Tensor) -> Tensor:
+        """F of c and r."""
+        return self.pair[0] * c @ self._equations.mass.T + self.pair[1] * r + self._b[rows]
 
     def solve(self, c: Tensor, f: Tensor, r: Tensor, kept: _Inverses) -> tuple[Tensor, Tensor]:
         """c and r, from a start with its F and r."""
@@ -125,8 +131,7 @@ class _Step:
         new = going[is_new]
         if len(new):
             tangent = self._equations.tangent(self._number, new, c[new])
-            eye = torch.eye(c.shape[1], dtype=c.dtype)
-            matrix = self.pair[0] * eye + self.pair[1] * tangent
+            matrix = self.pair[0] * self._equations.mass + self.pair[1] * tangent
             kept.values[new], failed = torch.linalg.inv_ex(matrix)
             kept.there[new] = True
             if failed.any():

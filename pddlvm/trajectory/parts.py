@@ -154,10 +154,17 @@ def _interpolate(
     """Of the tangents of a term, or of its fluxes at u = 0, without their weights."""
     for n_draws in _N_DRAWS:
         values, used, size = _values(problem, term, z[:n_draws], is_tangent=is_tangent)
-        found = find_interpolation(values, n_draws // 2, tolerance=_TOLERANCE)
+        weights = np.ones(len(used))
+        if len(problem.fields_of_u) > 1:
+            # Entries have units of their own: each is to be right relative to its largest value.
+            entry = used % (term.s**2 if is_tangent else term.s)
+            largest = np.zeros(entry.max(initial=0) + 1)
+            np.maximum.at(largest, entry, np.abs(values).max(axis=0, initial=0.0))
+            weights = 1 / largest[entry]
+        found = find_interpolation(values * weights, n_draws // 2, tolerance=_TOLERANCE)
         if found is not None:
             cardinal = np.zeros((size, len(found.index)))
-            cardinal[used] = found.cardinal
+            cardinal[used] = found.cardinal * (weights[found.index] / weights[:, None])
             return Interpolation(used[found.index].astype(np.int64), cardinal)
     raise _too_many(problem)
 

@@ -12,10 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import generator_of
-from pddlvm.fem import MixedSpace
 from pddlvm.trajectory.enrichment import find_shapes
 from pddlvm.trajectory.modes import Modes, find_modes, principal
 from pddlvm.trajectory.parts import find_parts
@@ -28,9 +26,9 @@ __all__ = ["TrajectoryReduction", "reduce_trajectories"]
 
 _N_SNAPSHOTS = 1024
 _TAIL_OF_SHAPES, _TAIL_OF_MODES, _TAIL_OF_FEW = 8e-5, 2.5e-4, 1.2e-4
-"""What may be left of trajectories; of nonlinear problems there are few, which fresh ones exceed."""
-_MOST_SHAPES, _MOST_MODES = 96, 128
-_FIRST_SHAPES = 48
+"""What may be left of trajectories; of nonlinear problems there are few, fresh ones leave more."""
+_FIRST_SHAPES, _MOST_SHAPES, _MOST_MODES = 48, 96, 128
+"""Shapes of each field that are looked for at first, and at most."""
 _MOST_TERMS, _FEW_TERMS, _SEED = 1001, 300, 271828
 """Of polynomials, which each take eight solutions."""
 _MULTIPLE = 16
@@ -81,13 +79,14 @@ class TrajectoryReduction:
         """A0^{-1} r in all shapes, (batch, N, n)."""
         steps, scheme = self.steps, self.problem.scheme
         ta, tb = steps.ta[:, steps.h :], steps.tb[:, steps.h :]
-        eye, e = torch.eye(steps.n, dtype=torch.float64), torch.zeros_like(r)
+        mass, e = steps.mass, torch.zeros_like(r)
         factors: dict[tuple[float, float], Tensor] = {}
         for step, pair in enumerate(map(tuple, scheme.diagonals.tolist())):
             if pair not in factors:
-                factors[pair] = torch.linalg.inv(pair[0] * eye + pair[1] * self.k0)
+                factors[pair] = torch.linalg.inv(pair[0] * mass + pair[1] * self.k0)
             first = max(0, step - steps.h - 1)
-            b = r[:, step] - torch.einsum("j,bjn->bn", ta[step, first:step], e[:, first:step])
+            past = torch.einsum("j,bjn->bn", ta[step, first:step], e[:, first:step])
+            b = r[:, step] - past @ mass.T
             b = b - torch.einsum("j,bjn->bn", tb[step, first:step], e[:, first:step]) @ self.k0.T
             e[:, step] = b @ factors[pair].T
         return e
@@ -112,26 +111,23 @@ def reduce_trajectories(
         progress: say on stderr what is done.
 
     Raises:
-        ProblemError: the problem has several fields, or takes too many operators.
+        ProblemError: the problem takes too many operators.
         ConvergenceError: Newton's method failed for a draw of the prior.
     """
-    if isinstance(problem.space, MixedSpace) or problem.steady.constraints:
-        raise ProblemError(
-            f"problem {problem.name!r} has several fields, or constraints, and models of problems "
-            "in time are for one field so far; problem.solve(z) steps it by finite elements"
-        )
     with ProgressBar(progress) as bar:
         is_linear = problem.is_linear
         tail = _TAIL_OF_MODES if is_linear else _TAIL_OF_FEW
-        most = int(_SPARE * (n_shapes or _FIRST_SHAPES))
+        n_fields = len(problem.fields_of_u)
+        most = int(_SPARE * (n_shapes or n_fields * _FIRST_SHAPES))
         common = find_parts(problem), ReferenceMarch(problem)
         shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed, bar)
-        if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES) * 4 > 3 * most:
+        most_shapes = n_fields * _MOST_SHAPES
+        if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes) * 4 > 3 * most:
             bar.say("more shapes")
-            most = int(_SPARE * _MOST_SHAPES)
+            most = int(_SPARE * most_shapes)
             v = shapes.steps.v.numpy()
             shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed + 1, bar, v)
-        wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES)
+        wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes)
         m = min(wanted, shapes.steps.n)
         steps = shapes.steps.first(m)
         bar.say("modes of space and time")

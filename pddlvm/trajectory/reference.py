@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.linalg.factorisation import Factorisation
+from pddlvm.trajectory.fields import norm_matrix, number_of_field, without_mass
 from pddlvm.transient.marching import combined
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.weak.assembly import Assembler
@@ -25,6 +26,9 @@ from pddlvm.weak.assembly import Assembler
 __all__ = ["ReferenceMarch", "held_states", "states_of"]
 
 Array = NDArray[np.float64]
+
+_N_ROUGH, _NOTHING = 4, 1e-10
+"""Draws that sizes are those of; a field that is zero has that of the largest."""
 
 
 class ReferenceMarch:
@@ -37,6 +41,8 @@ class ReferenceMarch:
         problem: the same.
         mass: M, (n_free, n_free).
         stiffness: K0, (n_free, n_free).
+        sizes: of the fields, (n_fields,); one where there is one alone.
+        norm: X, (n_free, n_free).
     """
 
     def __init__(self, problem: TransientProblem) -> None:
@@ -47,7 +53,14 @@ class ReferenceMarch:
         if problem.is_linear:
             zero = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
             self.stiffness = self._mean_stiffness(zero, centre, torch.ones(1).double())
-            return
+        else:
+            self._linearise()
+        self.sizes = self._sizes()
+        self.norm = sp.csr_matrix(norm_matrix(problem, self.sizes)[free][:, free])
+
+    def _linearise(self) -> None:
+        """K0 of a nonlinear problem."""
+        problem, free = self.problem, self.problem.steady.free_dofs
         z = problem.prior.unstandardise(torch.zeros(problem.n_parameters).double())
         rows, weights = problem.state_rows(z), torch.from_numpy(problem.scheme.weights)
         h = problem.scheme.n_history
@@ -57,6 +70,23 @@ class ReferenceMarch:
         del self._factors
         u[h:, torch.from_numpy(free)] -= torch.from_numpy(e)
         self.stiffness = self._mean_stiffness(u[h:], rows[h:], weights)
+
+    def _sizes(self) -> Tensor:
+        """Of rough trajectories of a few draws, on the free degrees of freedom."""
+        problem, fields = self.problem, self.problem.fields_of_u.values()
+        if len(fields) == 1:
+            return torch.ones(1, dtype=torch.float64)
+        free, h = torch.from_numpy(problem.steady.free_dofs), problem.scheme.n_history
+        gram, total = problem.space.gram_matrices()[0], torch.zeros(len(fields)).double()
+        for z in problem.prior.sample((_N_ROUGH,), seed=0):
+            u = held_states(problem, z)[h:]
+            e = self.solve(problem.residual(u, z).numpy()[..., None])[..., 0]
+            inside = np.zeros(u.shape)
+            inside[:, free.numpy()] = u[:, free].numpy() - e
+            squares = problem.scheme.weights @ (inside * (gram @ inside.T).T)
+            total += torch.tensor([squares[own].sum() for own in fields])
+        sizes = (total / _N_ROUGH).sqrt()
+        return torch.where(sizes > _NOTHING * sizes.max(), sizes, sizes.max())
 
     def _mean_stiffness(self, u: Tensor, rows: Tensor, weights: Tensor) -> sp.csr_matrix:
         """K on the free degrees of freedom, of states (n, n_dofs) by their weights (n,)."""
@@ -88,6 +118,25 @@ class ReferenceMarch:
                 b = b - self.stiffness @ seen
             e[step] = self._factors[tuple(pair)].solve(np.ascontiguousarray(b))
         return e
+
+    def tests_of(self, x: Array) -> Array:
+        """(M / T + K0)^{-1} K0 x in the fields with a mass, of x (n_free, k) in the others."""
+        has_mass = self._with_mass
+        right = np.zeros(x.shape)
+        right[has_mass] = self._of_tests.solve(np.ascontiguousarray((self.stiffness @ x)[has_mass]))
+        return right
+
+    @cached_property
+    def _with_mass(self) -> NDArray[np.int64]:
+        number = number_of_field(self.problem)[self.problem.steady.free_dofs]
+        return np.flatnonzero(~np.isin(number, without_mass(self.problem)))
+
+    @cached_property
+    def _of_tests(self) -> Factorisation:
+        own, stepping = self._with_mass, self.problem.stepping
+        matrix = self.stiffness + self.mass / (stepping.end - stepping.start)
+        solver = self.problem.linear_solver
+        return solver.factorise(sp.csc_matrix(matrix[own][:, own]), symmetric=False, many=True)
 
     @cached_property
     def _factors(self) -> dict[tuple[float, float], Factorisation]:

@@ -1,8 +1,9 @@
 """Trajectories in a spatial basis: batched marches of n equations, float64 on the CPU.
 
-    u_k = lift(z, t_k) + V c_k,   V^T M V = 1 on the free degrees of freedom,   c (h + N, n)
+    u_k = lift(z, t_k) + V c_k,   V^T X V = 1 on the free degrees of freedom,   c (h + N, n)
 
-    R_k = sum_j Ta_kj (c_j + M_L b_j) + sum_j Tb_kj (K(z, t_j) c_j + K_L(z, t_j) b_j + g(z, t_j))
+    R_k = sum_j Ta_kj (M_V c_j + M_L b_j)
+        + sum_j Tb_kj (K(z, t_j) c_j + K_L(z, t_j) b_j + g(z, t_j))
 
 with K = sum_q theta_q K_q (see `pddlvm.trajectory.parts`). The columns of V are in the order of
 their weight in trajectories, so that the first m of them are a basis too.
@@ -16,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from pddlvm.trajectory.fields import norm_matrix
 from pddlvm.trajectory.newton import Equations, march
 from pddlvm.trajectory.parts import Coefficients
 from pddlvm.trajectory.pointwise import PointTerms
@@ -62,6 +64,7 @@ class ReducedSteps:
         g: V^T g_p, (P, n).
         mass_of_lift: V^T M L, (n, R).
         lifts: L, (R, n_dofs).
+        sizes: of the fields, (n_fields,), which X is made of.
         pointwise: terms that are not linear in u, in (V, L), tested by V; None: there are none.
     """
 
@@ -74,11 +77,12 @@ class ReducedSteps:
         g: Tensor,
         mass_of_lift: Tensor,
         lifts: Tensor,
+        sizes: Tensor,
         pointwise: PointTerms | None = None,
     ) -> None:
         self.problem, self.coefficients = problem, coefficients
         self.v, self.k, self.g, self.pointwise = v, k, g, pointwise
-        self.mass_of_lift, self.lifts = mass_of_lift, lifts
+        self.mass_of_lift, self.lifts, self.sizes = mass_of_lift, lifts, sizes
         scheme = problem.scheme
         self.ta, self.tb = (torch.from_numpy(t.toarray()) for t in (scheme.ta, scheme.tb))
         self.weights = torch.from_numpy(scheme.weights)
@@ -101,6 +105,7 @@ class ReducedSteps:
             self.g[:, :m].contiguous(),
             self.mass_of_lift[:m].contiguous(),
             self.lifts,
+            self.sizes,
             self.pointwise and self.pointwise.columns(columns, [*range(m)]),
         )
 
@@ -131,7 +136,8 @@ class ReducedSteps:
     def residual(self, drive: Drive, c: Tensor) -> Tensor:
         """R of c (batch, N, n), (batch, N, n)."""
         states = torch.cat([drive.history, c], dim=1)
-        total = torch.einsum("kj,bjn->bkn", self.ta, states) + self._mass_of_lift(drive)
+        total = torch.einsum("kj,bjn->bkn", self.ta, states) @ self.mass.T
+        total = total + self._mass_of_lift(drive)
         flux = self._loads(drive).expand(-1, states.shape[1], -1)
         for i, (theta, own) in enumerate(zip(drive.theta, states, strict=True)):
             k = torch.einsum("sq,qij->sij", theta, self.k[..., : self.n])
@@ -142,12 +148,12 @@ class ReducedSteps:
         return total
 
     def size(self, c: Tensor) -> Tensor:
-        """|c| = |u - lift| in the norm w x M, (batch,)."""
+        """|c| = |u - lift| in the norm w x X, (batch,)."""
         return torch.einsum("k,bkn,bkn->b", self.weights, c, c).sqrt()
 
     def _march(self, drive: Drive) -> Tensor:
         scheme = self.problem.scheme
-        n_steps, eye = len(self.ta), torch.eye(self.n, dtype=torch.float64)
+        n_steps, mass = len(self.ta), self.mass
         moves = drive.theta.shape[1] > 1
         flux = self._loads(drive).expand(-1, self.h + n_steps, -1)
         known = torch.einsum("kj,bjn->bkn", self.tb, flux) + self._mass_of_lift(drive)
@@ -163,15 +169,16 @@ class ReducedSteps:
             j = self.h + step
             past_a, past_b = self.ta[step, :j], self.tb[step, :j]
             seen_a, seen_b = past_a.nonzero()[:, 0], past_b.nonzero()[:, 0]
-            b = known[:, step] + torch.einsum("j,bjn->bn", past_a[seen_a], u[:, seen_a])
+            past = torch.einsum("j,bjn->bn", past_a[seen_a], u[:, seen_a])
+            b = known[:, step] + past @ mass.T
             if len(seen_b):
                 b = b + torch.einsum("j,bjn->bn", past_b[seen_b], of_u[:, seen_b])
             if moves:
                 k = self._stiffness(drive.theta[:, j])
-                u[:, j] = -torch.linalg.solve(pair[0] * eye + pair[1] * k, b)
+                u[:, j] = -torch.linalg.solve(pair[0] * mass + pair[1] * k, b)
             else:
                 if pair not in solvers:
-                    solvers = {pair: torch.linalg.inv(pair[0] * eye + pair[1] * k)}
+                    solvers = {pair: torch.linalg.inv(pair[0] * mass + pair[1] * k)}
                 u[:, j] = -torch.einsum("bij,bj->bi", solvers[pair], b)
             if bool(self.tb[step + 1 :, j].any()):
                 of_u[:, j] = torch.einsum("bij,bj->bi", k, u[:, j])
@@ -201,8 +208,10 @@ class ReducedSteps:
             return own + self._stiffness(at(j, theta, which)) if theta.shape[2] else own
 
         known = self._mass_of_lift(drive)
-        scheme = self.problem.scheme
-        return march(Equations(scheme, residual, tangent, known, drive.history, drive.z))
+        equations = Equations(
+            self.problem.scheme, self.mass, residual, tangent, known, drive.history, drive.z
+        )
+        return march(equations)
 
     def _of_points(self, drive: Drive, states: Tensor) -> Tensor:
         """What the nonlinear terms add to r of all states, (batch, h + N, n)."""
@@ -235,14 +244,22 @@ class ReducedSteps:
 
     def _history(self, z: Tensor) -> Tensor:
         free = torch.from_numpy(self.problem.steady.free_dofs)
-        return self.problem.history(z)[..., free] @ self.mass_v
+        return self.problem.history(z)[..., free] @ self.norm_v
 
     @cached_property
-    def mass_v(self) -> Tensor:
-        """M V on the free degrees of freedom, (n_free, n)."""
+    def norm_v(self) -> Tensor:
+        """X V on the free degrees of freedom, (n_free, n)."""
         free = self.problem.steady.free_dofs
-        mass = sp.csr_matrix(self.problem.mass[free][:, free])
-        return torch.from_numpy(mass @ self.v.numpy())
+        norm = sp.csr_matrix(norm_matrix(self.problem, self.sizes)[free][:, free])
+        return torch.from_numpy(norm @ self.v.numpy())
+
+    @cached_property
+    def mass(self) -> Tensor:
+        """M_V = V^T M V, (n, n)."""
+        if len(self.sizes) == 1:
+            return torch.eye(self.n, dtype=torch.float64)
+        free, v = self.problem.steady.free_dofs, self.v.numpy()
+        return torch.from_numpy(v.T @ (self.problem.mass[free][:, free] @ v))
 
     @cached_property
     def _affine_history(self) -> Tensor | None:
