@@ -62,6 +62,9 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
         fields |= {"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
         terms = [pddlvm.Energy(cells, moving_diffusion), pddlvm.Energy(cells, ramp)]
         method = pddlvm.CrankNicolson()
+    if kind == "ramp":
+        fields |= {"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+        terms[1] = pddlvm.Energy(cells, ramp)
     if kind == "advection":
         fields = {"kappa": kappa, "start": start, "speed": 2.0}
         terms = [pddlvm.Flux(cells, advection_diffusion)]

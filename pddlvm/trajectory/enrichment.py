@@ -106,7 +106,9 @@ def find_shapes(
         if v.shape[1] >= n_most or (off <= tolerance * size).all():
             break
         w = np.sqrt(problem.scheme.weights)[None, :, None] / size[:, None, None]
-        new = [_principal(norm, x, _N_NEW, least) for x in fields.parts((e * w).reshape(-1, len(free)))]
+        new = [
+            _principal(norm, x, _N_NEW, least) for x in fields.parts((e * w).reshape(-1, len(free)))
+        ]
         v = _orthonormal(norm, v, fields.tested(np.hstack(new)))
     if parts.nonlinear:
         steps = points.finish(steps, problem.prior.sample((_N_FINAL,), generator=generator))

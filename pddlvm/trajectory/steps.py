@@ -140,6 +140,7 @@ class ReducedSteps:
         total = total + self._mass_of_lift(drive)
         flux = self._loads(drive).expand(-1, states.shape[1], -1)
         for i, (theta, own) in enumerate(zip(drive.theta, states, strict=True)):
+            theta = theta if self._stiffness_moves else theta[:1]
             k = torch.einsum("sq,qij->sij", theta, self.k[..., : self.n])
             moved = own @ k[0].T if len(k) == 1 else torch.einsum("sij,sj->si", k, own)
             if self.pointwise is not None:
@@ -154,7 +155,7 @@ class ReducedSteps:
     def _march(self, drive: Drive) -> Tensor:
         scheme = self.problem.scheme
         n_steps, mass = len(self.ta), self.mass
-        moves = drive.theta.shape[1] > 1
+        moves = self._stiffness_moves
         flux = self._loads(drive).expand(-1, self.h + n_steps, -1)
         known = torch.einsum("kj,bjn->bkn", self.tb, flux) + self._mass_of_lift(drive)
         u = torch.cat([drive.history, torch.zeros_like(known)], dim=1)
@@ -224,6 +225,13 @@ class ReducedSteps:
         """K, (batch, n, n), of theta (batch, Q)."""
         k = self._k_own
         return (theta @ k.flatten(1)).unflatten(1, k.shape[1:])
+
+    @cached_property
+    def _stiffness_moves(self) -> bool:
+        """Does K read the time, and not loads and Dirichlet values alone?"""
+        moves, entries = self.problem.moving_terms.moves, self.coefficients.entries
+        reads = any(moves[i] and len(tangent) for i, (tangent, _) in entries.items())
+        return self.problem.reads_time and reads
 
     @cached_property
     def _k_own(self) -> Tensor:

@@ -14,7 +14,7 @@ from pddlvm.trajectory.enrichment import full_error
 from pddlvm.trajectory.polynomials import Monomials, degree_of
 from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
 
-LINEAR = ["heat", "moving", "advection", "boundary", "wave"]
+LINEAR = ["heat", "moving", "ramp", "advection", "boundary", "wave"]
 NONLINEAR = ["hot", "reaction", "spring"]
 KINDS = LINEAR + NONLINEAR
 
@@ -63,6 +63,18 @@ def test_the_residual_of_the_modes_is_that_of_the_steps_tested_by_the_reference(
     expected = modes.project(own._solve_reference(r))
     # The interpolation of theta over pairs is right to its tolerance.
     torch.testing.assert_close(modes.residual(a, z), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stiffness_that_does_not_read_the_time_is_inverted_once(monkeypatch):
+    steps = reduced("ramp").steps
+    drive = steps.drive(steps.problem.prior.sample((2,), seed=0))
+    assert drive.theta.shape[1] > 1
+    inverted, inverse = [], torch.linalg.inv
+    monkeypatch.setattr(torch.linalg, "inv", lambda a: inverted.append(1) or inverse(a))
+    monkeypatch.setattr(torch.linalg, "solve", None)
+    steps.march(drive)
+    # BDF2 begins with a step of backward Euler.
+    assert len(inverted) == 2
 
 
 def test_first_shapes_are_a_basis_too():
