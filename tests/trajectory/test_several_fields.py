@@ -92,7 +92,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = {"crank-nicolson", "navier-stokes", "consumption"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in KINDS]
+)
 def test_reduced_trajectories_of_each_field_are_the_solutions(kind):
     problem = KINDS[kind]()
     found = reduce_trajectories(problem, 30, 24)
