@@ -54,6 +54,8 @@ _LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
 _N_CHECKS = 8
 _N_SIZES = 32
+_N_FIT = 4
+"""Solutions for each coefficient of a linear fit."""
 _SOLVED_REDUCED = 1e-12
 _SOLVED = 1e-6
 
@@ -135,7 +137,7 @@ def _reduction(
     bar.show(0.8, now="solving in the basis")
     xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator)
     z = problem.prior.unstandardise(xi)
-    c = solve_reduced(_cheap(galerkin, full), z, galerkin.start(v, z))
+    c = _snapshots(_cheap(galerkin, full), xi, z, galerkin.start(v, z))
     if basis.n_kept is not None:
         relative = torch.nn.functional.normalize(c, eps=_LEAST_SIZE * float(c.abs().max()))
         weights, values, rotation = torch.linalg.svd(relative, full_matrices=False)
@@ -149,7 +151,8 @@ def _reduction(
         w = representers(galerkin, v, generator) if reference.is_dual else None
         full = reduced_model(problem, reference, (v, w), terms, torch.float64)
         # The best in the smaller basis, where solving once more would need other matrices.
-        c = c @ rotation[:kept].T if reference.is_dual else solve_reduced(full, z)
+        c = c @ rotation[:kept].T
+        c = c if reference.is_dual else solve_reduced(full, z, c)
     if reference.is_dual:
         _warn_of_resonance(reduced_model(problem, reference, (v, None), terms, torch.float64), c, z)
         energy = c.square().sum(-1)
@@ -264,18 +267,39 @@ def reduced_model(
     return ReducedModel(representation, terms)
 
 
+def _snapshots(model: ReducedModel, xi: Tensor, z: Tensor, start: Tensor) -> Tensor:
+    """Coefficients of draws; a linear fit to the first of them is near the others."""
+    line = torch.cat([torch.ones_like(xi[:, :1]), xi], dim=1)
+    n = _N_FIT * line.shape[1]
+    if model.is_affine or n >= len(z):
+        return solve_reduced(model, z, start)
+    first = solve_reduced(model, z[:n], start[:n])
+    known = torch.isfinite(first).all(1)
+    fit = line[n:] @ torch.linalg.lstsq(line[:n][known], first[known]).solution
+    size, of_start = (model.residual(c, z[n:]).norm(dim=1) for c in (fit, start[n:]))
+    near = torch.where((size < of_start)[:, None], fit, start[n:])
+    return torch.cat([first, solve_reduced(model, z[n:], near)])
+
+
 def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
     """Coefficients by the reduced model alone, (batch, n_modes): Newton's method or least squares.
 
     A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
     """
-    method = newton if model.n_tests == model.n_modes else least_squares
-    return method(
-        lambda rows, c: model.residual(c, z[rows]),
-        lambda rows, c: model.stiffness(c, z[rows]),
-        z.new_zeros(len(z), model.n_modes) if start is None else start,
-        _SOLVED_REDUCED,
-    )
+
+    def residual(rows: Tensor, c: Tensor) -> Tensor:
+        return model.residual(c, z[rows])
+
+    def matrix(rows: Tensor, c: Tensor) -> Tensor:
+        return model.stiffness(c, z[rows])
+
+    zero = z.new_zeros(len(z), model.n_modes)
+    start = zero if start is None else start
+    if model.n_tests > model.n_modes:
+        return least_squares(residual, matrix, start, _SOLVED_REDUCED)
+    # However near they start.
+    solved = _SOLVED_REDUCED * model.residual(zero, z).norm(dim=1)
+    return newton(residual, matrix, start, _SOLVED_REDUCED, solved)
 
 
 def reduce_terms(
