@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.trajectory.cubature import States, choose_points, terms_in_space
-from pddlvm.trajectory.fields import only_field, ordered, without_mass
+from pddlvm.trajectory.explored import Explored
+from pddlvm.trajectory.field_shapes import FieldShapes
 from pddlvm.trajectory.parts import Parts
-from pddlvm.trajectory.pointwise import AtPoints
 from pddlvm.trajectory.reference import ReferenceMarch, states_of
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -84,13 +83,13 @@ def find_shapes(
     generator = torch.Generator().manual_seed(seed)
     norm, free = reference.norm, problem.steady.free_dofs
     z = problem.prior.sample((_N_NEW,), generator=generator)
-    fields = _Fields(reference)
+    fields = FieldShapes(reference)
     v = np.zeros((len(free), 0)) if start is None else start
     v = _orthonormal(norm, v, fields.each(problem.history(z)[..., free].flatten(0, 1).numpy().T))
     # Noise of a pressure would be a shape with nothing to test it.
     least = 0.0 if len(reference.sizes) == 1 else (_NOISE * tolerance) ** 2
     errors: list[float] = []
-    points = _Points(reference, parts, seed)
+    points = Explored(reference, parts, seed)
     while True:
         z = problem.prior.sample((_BLOCK,), generator=generator)
         steps = points.reduced(v)
@@ -103,7 +102,7 @@ def find_shapes(
         size = np.maximum(size, off)
         errors.append(float((off / size).mean()))
         bar.say(f"{v.shape[1]} shapes: estimated error {errors[-1]:.1e}")
-        if v.shape[1] >= n_most or (off <= tolerance * size).all():
+        if points.is_ready and (v.shape[1] >= n_most or (off <= tolerance * size).all()):
             break
         w = np.sqrt(problem.scheme.weights)[None, :, None] / size[:, None, None]
         new = [
@@ -126,118 +125,6 @@ def find_shapes(
     v, c = rotated, c @ torch.from_numpy(into.T.copy())
     k0 = torch.from_numpy(v.T @ (reference.stiffness @ v))
     return Shapes(points.reduced(v), k0, tails, tuple(errors), z, c)
-
-
-class _Fields:
-    """Shapes of each field for itself; of one field there is nothing to do."""
-
-    def __init__(self, reference: ReferenceMarch) -> None:
-        self._reference, self._problem = reference, reference.problem
-        self._n = len(reference.sizes)
-
-    def parts(self, rows: Array) -> list[Array]:
-        """Those of each field, of rows (n, n_free)."""
-        if self._n == 1:
-            return [rows]
-        return [only_field(self._problem, rows.T, i).T for i in range(self._n)]
-
-    def each(self, x: Array) -> Array:
-        """The parts of columns (n_free, k), as columns."""
-        return np.hstack([part.T for part in self.parts(x.T)])
-
-    def tested(self, x: Array) -> Array:
-        """Columns, and those that test the fields without a mass."""
-        return np.hstack(
-            [
-                x,
-                *(
-                    self._reference.tests_of(only_field(self._problem, x, i))
-                    for i in without_mass(self._problem)
-                ),
-            ]
-        )
-
-    def principal(self, v: Array, gram: Array) -> Array:
-        """V anew, the shapes that matter most first, of the Gram matrix of trajectories in V."""
-        norm = self._reference.norm
-        if self._n == 1:
-            return np.asarray(v @ np.linalg.eigh(gram)[1][:, ::-1])
-        found: list[tuple[float, Array]] = []
-        for i in range(self._n):
-            own = only_field(self._problem, v, i)
-            sizes, turned = np.linalg.eigh(own.T @ (norm @ own))
-            shapes = ordered(norm, (own @ turned[:, sizes > _INDEPENDENT * sizes[-1]])[:, ::-1])
-            into = shapes.T @ (norm @ v)
-            values, vectors = np.linalg.eigh(into @ gram @ into.T)
-            columns = shapes @ vectors
-            if i in without_mass(self._problem):
-                # What tests a shape comes right before it.
-                pairs = zip(self._reference.tests_of(columns).T, columns.T, strict=True)
-                found += [(v, np.stack(p, 1)) for v, p in zip(values, pairs, strict=True)]
-            else:
-                found += [(v, c[:, None]) for v, c in zip(values, columns.T, strict=True)]
-        found.sort(key=lambda pair: -pair[0])
-        return ordered(norm, np.hstack([columns for _, columns in found]))
-
-
-class _Points:
-    """Points of the nonlinear terms, by the states that were seen last; nothing of linear ones."""
-
-    def __init__(self, reference: ReferenceMarch, parts: Parts, seed: int) -> None:
-        self._reference, self._parts = reference, parts
-        self._problem, self._norm = reference.problem, reference.norm
-        self._rng = np.random.default_rng(seed)
-        self._seen: States | None = None
-        self._chosen: list[AtPoints] = []
-
-    def reduced(self, v: Array, *, is_final: bool = False) -> ReducedSteps:
-        """The steps in V, with points by what was seen since the last time."""
-        if self._parts.nonlinear and self._seen is not None:
-            tests = _on_all(self._problem, v @ self._weights(v))
-            self._chosen = choose_points(
-                self._problem,
-                self._parts.nonlinear,
-                tests,
-                self._seen,
-                self._rng,
-                is_final=is_final,
-            )
-            self._seen = None
-        return _reduced(self._reference, self._parts, v, self._chosen)
-
-    def march(self, steps: ReducedSteps, z: Tensor) -> Tensor:
-        """c of draws; before any state was seen the initial ones, held."""
-        if self._parts.nonlinear and not self._chosen:
-            return steps.history(z)[:, -1:].expand(-1, self._problem.n_times, -1).contiguous()
-        return steps.march(steps.drive(z))
-
-    def see(self, z: Tensor, inside: Array) -> None:
-        """States on the free degrees of freedom, (n, N, n_free), of draws."""
-        if self._parts.nonlinear:
-            pairs = zip(z, torch.from_numpy(inside), strict=True)
-            u = torch.stack([states_of(self._problem, *pair) for pair in pairs])
-            self._seen = States(u, self._problem.state_rows(z))
-
-    def beyond(self, v: Array, e: Array) -> Array:
-        """Errors without their part in V, of a nonlinear problem."""
-        if not self._parts.nonlinear:
-            return e
-        flat = e.reshape(-1, e.shape[-1])
-        return (flat - (flat @ (self._norm @ v)) @ v.T).reshape(e.shape)
-
-    def finish(self, steps: ReducedSteps, z: Tensor) -> ReducedSteps:
-        """The same steps with points that were chosen by more draws."""
-        v = steps.v.numpy()
-        self.see(z, self.march(steps, z).numpy() @ v.T)
-        return self.reduced(v, is_final=True)
-
-    def _weights(self, v: Array) -> Array:
-        """(V^T (K0 + M / T) V)^{-1}: a flux is as large as the steady error that it makes."""
-        stepping = self._problem.stepping
-        k0 = v.T @ (self._reference.stiffness @ v)
-        mass = v.T @ (self._reference.mass @ v)
-        found: Array = np.linalg.inv(k0 + mass / (stepping.end - stepping.start)).T
-        return found
 
 
 def full_error(
@@ -271,36 +158,6 @@ def _residual(problem: TransientProblem, z: Tensor, inside: Array) -> Array:
         g = np.broadcast_to(moving.loads(rows[None, :1])[0].numpy(), (len(rows), len(free)))
     total = scheme.ta @ (mass @ u.T).T + scheme.tb @ ((k @ u.T).T + g)
     return np.asarray(total)
-
-
-def _reduced(
-    reference: ReferenceMarch, parts: Parts, v: Array, chosen: list[AtPoints]
-) -> ReducedSteps:
-    problem = reference.problem
-    free, lifts = problem.steady.free_dofs, parts.lifts
-    whole = _on_all(problem, v)
-    columns = np.hstack([whole, lifts.T])
-    k = np.zeros((len(parts.matrices), v.shape[1], columns.shape[1]))
-    for own, matrix in zip(k, parts.matrices, strict=True):
-        own[:] = v.T @ (matrix[free] @ columns)
-    return ReducedSteps(
-        problem,
-        parts.coefficients,
-        torch.from_numpy(np.ascontiguousarray(v)),
-        torch.from_numpy(k),
-        torch.from_numpy(parts.loads[:, free] @ v),
-        torch.from_numpy(v.T @ (problem.mass[free] @ lifts.T)),
-        torch.from_numpy(lifts),
-        reference.sizes,
-        terms_in_space(problem, chosen, whole, lifts) if chosen else None,
-    )
-
-
-def _on_all(problem: TransientProblem, v: Array) -> Array:
-    """On all degrees of freedom, (n_free, n) -> (n_dofs, n)."""
-    whole = np.zeros((problem.n_dofs, v.shape[1]))
-    whole[problem.steady.free_dofs] = v
-    return whole
 
 
 def _size(problem: TransientProblem, norm: sp.csr_matrix, u: Array) -> Array:

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import pddlvm
+from pddlvm.basics.progress import ProgressBar
 from pddlvm.trajectory import modes as modes_module
 from pddlvm.trajectory import newton
-from pddlvm.trajectory.enrichment import full_error
+from pddlvm.trajectory.enrichment import find_shapes, full_error
+from pddlvm.trajectory.parts import find_parts
 from pddlvm.trajectory.polynomials import Monomials, degree_of
 from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
 
@@ -163,3 +165,15 @@ def test_modes_far_from_the_polynomial_are_found_by_the_march_or_are_an_error(mo
     monkeypatch.setattr(modes_module, "newton", lambda residual, matrix, c, *_: c + 1)
     with pytest.raises(pddlvm.ConvergenceError, match=r"of space and time of sample 0, z = "):
         modes.solve(z)
+
+
+def test_nonlinear_shapes_go_on_from_others():
+    found = reduced("hot")
+    problem, v = found.problem, found.steps.first(10).v.numpy()
+    common = find_parts(problem), found.reference
+    wider = find_shapes(*common, 10, 1e-5, 1, ProgressBar(False), v)
+    z = problem.prior.sample((4,), seed=5)
+    c = wider.steps.march(wider.steps.drive(z))
+    # The first round is that of the initial states.
+    assert len(wider.errors) >= 2
+    assert relative(problem, c, wider.steps.v, problem.solve(z)) < 2e-3
