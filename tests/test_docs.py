@@ -24,6 +24,7 @@ DOCS = ROOT / "docs"
 SLOW = {
     "how_to/checkpoints.md",
     "how_to/diagnostics.md",
+    "how_to/elements.md",
     "how_to/output.md",
     "how_to/parallel.md",
     "how_to/time.md",

@@ -28,6 +28,7 @@ from pddlvm.reduced.bases import Basis, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, select_cells, selected_term
 from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.linear_fit import LinearFit
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.representation import Representation, Units
 from pddlvm.reduced.representers import representers
@@ -54,8 +55,6 @@ _LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
 _N_CHECKS = 8
 _N_SIZES = 32
-_N_FIT = 4
-"""Solutions for each coefficient of a linear fit."""
 _SOLVED_REDUCED = 1e-12
 _SOLVED = 1e-6
 
@@ -269,16 +268,17 @@ def reduced_model(
 
 def _snapshots(model: ReducedModel, xi: Tensor, z: Tensor, start: Tensor) -> Tensor:
     """Coefficients of draws; a linear fit to the first of them is near the others."""
-    line = torch.cat([torch.ones_like(xi[:, :1]), xi], dim=1)
-    n = _N_FIT * line.shape[1]
+    fit = LinearFit(xi.shape[1])
+    n = fit.n_needed
     if model.is_affine or n >= len(z):
         return solve_reduced(model, z, start)
     first = solve_reduced(model, z[:n], start[:n])
-    known = torch.isfinite(first).all(1)
-    fit = line[n:] @ torch.linalg.lstsq(line[:n][known], first[known]).solution
-    size, of_start = (model.residual(c, z[n:]).norm(dim=1) for c in (fit, start[n:]))
-    near = torch.where((size < of_start)[:, None], fit, start[n:])
-    return torch.cat([first, solve_reduced(model, z[n:], near)])
+    fit.add(xi[:n], first)
+    near = fit.at(xi[n:], model.n_modes)
+    if near is not None:
+        size, of_start = (model.residual(c, z[n:]).norm(dim=1) for c in (near, start[n:]))
+        start = torch.cat([first, torch.where((size < of_start)[:, None], near, start[n:])])
+    return torch.cat([first, solve_reduced(model, z[n:], start[n:])])
 
 
 def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
