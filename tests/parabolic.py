@@ -1,4 +1,4 @@
-"""Small linear problems in time, of all kinds that differ in the code."""
+"""Small problems in time, linear and not, of all kinds that differ in the code."""
 
 import torch
 
@@ -26,6 +26,24 @@ def advection_diffusion(u, du, x, kappa, speed):
     return speed * du[0], kappa * du
 
 
+def hot_diffusion(u, du, x, kappa):
+    return 0.0, (1 + u**2) * kappa * du
+
+
+def reaction(u, du, x, f, t):
+    """It reads the time, and is an energy."""
+    return f * (1 + torch.sin(4 * t)) * 0.25 * u**4
+
+
+def explosion(u, du, x):
+    """The rate of change is u^3: of large u there is no solution for long."""
+    return -300.0 * u**3, 0.0 * du
+
+
+def spring(u, du, x, f):
+    return 0.5 * u**2 + f * 5 * u**4
+
+
 def heated(x, left, t):
     return left * torch.tanh(5 * t) * (1 - x[0])
 
@@ -44,6 +62,9 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
         fields |= {"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
         terms = [pddlvm.Energy(cells, moving_diffusion), pddlvm.Energy(cells, ramp)]
         method = pddlvm.CrankNicolson()
+    if kind == "ramp":
+        fields |= {"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+        terms[1] = pddlvm.Energy(cells, ramp)
     if kind == "advection":
         fields = {"kappa": kappa, "start": start, "speed": 2.0}
         terms = [pddlvm.Flux(cells, advection_diffusion)]
@@ -52,6 +73,19 @@ def make(kind: str = "heat", n: int = 6, n_steps: int = 20) -> pddlvm.TransientP
         fields = {"kappa": kappa, "f": 1.0, "left": left}
         dirichlet, initial = [pddlvm.Dirichlet("left", heated), pddlvm.Dirichlet("right")], 0.0
     if kind == "wave":
+        method, more = pddlvm.Newmark(), {"velocity": 0.0}
+    if kind == "hot":
+        terms[0] = pddlvm.Flux(cells, hot_diffusion)
+    if kind == "reaction":
+        left = pddlvm.Constant(pddlvm.Uniform(0.5, 1.0))
+        fields = {"kappa": kappa, "f": 20.0, "left": left}
+        terms = [pddlvm.Energy(cells, diffusion), pddlvm.Energy(cells, reaction)]
+        dirichlet, initial = [pddlvm.Dirichlet("left", heated), pddlvm.Dirichlet("right")], 0.0
+        method = pddlvm.CrankNicolson()
+    if kind == "explosion":
+        terms.append(pddlvm.Flux(cells, explosion))
+    if kind == "spring":
+        terms.append(pddlvm.Energy(cells, spring))
         method, more = pddlvm.Newmark(), {"velocity": 0.0}
     fields["t"] = pddlvm.Time(END)
     problem = pddlvm.Problem(kind, space, terms, fields, dirichlet)

@@ -53,10 +53,11 @@ class SolvedPool(ABC):
     Args:
         prior: of z.
         dtype: of the draws.
+        n_most: how many there are at most, where solutions are dear.
     """
 
-    def __init__(self, prior: ParameterSpace, dtype: torch.dtype) -> None:
-        self._prior, self._dtype = prior, dtype
+    def __init__(self, prior: ParameterSpace, dtype: torch.dtype, n_most: int = _N_DRAWS) -> None:
+        self._prior, self._dtype, self._n_most = prior, dtype, n_most
         self._moved: dict[torch.device, _Pool] = {}
 
     @abstractmethod
@@ -91,8 +92,8 @@ class SolvedPool(ABC):
 
     @cached_property
     def _pool(self) -> _Pool:
-        generator = generator_of(_SEED)
-        xi = self._prior.sample_standard((_N_DRAWS,), generator=generator).to(self._dtype)
+        generator, n_draws = generator_of(_SEED), min(_N_DRAWS, self._n_most)
+        xi = self._prior.sample_standard((n_draws,), generator=generator).to(self._dtype)
         keys, order = _keys(xi).sort()
         return _Pool(xi, self._solve(xi).to(self._dtype), keys, order)
 

@@ -93,7 +93,7 @@ class LatentModel(nn.Module, ABC):
     seed: int
     uncorrected: ClassVar[dict[str, Any]] = {}
     cheap_corrections = 0
-    calibration_share: ClassVar[float]
+    calibration_share: float
     sigma_residual: Tensor
     forward_map: nn.Module
     inverse_map: nn.Module

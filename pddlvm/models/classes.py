@@ -189,7 +189,7 @@ class GalerkinModel(GalerkinMaps, LatentVariableModel):
 
 
 class TrajectoryModel(TrajectoryMaps, LatentVariableModel):
-    """Forward and inverse maps of a linear problem in time on a mesh, with their uncertainty.
+    """Forward and inverse maps of a problem in time on a mesh, with their uncertainty.
 
     Args:
         problem: in time.
@@ -213,7 +213,7 @@ class TrajectoryModel(TrajectoryMaps, LatentVariableModel):
         march. `train` ends with it.
 
         Args:
-            n_samples: prior draws, at least 64; 256 by default.
+            n_samples: prior draws, at least 64; by default 256, of nonlinear problems 128.
             seed: of the draws.
         """
         trajectory_calibration.calibrate(self, n_samples, seed)

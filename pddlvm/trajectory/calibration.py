@@ -22,12 +22,13 @@ from pddlvm.galerkin.inverse_calibration import (
     repeats_of,
 )
 from pddlvm.trajectory.enrichment import full_error
+from pddlvm.trajectory.fields import points_of_fields
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.uncertainty import N_LEVELS
 
 __all__ = ["calibrate"]
 
-_N_SAMPLES, _MIN_SAMPLES = 256, 64
+_N_SAMPLES, _N_NONLINEAR, _MIN_SAMPLES = 256, 128, 64
 _N_ON_MESH, _MEMORY = 20, 2**24
 """Draws whose residual is taken on the mesh, fewer on large ones: numbers in their trajectories."""
 _N_POINTS = 1000
@@ -38,7 +39,8 @@ _ROUNDING = 1e-7
 
 def calibrate(model: TrajectoryMaps, n_samples: int | None, seed: int) -> None:
     """See `LatentVariableModel.calibrate`."""
-    n_samples = _N_SAMPLES if n_samples is None else n_samples
+    if n_samples is None:
+        n_samples = _N_SAMPLES if model.problem.is_linear else _N_NONLINEAR
     check_count(_MIN_SAMPLES, n_samples=n_samples)
     generator = generator_of(seed)
     z = model.problem.prior.sample((n_samples,), generator=generator)
@@ -68,7 +70,7 @@ def _calibrate_forward(
     marched = modes.steps.march(modes.steps.drive(z))
     free = torch.from_numpy(problem.steady.free_dofs)
     time = torch.randint(problem.n_times, (_N_POINTS,), generator=generator)
-    place = torch.randint(len(free), (_N_POINTS,), generator=generator)
+    place, field = points_of_fields(problem, _N_POINTS, generator)
     v = steps.v[place]
     at_modes = torch.einsum("jm,jmp->jp", v[:, :m], modes.phi[time])
     for level in range(N_LEVELS):
@@ -101,7 +103,9 @@ def _calibrate_forward(
         borrowed = on_mesh[:, time, place][torch.arange(len(z)) % len(beyond)]
         errors = torch.einsum("bjm,jm->bj", error[:, time], v)
         errors = errors + model.unit_of_u * growth[:, None] * borrowed
-        uncertainty.fit_forward_shape(level, [errors / variance.sqrt().clamp(min=_LEAST)])
+        scores = errors / variance.sqrt().clamp(min=_LEAST)
+        of_fields = [scores[:, field == i] for i in range(uncertainty.n_fields)]
+        uncertainty.fit_forward_shape(level, of_fields)
 
 
 def _squares(v: Tensor, c: Tensor) -> Tensor:
@@ -156,5 +160,5 @@ def _solutions(model: TrajectoryMaps, z: Tensor, true: Tensor, beyond: Tensor) -
     steps = model.modes.steps
     a = model.modes.project(true[..., : steps.n])
     # Of another draw where it was not taken.
-    borrowed = model.modes.project(beyond @ steps.mass_v)[torch.arange(len(z)) % len(beyond)]
+    borrowed = model.modes.project(beyond @ steps.norm_v)[torch.arange(len(z)) % len(beyond)]
     return model.rows.of_parts(a + borrowed, steps.boundary(steps.drive(z)))

@@ -10,6 +10,7 @@ from pddlvm.latent.networks import rebuild_network, sizes_of
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.parts import Coefficients
+from pddlvm.trajectory.pointwise import AtPoints, PointTerm, PointTerms
 from pddlvm.trajectory.polynomials import degree_of
 from pddlvm.trajectory.reduction import TrajectoryReduction
 from pddlvm.trajectory.steps import ReducedSteps
@@ -17,6 +18,7 @@ from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["arguments", "content_of"]
 
+_OF_STEPS = ("v", "k", "g", "mass_of_lift", "lifts", "sizes")
 _OF_MODES = ("phi", "starts", "g_mass", "g_stiffness", "of_phi", "of_b", "of_theta_b")
 
 
@@ -33,14 +35,17 @@ def content_of(model: TrajectoryMaps) -> dict[str, Any]:
         "n_shapes": modes.steps.n,
         "tails": list(reduction.tails),
         "entries": [
-            {"tangent": torch.from_numpy(tangent), "load": torch.from_numpy(load)}
-            for tangent, load in steps.coefficients.entries
+            {"term": i, "tangent": torch.from_numpy(tangent), "load": torch.from_numpy(load)}
+            for i, (tangent, load) in steps.coefficients.entries.items()
         ],
         "boundary": torch.from_numpy(steps.coefficients.boundary),
-        "steps": {name: getattr(steps, name) for name in ("v", "k", "g", "mass_of_lift", "lifts")},
+        "steps": {name: getattr(steps, name) for name in _OF_STEPS},
+        "points": _pack(steps.pointwise),
         "k0": reduction.k0,
         "pairs": modes.pairs,
         "modes": {name: getattr(modes, name) for name in _OF_MODES},
+        "pairs_of_points": _pack(modes.pointwise),
+        "start": modes.start,
         "a": reduction.a,
         "polynomial": reduction.polynomial,
     }
@@ -80,9 +85,13 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
         "g": (n_p, n),
         "mass_of_lift": (n, n_lifts),
         "lifts": (n_lifts, problem.n_dofs),
+        "sizes": (len(problem.fields_of_u),),
     }
     steps = ReducedSteps(
-        problem, coefficients, **{k: check_tensor(given[k], k, v) for k, v in expected.items()}
+        problem,
+        coefficients,
+        **{k: check_tensor(given[k], k, v) for k, v in expected.items()},
+        pointwise=_unpack(content["points"], problem, n + n_lifts, n),
     )
     m, p, n_starts = content["n_shapes"], of_modes["phi"].shape[2], of_modes["starts"].shape[2]
     n_slots = steps.h + problem.n_times if problem.reads_time else 1
@@ -97,7 +106,12 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
         "of_theta_b": (n_slots * n_q * n_lifts, p),
     }
     parts = {k: check_tensor(of_modes[k], k, v) for k, v in shapes.items()}
-    modes = Modes(steps=steps.first(m), pairs=pairs, **parts)
+    n_columns = p + n_starts + n_slots * n_lifts
+    pointwise = _unpack(content["pairs_of_points"], problem, n_columns, p)
+    start = check_tensor(content["start"], "start", (len(content["start"]), p))
+    if pointwise is not None:
+        degree_of(problem.n_parameters, len(start))
+    modes = Modes(steps=steps.first(m), pairs=pairs, **parts, pointwise=pointwise, start=start)
     n_draws, n_terms = len(content["a"]), len(content["polynomial"])
     degree_of(problem.n_parameters, n_terms)
     return TrajectoryReduction(
@@ -111,13 +125,57 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
 
 
 def _coefficients(content: dict[str, Any], problem: TransientProblem) -> Coefficients:
-    entries = []
-    for packed, term in zip(content["entries"], problem.steady.terms, strict=True):
+    entries = {}
+    for packed in content["entries"]:
+        number = _number(packed["term"], problem)
+        term = problem.steady.terms[number]
         n_cells, n_quadrature, s, _ = term.region.shape
         n = n_cells * n_quadrature * s
         tangent, load = _index(packed["tangent"], n * s), _index(packed["load"], n)
-        entries.append((tangent.numpy(), load.numpy()))
+        entries[number] = (tangent.numpy(), load.numpy())
     return Coefficients(problem, entries, _index(content["boundary"], problem.n_dofs).numpy())
+
+
+def _pack(pointwise: PointTerms | None) -> list[dict[str, Any]] | None:
+    if pointwise is None:
+        return None
+    return [
+        {
+            "term": one.at.number,
+            "points": torch.from_numpy(one.at.points),
+            "weights": torch.from_numpy(one.at.weights),
+            "times": None if one.at.times is None else torch.from_numpy(one.at.times),
+            "trial": one.trial,
+            "tests": one.tests,
+        }
+        for one in pointwise.terms
+    ]
+
+
+def _unpack(
+    packed: list[dict[str, Any]] | None, problem: TransientProblem, n_columns: int, n_tests: int
+) -> PointTerms | None:
+    if packed is None:
+        return None
+    found = []
+    for part in packed:
+        number, n = _number(part["term"], problem), len(part["points"])
+        n_cells, n_quadrature, s, _ = problem.steady.terms[number].region.shape
+        points = _index(part["points"], n_cells * n_quadrature).numpy()
+        weights = check_tensor(part["weights"], "weights", (n,)).numpy()
+        times = part["times"]
+        times = None if times is None else check_tensor(times, "times", (n,)).numpy()
+        trial = check_tensor(part["trial"], "trial", (n, s, n_columns))
+        tests = check_tensor(part["tests"], "tests", (n, s, n_tests))
+        found.append(PointTerm(AtPoints(number, points, weights, times), trial, tests))
+    return PointTerms(problem, tuple(found))
+
+
+def _number(value: Any, problem: TransientProblem) -> int:
+    """That of a term."""
+    if not isinstance(value, int) or not 0 <= value < len(problem.steady.terms):
+        raise ValueError(f"there is no term {value!r}")
+    return value
 
 
 def _index(value: Tensor, size: int) -> Tensor:

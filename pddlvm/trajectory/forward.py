@@ -27,6 +27,7 @@ from pddlvm.basics.checks import (
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
@@ -35,7 +36,7 @@ from pddlvm.sensors.quantity import Quantity
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
 
-__all__ = ["TrajectoryForward"]
+__all__ = ["TrajectoryField", "TrajectoryForward"]
 
 _FLOOR = 1e-7
 
@@ -52,12 +53,14 @@ class TrajectoryForward:
         coefficients: a, (..., p), where they were found: with two corrections those of the first.
         shape: of single errors.
         level: corrections.
+        spread: what multiplies the errors of each field, (n_dofs,) or (1,).
     """
 
     times: NDArray[np.float64]
     coefficients: Tensor
     shape: ErrorShape
     level: int
+    spread: Tensor
     _like: Tensor
     _z: Tensor
     _modes: Modes
@@ -80,7 +83,7 @@ class TrajectoryForward:
         for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
             found[:, k] = scale[:, None] ** 2 * rest
             found[:, k, self._free] += var_a @ (self._v @ shapes).square().T
-        return self._shaped(found.sqrt())
+        return self._shaped(self.spread * found.sqrt())
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -122,6 +125,14 @@ class TrajectoryForward:
         mean, std = (x.reshape(*batch, x.shape[-1]).to(self._like) for x in (values, std))
         return TrajectoryQuantity(mean, std)
 
+    def field(self, name: str) -> "TrajectoryField":
+        """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
+
+        Raises:
+            ProblemError: there is no such field.
+        """
+        return TrajectoryField(self, field_of(self._modes.steps.problem.space, name)[0])
+
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_times, n_dofs) each.
 
@@ -140,7 +151,7 @@ class TrajectoryForward:
             std = scale[:, None] * rest.sqrt()
             one = std * normal_like(std, size, generator)
             one[..., self._free] += weights @ (self._v @ shapes).T
-            found.append(one)
+            found.append(self.spread * one)
         error = torch.stack(found, dim=-2)
         return self._shaped(self._mean + error, size)
 
@@ -159,11 +170,12 @@ class TrajectoryForward:
         mean, scale, var_a = (self._spread(x, batch) for x in (self._mean, scale, var_a))
         capacity = torch.eye(p, dtype=torch.float64).repeat(len(var_a), 1, 1)
         right = u.new_zeros(len(var_a), p)
+        own = self._spread_at(self._free)
         floor = (_FLOOR * mean.square().mean((1, 2)).sqrt()).square()[:, None]
         for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
-            d = scale[:, None] ** 2 * rest[self._free] + floor
+            d = (scale[:, None] * own) ** 2 * rest[self._free] + floor
             r = (u - mean)[:, k, self._free]
-            w = self._v @ shapes
+            w = own[:, None] * (self._v @ shapes)
             scaled = w[None] / d[..., None]
             capacity += var_a.sqrt()[:, :, None] * (w.T @ scaled) * var_a.sqrt()[:, None]
             right += var_a.sqrt() * torch.einsum("np,bn->bp", w, r / d)
@@ -210,7 +222,9 @@ class TrajectoryForward:
             modes = torch.einsum("jk,kmp,jm->jp", at, self._modes.phi, v)
             groups = self._uncertainty().group.cpu()
             rest = self._rest.double().cpu()[groups][:, dof]
-            rest = torch.einsum("jk,kj->j", at, rest)
+            spread = self._spread_at(dof)
+            rest = spread**2 * torch.einsum("jk,kj->j", at, rest)
+            modes = spread[:, None] * modes
             return LowRank((h @ modes) * var_a.sqrt()[:, None], own, scale[:, None] ** 2 * rest)
 
         return values @ h.T, error
@@ -258,6 +272,9 @@ class TrajectoryForward:
             return self._z.new_zeros(len(self._z), len(dof))
         lifts = self._modes.steps.lifts[:, dof]
         return torch.einsum("jk,bkr,rj->bj", at, self._lifts, lifts)
+
+    def _spread_at(self, dof: Tensor) -> Tensor:
+        return self.spread.expand(self._modes.steps.problem.n_dofs)[dof]
 
     @cached_property
     def _dense_at(self) -> Tensor:
@@ -312,3 +329,30 @@ class TrajectoryQuantity:
     mean: Tensor
     std: Tensor
     error_bound: None = None
+
+
+@dataclass(frozen=True)
+class TrajectoryField:
+    """What is said of one of several fields."""
+
+    whole: TrajectoryForward
+    dofs: slice
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean trajectory of the field, (..., n_times, n)."""
+        return self.whole.mean[..., self.dofs]
+
+    @property
+    def std(self) -> Tensor:
+        """Root mean square of its error, (..., n_times, n)."""
+        return self.whole.std[..., self.dofs]
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n_times, n) each."""
+        lower, upper = self.whole.interval(level)
+        return lower[..., self.dofs], upper[..., self.dofs]
+
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Trajectories of the field, (*shape, ..., n_times, n)."""
+        return self.whole.sample(shape, seed=seed)[..., self.dofs]

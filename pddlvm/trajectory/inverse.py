@@ -37,7 +37,7 @@ class TrajectoryRows(Rows):
         steps = self._modes.steps
         u = u.detach().to("cpu", torch.float64)
         free = torch.from_numpy(steps.problem.steady.free_dofs)
-        a = self._modes.project(u[..., free] @ steps.mass_v)
+        a = self._modes.project(u[..., free] @ steps.norm_v)
         return self.of_parts(a, u[..., torch.from_numpy(steps.coefficients.boundary)])
 
     def left_out(self, u: Tensor, a: Tensor) -> Tensor:
@@ -56,8 +56,7 @@ class TrajectoryRows(Rows):
         a, size, _ = of
         steps = self._modes.steps
         drive = steps.drive(steps.problem.prior.unstandardise(xi))
-        whole, _, right = self._modes.operators_of(drive)
-        rho = (whole[..., : self._modes.n] @ a[..., None])[..., 0] - right
+        rho = self._modes.equations(drive).residual(a)
         return self._joined(of, rho / (self._sigma * size), steps.boundary(drive))
 
     def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102

@@ -19,6 +19,10 @@ from pddlvm.trajectory.polynomials import Monomials, degree_of
 __all__ = ["TrajectoryLikelihood", "TrajectoryMap"]
 
 
+_N_NONLINEAR = 8192
+"""Draws that are solved by Newton's method."""
+
+
 class TrajectoryMap(nn.Module):
     """q(c | z).
 
@@ -69,7 +73,9 @@ class TrajectoryLikelihood:
 
 class _Solved(SolvedPool):
     def __init__(self, modes: Modes, unit: float, dtype: torch.dtype) -> None:
-        super().__init__(modes.steps.problem.prior, dtype)
+        problem = modes.steps.problem
+        more = {} if problem.is_linear else {"n_most": _N_NONLINEAR}
+        super().__init__(problem.prior, dtype, **more)
         self._modes, self._unit = modes, unit
 
     def _solve(self, xi: Tensor) -> Tensor:

@@ -38,11 +38,16 @@ from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged, smaller_of_two
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
+from pddlvm.trajectory.fields import norm_matrix
 from pddlvm.trajectory.forward import TrajectoryForward
 from pddlvm.trajectory.inverse import TrajectoryRows
 from pddlvm.trajectory.maps import TrajectoryLikelihood, TrajectoryMap
 from pddlvm.trajectory.modes import Modes
-from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
+from pddlvm.trajectory.reduction import (
+    TrajectoryReduction,
+    check_reduction,
+    reduce_trajectories,
+)
 from pddlvm.trajectory.seen import seen_values
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
 from pddlvm.transient.problem import TransientProblem
@@ -50,6 +55,8 @@ from pddlvm.transient.problem import TransientProblem
 __all__ = ["TrajectoryMaps"]
 
 _MOST_CORRECTIONS = 2
+_NONLINEAR_SHARE = 0.25
+"""Of the training, for the calibration by marches that take Newton's method."""
 _LEAST = 1e-30
 """Of sizes that are divided by, relative to those of solutions."""
 _ADVICE = "train longer, or give noise_std where u is measured, interpolated or rounded"
@@ -98,7 +105,7 @@ class TrajectoryMaps(LatentModel):
         check_kind(TrajectoryReduction | None, reduction=reduction)
         check_kind(torch.dtype, dtype=dtype)
         if reduction is not None:
-            _check_reduction(reduction, problem, n_shapes, n_modes)
+            check_reduction(reduction, problem, n_shapes, n_modes)
         self.problem, self.objective = problem, "detached"
         self.seed, self.tolerance = check_seed(seed), float(tolerance)
         self.reduction = reduction or reduce_trajectories(
@@ -106,7 +113,8 @@ class TrajectoryMaps(LatentModel):
         )
         a = self.reduction.a
         self.unit = float(a.square().sum(1).mean().sqrt())
-        weight = problem.mass.diagonal().sum() * problem.scheme.weights.sum()
+        norm = norm_matrix(problem, self.modes.steps.sizes)
+        weight = norm.diagonal().sum() * problem.scheme.weights.sum()
         self.unit_of_u = self.unit / float(np.sqrt(weight))
         d, p = problem.n_parameters, self.n_modes
         with seeded(seed):
@@ -119,6 +127,8 @@ class TrajectoryMaps(LatentModel):
             self.forward_map = TrajectoryMap(forward_network, polynomial, d).to(dtype)
             self.inverse_map = InverseMap(inverse_network, p + 1).to(dtype)
             self.uncertainty = TrajectoryUncertainty(problem, p, dtype)
+        if not problem.is_linear:
+            self.calibration_share = _NONLINEAR_SHARE
         self.plausibility, self.of_left_out = Plausibility(), Plausibility()
         self.register_buffer("sigma_residual", torch.full((p,), self.tolerance, dtype=dtype))
         c = a / self.unit
@@ -235,6 +245,7 @@ class TrajectoryMaps(LatentModel):
             coefficients=a.reshape(*z.shape[:-1], a.shape[-1]).to(z),
             shape=self.uncertainty.forward_shape(corrections),
             level=corrections,
+            spread=self.uncertainty.spread(corrections).double().cpu(),
             _like=z.detach(),
             _z=flat,
             _modes=modes,
@@ -279,11 +290,15 @@ class TrajectoryMaps(LatentModel):
         return (self.forward(z).coefficients,)
 
     def norm(self, u: Tensor) -> Tensor:
-        """|u| in L2 of space and time, times the density, (..., n_times, n_dofs) -> (...,)."""
+        """|u| in L2 of space and time, (..., n_times, n_dofs) -> (...,).
+
+        Times the density; of several fields each relative to its size, without densities.
+        """
         u = self.problem.check_solution(u)
         flat = u.detach().double().cpu().reshape(-1, u.shape[-1])
-        of_mass = torch.from_numpy((self.problem.mass @ flat.numpy().T).T)
-        squares = (flat * of_mass).sum(-1).reshape(*u.shape[:-1])
+        norm = norm_matrix(self.problem, self.modes.steps.sizes)
+        of_norm = torch.from_numpy((norm @ flat.numpy().T).T)
+        squares = (flat * of_norm).sum(-1).reshape(*u.shape[:-1])
         return (squares @ self.modes.steps.weights).clamp(min=0).sqrt().to(u.device)
 
     @out_of_inference
@@ -383,21 +398,3 @@ class TrajectoryMaps(LatentModel):
         Iterations on whole trajectories diverge, and a march needs no start.
         """
         return self.problem.solve(z)
-
-
-def _check_reduction(
-    reduction: TrajectoryReduction,
-    problem: TransientProblem,
-    n_shapes: int | None,
-    n_modes: int | None,
-) -> None:
-    if n_shapes is not None or n_modes is not None:
-        raise InputError(
-            "a reduction has shapes and modes already: give n_shapes and n_modes to "
-            "reduce_trajectories, or leave the reduction out"
-        )
-    if reduction.problem.fingerprint != problem.fingerprint:
-        raise InputError(
-            f"the reduction is that of {reduction.problem!r}, not of {problem!r}; make one by "
-            "reduce_trajectories(problem), or leave it out"
-        )

@@ -6,6 +6,10 @@
 Phi are the leading principal components of reduced trajectories, Y test functions that make rho an
 error: rho = a - a* where A(z) = A0. Where theta reads the time, theta_q(z, t_j) of all j are
 interpolated once more, over the pairs (q, j), so that G stays a sum of few matrices.
+
+Terms that are not linear in u add f(a, z), a sum over few pairs of a state and a point
+(`pddlvm.trajectory.cubature`), and the equations are solved by Newton's method, which starts at a
+polynomial of xi.
 """
 
 from dataclasses import dataclass
@@ -14,13 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.errors import ConvergenceError, ProblemError
 from pddlvm.linalg.empirical_interpolation import find_interpolation
+from pddlvm.linalg.newton import newton
+from pddlvm.trajectory.cubature import States, choose_pairs
+from pddlvm.trajectory.newton import described
+from pddlvm.trajectory.pointwise import PointTerm, PointTerms, rows_at
+from pddlvm.trajectory.polynomials import Monomials, degree_of, fit_polynomial
+from pddlvm.trajectory.reference import states_of
 from pddlvm.trajectory.steps import Drive, ReducedSteps
 
-__all__ = ["Modes", "find_modes", "principal"]
+__all__ = ["Equations", "Modes", "find_modes", "principal"]
 
-_CHUNK = 256
+_CHUNK, _N_CUBATURE, _FEW_PER_TERM = 256, 40, 4
+_SOLVED, _UNSOLVED = 1e-9, 1e-6
+"""Residuals relative to a that Newton's method leaves, and that it has failed with."""
 _MAX_RANK, _TOLERANCE = 256, 1e-7
 _ROUND_OFF, _INDEPENDENT = 1e-10, 1e-14
 
@@ -39,6 +51,8 @@ class Modes:
         of_phi: (S P, p).
         of_b: (S R, p).
         of_theta_b: (S Q R, p).
+        pointwise: f, of the columns (Phi, starts, b of all S); None of linear problems.
+        start: of Newton's method, monomials of xi -> a, (n, p); empty of linear problems.
     """
 
     steps: ReducedSteps
@@ -50,6 +64,8 @@ class Modes:
     of_phi: Tensor
     of_b: Tensor
     of_theta_b: Tensor
+    pointwise: PointTerms | None
+    start: Tensor
 
     @property
     def n(self) -> int:
@@ -65,7 +81,7 @@ class Modes:
         return (a @ self.phi.flatten(0, 1).T).unflatten(1, self.phi.shape[:2])
 
     def operators(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G (batch, p, p) and g (batch, p) at parameters z (batch, d)."""
+        """G (batch, p, p) and g (batch, p) at parameters z (batch, d), of the linear terms."""
         whole, _, g = self.operators_of(self.steps.drive(z))
         return whole[..., : self.n], g
 
@@ -80,17 +96,106 @@ class Modes:
             g = g + drive.b.flatten(1) @ self.of_b + products.flatten(1) @ self.of_theta_b
         return whole, y, -g
 
+    def equations(self, drive: Drive) -> "Equations":
+        """rho of the parameters of a drive."""
+        whole, y, right = self.operators_of(drive)
+        known = torch.cat([y, drive.b.flatten(1)], dim=1)
+        g = whole[..., : self.n]
+        return Equations(g, right, self.pointwise, known, drive.rows[:, 0])
+
     def residual(self, a: Tensor, z: Tensor) -> Tensor:
         """rho, (batch, p)."""
-        parts = []
-        for own, at in zip(a.split(_CHUNK), z.split(_CHUNK), strict=True):
-            matrix, right = self.operators(at)
-            parts.append(torch.einsum("bij,bj->bi", matrix, own) - right)
-        return torch.cat(parts)
+        pairs = zip(a.split(_CHUNK), z.split(_CHUNK), strict=True)
+        return torch.cat([self.equations(self.steps.drive(at)).residual(own) for own, at in pairs])
+
+    def tangent(self, a: Tensor, z: Tensor) -> Tensor:
+        """drho/da, (batch, p, p); of linear problems G(z)."""
+        return self.equations(self.steps.drive(z)).tangent(a)
 
     def solve(self, z: Tensor) -> Tensor:
-        """a with rho(a, z) = 0, (batch, p)."""
-        return torch.cat([torch.linalg.solve(*self.operators(part)) for part in z.split(_CHUNK)])
+        """a with rho(a, z) = 0, (batch, p).
+
+        Raises:
+            ConvergenceError: Newton's method did not find it.
+        """
+        parts = [self._solve(part, i * _CHUNK) for i, part in enumerate(z.split(_CHUNK))]
+        return torch.cat(parts)
+
+    def _solve(self, z: Tensor, first: int) -> Tensor:
+        if self.pointwise is None:
+            return torch.linalg.solve(*self.operators(z))
+        equations, prior = self.equations(self.steps.drive(z)), self.steps.problem.prior
+        d = prior.size
+        start = Monomials(d, degree_of(d, len(self.start)))(prior.standardise(z)) @ self.start
+        a = equations.solve(start)
+        bad = equations.unsolved(a)
+        if len(bad):
+            # The march finds what is too far from the polynomial.
+            again = equations.of_rows(bad)
+            drive = self.steps.drive(z[bad])
+            a[bad] = again.solve(self.project(self.steps.march(drive)))
+            bad = bad[again.unsolved(a[bad])]
+        if len(bad):
+            i = int(bad[0])
+            raise ConvergenceError(
+                f"Newton's method did not solve the equations of space and time of sample "
+                f"{first + i}, {described(z[i])}: march in the spatial basis, corrections=2, or "
+                "take a smaller range of the prior"
+            )
+        return a
+
+
+@dataclass(frozen=True)
+class Equations:
+    """rho of some parameters: its linear part, and what the terms at points read.
+
+    Attributes:
+        g, right: G (batch, p, p) and g (batch, p).
+        pointwise: f, or None.
+        known: y of the starts, and b, (batch, n_known).
+        rows: z of the steady problem, (batch, d).
+    """
+
+    g: Tensor
+    right: Tensor
+    pointwise: PointTerms | None
+    known: Tensor
+    rows: Tensor
+
+    def of_rows(self, rows: Tensor) -> "Equations":
+        """Those of some of the parameters."""
+        return Equations(
+            self.g[rows], self.right[rows], self.pointwise, self.known[rows], self.rows[rows]
+        )
+
+    def residual(self, a: Tensor) -> Tensor:
+        """rho, (batch, p)."""
+        rho = torch.einsum("bij,bj->bi", self.g, a) - self.right
+        if self.pointwise is not None:
+            rho = rho + self.pointwise.residual(torch.cat([a, self.known], dim=1), self.rows)
+        return rho
+
+    def tangent(self, a: Tensor) -> Tensor:
+        """drho/da, (batch, p, p)."""
+        if self.pointwise is None:
+            return self.g
+        whole = torch.cat([a, self.known], dim=1)
+        return self.g + self.pointwise.tangent(whole, self.rows, a.shape[1])
+
+    def solve(self, start: Tensor) -> Tensor:
+        """a by Newton's method, (batch, p)."""
+        return newton(
+            lambda rows, a: self.of_rows(rows).residual(a),
+            lambda rows, a: self.of_rows(rows).tangent(a),
+            start,
+            _SOLVED,
+            _SOLVED * start.norm(dim=1),
+        )
+
+    def unsolved(self, a: Tensor) -> Tensor:
+        """Rows whose residual is more than what Newton's method leaves."""
+        left, size = self.residual(a).norm(dim=1), a.norm(dim=1)
+        return (~(left <= _UNSOLVED * size)).nonzero()[:, 0]
 
 
 def principal(steps: ReducedSteps, c: Tensor, n_most: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +213,9 @@ def principal(steps: ReducedSteps, c: Tensor, n_most: int) -> tuple[Tensor, Tens
     return shape.permute(1, 2, 0).contiguous(), (left / values.sum()).sqrt()
 
 
-def find_modes(steps: ReducedSteps, k0: Tensor, phi: Tensor, z: Tensor) -> Modes:
+def find_modes(
+    steps: ReducedSteps, k0: Tensor, phi: Tensor, z: Tensor, c: Tensor, seed: int
+) -> Modes:
     """The equations of given modes.
 
     Args:
@@ -116,6 +223,8 @@ def find_modes(steps: ReducedSteps, k0: Tensor, phi: Tensor, z: Tensor) -> Modes
         k0: V^T K0 V, (m, m).
         phi: (N, m, p).
         z: draws, which tell of the histories and of theta, (n, d).
+        c: their trajectories, (n, N, m), which tell of nonlinear terms.
+        seed: of the cubature.
     """
     drive = steps.drive(z)
     tests = _adjoint(steps, k0, phi * steps.weights[:, None, None])
@@ -126,9 +235,16 @@ def find_modes(steps: ReducedSteps, k0: Tensor, phi: Tensor, z: Tensor) -> Modes
     of_mass = torch.einsum("kj,kmp->jmp", steps.ta, tests)
     of_flux = torch.einsum("kj,kmp->jmp", steps.tb, tests)
     n_times, n_q = drive.theta.shape[1:]
+    pointwise, start = None, phi.new_zeros(0, p)
+    if steps.pointwise is not None:
+        w = steps.weights
+        a = torch.einsum("kmp,k,bkm->bp", phi, w, c)
+        start = fit_polynomial(steps.problem.prior, z, a, _FEW_PER_TERM)
+        inside = (a @ phi.flatten(0, 1).T).unflatten(1, phi.shape[:2])
+        pointwise = _terms_at_pairs(steps, z, inside, of_flux, states, seed)
     own, of_lift = steps.k[..., : steps.n], steps.k[..., steps.n :]
-    if n_times == 1:
-        pairs, cardinal = torch.arange(n_q), torch.eye(n_q, dtype=torch.float64)
+    if n_times == 1 or n_q == 0:
+        pairs, cardinal = torch.arange(n_times * n_q), torch.eye(n_times * n_q).double()
     else:
         found = find_interpolation(
             drive.theta.flatten(1).numpy(), min(_MAX_RANK, len(z) // 2), tolerance=_TOLERANCE
@@ -155,12 +271,51 @@ def find_modes(steps: ReducedSteps, k0: Tensor, phi: Tensor, z: Tensor) -> Modes
         phi=phi,
         starts=starts,
         pairs=pairs,
-        g_mass=torch.einsum("jmp,jmc->pc", of_mass, states),
+        g_mass=torch.einsum("jmp,jmc->pc", of_mass, steps.mass @ states),
         g_stiffness=g_stiffness,
         of_phi=over_times(torch.einsum("jmp,fm->jfp", of_flux, steps.g)),
         of_b=over_times(torch.einsum("jmp,mr->jrp", of_mass, steps.mass_of_lift)),
         of_theta_b=over_times(torch.einsum("jmp,qmr->jqrp", of_flux, of_lift)),
+        pointwise=pointwise,
+        start=start,
     )
+
+
+def _terms_at_pairs(
+    steps: ReducedSteps, z: Tensor, c: Tensor, of_flux: Tensor, states: Tensor, seed: int
+) -> PointTerms:
+    """The nonlinear terms, at pairs of a state and a point.
+
+    Args:
+        steps: in m shapes.
+        z: draws.
+        c: their trajectories, (n, N, m).
+        of_flux: Tb^T Y, (h + N, m, p).
+        states: shapes of all states, (h + N, m, p + n_starts).
+        seed: of the candidates.
+    """
+    problem, free = steps.problem, steps.problem.steady.free_dofs
+    v = np.zeros((problem.n_dofs, steps.n))
+    v[free] = steps.v.numpy()
+    n_few = min(_N_CUBATURE, len(z))
+    pairs = zip(z[:n_few], c[:n_few] @ steps.v.T, strict=True)
+    u = torch.stack([states_of(problem, *pair) for pair in pairs])
+    seen = States(u, problem.state_rows(z[:n_few]))
+    assert steps.pointwise is not None
+    numbers = [one.at.number for one in steps.pointwise.terms]
+    rng, found = np.random.default_rng(seed), []
+    n_lifts, n_times = len(steps.lifts), len(states) if problem.reads_time else 1
+    for at, state in choose_pairs(problem, numbers, v, of_flux, seen, rng):
+        term = problem.steady.terms[at.number]
+        own = rows_at(term, at.points, v)
+        trial = torch.einsum("qsm,qmc->qsc", own, states[state])
+        of_b = trial.new_zeros(*own.shape[:2], n_times, n_lifts)
+        times = torch.from_numpy(state) if problem.reads_time else torch.zeros(len(state)).long()
+        of_b[torch.arange(len(state)), :, times] = rows_at(term, at.points, steps.lifts.T.numpy())
+        weights = torch.from_numpy(at.weights * term.region.weights.ravel()[at.points])
+        tests = torch.einsum("qsm,qmp->qsp", own, of_flux[state]) * weights[:, None, None]
+        found.append(PointTerm(at, torch.cat([trial, of_b.flatten(2)], dim=2), tests))
+    return PointTerms(problem, tuple(found))
 
 
 def _starts(drive: Drive) -> Tensor:
@@ -175,15 +330,15 @@ def _adjoint(steps: ReducedSteps, k0: Tensor, x: Tensor) -> Tensor:
     """A0^{-T} x by a march backwards, x (N, m, p)."""
     h = steps.h
     ta, tb = steps.ta[:, h:], steps.tb[:, h:]
-    y, eye = torch.zeros_like(x), torch.eye(len(k0), dtype=torch.float64)
+    y, mass = torch.zeros_like(x), steps.mass
     factors: dict[tuple[float, float], Tensor] = {}
     for j in range(len(x) - 1, -1, -1):
         pair = float(ta[j, j]), float(tb[j, j])
         if pair not in factors:
-            factors[pair] = torch.linalg.inv((pair[0] * eye + pair[1] * k0).T)
+            factors[pair] = torch.linalg.inv((pair[0] * mass + pair[1] * k0).T)
         later_a = ta[j + 1 :, j].nonzero()[:, 0] + j + 1
         later_b = tb[j + 1 :, j].nonzero()[:, 0] + j + 1
-        b = x[j] - torch.einsum("i,imp->mp", ta[later_a, j], y[later_a])
+        b = x[j] - mass.T @ torch.einsum("i,imp->mp", ta[later_a, j], y[later_a])
         b = b - k0.T @ torch.einsum("i,imp->mp", tb[later_b, j], y[later_b])
         y[j] = factors[pair] @ b
     return y

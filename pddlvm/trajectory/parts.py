@@ -1,9 +1,10 @@
-"""A linear problem in time as a sum of few operators, with coefficients at (z, t).
+"""The linear terms of a problem in time as a sum of few operators, with coefficients at (z, t).
 
     K(z, t) = sum_q theta_q(z, t) K_q,   g(z, t) = sum_p phi_p(z, t) g_p,   u_D = sum_r b_r L_r
 
 by empirical interpolation over draws of the prior of the steady problem, to which t is one more
-parameter (`pddlvm.weak.affine_term`): theta, phi and b are values at a few points.
+parameter (`pddlvm.weak.affine_term`): theta, phi and b are values at a few points. Terms that are
+not linear in u are no such sums (`pddlvm.trajectory.pointwise`).
 """
 
 from dataclasses import dataclass
@@ -45,24 +46,21 @@ class Coefficients(nn.Module):
 
     Args:
         problem: in time.
-        entries: of each term the magic entries of its tangents and of its loads.
+        entries: number of a linear term -> the magic entries of its tangents and of its loads.
         boundary: magic degrees of freedom.
     """
 
     terms: list[AffineTerm]
 
     def __init__(
-        self, problem: TransientProblem, entries: list[tuple[Index, Index]], boundary: Index
+        self, problem: TransientProblem, entries: dict[int, tuple[Index, Index]], boundary: Index
     ) -> None:
         super().__init__()
         steady = problem.steady
         self._moving = problem.moving_terms
         self._prior, self._n_dofs = steady.prior, steady.n_dofs
         self.entries, self.boundary = entries, boundary
-        found = [
-            _affine(term, *pair)
-            for term, pair in zip(self._moving.operators.terms, entries, strict=True)
-        ]
+        found = [_affine(self._moving.operators.terms[i], *pair) for i, pair in entries.items()]
         self.terms = cast(list[AffineTerm], nn.ModuleList(found))
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,22 +72,26 @@ class Coefficients(nn.Module):
         """
         theta: list[Tensor] = []
         phi: list[Tensor] = []
-        for term, moves in zip(self.terms, self._moving.moves, strict=True):
-            rows = z if moves else z[:, :1]
+        for i, term in zip(self.entries, self.terms, strict=True):
+            rows = z if self._moving.moves[i] else z[:, :1]
             flat = rows.flatten(0, 1)
             blocks, like = self._prior.split(flat), flat.new_zeros(len(flat), 1)
             for found, values in ((theta, term.theta), (phi, term.phi)):
                 own = values(like, blocks).unflatten(0, rows.shape[:2])
                 found.append(own.expand(-1, z.shape[1], -1))
-        return torch.cat(theta, dim=2), torch.cat(phi, dim=2), self._prescribed(z)
+        none = z.new_zeros(*z.shape[:2], 0)
+        return (
+            torch.cat([none, *theta], dim=2),
+            torch.cat([none, *phi], dim=2),
+            self._prescribed(z),
+        )
 
     def with_slopes(self, z: Tensor) -> tuple[Triple, Triple]:
         """The same, and their derivatives by z, with an axis of its d numbers behind the others."""
-        n_rank: list[int] = []
-        values: list[Tensor] = []
-        slopes: list[Tensor] = []
-        for term, moves in zip(self.terms, self._moving.moves, strict=True):
-            rows = z if moves else z[:, :1]
+        nothing = z.new_zeros(*z.shape[:2], 0)
+        n_rank, values, slopes = [0], [nothing], [nothing[..., None].expand(-1, -1, -1, z.shape[2])]
+        for i, term in zip(self.entries, self.terms, strict=True):
+            rows = z if self._moving.moves[i] else z[:, :1]
             value, own = term.coefficients(
                 len(rows.flatten(0, 1)), self._prior.split(rows.flatten(0, 1))
             )
@@ -134,25 +136,23 @@ class Parts:
         matrices: K_q.
         loads: g_p, (P, n_dofs).
         lifts: L_r, (R, n_dofs).
+        nonlinear: numbers of the terms that are not linear in u, which are in none of these.
     """
 
     coefficients: Coefficients
     matrices: list[sp.csr_matrix]
     loads: Array
     lifts: Array
+    nonlinear: tuple[int, ...]
 
 
 def find_parts(problem: TransientProblem) -> Parts:
-    """Those of a linear problem.
+    """Those of a problem.
 
     Raises:
-        ProblemError: it is not linear, or takes too many parts.
+        ProblemError: it takes too many parts.
     """
-    if not problem.is_linear:
-        raise ProblemError(
-            f"problem {problem.name!r} is not linear in u, and models of problems in time are for "
-            "linear ones so far; problem.solve(z) steps it by finite elements"
-        )
+    nonlinear = () if problem.is_linear else problem.moving_terms.nonlinear
     steady = problem.steady
     operators = steady.discretisation(torch.float64, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
@@ -160,11 +160,14 @@ def find_parts(problem: TransientProblem) -> Parts:
     z = steady.prior.unstandardise(steady.prior.clamp_standard(xi))
     assembler = Assembler(steady.form.terms, np.arange(problem.n_dofs), problem.n_dofs)
     nothing = [torch.zeros(t.weights.numel(), t.s, t.s).double() for t in operators.terms]
-    entries, matrices, loads = [], [], []
+    entries: dict[int, tuple[Index, Index]] = {}
+    matrices, loads = [], []
     for i, term in enumerate(operators.terms):
+        if i in nonlinear:
+            continue
         tangent = _interpolate(problem, term, z, is_tangent=True)
         load = _interpolate(problem, term, z, is_tangent=False)
-        entries.append((tangent.index, load.index))
+        entries[i] = (tangent.index, load.index)
         for one in tangent.cardinal.T:
             own = torch.from_numpy(one.reshape(-1, term.s, term.s)) * term.weights[:, None, None]
             matrices.append(sp.csr_matrix(assembler([*nothing[:i], own, *nothing[i + 1 :]])))
@@ -176,7 +179,9 @@ def find_parts(problem: TransientProblem) -> Parts:
     if boundary is None:
         raise _too_many(problem)
     coefficients = Coefficients(problem, entries, boundary.index)
-    return Parts(coefficients, matrices, np.concatenate(loads), boundary.cardinal.T.copy())
+    nothing_else = np.zeros((0, problem.n_dofs))
+    g = np.concatenate([nothing_else, *loads])
+    return Parts(coefficients, matrices, g, boundary.cardinal.T.copy(), nonlinear)
 
 
 def _interpolate(
@@ -185,10 +190,17 @@ def _interpolate(
     """Of the tangents of a term, or of its fluxes at u = 0, without their weights."""
     for n_draws in _N_DRAWS:
         values, used, size = _values(problem, term, z[:n_draws], is_tangent=is_tangent)
-        found = find_interpolation(values, n_draws // 2, tolerance=_TOLERANCE)
+        weights = np.ones(len(used))
+        if len(problem.fields_of_u) > 1:
+            # Entries have units of their own: each is to be right relative to its largest value.
+            entry = used % (term.s**2 if is_tangent else term.s)
+            largest = np.zeros(entry.max(initial=0) + 1)
+            np.maximum.at(largest, entry, np.abs(values).max(axis=0, initial=0.0))
+            weights = 1 / largest[entry]
+        found = find_interpolation(values * weights, n_draws // 2, tolerance=_TOLERANCE)
         if found is not None:
             cardinal = np.zeros((size, len(found.index)))
-            cardinal[used] = found.cardinal
+            cardinal[used] = found.cardinal * (weights[found.index] / weights[:, None])
             return Interpolation(used[found.index].astype(np.int64), cardinal)
     raise _too_many(problem)
 

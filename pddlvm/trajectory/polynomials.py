@@ -1,6 +1,6 @@
 """Polynomials of the parameters, fitted to solutions: where the network of a forward map starts.
 
-P(xi) = sum_k w_k xi^k,   |k| <= degree,   by least squares over draws of solved p x p equations
+P(xi) = sum_k w_k xi^k,   |k| <= degree,   by least squares over draws and their a
 """
 
 from itertools import combinations_with_replacement
@@ -9,17 +9,16 @@ from math import comb
 import torch
 from torch import Tensor, nn
 
-from pddlvm.basics.random import generator_of
-from pddlvm.trajectory.modes import Modes
+from pddlvm.parameters.space import ParameterSpace
 
-__all__ = ["Monomials", "degree_of", "fit_polynomial"]
+__all__ = ["Monomials", "degree_of", "fit_polynomial", "n_draws_of"]
 
-_MOST_TERMS, _MOST_DEGREE = 1001, 8
+_MOST_DEGREE = 8
 _PER_TERM, _LEAST = 8, 1024
 """Draws of a fit."""
 _LEFT_OUT = 8
 """One in so many."""
-_RIDGE, _SEED = 1e-6, 271828
+_RIDGE = 1e-6
 
 
 class Monomials(nn.Module):
@@ -69,15 +68,22 @@ def degree_of(d: int, n: int) -> int:
     return found[0]
 
 
-def fit_polynomial(modes: Modes) -> Tensor:
-    """w for the coefficients a of all monomials, (n, p), float64."""
-    prior = modes.steps.problem.prior
-    d = prior.size
-    degrees = [k for k in range(2, _MOST_DEGREE + 1) if comb(d + k, k) <= _MOST_TERMS]
+def n_draws_of(d: int, most_terms: int) -> int:
+    """Draws of a fit of d coordinates with at most so many monomials."""
+    return max(_LEAST, _PER_TERM * max(comb(d + k, k) for k in (1, *_degrees(d, most_terms))))
+
+
+def fit_polynomial(
+    prior: ParameterSpace, z: Tensor, a: Tensor, per_term: int = _PER_TERM
+) -> Tensor:
+    """w for the coefficients a (n_draws, p) of all monomials, (n, p), float64.
+
+    Of the degrees that the draws are enough for, the one that is best for draws that were left out.
+    """
+    d, n_draws = prior.size, len(z)
+    degrees = _degrees(d, n_draws // per_term)
     monomials = Monomials(d, max(degrees, default=1))
-    n_draws = max(_LEAST, _PER_TERM * monomials.n)
-    xi = prior.sample_standard((n_draws,), generator=generator_of(_SEED)).double()
-    f, a = monomials(xi), modes.solve(prior.unstandardise(xi))
+    f = monomials(prior.standardise(z))
     fresh = torch.arange(n_draws) % _LEFT_OUT == 0
     own, right = f[~fresh], a[~fresh]
     gram = own.T @ own + _RIDGE * n_draws * torch.eye(monomials.n, dtype=torch.float64)
@@ -88,3 +94,8 @@ def fit_polynomial(modes: Modes) -> Tensor:
         w = torch.linalg.solve(gram[:n, :n], moments[:n])
         found.append((float((f[fresh, :n] @ w - a[fresh]).square().mean()), w))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _degrees(d: int, most_terms: int) -> list[int]:
+    """Those above one with so few monomials of d coordinates."""
+    return [k for k in range(2, _MOST_DEGREE + 1) if comb(d + k, k) <= most_terms]

@@ -4,7 +4,7 @@ V (see `enrichment`), Phi and the p x p equations (see `modes`), and the reduced
 Phi was made of. Float64 on the CPU; no trajectory is solved on the mesh.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,22 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.basics.errors import ProblemError
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.fem import MixedSpace
+from pddlvm.basics.random import generator_of
 from pddlvm.trajectory.enrichment import find_shapes
 from pddlvm.trajectory.modes import Modes, find_modes, principal
 from pddlvm.trajectory.parts import find_parts
-from pddlvm.trajectory.polynomials import fit_polynomial
+from pddlvm.trajectory.polynomials import fit_polynomial, n_draws_of
 from pddlvm.trajectory.reference import ReferenceMarch
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
 
-__all__ = ["TrajectoryReduction", "reduce_trajectories"]
+__all__ = ["TrajectoryReduction", "check_reduction", "reduce_trajectories"]
 
 _N_SNAPSHOTS = 1024
-_TAIL_OF_SHAPES, _TAIL_OF_MODES = 8e-5, 2.5e-4
-_MOST_SHAPES, _MOST_MODES = 96, 128
+_TAIL_OF_SHAPES, _TAIL_OF_MODES, _TAIL_OF_FEW = 8e-5, 2.5e-4, 1.2e-4
+"""What may be left of trajectories; of nonlinear problems there are few, fresh ones leave more."""
+_FIRST_SHAPES, _MOST_SHAPES, _MOST_MODES = 48, 96, 128
+"""Shapes of each field that are looked for at first, and at most."""
+_MOST_TERMS, _FEW_TERMS, _SEED = 1001, 300, 271828
+"""Of polynomials, which each take eight solutions."""
 _MULTIPLE = 16
 _SPARE = 1.6
 """Shapes that are kept, relative to those of the model: they tell how far it is off."""
@@ -76,13 +80,14 @@ class TrajectoryReduction:
         """A0^{-1} r in all shapes, (batch, N, n)."""
         steps, scheme = self.steps, self.problem.scheme
         ta, tb = steps.ta[:, steps.h :], steps.tb[:, steps.h :]
-        eye, e = torch.eye(steps.n, dtype=torch.float64), torch.zeros_like(r)
+        mass, e = steps.mass, torch.zeros_like(r)
         factors: dict[tuple[float, float], Tensor] = {}
         for step, pair in enumerate(map(tuple, scheme.diagonals.tolist())):
             if pair not in factors:
-                factors[pair] = torch.linalg.inv(pair[0] * eye + pair[1] * self.k0)
+                factors[pair] = torch.linalg.inv(pair[0] * mass + pair[1] * self.k0)
             first = max(0, step - steps.h - 1)
-            b = r[:, step] - torch.einsum("j,bjn->bn", ta[step, first:step], e[:, first:step])
+            past = torch.einsum("j,bjn->bn", ta[step, first:step], e[:, first:step])
+            b = r[:, step] - past @ mass.T
             b = b - torch.einsum("j,bjn->bn", tb[step, first:step], e[:, first:step]) @ self.k0.T
             e[:, step] = b @ factors[pair].T
         return e
@@ -96,45 +101,57 @@ def reduce_trajectories(
     seed: int = 0,
     progress: bool = False,
 ) -> TrajectoryReduction:
-    """Make the reduced equations of a linear problem in time.
+    """Make the reduced equations of a problem in time.
 
     Args:
         problem: in time.
         n_shapes: m, by default as many as leave 8e-5 of trajectories, at most 96.
-        n_modes: p, by default as many as leave 2.5e-4 of them, at most 128.
+        n_modes: p, by default as many as leave 2.5e-4 of them, of those of nonlinear problems
+            1.2e-4, at most 128.
         seed: of the draws.
         progress: say on stderr what is done.
 
     Raises:
-        ProblemError: the problem is not linear, has several fields, or takes too many operators.
+        ProblemError: the problem takes too many operators.
+        ConvergenceError: Newton's method failed for a draw of the prior.
     """
-    if isinstance(problem.space, MixedSpace) or problem.steady.constraints:
-        raise ProblemError(
-            f"problem {problem.name!r} has several fields, or constraints, and models of problems "
-            "in time are for one field so far; problem.solve(z) steps it by finite elements"
-        )
     problem.check_stable()
     with ProgressBar(progress) as bar:
-        most = int(_SPARE * (n_shapes or _MOST_SHAPES // 2))
+        is_linear = problem.is_linear
+        tail = _TAIL_OF_MODES if is_linear else _TAIL_OF_FEW
+        n_fields = len(problem.fields_of_u)
+        most = int(_SPARE * (n_shapes or n_fields * _FIRST_SHAPES))
         common = find_parts(problem), ReferenceMarch(problem)
         shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed, bar)
-        if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES) * 4 > 3 * most:
+        most_shapes = n_fields * _MOST_SHAPES
+        if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes) * 4 > 3 * most:
             bar.say("more shapes")
-            most = int(_SPARE * _MOST_SHAPES)
+            most = int(_SPARE * most_shapes)
             v = shapes.steps.v.numpy()
             shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed + 1, bar, v)
-        wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, _MOST_SHAPES)
+        wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes)
         m = min(wanted, shapes.steps.n)
         steps = shapes.steps.first(m)
         bar.say("modes of space and time")
-        generator = torch.Generator().manual_seed(seed + 1)
-        z = problem.prior.sample((_N_SNAPSHOTS,), generator=generator)
-        c = steps.march(steps.drive(z))
+        if is_linear:
+            generator = torch.Generator().manual_seed(seed + 1)
+            z = problem.prior.sample((_N_SNAPSHOTS,), generator=generator)
+            c = steps.march(steps.drive(z))
+        else:
+            z, c = shapes.z, shapes.c[..., :m]
         phi, tails = principal(steps, c, n_modes or _MOST_MODES)
-        p = min(n_modes or _count(tails.numpy(), _TAIL_OF_MODES, _MOST_MODES), phi.shape[2])
+        p = min(n_modes or _count(tails.numpy(), tail, _MOST_MODES), phi.shape[2])
         phi = phi[..., :p].contiguous()
-        modes = find_modes(steps, shapes.k0[:m, :m].contiguous(), phi, z[: _N_SNAPSHOTS // 2])
-        polynomial = fit_polynomial(modes)
+        few = slice(_N_SNAPSHOTS // 2)
+        k0 = shapes.k0[:m, :m].contiguous()
+        modes = find_modes(steps, k0, phi, z[few], c[few], seed)
+        bar.say("polynomials")
+        n_draws = n_draws_of(problem.n_parameters, _MOST_TERMS if is_linear else _FEW_TERMS)
+        xi = problem.prior.sample_standard((n_draws,), generator=generator_of(_SEED)).double()
+        some = problem.prior.unstandardise(xi)
+        polynomial = fit_polynomial(problem.prior, some, modes.solve(some))
+        if not is_linear:
+            modes = replace(modes, start=polynomial)
     left = float(shapes.tails[m]), float(tails[p])
     return TrajectoryReduction(shapes.steps, shapes.k0, modes, modes.project(c), polynomial, left)
 
@@ -144,3 +161,22 @@ def _count(tails: NDArray[np.float64], tolerance: float, most: int) -> int:
     enough = np.flatnonzero(tails <= tolerance)
     n = int(enough[0]) if len(enough) else len(tails) - 1
     return min(most, _MULTIPLE * -(-n // _MULTIPLE), len(tails) - 1)
+
+
+def check_reduction(
+    reduction: TrajectoryReduction,
+    problem: TransientProblem,
+    n_shapes: int | None,
+    n_modes: int | None,
+) -> None:
+    """Raise an InputError if this is no reduction of the problem, or more is asked for."""
+    if n_shapes is not None or n_modes is not None:
+        raise InputError(
+            "a reduction has shapes and modes already: give n_shapes and n_modes to "
+            "reduce_trajectories, or leave the reduction out"
+        )
+    if reduction.problem.fingerprint != problem.fingerprint:
+        raise InputError(
+            f"the reduction is that of {reduction.problem!r}, not of {problem!r}; make one by "
+            "reduce_trajectories(problem), or leave it out"
+        )

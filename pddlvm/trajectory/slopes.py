@@ -1,10 +1,11 @@
 """The p x p equations and their derivatives by the parameters.
 
-    rho = G a + G_y y - g,      G, G_y by theta(z),   y(z),   g by phi(z), b(z) and theta(z) b(z)
+    rho = G a + G_y y - g + f,  G, G_y by theta(z),   y(z),   g by phi(z), b(z) and theta(z) b(z)
 
     drho/dz = sum_i dtheta_i/dz (G_i a + G_yi y) + G_y dy/dz - dg/dz
 
-theta and phi read the fields at a point each: one pass gives all of their derivatives.
+theta and phi read the fields at a point each: one pass gives all of their derivatives. f, of terms
+that are not linear, reads them at many: where there are such, rho is differentiated as it is.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pddlvm.trajectory.modes import Modes
+from pddlvm.linalg.derivatives import linearise
+from pddlvm.trajectory.modes import Equations, Modes
 from pddlvm.trajectory.steps import Drive
 
 __all__ = ["LinearisedModes", "linearised_modes"]
@@ -24,13 +26,11 @@ class LinearisedModes:
 
     Attributes:
         modes: whose.
-        matrix: G, (batch, p, p).
-        right: g, with the history, (batch, p).
+        equations: rho.
     """
 
     modes: Modes
-    matrix: Tensor
-    right: Tensor
+    equations: Equations
     _of_history: Tensor
     _y: Tensor
     _drive: Drive
@@ -38,7 +38,7 @@ class LinearisedModes:
 
     def residual(self, a: Tensor) -> Tensor:
         """rho, (batch, p)."""
-        return (self.matrix @ a[..., None])[..., 0] - self.right
+        return self.equations.residual(a)
 
     @property
     def boundary(self) -> Tensor:
@@ -53,6 +53,8 @@ class LinearisedModes:
     def slope(self, a: Tensor) -> Tensor:
         """drho/dz at a (batch, p), (batch, p, d)."""
         modes, slopes = self.modes, self._slopes
+        if modes.pointwise is not None:
+            return linearise(lambda z: modes.residual(a, z), self._drive.z)[1]
         state = torch.cat([a, self._y], dim=1)
         moved = torch.einsum("ipc,bc->bpi", modes.g_stiffness, state)
         found = moved @ slopes.theta.flatten(1, 2)[:, modes.pairs]
@@ -67,14 +69,16 @@ class LinearisedModes:
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """a with rho = 0, (batch, p), and da/dz, (batch, p, d)."""
-        factors = torch.linalg.lu_factor(self.matrix)
-        a = torch.linalg.lu_solve(*factors, self.right[..., None])[..., 0]
+        if self.modes.pointwise is not None:
+            a = self.modes.solve(self._drive.z)
+            return a, -torch.linalg.solve(self.equations.tangent(a), self.slope(a))
+        factors = torch.linalg.lu_factor(self.equations.g)
+        a = torch.linalg.lu_solve(*factors, self.equations.right[..., None])[..., 0]
         return a, -torch.linalg.lu_solve(*factors, self.slope(a))
 
 
 def linearised_modes(modes: Modes, z: Tensor) -> LinearisedModes:
     """The equations at parameters z (batch, d)."""
     drive, slopes = modes.steps.drive_with_slopes(z)
-    whole, y, right = modes.operators_of(drive)
-    p = modes.n
-    return LinearisedModes(modes, whole[..., :p], right, whole[..., p:], y, drive, slopes)
+    whole, y, _ = modes.operators_of(drive)
+    return LinearisedModes(modes, modes.equations(drive), whole[..., modes.n :], y, drive, slopes)

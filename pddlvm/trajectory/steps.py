@@ -1,14 +1,15 @@
 """Trajectories in a spatial basis: batched marches of n equations, float64 on the CPU.
 
-    u_k = lift(z, t_k) + V c_k,   V^T M V = 1 on the free degrees of freedom,   c (h + N, n)
+    u_k = lift(z, t_k) + V c_k,   V^T X V = 1 on the free degrees of freedom,   c (h + N, n)
 
-    R_k = sum_j Ta_kj (c_j + M_L b_j) + sum_j Tb_kj (K(z, t_j) c_j + K_L(z, t_j) b_j + g(z, t_j))
+    R_k = sum_j Ta_kj (M_V c_j + M_L b_j)
+        + sum_j Tb_kj (K(z, t_j) c_j + K_L(z, t_j) b_j + g(z, t_j))
 
 with K = sum_q theta_q K_q (see `pddlvm.trajectory.parts`). The columns of V are in the order of
 their weight in trajectories, so that the first m of them are a basis too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor
 
 from pddlvm.linalg.derivatives import linearise
+from pddlvm.trajectory.fields import norm_matrix
+from pddlvm.trajectory.newton import Equations, march
 from pddlvm.trajectory.parts import Coefficients
+from pddlvm.trajectory.pointwise import PointTerms
 from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["Drive", "ReducedSteps"]
@@ -38,16 +42,20 @@ class Drive:
         phi: (batch, S, P).
         b: (batch, S, R).
         history: c of the history states, (batch, h, n).
+        z: parameters, (batch, d).
+        rows: z of the steady problem, (batch, S, d).
     """
 
     theta: Tensor
     phi: Tensor
     b: Tensor
     history: Tensor
+    z: Tensor
+    rows: Tensor
 
 
 class ReducedSteps:
-    """The reduced steps of a linear problem.
+    """The reduced steps of a problem.
 
     Args:
         problem: in time.
@@ -57,6 +65,8 @@ class ReducedSteps:
         g: V^T g_p, (P, n).
         mass_of_lift: V^T M L, (n, R).
         lifts: L, (R, n_dofs).
+        sizes: of the fields, (n_fields,), which X is made of.
+        pointwise: terms that are not linear in u, in (V, L), tested by V; None: there are none.
     """
 
     def __init__(
@@ -68,10 +78,12 @@ class ReducedSteps:
         g: Tensor,
         mass_of_lift: Tensor,
         lifts: Tensor,
+        sizes: Tensor,
+        pointwise: PointTerms | None = None,
     ) -> None:
         self.problem, self.coefficients = problem, coefficients
-        self.v, self.k, self.g = v, k, g
-        self.mass_of_lift, self.lifts = mass_of_lift, lifts
+        self.v, self.k, self.g, self.pointwise = v, k, g, pointwise
+        self.mass_of_lift, self.lifts, self.sizes = mass_of_lift, lifts, sizes
         scheme = problem.scheme
         self.ta, self.tb = (torch.from_numpy(t.toarray()) for t in (scheme.ta, scheme.tb))
         self.weights = torch.from_numpy(scheme.weights)
@@ -94,6 +106,8 @@ class ReducedSteps:
             self.g[:, :m].contiguous(),
             self.mass_of_lift[:m].contiguous(),
             self.lifts,
+            self.sizes,
+            self.pointwise and self.pointwise.columns(columns, [*range(m)]),
         )
 
     def drive(self, z: Tensor) -> Drive:
@@ -101,7 +115,7 @@ class ReducedSteps:
         rows = self.problem.state_rows(z)
         if not self.problem.reads_time:
             rows = rows[:, :1]
-        return Drive(*self.coefficients(rows), self.history(z))
+        return Drive(*self.coefficients(rows), self.history(z), z, rows)
 
     def drive_with_slopes(self, z: Tensor) -> tuple[Drive, Drive]:
         """The same, and its derivatives by z, with an axis of d numbers behind the others."""
@@ -111,7 +125,7 @@ class ReducedSteps:
         values, slopes = self.coefficients.with_slopes(rows)
         theta, phi, b = (x[..., : z.shape[1]] for x in slopes)
         history, of_history = self._history_with_slopes(z)
-        return Drive(*values, history), Drive(theta, phi, b, of_history)
+        return Drive(*values, history, z, rows), Drive(theta, phi, b, of_history, z, rows)
 
     def _history_with_slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._affine_history
@@ -131,18 +145,27 @@ class ReducedSteps:
         return torch.cat([self._history(part) for part in z.split(_CHUNK)])
 
     def march(self, drive: Drive) -> Tensor:
-        """c of the steps, (batch, N, n)."""
-        parts = [self._march(_slice(drive, i)) for i in range(0, len(drive.theta), _CHUNK)]
+        """c of the steps, (batch, N, n).
+
+        Raises:
+            ConvergenceError: Newton's method did not find a step of a nonlinear problem.
+        """
+        method = self._march if self.pointwise is None else self._march_nonlinear
+        parts = [method(_slice(drive, i)) for i in range(0, len(drive.theta), _CHUNK)]
         return torch.cat(parts) if parts else drive.history.new_zeros(0, len(self.ta), self.n)
 
     def residual(self, drive: Drive, c: Tensor) -> Tensor:
         """R of c (batch, N, n), (batch, N, n)."""
         states = torch.cat([drive.history, c], dim=1)
-        total = torch.einsum("kj,bjn->bkn", self.ta, states) + self._mass_of_lift(drive)
+        total = torch.einsum("kj,bjn->bkn", self.ta, states) @ self.mass.T
+        total = total + self._mass_of_lift(drive)
         flux = self._loads(drive).expand(-1, states.shape[1], -1)
         for i, (theta, own) in enumerate(zip(drive.theta, states, strict=True)):
+            theta = theta if self._stiffness_moves else theta[:1]
             k = torch.einsum("sq,qij->sij", theta, self.k[..., : self.n])
             moved = own @ k[0].T if len(k) == 1 else torch.einsum("sij,sj->si", k, own)
+            if self.pointwise is not None:
+                moved = moved + self._of_points(_slice(drive, i, 1), states[i : i + 1])[0]
             total[i] += self.tb @ (flux[i] + moved)
         return total
 
@@ -152,19 +175,19 @@ class ReducedSteps:
         return drive.b.expand(-1, states, *drive.b.shape[2:])[:, self.h :]
 
     def size(self, c: Tensor) -> Tensor:
-        """|c| = |u - lift| in the norm w x M, (batch,)."""
+        """|c| = |u - lift| in the norm w x X, (batch,)."""
         return torch.einsum("k,bkn,bkn->b", self.weights, c, c).sqrt()
 
     def size_on_mesh(self, u: Tensor) -> Tensor:
-        """|u| in the norm w x M of what is zero on the boundary, (batch, N, n_free) -> (batch,)."""
-        of_mass = (self._mass @ u.reshape(-1, u.shape[-1]).numpy().T).T
-        squares = (u * torch.from_numpy(of_mass).reshape(u.shape)).sum(-1)
+        """|u| in the norm w x X of what is zero on the boundary, (batch, N, n_free) -> (batch,)."""
+        of_norm = (self._norm @ u.reshape(-1, u.shape[-1]).numpy().T).T
+        squares = (u * torch.from_numpy(of_norm).reshape(u.shape)).sum(-1)
         return (squares @ self.weights).clamp(min=0).sqrt()
 
     def _march(self, drive: Drive) -> Tensor:
         scheme = self.problem.scheme
-        n_steps, eye = len(self.ta), torch.eye(self.n, dtype=torch.float64)
-        moves = drive.theta.shape[1] > 1
+        n_steps, mass = len(self.ta), self.mass
+        moves = self._stiffness_moves
         flux = self._loads(drive).expand(-1, self.h + n_steps, -1)
         known = torch.einsum("kj,bjn->bkn", self.tb, flux) + self._mass_of_lift(drive)
         u = torch.cat([drive.history, torch.zeros_like(known)], dim=1)
@@ -179,24 +202,68 @@ class ReducedSteps:
             j = self.h + step
             past_a, past_b = self.ta[step, :j], self.tb[step, :j]
             seen_a, seen_b = past_a.nonzero()[:, 0], past_b.nonzero()[:, 0]
-            b = known[:, step] + torch.einsum("j,bjn->bn", past_a[seen_a], u[:, seen_a])
+            past = torch.einsum("j,bjn->bn", past_a[seen_a], u[:, seen_a])
+            b = known[:, step] + past @ mass.T
             if len(seen_b):
                 b = b + torch.einsum("j,bjn->bn", past_b[seen_b], of_u[:, seen_b])
             if moves:
                 k = self._stiffness(drive.theta[:, j])
-                u[:, j] = -torch.linalg.solve(pair[0] * eye + pair[1] * k, b)
+                u[:, j] = -torch.linalg.solve(pair[0] * mass + pair[1] * k, b)
             else:
                 if pair not in solvers:
-                    solvers = {pair: torch.linalg.inv(pair[0] * eye + pair[1] * k)}
+                    solvers = {pair: torch.linalg.inv(pair[0] * mass + pair[1] * k)}
                 u[:, j] = -torch.einsum("bij,bj->bi", solvers[pair], b)
             if bool(self.tb[step + 1 :, j].any()):
                 of_u[:, j] = torch.einsum("bij,bj->bi", k, u[:, j])
         return u[:, self.h :]
 
+    def _march_nonlinear(self, drive: Drive) -> Tensor:
+        assert self.pointwise is not None
+        moves, pointwise, n = drive.theta.shape[1] > 1, self.pointwise, self.n
+        loads, theta = self._loads(drive), drive.theta
+
+        def at(j: int, x: Tensor, which: Tensor) -> Tensor:
+            return x[which, j if moves else 0]
+
+        def augmented(j: int, which: Tensor, c: Tensor) -> Tensor:
+            return torch.cat([c, at(j, drive.b, which)], dim=1)
+
+        def residual(j: int, which: Tensor, c: Tensor) -> Tensor:
+            found = pointwise.residual(augmented(j, which, c), at(j, drive.rows, which))
+            found = found + at(j, loads, which)
+            if theta.shape[2]:
+                k = self._stiffness(at(j, theta, which))
+                found = found + torch.einsum("bij,bj->bi", k, c)
+            return found
+
+        def tangent(j: int, which: Tensor, c: Tensor) -> Tensor:
+            own = pointwise.tangent(augmented(j, which, c), at(j, drive.rows, which), n)
+            return own + self._stiffness(at(j, theta, which)) if theta.shape[2] else own
+
+        known = self._mass_of_lift(drive)
+        equations = Equations(
+            self.problem.scheme, self.mass, residual, tangent, known, drive.history, drive.z
+        )
+        return march(equations)
+
+    def _of_points(self, drive: Drive, states: Tensor) -> Tensor:
+        """What the nonlinear terms add to r of all states, (batch, h + N, n)."""
+        assert self.pointwise is not None
+        b, rows = (x.expand(-1, states.shape[1], -1) for x in (drive.b, drive.rows))
+        a = torch.cat([states, b], dim=2)
+        return self.pointwise.residual(a.flatten(0, 1), rows.flatten(0, 1)).view_as(states)
+
     def _stiffness(self, theta: Tensor) -> Tensor:
         """K, (batch, n, n), of theta (batch, Q)."""
         k = self._k_own
         return (theta @ k.flatten(1)).unflatten(1, k.shape[1:])
+
+    @cached_property
+    def _stiffness_moves(self) -> bool:
+        """Does K read the time, and not loads and Dirichlet values alone?"""
+        moves, entries = self.problem.moving_terms.moves, self.coefficients.entries
+        reads = any(moves[i] and len(tangent) for i, (tangent, _) in entries.items())
+        return self.problem.reads_time and reads
 
     @cached_property
     def _k_own(self) -> Tensor:
@@ -217,7 +284,7 @@ class ReducedSteps:
 
     def _history(self, z: Tensor) -> Tensor:
         free = torch.from_numpy(self.problem.steady.free_dofs)
-        return self.problem.history_of(z)[..., free] @ self.mass_v
+        return self.problem.history_of(z)[..., free] @ self.norm_v
 
     def at_dofs(self, dofs: Tensor) -> Tensor:
         """Rows of V at any degrees of freedom, zero on the boundary, (n_dofs, n)."""
@@ -235,14 +302,22 @@ class ReducedSteps:
         return place
 
     @cached_property
-    def mass_v(self) -> Tensor:
-        """M V on the free degrees of freedom, (n_free, n)."""
-        return torch.from_numpy(self._mass @ self.v.numpy())
+    def norm_v(self) -> Tensor:
+        """X V on the free degrees of freedom, (n_free, n)."""
+        return torch.from_numpy(self._norm @ self.v.numpy())
 
     @cached_property
-    def _mass(self) -> sp.csr_matrix:
+    def _norm(self) -> sp.csr_matrix:
         free = self.problem.steady.free_dofs
-        return sp.csr_matrix(self.problem.mass[free][:, free])
+        return sp.csr_matrix(norm_matrix(self.problem, self.sizes)[free][:, free])
+
+    @cached_property
+    def mass(self) -> Tensor:
+        """M_V = V^T M V, (n, n)."""
+        if len(self.sizes) == 1:
+            return torch.eye(self.n, dtype=torch.float64)
+        free, v = self.problem.steady.free_dofs, self.v.numpy()
+        return torch.from_numpy(v.T @ (self.problem.mass[free][:, free] @ v))
 
     @cached_property
     def _affine_history(self) -> Tensor | None:
@@ -260,6 +335,6 @@ def _with_one(z: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(z[:, :1]), z], dim=1)
 
 
-def _slice(drive: Drive, first: int) -> Drive:
-    own = slice(first, first + _CHUNK)
-    return Drive(drive.theta[own], drive.phi[own], drive.b[own], drive.history[own])
+def _slice(drive: Drive, first: int, n: int = _CHUNK) -> Drive:
+    parts = (getattr(drive, one.name)[first : first + n] for one in fields(drive))
+    return Drive(*parts)

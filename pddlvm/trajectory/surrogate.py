@@ -50,7 +50,7 @@ class TrajectorySurrogate(ModelSurrogate):
         own, touched = columns_of(observation.matrix)
         step, dof = touched // n_dofs, touched % n_dofs
         modes = torch.einsum("jm,jmp->jp", steps.at_dofs(dof), model.modes.phi[step])
-        self._rows = torch.from_numpy(own @ modes.numpy())
+        self._at_modes, self._rows = modes, torch.from_numpy(own @ modes.numpy())
         self._own, self._touched = own, (step, dof)
         self._of_lift = None
         if len(steps.lifts):
@@ -76,8 +76,11 @@ class TrajectorySurrogate(ModelSurrogate):
             z, own = self.prior.unstandardise(xi), xi.to(model.sigma_residual)
             var_a, scale = model.variances(own, z, self._coefficients(xi), level)
         rest = model.uncertainty.rest_of(level, *self._touched).double().cpu()
-        factor = self._rows * var_a.sqrt()[:, None]
-        return LowRank(factor, self._own, scale[:, None] ** 2 * rest)
+        spread = model.uncertainty.spread(level).double().cpu().expand(model.problem.n_dofs)
+        spread = spread[self._touched[1]]
+        rows = torch.from_numpy(self._own @ (spread[:, None] * self._at_modes).numpy())
+        factor = rows * var_a.sqrt()[:, None]
+        return LowRank(factor, self._own, scale[:, None] ** 2 * spread**2 * rest)
 
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
         data = self._coefficients(xi) @ self._rows.T

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.latent.uncertainty import Uncertainty
+from pddlvm.trajectory.fields import number_of_field
 from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["N_LEVELS", "TrajectoryUncertainty"]
@@ -34,7 +35,9 @@ class TrajectoryUncertainty(Uncertainty):
 
     def __init__(self, problem: TransientProblem, p: int, dtype: torch.dtype) -> None:
         nothing = np.zeros(0, dtype=np.int64)
-        super().__init__(problem.prior, p, 1, nothing, dtype, n_levels=N_LEVELS)
+        several = len(problem.fields_of_u) > 1
+        field_of = number_of_field(problem) if several else None
+        super().__init__(problem.prior, p, 1, nothing, dtype, field_of, n_levels=N_LEVELS)
         n_groups = min(_N_GROUPS, problem.n_times)
         shape = torch.zeros(N_LEVELS, n_groups, problem.n_dofs, dtype=dtype)
         self.register_buffer("rest_shape", shape)

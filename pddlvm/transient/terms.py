@@ -4,6 +4,7 @@ r(u, z, t) = K(z, t) u + g(z, t),     g = r(0, z, t), of linear problems
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import scipy.sparse as sp
 import torch
@@ -24,15 +25,21 @@ class MovingTerms:
 
     Attributes:
         is_linear: is K the same whatever u is?
+        time: the name of the field of time, or None.
         moves: does it read the time, of each term.
     """
 
     def __init__(self, problem: Problem, time: str | None) -> None:
-        self._problem = problem
+        self._problem, self.time = problem, time
         self.operators = problem.discretisation(torch.float64, torch.device("cpu"))
         self.is_linear = problem.is_linear
         self.moves = [time in term.term.field_names for term in self.operators.terms]
         self._is_load = [_is_load(term) for term in self.operators.terms]
+
+    @cached_property
+    def nonlinear(self) -> tuple[int, ...]:
+        """Numbers of the terms whose tangents depend on u."""
+        return self.operators.nonlinear_terms
 
     def loads(self, rows: Tensor) -> Tensor:
         """g on the free degrees of freedom, (n, n_times, d) -> (n, n_times, n_free)."""

@@ -113,15 +113,22 @@ class Discretisation(nn.Module):
         blocks = self.prior.split(z)
         return [term.tangents(u, blocks) for term in self.terms]
 
-    def is_linear(self) -> bool:
-        """Are the tangents the same whatever u is, at the centre of the prior?"""
+    @property
+    def nonlinear_terms(self) -> tuple[int, ...]:
+        """Numbers of the terms whose tangents depend on u, at the centre of the prior."""
         z = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
         u = self.lift(z)
         rough = u + (1.0 + u.abs().max()) * torch.cos(torch.arange(u.shape[1], dtype=u.dtype))
         pairs = zip(self.tangents(u, z), self.tangents(rough, z), strict=True)
-        return all(
-            torch.allclose(a, b, rtol=0, atol=_LINEAR * float(a.abs().max())) for a, b in pairs
+        return tuple(
+            i
+            for i, (a, b) in enumerate(pairs)
+            if not torch.allclose(a, b, rtol=0, atol=_LINEAR * float(a.abs().max()))
         )
+
+    def is_linear(self) -> bool:
+        """Are the tangents the same whatever u is, at the centre of the prior?"""
+        return not self.nonlinear_terms
 
     def apply_tangents(self, tangents: list[Tensor], v: Tensor) -> Tensor:
         """dr/du v for v of the free degrees of freedom, (batch, n_free) -> (batch, n_free)."""
