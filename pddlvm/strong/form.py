@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pddlvm.strong.ansatz import Ansatz
 from pddlvm.strong.pointwise import Condition, PointFunction
+from pddlvm.strong.unknowns import Unknowns
 
 __all__ = ["StrongForm"]
 
@@ -15,6 +16,8 @@ __all__ = ["StrongForm"]
 @dataclass(frozen=True)
 class StrongForm:
     """r(u, u_x, ..., x; z) = 0 in a box; see `CollocationProblem`, whose form it is.
+
+    Of several unknowns r has as many rows, and the row of a number takes the place of its unknown.
 
     Attributes:
         name: of the problem, for messages.
@@ -34,6 +37,11 @@ class StrongForm:
     grid: tuple[int, ...]
     nodes: tuple[int, ...]
 
+    @property
+    def unknowns(self) -> Unknowns:
+        """Their names, and the layout of their values."""
+        return self.ansatz.unknowns
+
     @cached_property
     def axes(self) -> tuple[Tensor, ...]:
         """The grid along each coordinate, float64."""
@@ -44,5 +52,5 @@ class StrongForm:
 
     @cached_property
     def grid_points(self) -> Tensor:
-        """The grid, (n_dofs, k), float64; the last coordinate runs fastest."""
+        """The grid, (n_points, k), float64; the last coordinate runs fastest."""
         return torch.stack([a.flatten() for a in torch.meshgrid(*self.axes, indexing="ij")], -1)

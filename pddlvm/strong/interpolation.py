@@ -24,6 +24,8 @@ def interpolate(
 ) -> Tensor:
     """From nodes to points or, by default, the grid: (batch, n_nodes) -> (batch, n_points).
 
+    Vectors of several unknowns stay such.
+
     Args:
         form: for its box and, by default, its grid and nodes.
         values: (batch, n_nodes).
@@ -37,7 +39,11 @@ def interpolate(
     # Coordinates may be narrow and far from zero: located in float64.
     s = form.ansatz.locate([a.to(values.device, torch.float64) for a in axes], z.double())
     matrices = [matrix(at, n).to(values) for at, n in zip(s, nodes, strict=True)]
-    boxed = values.reshape(len(values), *nodes)
-    if points is None:
-        return chebyshev.tensor_product(boxed, matrices).flatten(1)
-    return chebyshev.at_points(boxed, matrices)
+    found = []
+    for part in values.chunk(form.unknowns.n, dim=-1):
+        boxed = part.reshape(len(part), *nodes)
+        if points is None:
+            found.append(chebyshev.tensor_product(boxed, matrices).flatten(1))
+        else:
+            found.append(chebyshev.at_points(boxed, matrices))
+    return torch.cat(found, dim=-1)
