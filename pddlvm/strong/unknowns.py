@@ -77,8 +77,8 @@ class Unknowns:
 
     def stacked(self, result: Tensor | tuple[Tensor | float, ...]) -> Tensor:
         """What a function returned, as the stack of a tuple that has a value for each."""
-        if not isinstance(result, tuple):
-            return result
+        if self.n == 1 or not isinstance(result, tuple):
+            return result  # type: ignore[return-value]  # a tuple is refused where it is checked
         return self.of_parts([torch.as_tensor(part) for part in result])
 
     def beside_stacks(self, values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ PI = math.pi
 
 
 def turning(u, u_t, u_xx, v, v_t, v_xx, rate):
-    """Heat that two bodies exchange by a rotation: (u + i v)_t = rate (u + i v)_xx + i (u + i v)."""
+    """w = u + i v: w_t = rate w_xx + i w."""
     return u_t - rate * u_xx + v, v_t - rate * v_xx - u
 
 
@@ -191,7 +191,7 @@ def test_the_ansatz_holds_the_velocity_whatever_the_map_says(generator):
 
 
 def test_a_clamped_and_a_free_end():
-    """(E I u'')'' = q of a cantilever of constant stiffness: u = q x^2 (x^2 - 4 x + 6) / (24 E I)."""
+    """A cantilever of constant stiffness under q: u = q x^2 (x^2 - 4 x + 6) / (24 E I)."""
     box = pddlvm.Box(x=(0.0, 1.0))
 
     def beam(u_xx, m, m_xx, stiffness, load):
