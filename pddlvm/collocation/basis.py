@@ -144,8 +144,7 @@ class LearntBasis(nn.Module):
         """
         jet, values = self.watched.jet(self.problem, c, z)
         if change:
-            sizes = zip(self.watched.s, self.problem.nodes, strict=True)
-            matrices = [chebyshev.barycentric(s, n) for s, n in sizes]
+            matrices = self.problem.form.matrices(self.watched.s, self.problem.nodes)
             boxed = {i: e.reshape(-1, *self.problem.nodes) for i, e in change.items()}
             found = {i: chebyshev.at_points(e, matrices) for i, e in boxed.items()}
             jet = {i: u + found[i].reshape(u.shape) for i, u in jet.items()}

@@ -12,8 +12,6 @@ the tail of its Chebyshev coefficients, which follows the error over many orders
 then given fields with such errors, which are what a user will give it.
 """
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 
@@ -120,8 +118,7 @@ def _corrected(model: CollocationMaps, c: Tensor, z: Tensor) -> tuple[Tensor, Te
 def _between(values: Tensor, problem: CollocationProblem, nodes: tuple[int, ...]) -> Tensor:
     """From the nodes of a problem to other nodes, (batch, n_values) of both."""
     start, q = problem.nodes, problem.unknowns.n
-    sizes = zip(start, nodes, strict=True)
-    matrices = [chebyshev.barycentric(chebyshev.nodes(m), n) for n, m in sizes]
+    matrices = problem.form.matrices(problem.form.node_axes(nodes), start)
     found = chebyshev.tensor_product(values.reshape(q * len(values), *start), matrices)
     return found.reshape(len(values), -1)
 
@@ -149,10 +146,8 @@ def _fit_level(
     part = e @ of_level
     rest = e - part @ of_level.mT
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    sizes = finer_nodes(model.problem)
     # Nodes crowd at the ends: each stands for its part of the box.
-    volumes = reduce(torch.kron, [chebyshev.quadrature_weights(n) for n in sizes]).to(e.device)
-    volumes = volumes.repeat(model.problem.unknowns.n)
+    volumes = model.problem.form.quadrature_weights(finer_nodes(model.problem)).to(e.device)
     norms = volumes @ of_level.square()
     log_c = uncertainty.c[level].fit(features, base, part, is_own.expand(part.shape), norms)
     log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=volumes)

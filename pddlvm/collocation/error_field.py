@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pddlvm.collocation.field import Spread
-from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.problem import CollocationProblem
 
@@ -29,7 +28,8 @@ _FINER = 2.25
 def finer_nodes(problem: CollocationProblem) -> tuple[int, ...]:
     """Numbers of nodes that see what those of a problem miss."""
     factor = _FINER ** (1 / len(problem.nodes))
-    return tuple(round(factor * n) for n in problem.nodes)
+    is_odd = [c in problem.ansatz.periodic for c in problem.box.names]
+    return tuple(round(factor * n) | odd for n, odd in zip(problem.nodes, is_odd, strict=True))
 
 
 @dataclass(frozen=True)
@@ -97,5 +97,5 @@ class ErrorField:
 
     def _hats(self, values: Tensor) -> Tensor:
         return interpolate(
-            self.problem.form, values, self.z, self.points, chebyshev.hats, nodes=self.nodes
+            self.problem.form, values, self.z, self.points, nodes=self.nodes, hats=True
         )

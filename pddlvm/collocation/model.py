@@ -106,7 +106,7 @@ class CollocationMaps(LatentModel):
                     d, n_functions, width=64, depth=3, log_variance=-8.0
                 )
             n_unknowns = problem.unknowns.n
-            trunk = Trunk(len(problem.box.names), n_functions, n_unknowns).to(dtype)
+            trunk = Trunk(problem.ansatz.n_features, n_functions, n_unknowns).to(dtype)
             self.basis = LearntBasis(problem, trunk, self.newton.s, unit, self.seed)
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
             shape = problem.grid if n_unknowns == 1 else (n_unknowns, *problem.grid)

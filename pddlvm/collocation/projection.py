@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.model import CollocationMaps
-from pddlvm.strong import chebyshev
 from pddlvm.strong.jets import pull_back
 
 __all__ = ["GalerkinProjection", "fit_branch"]
@@ -74,8 +73,7 @@ class GalerkinProjection:
             at = model.basis.at(torch.stack(nodes, dim=-1).to(model.sigma_residual))
         unit = model.basis.unit.cpu()
         self.at = Collocation(nodes, {i: b.double().cpu() for i, b in at.basis.items()}, unit)
-        weights = reduce(torch.kron, [chebyshev.quadrature_weights(n) for n in self.problem.nodes])
-        weights = weights.repeat(self.problem.unknowns.n)[:, None]
+        weights = self.problem.form.quadrature_weights(self.problem.nodes)[:, None]
         phi = self.at.basis[()].flatten(0, -2)
         self.gram = phi.T @ (weights * phi)
         values, vectors = torch.linalg.eigh(self.gram)

@@ -66,7 +66,7 @@ class CollocationSurrogate(ModelSurrogate):
         problem = self.model.problem
         anywhere = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
         s = problem.ansatz.locate(problem.axes, anywhere)
-        back = [chebyshev.barycentric(at, n).T for at, n in zip(s, problem.nodes, strict=True)]
+        back = [matrix.T for matrix in problem.form.matrices(s, problem.nodes)]
         parts = []
         for start in range(0, h.shape[0], _CHUNK):
             rows = torch.from_numpy(h[start : start + _CHUNK].toarray())

@@ -3,10 +3,12 @@
     u(x; z) = lift(x; z) + F(s) n(s),    x = X(s; z),   F = prod of (1 +- s_i) over the hard faces
 
 On hard faces u equals the lift whatever n is; where the slope is held too, F has the factor twice.
-Along a coordinate that is `odd`, n is even in s and F odd, so that u is odd where the lift is. Of
-several unknowns each has its lift and its F.
+Along a coordinate that is `odd`, n is even in s and F odd, so that u is odd where the lift is.
+Along one that is `periodic` n is a function of cos(pi s) and sin(pi s). Of several unknowns each
+has its lift and its F.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,6 +18,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.strong.domain import Box, Face, Stretch
 from pddlvm.strong.jets import Index, Jet, chain, product
 from pddlvm.strong.pointwise import FieldValues, PointFunction
+from pddlvm.strong.series import CHEBYSHEV, FOURIER
 
 __all__ = ["Ansatz"]
 
@@ -29,6 +32,7 @@ class Ansatz:
         lift_function: of coordinates and fields.
         hard: for each unknown the faces on which it equals the lift.
         odd: coordinates in which u is odd.
+        periodic: coordinates whose box is a period of u.
         stretch: coordinate -> map from its reference coordinate.
         indices: derivatives that are needed.
     """
@@ -41,6 +45,7 @@ class Ansatz:
         *,
         hard: tuple[tuple[Face, ...], ...],
         odd: tuple[str, ...],
+        periodic: tuple[str, ...],
         stretch: Mapping[str, Stretch],
         indices: tuple[Index, ...],
     ) -> None:
@@ -50,6 +55,8 @@ class Ansatz:
         self.unknowns = lift_function.unknowns
         self.hard = hard
         self.odd = odd
+        self.periodic = periodic
+        self.series = tuple(FOURIER if c in periodic else CHEBYSHEV for c in box.names)
         self.stretch = dict(stretch)
         self.indices = indices
 
@@ -86,19 +93,39 @@ class Ansatz:
         ]
 
     def features(self, s: Sequence[Tensor]) -> Jet:
-        """What the trunk reads at s, and its derivatives along s, (n_points, k) each."""
-        one, zero = torch.ones_like(s[0]), torch.zeros_like(s[0])
+        """What the trunk reads at s, and its derivatives along s, (n_points, n_features) each."""
+        zero = torch.zeros_like(s[0])
+        features = [
+            (i, derivatives)
+            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True))
+            for derivatives in self._features_of(c, at)
+        ]
         found = {}
         for index in self.indices:
-            columns = []
-            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True)):
-                # s, or 2 s^2 - 1 where solutions are odd.
-                odd = c in self.odd
-                derivatives = (2 * at * at - 1, 4 * at, 4 * one) if odd else (at, one, zero)
-                depends = index.count(i) == len(index)
-                columns.append(derivatives[len(index)] if depends else zero)
+            columns = [
+                derivatives[len(index)] if index.count(i) == len(index) else zero
+                for i, derivatives in features
+            ]
             found[index] = torch.stack(columns, dim=-1)
         return found
+
+    @property
+    def n_features(self) -> int:
+        """How many the trunk reads."""
+        return len(self.box.names) + len(self.periodic)
+
+    def _features_of(self, c: str, s: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Those of a coordinate with their first and second derivatives."""
+        if c in self.periodic:
+            cosine, sine = torch.cos(math.pi * s), torch.sin(math.pi * s)
+            return [
+                (cosine, -math.pi * sine, -(math.pi**2) * cosine),
+                (sine, math.pi * cosine, -(math.pi**2) * sine),
+            ]
+        one = torch.ones_like(s)
+        if c in self.odd:
+            return [(2 * s * s - 1, 4 * s, 4 * one)]
+        return [(s, one, torch.zeros_like(s))]
 
     def factor(self, s: Sequence[Tensor]) -> Jet:
         """F, zero on the hard faces, and its derivatives along s, (n_points,) each, or stacks."""
@@ -160,6 +187,21 @@ class Ansatz:
         # The factor of several unknowns has an axis of samples, of length 1.
         factor = {i: f if self.unknowns.n == 1 else f[:, 0] for i, f in self.factor(s).items()}
         return product({i: f[..., None] for i, f in factor.items()}, phi)
+
+    def check_periodic(self, s: Sequence[Tensor], z: Tensor, name: str) -> None:
+        """Raise a ProblemError where the problem `name` cannot be periodic."""
+        for c in self.periodic:
+            i = self.box.names.index(c)
+            ends = [
+                [torch.full_like(at, end) if j == i else at for j, at in enumerate(s)]
+                for end in (-1, 1)
+            ]
+            first, last = (self.lift_jet(z, self.place(at, z)[0]) for at in ends)
+            if not all(torch.allclose(first[k], last[k], atol=1e-8) for k in self.indices):
+                raise ProblemError(
+                    f"problem {name!r} is not periodic in {c}: the lift or a derivative of it "
+                    "differs between the start and the end"
+                )
 
     def check_odd(self, s: Sequence[Tensor], z: Tensor, name: str) -> None:
         """Raise a ProblemError where the problem `name` cannot be odd."""

@@ -12,7 +12,7 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.explained import explained
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.strong.ansatz import Ansatz
-from pddlvm.strong.domain import Box, Face, Stretch
+from pddlvm.strong.domain import Affine, Box, Face, Stretch
 from pddlvm.strong.form import StrongForm
 from pddlvm.strong.jets import Jet
 from pddlvm.strong.pointwise import Condition, PointFunction
@@ -78,14 +78,34 @@ def check_shapes(form: StrongForm, along: Mapping[str, str], varying: Sequence[s
                 f"{what} must give at least {least} points along each of {', '.join(names)}, "
                 f"got {sizes}"
             )
-    unknown = {*ansatz.odd, *ansatz.stretch} - set(names)
+    unknown = {*ansatz.odd, *ansatz.periodic, *ansatz.stretch} - set(names)
     if unknown:
         raise ProblemError(f"no coordinates {sorted(unknown)}; there are {names}")
+    _check_periods(form)
     idle = sorted(set(along) - set(varying))
     if idle:
         raise ProblemError(
             f"along names {idle}, which are no fields that vary in space: these are {varying}"
         )
+
+
+def _check_periods(form: StrongForm) -> None:
+    """Raise a ProblemError where a coordinate is periodic and something else too."""
+    ansatz = form.ansatz
+    faces = [*chain.from_iterable(ansatz.hard), *(c.face for c in form.conditions)]
+    for c in ansatz.periodic:
+        n = form.nodes[ansatz.box.names.index(c)]
+        wrong = {
+            f"has a condition at {', '.join(str(f) for f in faces if f.coordinate == c)}": any(
+                f.coordinate == c for f in faces
+            ),
+            "is odd": c in ansatz.odd,
+            "has a stretch": not isinstance(ansatz.stretch[c], Affine),
+            f"has {n} nodes, which must be an odd number": n % 2 == 0,
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise ProblemError(f"{c} is periodic, and {what}: leave out one of them")
 
 
 def check_conditions(form: StrongForm) -> None:
@@ -103,7 +123,8 @@ def check_conditions(form: StrongForm) -> None:
     soft = {u: [c.face for c in form.conditions if c.field == u] for u in hard}
     held = {u: {face.side: face for face in (*hard[u], *soft[u])} for u in hard}
     for i, c in enumerate(ansatz.box.names):
-        _check_orders(form, i, c, held)
+        if c not in ansatz.periodic:
+            _check_orders(form, i, c, held)
 
 
 def _check_orders(
@@ -197,6 +218,7 @@ def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpac
         who = form.residual_function.name
         raise ProblemError(f"{who!r} of problem {name!r} is not finite at {where}")
     ansatz.check_odd(s, z, name)
+    ansatz.check_periodic(s, z, name)
 
 
 def first_bad(form: StrongForm, r: Tensor, values: Mapping[str, Tensor], z: Tensor) -> str | None:

@@ -1,7 +1,8 @@
 """A PDE in strong form, as data: what interpolation and Newton's method are made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -41,6 +42,23 @@ class StrongForm:
     def unknowns(self) -> Unknowns:
         """Their names, and the layout of their values."""
         return self.ansatz.unknowns
+
+    def matrices(
+        self, s: Sequence[Tensor], nodes: tuple[int, ...], *, hats: bool = False
+    ) -> list[Tensor]:
+        """From values at so many nodes along each coordinate to values at s, see `Series`."""
+        along = zip(self.ansatz.series, s, nodes, strict=True)
+        return [(own.hats if hats else own.interpolation)(at, n) for own, at, n in along]
+
+    def node_axes(self, nodes: tuple[int, ...]) -> list[Tensor]:
+        """The nodes along each coordinate, float64."""
+        return [own.nodes(n) for own, n in zip(self.ansatz.series, nodes, strict=True)]
+
+    def quadrature_weights(self, nodes: tuple[int, ...]) -> Tensor:
+        """Weights at all nodes, one unknown after the other, (n_values,), float64."""
+        along = zip(self.ansatz.series, nodes, strict=True)
+        weights = reduce(torch.kron, [own.quadrature_weights(n) for own, n in along])
+        return weights.repeat(self.unknowns.n)
 
     @cached_property
     def axes(self) -> tuple[Tensor, ...]:

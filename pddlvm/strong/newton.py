@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.strong import chebyshev
 from pddlvm.strong.domain import Face
 from pddlvm.strong.form import StrongForm
 from pddlvm.strong.held_rows import ConditionRows, HeldRows, SlopeRows
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.jets import Index, Jet, pull_back, rows_of
+from pddlvm.strong.series import tail
 
 __all__ = ["SpaceTimeNewton"]
 
@@ -44,8 +44,8 @@ class SpaceTimeNewton:
     def __init__(self, form: StrongForm, nodes: tuple[int, ...] | None = None) -> None:
         self.form = form
         self.nodes = form.nodes if nodes is None else nodes
-        axes = [chebyshev.nodes(n) for n in self.nodes]
-        self.s = tuple(a.flatten() for a in torch.meshgrid(*axes, indexing="ij"))
+        axes = torch.meshgrid(*form.node_axes(self.nodes), indexing="ij")
+        self.s = tuple(a.flatten() for a in axes)
         self.n_nodes = len(self.s[0])
         self.n_values = form.unknowns.n * self.n_nodes
         self.free = torch.cat([self._inside(faces) for faces in form.ansatz.hard])
@@ -125,7 +125,7 @@ class SpaceTimeNewton:
         """
         logs = []
         for part, size in zip(self._parts(n.double()), unit.reshape(-1), strict=True):
-            found = chebyshev.tail(part.reshape(len(part), *self.nodes))
+            found = tail(part.reshape(len(part), *self.nodes), self.form.ansatz.series)
             found = found.clamp(min=torch.finfo(found.dtype).tiny).log()
             logs.append(found[:, None] - float(size.log()))
         if len(logs) == 1:
@@ -321,7 +321,8 @@ class SpaceTimeNewton:
     @cached_property
     def _derivatives(self) -> list[Tensor]:
         """D along each coordinate, (n_i, n_i) each."""
-        return [chebyshev.derivative(n) for n in self.nodes]
+        along = zip(self.form.ansatz.series, self.nodes, strict=True)
+        return [own.derivative(n) for own, n in along]
 
     @cached_property
     def _operators(self) -> dict[Index, Tensor]:

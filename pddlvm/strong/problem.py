@@ -64,6 +64,8 @@ class CollocationProblem(ParametricProblem):
             all, or name -> those of each.
         conditions: initial and boundary conditions that hold up to a tolerance.
         odd: coordinates in which every solution is odd; the box and the lift must be.
+        periodic: coordinates whose interval is a period of every solution; their ends have no
+            conditions, and their nodes are odd numbers of equal points.
         stretch: coordinate -> map from its reference coordinate, default `Affine()`.
         along: name of a field that varies in space -> its coordinate.
         residual_scale: function like `residual`, positive: where it is large the residual may be.
@@ -92,6 +94,7 @@ class CollocationProblem(ParametricProblem):
         hard: Sequence[Face] | Mapping[str, Sequence[Face]] = (),
         conditions: Sequence[Condition] = (),
         odd: Sequence[str] = (),
+        periodic: Sequence[str] = (),
         stretch: Mapping[str, Stretch] | None = None,
         along: Mapping[str, str] | None = None,
         residual_scale: Callable[..., Values] | None = None,
@@ -115,7 +118,10 @@ class CollocationProblem(ParametricProblem):
         self.scale_function = function(_one if residual_scale is None else residual_scale)
         self.conditions = conditions
         self.condition_functions = tuple(function(c.function) for c in conditions)
-        nodes = _DEFAULT_NODES.get(k, (6,) * k) if nodes is None else nodes
+        periodic = check_all(periodic, str, "periodic", "['x']")
+        if nodes is None:
+            usual = _DEFAULT_NODES.get(k, (6,) * k)
+            nodes = tuple(n | (c in periodic) for c, n in zip(box.names, usual, strict=True))
         self.grid, self.nodes = (
             tuple(np.atleast_1d(array_of(sizes, name)).tolist())
             for name, sizes in (("grid", (64,) * k if grid is None else grid), ("nodes", nodes))
@@ -134,6 +140,7 @@ class CollocationProblem(ParametricProblem):
             function(_zero if lift is None else lift),
             hard=hard_of_each,
             odd=odd,
+            periodic=periodic,
             stretch={c: Affine() for c in box.names} | dict(stretch or {}),
             indices=self.indices,
         )
@@ -261,7 +268,7 @@ class CollocationProblem(ParametricProblem):
         """Hash of name, domain, conditions, parameters, grid and arguments of fields."""
         conditions = [(c.face, c.tolerance) for c in self.conditions]
         sizes = (self.grid, self.nodes)
-        held = (self.ansatz.hard, self.ansatz.odd, conditions)
+        held = (self.ansatz.hard, self.ansatz.odd, self.ansatz.periodic, conditions)
         fields = (self._field_signatures, self.along)
         names = (self.unknowns, self.indices)
         content = (self.name, self.box, self.prior, sizes, held, names, fields)
@@ -304,6 +311,7 @@ class CollocationProblem(ParametricProblem):
             "hard": dict(zip(self.unknowns.names, self.ansatz.hard, strict=True)),
             "conditions": self.conditions,
             "odd": self.ansatz.odd,
+            "periodic": self.ansatz.periodic,
             "stretch": self.ansatz.stretch,
             "along": self.along,
             "residual_scale": self.scale_function.function,

@@ -70,7 +70,7 @@ def test_a_beam_bends_as_its_moment_over_its_stiffness():
 # --- FitzHugh-Nagumo ---------------------------------------------------------------------------
 
 
-def lines(threshold, rate, times, n):
+def lines(threshold, rate, diffusion, times, n):
     """The same by finite differences of second order in x, (2, n + 1, n_times)."""
     x = np.linspace(0, 1, n + 1)
     start = np.concatenate([np.sin(np.pi * x) ** 3, 0 * x])
@@ -79,7 +79,7 @@ def lines(threshold, rate, times, n):
         u, v = w.reshape(2, -1)
         bent = np.zeros_like(u)
         bent[1:-1] = np.diff(u, 2) * n**2
-        du = 0.02 * bent + 8 * (u * (1 - u) * (u - threshold) - v)
+        du = diffusion * bent + 8 * (u * (1 - u) * (u - threshold) - v)
         du[[0, -1]] = 0
         return np.concatenate([du, rate * (u - v)])
 
@@ -87,7 +87,7 @@ def lines(threshold, rate, times, n):
     return found.y.reshape(2, n + 1, -1)
 
 
-@pytest.mark.parametrize("z", [(0.05, 0.8), (0.25, 0.2)])
+@pytest.mark.parametrize("z", [(0.05, 0.8, 0.015), (0.25, 0.2, 0.03)])
 def test_a_pulse_is_that_of_lines(z):
     problem = fitzhugh_nagumo.make(grid=(11, 6))
     found = problem.solve(torch.tensor([z], dtype=torch.float64)).reshape(2, 11, 6).numpy()
