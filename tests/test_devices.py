@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from checks import UNLIKE_PROBLEMS
+from elements import darcy_flow
 from fake_device import CPU, fake_device
 from fake_device import DEVICE as NOT_THERE
 
@@ -121,7 +122,19 @@ def new_rod():
     return pddlvm.LatentVariableModel(rod(), reduction=reduced_trajectories())
 
 
-NEW = {"bar": new_bar, "diffusion": new_diffusion, "rod": new_rod}
+@cache
+def flow():
+    """Fluxes through facets, and pressures of cells."""
+    problem = darcy_flow(2)
+    return problem, pddlvm.reduce(problem, pddlvm.ResidualEnriched(n_modes=3))
+
+
+def new_flow():
+    problem, reduced = flow()
+    return pddlvm.LatentVariableModel(problem, reduction=reduced)
+
+
+NEW = {"bar": new_bar, "diffusion": new_diffusion, "rod": new_rod, "flow": new_flow}
 
 
 @pytest.fixture(scope="module", autouse=True)

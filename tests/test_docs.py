@@ -24,8 +24,10 @@ DOCS = ROOT / "docs"
 SLOW = {
     "how_to/checkpoints.md",
     "how_to/diagnostics.md",
+    "how_to/elements.md",
     "how_to/output.md",
     "how_to/parallel.md",
+    "how_to/time.md",
     "index.md",
     "inference.md",
     "new_problem.md",
@@ -83,6 +85,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pddlvm, "learn_population", few_seconds)
     monkeypatch.setattr("pddlvm.galerkin.calibration.default_n_samples", lambda n_dofs: 128)
     monkeypatch.setattr("pddlvm.galerkin.solved_draws._N_DRAWS", 1024)
+    monkeypatch.setattr("pddlvm.trajectory.reduction._N_SNAPSHOTS", 256)
 
 
 @pytest.mark.parametrize("page", PAGES)

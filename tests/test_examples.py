@@ -44,6 +44,7 @@ def test_thermal_block(tmp_path: Path):
     assert all(found.violations == 0 for found in report.effectivity.values())
 
 
+@pytest.mark.slow
 def test_bracket(tmp_path: Path):
     arguments = ["--n", "4", "--samples", "10", "--steps", "30", "--out", str(tmp_path)]
     report, n_exceeded = bracket.main(arguments)

@@ -176,10 +176,11 @@ def test_the_reference_is_timed_in_turn(model, monkeypatch):
 
 @engines
 def test_validations_of_inference_are_equal(model, sensors, engine, monkeypatch):
-    monkeypatch.setattr("pddlvm.validation.inference._CHUNK", 10)
-    report = pddlvm.validate_inference(model, sensors, n_data=20)
+    monkeypatch.setattr("pddlvm.validation.inference._CHUNK", 4)
+    monkeypatch.setattr("pddlvm.validation.inference._LEAST_DATA", 8)
+    report = pddlvm.validate_inference(model, sensors, n_data=8)
     with on(engine):
-        assert same(numbers(pddlvm.validate_inference(model, sensors, n_data=20)), numbers(report))
+        assert same(numbers(pddlvm.validate_inference(model, sensors, n_data=8)), numbers(report))
 
 
 def close(a, b):
@@ -190,7 +191,8 @@ def close(a, b):
 FEW = {"n_samples": 8, "n_chains": 2}
 
 
-@engines
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [THREADS, LOKY])
 def test_exact_posteriors_are_equal_and_each_has_a_seed(linear_sensors, engine):
     model, sensors = linear_sensors
     y = sensors.simulate(model.problem.solve(draws(model.problem, 1)), seed=1).expand(2, -1)

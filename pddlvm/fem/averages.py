@@ -1,16 +1,34 @@
-"""Means of u over patches of a mesh: int_patch u dx / |patch|, by the quadrature of a space."""
+"""Means of u: over patches of a mesh, int_patch u dx / |patch|, and over the cells of a node."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
+import skfem
 
 from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.fem.regions import Region
 from pddlvm.fem.where import Patch
 
-__all__ = ["averages"]
+__all__ = ["at_vertices", "averages"]
+
+
+def at_vertices(mesh: skfem.Mesh, at_corners: Region) -> sp.csr_matrix:
+    """From u to the means of its values in the cells of each node, (n_nodes * c, n_dofs).
+
+    Args:
+        mesh: a mesh, maybe of curved cells, some nodes of which may be none of u.
+        at_corners: all cells, with their nodes in the place of quadrature points.
+    """
+    nodes = mesh.dofs.element_dofs.T.ravel()
+    places = at_corners.columns()[0]
+    values = at_corners.matrix[
+        (np.arange(len(nodes))[:, None] * at_corners.shape[2] + np.arange(places.stop)).ravel()
+    ]
+    rows = (nodes[:, None] * places.stop + np.arange(places.stop)).ravel()
+    shares = np.repeat(1.0 / np.bincount(nodes)[nodes], places.stop)
+    return sp.csr_matrix((shares, (rows, np.arange(len(rows))))) @ values
 
 
 def averages(
@@ -39,5 +57,7 @@ def averages(
                 "a patch holds no quadrature point; make it larger, or refine the mesh"
             )
         row = sp.csr_matrix(weights / weights.sum())
-        found += [row @ region.matrix[i :: region.shape[2]] for i in range(region.size_u)]
+        found += [
+            row @ region.matrix[i :: region.shape[2]] for i in range(region.parts[0].sizes[0])
+        ]
     return sp.vstack(found, format="csr")

@@ -3,19 +3,19 @@
 int f  ~  sum_q w_q f(x_q),    exact for polynomials f of a degree
 """
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 import skfem
 from numpy.typing import NDArray
-from skfem.element import ElementHcurl, ElementHdiv
+from skfem.element import ElementGlobal
 from skfem.quadrature import get_quadrature
 from skfem.refdom import RefTri
 
-from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError, MeshError
 
-__all__ = ["check_element", "default_quadrature", "lagrange", "quadrature_rules"]
+__all__ = ["default_quadrature", "lagrange", "own_element", "quadrature_rules"]
 
 Array = NDArray[np.float64]
 
@@ -85,11 +85,26 @@ def _quadrature_rule(domain: type, degree: int) -> tuple[Array, Array]:
     return points, weights
 
 
-def check_element(element: skfem.Element | None) -> None:
-    """Raise an InputError, or a MeshError for an element whose functions are vectors themselves."""
-    check_kind(skfem.Element | None, element=element)
-    if isinstance(element, ElementHdiv | ElementHcurl):
+def own_element(element: skfem.Element, mesh: skfem.Mesh) -> skfem.Element:
+    """A copy of an element for one mesh: some keep what they have computed on theirs.
+
+    Raises:
+        MeshError: degrees of freedom that are derivatives, on a mesh where scikit-fem gives the
+            normals of a facet opposite signs in its two cells, or on curved cells.
+    """
+    found = copy(element)
+    if isinstance(found, ElementGlobal):
+        found.V = None
+        if any(name.startswith("u_") for name in found.dofnames):
+            _check_normals(type(found).__name__, mesh)
+    return found
+
+
+def _check_normals(name: str, mesh: skfem.Mesh) -> None:
+    if len(mesh.dofs.element_dofs) != len(mesh.t):
+        raise MeshError(f"{name} needs straight cells: its functions are polynomials in space")
+    if mesh.refdom is RefTri and (np.diff(mesh.t, axis=0) < 0).any():
         raise MeshError(
-            f"{type(element).__name__} has a divergence or a curl and no gradient, which point "
-            "functions would read: take an element of scalars, with n_components for a vector"
+            f"{name} needs the vertices of each triangle in ascending order, as "
+            "skfem.MeshTri(p, t) has them: make the mesh anew of its p and t"
         )

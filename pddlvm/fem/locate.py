@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skfem.refdom import RefHex, RefQuad
 
-__all__ = ["Finder", "facet_normals", "rounding", "sagitta"]
+from pddlvm.basics.errors import InputError
+
+__all__ = ["Finder", "facet_normals", "located", "rounding", "sagitta"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -246,3 +248,30 @@ def facet_normals(mesh: skfem.Mesh, facets: Index) -> Array:
     outwards = corners.mean(axis=1) - mesh.p[:, cells].mean(axis=1)
     normals = normals / np.linalg.norm(normals, axis=0)
     return np.asarray(normals * np.sign((normals * outwards).sum(axis=0)))
+
+
+def located(mesh: skfem.Mesh, points: Array) -> tuple[Index, Array]:
+    """Cell of each point and coordinates in it, (n, dim); a point beside the mesh is moved on it.
+
+    Raises:
+        InputError: a point is outside by more than rounding.
+    """
+    number, cell, x = Finder(mesh).containing(points)
+    number, first = np.unique(number, return_index=True)
+    cells, local = np.full(len(points), -1), np.zeros_like(points)
+    cells[number], local[number] = cell[first], x[first]
+    beside = np.flatnonzero(cells < 0)
+    if len(beside):
+        facets = mesh.boundary_facets()
+        outer, which = np.unique(mesh.f2t[0, facets], return_inverse=True)
+        slack = np.zeros(len(outer))
+        np.maximum.at(slack, which, rounding(mesh, facets))
+        finder = Finder(mesh, outer)
+        cells[beside], local[beside], _ = finder.closest(points[beside], slack)
+        if (cells < 0).any():
+            i = int(np.argmax(cells < 0))
+            raise InputError(
+                f"point {i}, {points[i].tolist()}, is outside of the mesh, "
+                f"{finder.distance(points[i]):.2g} away from it"
+            )
+    return cells, local

@@ -1,6 +1,6 @@
 """Several fields on one mesh, each in a space of its own: velocity and pressure, for one.
 
-    u = (u_1, u_2, ...),      e = (u_1, grad u_1, u_2, grad u_2, ...)
+    u = (u_1, u_2, ...),      e = (u_1, du_1, u_2, du_2, ...)
 
 The degrees of freedom are those of the fields one after the other, and all fields share one
 quadrature.
@@ -25,6 +25,7 @@ __all__ = ["MixedSpace", "field_names", "field_of", "fields_of", "names_of", "on
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class MixedSpace:
@@ -77,6 +78,11 @@ class MixedSpace:
         return self._slices[name], self._spaces[name]
 
     @property
+    def parts(self) -> list[FieldPart]:
+        """What each field adds to e."""
+        return [space.part.named(name) for name, space in self._spaces.items()]
+
+    @property
     def mesh(self) -> Any:
         """The mesh of all fields."""
         return self._first.mesh
@@ -109,6 +115,11 @@ class MixedSpace:
             found.append(first + space.dof_components)
             first += space.n_components
         return np.concatenate(found)
+
+    @property
+    def is_value(self) -> Mask:
+        """Is each degree of freedom the value of its component at its point? (n_dofs,)."""
+        return np.concatenate([space.is_value for space in self._spaces.values()])
 
     @property
     def vertex_dofs(self) -> Index:
@@ -223,14 +234,10 @@ class MixedSpace:
             dofs=np.hstack([start + r.dofs for start, r in zip(starts, own, strict=True)]),
             weights=first.weights,
             points=first.points,
-            u_shape=(int(s[-1]),),
-            du_shape=(0,),
+            parts=tuple(self.parts),
             n_dofs=self.n_dofs,
             name=first.name,
-            parts=tuple(
-                FieldPart(name, r.u_shape, r.du_shape)
-                for name, r in zip(self._spaces, own, strict=True)
-            ),
+            is_mixed=True,
         )
 
 
@@ -248,10 +255,15 @@ def field_of(space: FunctionSpace, name: str) -> tuple[slice, FunctionSpace]:
 
 def names_of(space: FunctionSpace) -> dict[str, str]:
     """Arguments of point functions that are values of the solution, and what they are."""
-    if not isinstance(space, MixedSpace):
-        return {"u": "the solution", "du": "the gradient of the solution"}
-    names = {name: f"the field {name!r} of the space" for name in space.field_names}
-    return names | {f"d{name}": f"the gradient of the field {name!r}" for name in names}
+    if isinstance(space, MixedSpace):
+        return {k: what for part in space.parts for k, what in _arguments(part).items()}
+    own = space.part if isinstance(space, Space) else FieldPart("u", (), (("gradient", ()),))
+    return {k: what.replace("the field 'u'", "the solution") for k, what in _arguments(own).items()}
+
+
+def _arguments(part: FieldPart) -> dict[str, str]:
+    of = f"the field {part.name!r}"
+    return {part.name: of} | {k: f"the {what} of {of}" for k, what in part.meanings.items()}
 
 
 def field_names(space: FunctionSpace) -> tuple[str, ...]:
@@ -297,10 +309,7 @@ def _checked(fields: Any) -> dict[str, Space]:
                 f"a field is named {name!r}, which cannot be the name of an argument of a "
                 "function; take letters, digits and underscores"
             )
-        for argument, what in (
-            (name, f"field {name!r}"),
-            (f"d{name}", f"the gradient of {name!r}"),
-        ):
+        for argument, what in _arguments(space.part.named(name)).items():
             if argument in taken:
                 raise ProblemError(
                     f"{what} and {taken[argument]} would both be the argument {argument!r} of "

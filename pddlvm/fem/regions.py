@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,11 @@ from pddlvm.basics.checks import check_finite, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.fem.where import Patch, Where
 
-__all__ = ["FieldPart", "FunctionSpace", "Points", "Region", "check_points", "turns"]
+__all__ = ["FieldPart", "FunctionSpace", "Points", "Region", "check_points", "constants", "turns"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,42 @@ def turns(shifts: Array, x: Array) -> list[Array]:
     return [shifts[:, j] * x[:, i] - shifts[:, i] * x[:, j] for i, j in pairs]
 
 
+def constants(space: "FunctionSpace") -> Array:
+    """Constant functions, one for each component, (n_dofs, n_components)."""
+    if space.is_value.all():
+        return np.eye(space.n_components)[space.dof_components]
+    return space.near_nullspace[:, : space.n_components]
+
+
 @dataclass(frozen=True)
 class FieldPart:
-    """What one of several fields adds to e: its values, then its gradient.
+    """What a field adds to e: its values u, and what is derived from them, du and maybe ddu.
 
     Attributes:
-        name: of the field.
-        u_shape, du_shape: shapes of the two.
+        name: of the field; those of what is derived begin with one d more each.
+        u_shape: of the values.
+        derived: what each is and its shape: (("gradient", (2,)), ("Hessian", (2, 2))).
     """
 
     name: str
     u_shape: tuple[int, ...]
-    du_shape: tuple[int, ...]
+    derived: tuple[tuple[str, tuple[int, ...]], ...]
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """Numbers of entries of the two."""
-        return math.prod(self.u_shape), math.prod(self.du_shape)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by the names that point functions read: u, du, ddu."""
+        shapes = (self.u_shape, *(shape for _, shape in self.derived))
+        return {"d" * order + self.name: shape for order, shape in enumerate(shapes)}
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What each name is but the first."""
+        return {"d" * (1 + order) + self.name: what for order, (what, _) in enumerate(self.derived)}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of entries."""
+        return tuple(math.prod(shape) for shape in self.shapes.values())
 
 
 @dataclass(frozen=True)
@@ -80,23 +100,20 @@ class Region:
         dofs: global numbers of the local degrees of freedom, (n_cells, n_local).
         weights: quadrature weights times Jacobian, (n_cells, n_quadrature).
         points: the quadrature points, cell after cell, n_cells * n_quadrature of them.
-        u_shape, du_shape: shapes of the two parts of e that the pointwise physics reads, u and
-            its gradient (or what takes its place, a strain); together they have s entries.
+        parts: what each field adds to e, in its order; together they have s entries.
         n_dofs: degrees of freedom of the whole space.
         name: for messages.
-        parts: of several fields, what each of them adds to e, in its order; u is all of e then.
-            Of one field none.
+        is_mixed: are its fields those of a `MixedSpace`, which have names?
     """
 
     local: Array
     dofs: Index
     weights: Array
     points: Points
-    u_shape: tuple[int, ...]
-    du_shape: tuple[int, ...]
+    parts: tuple[FieldPart, ...]
     n_dofs: int
     name: str
-    parts: tuple[FieldPart, ...] = ()
+    is_mixed: bool = False
 
     def __repr__(self) -> str:
         return f"Region({self.name!r}, {len(self.dofs)} cells)"
@@ -106,10 +123,11 @@ class Region:
         """(n_cells, n_quadrature, s, n_local)."""
         return self.local.shape
 
-    @property
-    def size_u(self) -> int:
-        """Number of entries of u in e."""
-        return math.prod(self.u_shape)
+    def columns(self, field: int = 0) -> tuple[slice, ...]:
+        """Which entries of e are the values of a field, and which are each of its derivatives."""
+        start = sum(sum(part.sizes) for part in self.parts[:field])
+        ends = start + np.cumsum([0, *self.parts[field].sizes])
+        return tuple(slice(*pair) for pair in pairwise(ends.tolist()))
 
     @cached_property
     def matrix(self) -> sp.csr_matrix:
@@ -153,8 +171,12 @@ class FunctionSpace(Protocol):
         """Component of u that each degree of freedom belongs to, (n_dofs,)."""
 
     @property
+    def is_value(self) -> Mask:
+        """Is each degree of freedom the value of its component at its point? (n_dofs,)."""
+
+    @property
     def vertex_dofs(self) -> Index:
-        """Degrees of freedom at the mesh vertices, (n_vertices, n_components)."""
+        """Degrees of freedom at the mesh vertices, (n_vertices, n_components) where all values."""
 
     @property
     def centroids(self) -> Points:

@@ -19,7 +19,7 @@ from pddlvm.basics.checks import check_flag, check_kind, check_real
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
 from pddlvm.fem.closest import closest
 from pddlvm.fem.mesh_files import check_no_path
-from pddlvm.fem.regions import Points, Region, check_points
+from pddlvm.fem.regions import FieldPart, Points, Region, check_points
 from pddlvm.fem.shell_element import (
     MIDPOINTS,
     Facets,
@@ -85,6 +85,11 @@ class ShellSpace:
     def dof_components(self) -> Index:
         """Component of each degree of freedom, (n_dofs,)."""
         return np.tile(np.arange(6), self.mesh.p.shape[1])
+
+    @property
+    def is_value(self) -> NDArray[np.bool_]:
+        """All are values at vertices, (n_dofs,)."""
+        return np.ones(self.n_dofs, dtype=bool)
 
     @property
     def vertex_dofs(self) -> Index:
@@ -154,8 +159,7 @@ class ShellSpace:
             dofs=self._dofs,
             weights=np.repeat(self._facets.areas[:, None] / 3, 3, axis=1),
             points=self._points(_CORNERS),
-            u_shape=(3,),
-            du_shape=(),
+            parts=(FieldPart("u", (3,), (("normal part", ()),)),),
             n_dofs=self.n_dofs,
             name="faces",
         )
@@ -168,8 +172,7 @@ class ShellSpace:
             dofs=self.vertex_dofs[chosen][:, :3],
             weights=np.ones((len(chosen), 1)),
             points=Points(self.mesh.p.T[chosen], self._cell_of_vertex[chosen]),
-            u_shape=(3,),
-            du_shape=(0,),
+            parts=(FieldPart("u", (3,), (("gradient", (0,)),)),),
             n_dofs=self.n_dofs,
             name=name,
         )
@@ -304,8 +307,7 @@ class ShellSpace:
             dofs=self._dofs,
             weights=self._facets.areas[:, None] * shares,
             points=self._points(barycentric),
-            u_shape=(0,),
-            du_shape=(3,),
+            parts=(FieldPart("u", (0,), (("strain", (3,)),)),),
             n_dofs=self.n_dofs,
             name=name,
         )

@@ -1,16 +1,18 @@
 """A finite element space, seen as evaluation operators.
 
-At a quadrature point x_q the pointwise physics reads e = (u, grad u), a vector of s numbers:
+At a quadrature point x_q the pointwise physics reads e = (u, grad u), a vector of s numbers, or
+what else the element has (`pddlvm.fem.evaluated`: a divergence, a curl, a Hessian):
 
-    e(x_q) = sum_i B_e[q, :, i] u_i,      i over the local degrees of freedom of the element,
+    e(x_q) = sum_i B_e[q, :, i] u_i,      i over the local degrees of freedom of the element
 
-s = components * (1 + dim). The matrices B_e are extracted once from scikit-fem; stacked over all
-points they are one sparse matrix B, and every residual is B^T (w * flux(B u)) (the decomposition
-of libCEED). A `Region` holds them for the cells of the domain, or for the facets of a boundary.
+The matrices B_e are extracted once from scikit-fem; stacked over all points they are one sparse
+matrix B, and every residual is B^T (w * flux(B u)) (the decomposition of libCEED). A `Region` holds
+them for the cells of the domain, or for the facets of a boundary.
 """
 
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
+from functools import cached_property
 from numbers import Integral
 
 import numpy as np
@@ -20,39 +22,48 @@ from numpy.typing import NDArray
 
 from pddlvm.basics.checks import check_count, check_flag, check_kind
 from pddlvm.basics.errors import InputError, MeshError, ProblemError
-from pddlvm.fem.averages import averages
-from pddlvm.fem.elements import check_element, default_quadrature, lagrange, quadrature_rules
-from pddlvm.fem.locate import Finder, rounding
+from pddlvm.fem.averages import at_vertices, averages
+from pddlvm.fem.boundaries import facets_of, named
+from pddlvm.fem.elements import default_quadrature, lagrange, own_element, quadrature_rules
+from pddlvm.fem.evaluated import check_n_components, part_of
+from pddlvm.fem.freedoms import kinds_of, motions
+from pddlvm.fem.locate import located
 from pddlvm.fem.mesh_files import check_no_path
 from pddlvm.fem.periodic import check_cells_between, check_pairs, identified, partners
 from pddlvm.fem.regions import Points, Region, check_points, turns
-from pddlvm.fem.where import Facets, Nodes, Patch, Subdomain, Where, satisfying
+from pddlvm.fem.where import Nodes, Patch, Subdomain, Where
 
 __all__ = ["Space"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class Space:
-    """Continuous Lagrange elements on a mesh, scalar or vector valued.
+    """Finite elements on a mesh: by default continuous ones of Lagrange, scalar or vector valued.
 
     Args:
         mesh: a scikit-fem mesh of lines, triangles, quadrilaterals, tetrahedra or hexahedra.
         degree: 1 or 2.
         n_components: 1 for a scalar u, else the length of the vector u.
-        element: a scikit-fem element to use instead (`degree` then only sets the quadrature).
+        element: one of scikit-fem to use instead: bubbles, discontinuous ones, Raviart-Thomas,
+            Nedelec, Morley, ...; a vector is what it makes. `degree` can only add to its
+            quadrature.
         quadrature: polynomial degree that is integrated exactly; default 2 degree - 1 on
             simplices and 2 degree + 1 on quadrilaterals and hexahedra, which keeps the order of
-            convergence for variable coefficients.
+            convergence for variable coefficients; of an element that is given twice its own.
         periodic: pairs of sides of the mesh that are one, {"left": "right"}: the second is the
             first, shifted. Values on them are equal, and what leaves one enters the other.
 
     Attributes:
         is_lagrange: are its elements those of its degree, and not others that were given?
+        part: what its element evaluates at a point: u, du and maybe ddu, with their shapes.
 
     Raises:
-        MeshError: no element of this degree is known for the mesh, or sides that do not match.
+        MeshError: no element of this degree is known for the mesh, an element that does not suit
+            it, or sides that do not match.
+        InputError: an element that has another number of components.
     """
 
     def __init__(
@@ -69,21 +80,26 @@ class Space:
         check_count(1, n_components=n_components)
         check_no_path(mesh, "fem.read_mesh")
         check_kind(skfem.Mesh, mesh=mesh)
-        check_element(element)
+        check_kind(skfem.Element | None, element=element)
         check_count(0, quadrature=0 if quadrature is None else quadrature)
-        self.is_lagrange, self.degree = element is None, degree
+        self.is_lagrange = element is None
         if element is not None and periodic is not None:
             raise InputError("periodic sides need Lagrange elements: leave out `element`")
-        if element is None:
-            element = lagrange(mesh, degree, n_components)
-        if quadrature is None:
-            quadrature = default_quadrature(mesh, degree)
         # Its own: parts of it are read when a region is asked for.
         mesh = deepcopy(mesh)
         self.mesh = mesh
-        self.n_components = n_components
-        self._element = element
-        self._set_quadrature(quadrature)
+        if element is None:
+            self._element = lagrange(mesh, degree, n_components)
+            default = default_quadrature(mesh, degree)
+        else:
+            self._element = own_element(element, mesh)
+            degree = max(degree, int(element.maxdeg))
+            default = max(default_quadrature(mesh, 1), 2 * degree)
+        self.degree = degree
+        self.part = part_of(self._element, mesh)
+        check_n_components(self.part, n_components, type(element).__name__)
+        self.n_components = self.part.sizes[0]
+        self._set_quadrature(default if quadrature is None else quadrature)
         # Of each degree of freedom of the element its number: sides that are one share theirs.
         self._number: Index = np.arange(int(self._basis.N))
         pairs = {} if periodic is None else check_pairs(periodic)
@@ -116,8 +132,17 @@ class Space:
 
     @property
     def dof_points(self) -> Array:
-        """Location of each degree of freedom, on the first of two periodic sides, (n_dofs, dim)."""
-        return np.ascontiguousarray(self._basis.doflocs.T[self._first])
+        """Location of each degree of freedom, on the first of two periodic sides, (n_dofs, dim).
+
+        That of a polynomial of an element which has no point is the middle of a cell.
+        """
+        x = self._basis.doflocs.T
+        missing = np.isnan(x).any(axis=1)
+        if missing.any():
+            own = self._basis.element_dofs
+            x = x.copy()
+            x[own] = np.where(missing[own][..., None], self.centroids.x, x[own])
+        return np.ascontiguousarray(x[self._first])
 
     @property
     def dof_components(self) -> Index:
@@ -128,15 +153,31 @@ class Space:
     def _components(self) -> Index:
         """The same of each degree of freedom of the element."""
         components = np.zeros(len(self._number), dtype=np.int64)
+        if self.part.derived[0][0] != "gradient":
+            # A flux through a facet, or along an edge, is of no component.
+            return components
         n_local = self._basis.element_dofs.shape[0]
         components[self._basis.element_dofs] = (np.arange(n_local) % self.n_components)[:, None]
         return components
+
+    @cached_property
+    def dof_kinds(self) -> tuple[str | None, ...]:
+        """What each one is: "" a value, "x" or "n" a derivative, None neither, (n_dofs,)."""
+        kinds = kinds_of(self._basis, self.part)
+        return tuple(kinds[dof] for dof in self._first)
+
+    @property
+    def is_value(self) -> Mask:
+        """Is each degree of freedom the value of its component at its point? (n_dofs,)."""
+        if self.is_lagrange:
+            return np.ones(self.n_dofs, dtype=bool)
+        return np.array([kind == "" for kind in self.dof_kinds])
 
     def _identified(self, pairs: Mapping[str | int, str | int]) -> Index:
         """The number of each degree of freedom of the element once pairs of sides are one."""
         found = []
         for names in pairs.items():
-            sides = [np.asarray(self._basis.get_dofs(self._facets(n)).all()) for n in names]
+            sides = [np.asarray(self._basis.get_dofs(facets_of(self.mesh, n)).all()) for n in names]
             for component in range(self.n_components):
                 a, b = (side[self._components[side] == component] for side in sides)
                 points = self._basis.doflocs.T
@@ -156,7 +197,10 @@ class Space:
 
     @property
     def vertex_dofs(self) -> Index:
-        """Degrees of freedom at the mesh vertices, (n_vertices, n_components)."""
+        """Degrees of freedom at the mesh vertices, (n_vertices, n_components) of Lagrange elements.
+
+        Others have none there, or derivatives besides.
+        """
         return self._number[self._basis.nodal_dofs.T]
 
     @property
@@ -164,9 +208,15 @@ class Space:
         """None is looked for: what has no strain depends on the physics."""
         return {}
 
-    @property
+    @cached_property
     def near_nullspace(self) -> Array:
-        """Constants of each component; of a vector in space also rotations, (n_dofs, k)."""
+        """What an elliptic operator hardly resists, (n_dofs, k).
+
+        Constants of each component; of a displacement also rotations, of a plate its tilts.
+        """
+        if not self.is_lagrange:
+            region = self.with_quadrature(2 * int(self._element.maxdeg)).interior()
+            return motions(region)
         component, c = self.dof_components, self.n_components
         constants = np.eye(c)[component]
         if c == 1 or c != self.dim:
@@ -201,16 +251,24 @@ class Space:
         Args:
             where: see `boundary`; or a `Subdomain`.
             component: only those of this component of u.
+
+        Raises:
+            MeshError, ProblemError: no such part, or no such component.
         """
         if isinstance(where, Subdomain):
             dofs = np.unique(self._number[self._basis.element_dofs[:, self.cells(where.name)]])
         else:
-            dofs = np.unique(self._number[self._basis.get_dofs(self._facets(where)).all()])
+            dofs = np.unique(self._number[self._basis.get_dofs(facets_of(self.mesh, where)).all()])
         if isinstance(where, Nodes):
             own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
             dofs = np.union1d(dofs, own)
         if component is None:
             return dofs
+        if self.part.derived[0][0] != "gradient":
+            raise ProblemError(
+                f"degrees of freedom of {type(self._element).__name__} are fluxes through facets "
+                "or along edges, of no component of u; leave component out"
+            )
         if not (isinstance(component, Integral) and 0 <= component < self.n_components):
             raise ProblemError(
                 f"component must be between 0 and {self.n_components - 1}, got {component!r}"
@@ -219,7 +277,7 @@ class Space:
 
     def cells(self, subdomain: str | int) -> Index:
         """Cells of a named subdomain."""
-        return _named(self.mesh.subdomains, subdomain, "subdomain")
+        return named(self.mesh.subdomains, subdomain, "subdomain")
 
     def cells_of_dofs(self, dofs: Index) -> Index:
         """One cell that each degree of freedom belongs to."""
@@ -237,72 +295,66 @@ class Space:
 
         Args:
             points: (n_points, dim), in the mesh.
-            gradient: grad u instead, du_i/dx_j with j running fastest.
+            gradient: du instead, the gradient du_i/dx_j with j running fastest, or the divergence
+                or the curl that the element has in its place.
 
         Returns:
-            (n_points * n_components, n_dofs), times dim for the gradient.
+            (n_points * n_components, n_dofs), or as many rows for a point as du has entries.
 
         Raises:
             InputError: a point is outside of the mesh.
         """
         check_flag(gradient=gradient)
-        cells, local = self._located(check_points(points, self.dim))
-        return self._evaluation(cells, local, gradient=gradient)
+        cells, local = located(self.mesh, check_points(points, self.dim))
+        return self._evaluation(cells, local, int(gradient))
 
     def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
         """Rows of the means of u over patches, (n_patches * n_components, n_dofs)."""
         return averages(self.interior, patches)
 
     def at_nodes(self, u: Array) -> Array:
-        """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""
-        nodes = self.mesh.dofs.element_dofs
-        if len(nodes) == len(self.mesh.t):
-            return np.asarray(u[self.vertex_dofs])
-        # Of curved cells, some nodes of which may be none of u.
-        number, first = np.unique(nodes, return_index=True)
-        local, cells = np.divmod(first, self.mesh.nelements)
-        matrix = self._evaluation(cells, self.mesh.elem().doflocs[local])
-        return np.asarray((matrix @ u).reshape(len(number), self.n_components))
+        """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components).
 
-    def _evaluation(self, cells: Index, x: Array, *, gradient: bool = False) -> sp.csr_matrix:
-        """The same for coordinates x (n_points, dim) in cells (n_points,)."""
+        Where the cells of a node have different ones, their mean.
+        """
+        if self.is_lagrange and len(self.mesh.dofs.element_dofs) == len(self.mesh.t):
+            return np.asarray(u[self.vertex_dofs])
+        return np.asarray((self._to_nodes @ u).reshape(-1, self.n_components))
+
+    @cached_property
+    def _to_nodes(self) -> sp.csr_matrix:
+        nodes = self.mesh.elem().doflocs
+        rule = nodes.T, np.ones(len(nodes))
+        basis = skfem.CellBasis(self.mesh, self._element, quadrature=rule)
+        return at_vertices(self.mesh, self._region(basis, np.arange(self.mesh.nelements), "nodes"))
+
+    def _evaluation(self, cells: Index, x: Array, order: int = 0) -> sp.csr_matrix:
+        """From u to u (order 0) or du at coordinates x (n_points, dim) in cells (n_points,)."""
         mapping, local = self._basis.mapping, x.T[:, :, None]
-        size, n = self.n_components * (self.dim if gradient else 1), len(cells)
+        size, n = self.part.sizes[order], len(cells)
         dofs = self._number[self._basis.element_dofs[:, cells]]
         rows = np.arange(n * size).reshape(n, size)
         data, columns = np.empty((len(dofs), n, size)), np.empty((len(dofs), n, size), dtype=int)
         for i in range(len(dofs)):
-            field = self._element.gbasis(mapping, local, i, tind=cells)[0]
-            values = field.grad if gradient else np.asarray(field)
-            data[i] = np.reshape(values, (size, n)).T
+            try:
+                field = self._element.gbasis(mapping, local, i, tind=cells)[0]
+            except ValueError as error:
+                name = type(self._element).__name__
+                raise InputError(
+                    f"{name} of scikit-fem cannot be evaluated at given points; average_matrix "
+                    "observes means over patches"
+                ) from error
+            data[i] = self.part.entries(field, order)[..., 0].T
             columns[i] = dofs[i][:, None]
         index = (np.broadcast_to(rows, data.shape).ravel(), columns.ravel())
         return sp.csr_matrix((data.ravel(), index), shape=(n * size, self.n_dofs))
 
-    def _located(self, points: Array) -> tuple[Index, Array]:
-        """Cell of each point and coordinates in it, (n, dim)."""
-        number, cell, x = Finder(self.mesh).containing(points)
-        number, first = np.unique(number, return_index=True)
-        cells, local = np.full(len(points), -1), np.zeros_like(points)
-        cells[number], local[number] = cell[first], x[first]
-        beside = np.flatnonzero(cells < 0)
-        if len(beside):
-            facets = self.mesh.boundary_facets()
-            outer, which = np.unique(self.mesh.f2t[0, facets], return_inverse=True)
-            slack = np.zeros(len(outer))
-            np.maximum.at(slack, which, rounding(self.mesh, facets))
-            finder = Finder(self.mesh, outer)
-            cells[beside], local[beside], _ = finder.closest(points[beside], slack)
-            if (cells < 0).any():
-                i = int(np.argmax(cells < 0))
-                raise InputError(
-                    f"point {i}, {points[i].tolist()}, is outside of the mesh, "
-                    f"{finder.distance(points[i]):.2g} away from it"
-                )
-        return cells, local
-
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
-        """Mass and Dirichlet-energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs)."""
+        """Mass and energy matrices (int u v, int grad u : grad v), (n_dofs, n_dofs).
+
+        The energy is that of all that the element derives: div u div v; grad u . grad v and
+        Hessians.
+        """
         region = self.with_quadrature(2 * int(self._element.maxdeg)).interior()
         weights = np.repeat(region.weights.ravel()[:, None], region.shape[2], axis=1)
         of_u, b = np.arange(region.shape[2]) < self.n_components, region.matrix
@@ -310,86 +362,24 @@ class Space:
         return tuple((b.T @ part @ b).tocsc() for part in parts)
 
     def _interior(self, subdomain: str | int | None) -> Region:
+        cells = np.arange(self.mesh.nelements)
         if subdomain is None:
-            return self._region(self._basis, np.arange(self.mesh.nelements), "interior")
+            return self._region(self._basis, cells, "interior")
         cells = np.sort(self.cells(subdomain))
         basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
         return self._region(basis, cells, str(subdomain))
 
     def _boundary(self, where: Where | None, name: str) -> Region:
-        facets = self._facets(where)
-        if not len(facets):
-            raise MeshError("no facet of the boundary has all its vertices among these Nodes")
-        basis = self._facet_basis(facets, self._rules[1])
+        basis = self.facet_basis(where)
         return self._region(basis, np.asarray(basis.tind), name)
 
-    def _facet_basis(self, facets: Index, rule: tuple[Array, Array]) -> skfem.FacetBasis:
+    def facet_basis(self, where: Where | None) -> skfem.FacetBasis:
+        """Basis functions on the facets of a part of the boundary, as scikit-fem has them."""
+        facets = facets_of(self.mesh, where)
+        if not len(facets):
+            raise MeshError("no facet of the boundary has all its vertices among these Nodes")
+        rule = self._rules[1]
         return skfem.FacetBasis(self.mesh, self._element, quadrature=rule, facets=facets)
 
-    def _facets(self, where: Where | None) -> Index:
-        if isinstance(where, str | int):
-            if str(where) not in (self.mesh.boundaries or {}) and str(where) in (
-                self.mesh.subdomains or {}
-            ):
-                raise MeshError(
-                    f"{where!r} is a subdomain of the mesh and no boundary: values in it are "
-                    f"Dirichlet(fem.Subdomain({where!r}), ...), terms on it are on "
-                    f"space.interior({where!r})"
-                )
-            return _named(self.mesh.boundaries, where, "boundary")
-        if isinstance(where, Subdomain):
-            raise MeshError(
-                f"{where!r} is no part of the boundary; terms on its cells are on "
-                f"space.interior({where.name!r})"
-            )
-        if isinstance(where, Facets):
-            return where.within(self.mesh.nfacets)
-        outer = np.asarray(self.mesh.boundary_facets(), dtype=np.int64)
-        if where is None:
-            return outer
-        if isinstance(where, Nodes):
-            is_one = np.zeros(self.mesh.nvertices, dtype=bool)
-            is_one[where.within(len(is_one))] = True
-            return outer[is_one[self.mesh.facets[:, outer]].all(axis=0)]
-        if not callable(where):
-            raise MeshError(
-                f"a part of the boundary is a name, a number, a function of x, fem.Facets or "
-                f"fem.Nodes, got {where!r}"
-            )
-        middle = self.mesh.brefdom.p.mean(axis=1, keepdims=True)
-        basis = self._facet_basis(outer, (middle, np.ones(1)))
-        middles = np.asarray(basis.global_coordinates())[:, :, 0].T
-        return outer[satisfying(where, np.ascontiguousarray(middles), "facets (their middles)")]
-
     def _region(self, basis: skfem.AbstractBasis, cells: Index, name: str) -> Region:
-        c, dim = self.n_components, self.dim
-        n_cells, n_quadrature = basis.dx.shape
-        n_local = basis.element_dofs.shape[0]
-        local = np.empty((n_cells, n_quadrature, c * (1 + dim), n_local))
-        for i in range(n_local):
-            field = basis.basis[i][0]
-            value = np.reshape(np.asarray(field), (c, n_cells, n_quadrature))
-            gradient = np.reshape(field.grad, (c * dim, n_cells, n_quadrature))
-            local[..., :c, i] = np.moveaxis(value, 0, -1)
-            local[..., c:, i] = np.moveaxis(gradient, 0, -1)
-        x = np.moveaxis(np.asarray(basis.global_coordinates()), 0, -1)
-        return Region(
-            local=local,
-            dofs=np.ascontiguousarray(self._number[basis.element_dofs].T),
-            weights=np.ascontiguousarray(basis.dx),
-            points=Points(np.ascontiguousarray(x.reshape(-1, dim)), np.repeat(cells, n_quadrature)),
-            u_shape=() if c == 1 else (c,),
-            du_shape=(dim,) if c == 1 else (c, dim),
-            n_dofs=self.n_dofs,
-            name=name,
-        )
-
-
-def _named(groups: Mapping[str, Index] | None, name: str | int, what: str) -> Index:
-    """A group that has a name, or a number only, which is its name then."""
-    known = groups or {}
-    if str(name) not in known:
-        raise MeshError(
-            f"the mesh has no {what} {name!r}; it has {sorted(known) or f'none: no named {what}'}"
-        )
-    return np.asarray(known[str(name)], dtype=np.int64)
+        return self.part.region(basis, self._number, self.n_dofs, cells, name)

@@ -80,8 +80,8 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
 
     return Forward(
         c=unflatten(c.to(z), batch),
-        shape=model.uncertainty.forward_shape(1 if corrections else 0),
-        spread=model.uncertainty.spread(1 if corrections else 0).to(z),
+        level=1 if corrections else 0,
+        _calibrated=calibrated,
         _reduced=reduced,
         _source=Unchanged(model.exact) if corrections else reduced,
         _augmented=unflatten(augmented, batch),
@@ -141,8 +141,8 @@ def _solved(model: Any, z: Tensor) -> Forward:
 
     return Forward(
         c=unflatten(c.to(z), batch),
-        shape=model.uncertainty.forward_shape(1),
-        spread=model.uncertainty.spread(1).to(z),
+        level=1,
+        _calibrated=calibrated,
         _reduced=reduced,
         _source=exact,
         _augmented=unflatten(a, batch),

@@ -22,6 +22,7 @@ from pddlvm.galerkin.bounds import Certifier, ErrorBounds
 from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import OneField, symmetric_interval
+from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
@@ -43,13 +44,12 @@ class Forward:
 
     Attributes:
         c: mean coefficients, (..., n_modes); all results have its dtype and device.
-        shape: T, for all degrees of freedom, or of several fields for each.
-        spread: S, (n_dofs,) or (1,).
+        level: 0 of the map, 1 after corrections.
     """
 
     c: Tensor
-    shape: ErrorShape
-    spread: Tensor
+    level: int
+    _calibrated: Unchanged[Uncertainty]
     _reduced: Unchanged[ReducedModel]
     _source: Unchanged[ReducedModel]
     _augmented: Tensor
@@ -71,6 +71,16 @@ class Forward:
         """Those of the mean, which may be of more digits, on the CPU."""
         self._reduced()
         return self._source().representation
+
+    @cached_property
+    def shape(self) -> ErrorShape:
+        """T, for all degrees of freedom, or of several fields for each."""
+        return self._calibrated().forward_shape(self.level)
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """S, (n_dofs,) or (1,)."""
+        return self._calibrated().spread(self.level).to(self.c)
 
     @cached_property
     def mean(self) -> Tensor:

@@ -6,13 +6,8 @@ What has several panels takes a figure, or a part of one,
 Colour maps are perceptually uniform and readable for the colour-blind.
 """
 
-from pddlvm.plot.fields import (
-    calibration,
-    elbo,
-    field,
-    forward_figure,
-    inverse_figure,
-)
+from pddlvm.plot.fields import calibration, elbo, field, inverse_figure
+from pddlvm.plot.forward import forward_figure
 from pddlvm.plot.grids import space_time
 from pddlvm.plot.posteriors import corner, expected_coverage, inference_figure, marginals, ranks
 

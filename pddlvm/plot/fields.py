@@ -1,7 +1,7 @@
 """Figures of solutions and parameter fields, of trainings and of the calibration of maps."""
 
 from collections.abc import Sequence
-from functools import singledispatch
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,22 @@ from pddlvm.fem.mixed import field_names, field_of
 from pddlvm.latent.core import LatentModel
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.plot.figures import AnyFigure, colour_limits, drawn, figure_of, new_figure, whole
-from pddlvm.plot.grids import space_time_panels
-from pddlvm.strong.problem import CollocationProblem
 from pddlvm.training.loop import TrainingResult
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.validation.maps import ValidationReport
 from pddlvm.weak.problem import Problem
 
-__all__ = ["calibration", "elbo", "field", "forward_figure", "inverse_figure"]
+__all__ = [
+    "Look",
+    "calibration",
+    "draw",
+    "elbo",
+    "field",
+    "inverse_figure",
+    "magnitude",
+    "one_example",
+    "panels_for",
+]
 
 Array = NDArray[np.float64]
 
@@ -69,17 +77,43 @@ def field(
         warp: displacements (n_dofs,) that a shell is drawn with, enlarged to a tenth of its size.
         name: of a solution of several fields, the one that is drawn; by default the first.
     """
-    mesh = problem.space.mesh
-    data = drawn(values, "values", problem.n_dofs, mesh.nelements)
-    per_cell = len(data) == mesh.nelements
+    data = drawn(values, "values", problem.n_dofs, problem.space.mesh.nelements)
+    per_cell = len(data) == problem.space.mesh.nelements
     if not per_cell:
-        data = _magnitude(problem, data, name)
-    if warp is not None and not isinstance(mesh, SurfaceMesh):
+        dofs, space = field_of(problem.space, name or field_names(problem.space)[0])
+        data = magnitude(space.at_nodes(data[dofs]))
+    if warp is not None and not isinstance(problem.space.mesh, SurfaceMesh):
         raise InputError("warp is for shells; leave it out for other meshes")
-    ax.set_title(title)
+    look = Look(title, label, limits, cmap)
+    return draw(problem, data, ax, look, warp, per_cell=per_cell)
+
+
+@dataclass(frozen=True)
+class Look:
+    """See `field`."""
+
+    title: str
+    label: str
+    limits: tuple[float, float] | None = None
+    cmap: str = "viridis"
+
+
+def draw(
+    problem: Problem | TransientProblem,
+    data: Array,
+    ax: Axes,
+    look: Look,
+    warp: Tensor | None = None,
+    *,
+    per_cell: bool = False,
+) -> Axes:
+    """Draw a number for each node of the mesh, or for each cell; see `field`."""
+    mesh, label = problem.space.mesh, look.label
+    ax.set_title(look.title)
     if mesh.dim() == 1:
         return _line(mesh.p[0], mesh.t, data, ax, label)
-    style: dict[str, Any] = {"cmap": cmap, "clim": colour_limits(cmap, limits, data)}
+    clim = colour_limits(look.cmap, look.limits, data)
+    style: dict[str, Any] = {"cmap": look.cmap, "clim": clim}
     if mesh.dim() == 2:
         p, t, owner = straight(mesh)
         if not per_cell and len(t) == 3:
@@ -138,24 +172,6 @@ def calibration(report: ValidationReport, ax: Axes) -> Axes:
 
 
 @kinds_checked
-def forward_figure(model: LatentModel, z: Tensor, *, figure: AnyFigure | None = None) -> Figure:
-    """One forward problem: reference and mean, and the true error beside the predicted sigma.
-
-    Of a problem in time on a mesh it is the last state.
-
-    Args:
-        model: a trained model.
-        z: parameters of the example, (d,).
-        figure: where to draw; by default a new one.
-    """
-    problem = model.problem
-    z = _one(problem, z)
-    u = problem.solve(z)
-    prediction = model.forward(z)
-    return _forward_panels(problem, u, prediction.mean, prediction.std, figure)
-
-
-@kinds_checked
 def inverse_figure(
     model: LatentModel,
     z: Tensor,
@@ -176,7 +192,7 @@ def inverse_figure(
         figure: where to draw; by default a new one.
     """
     problem = model.problem
-    z = _one(problem, z)
+    z = one_example(problem, z)
     check_count(2, n_samples=n_samples)
     posterior = model.inverse(problem.solve(z), z_known=problem.prior.known_part(z, known))
     name = next(iter(problem.random_fields))
@@ -197,7 +213,7 @@ def inverse_figure(
             ax.set_ylim(0, 1.3 * float(truth.max()))
         ax.legend()
         return whole(figure)
-    panels = _axes(problem, figure)
+    panels = panels_for(problem, figure)
     limits = (float(truth.min()), float(truth.max()))
     field(problem, truth, panels[0], title=f"true {name}", limits=limits, label=name)
     field(problem, found, panels[1], title=f"inferred {name}", limits=limits, label=name)
@@ -209,55 +225,7 @@ def inverse_figure(
     return whole(figure_of(panels[0]))
 
 
-@singledispatch
-def _forward_panels(
-    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
-) -> Figure:
-    """What suits the kind of problem; on elements four panels, or two lines, for each field."""
-    names, draw = field_names(problem.space), _forward_field
-    if problem.space.dim == 1:
-        draw = _forward_line
-    if len(names) == 1:
-        return draw(problem, u, mean, std, figure, names[0])
-    height = 4.0 if problem.space.dim == 1 else 8.0
-    figure = figure or new_figure(11.4, height * len(names))
-    parts = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
-    for name, part in zip(names, parts, strict=True):
-        draw(problem, u, mean, std, part, name)
-    return whole(figure)
-
-
-def _forward_field(
-    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None, name: str
-) -> Figure:
-    panels = _axes(problem, figure)
-    error = (mean - u).abs()
-    range_u = _limits(problem, name, u)
-    range_e = _limits(problem, name, error, std)
-    warps = (u, mean) if isinstance(problem.space.mesh, SurfaceMesh) else (None, None)
-    of_u: dict[str, Any] = {"limits": range_u, "label": name, "name": name}
-    of_error: dict[str, Any] = {"limits": range_e, "label": f"error of {name}", "name": name}
-    of_error["cmap"] = "magma"
-    field(problem, u, panels[0], title=f"reference solution {name}", warp=warps[0], **of_u)
-    field(problem, mean, panels[1], title="predicted mean", warp=warps[1], **of_u)
-    field(problem, error, panels[2], title="|error|", **of_error)
-    field(problem, std, panels[3], title="predicted σ", **of_error)
-    return whole(figure_of(panels[0]))
-
-
-def _forward_last(
-    problem: TransientProblem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None
-) -> Figure:
-    found = _forward_panels(problem.steady, u[-1], mean[-1], std[-1], figure)
-    (figure or found).suptitle(f"t = {problem.times[-1]:g}")
-    return found
-
-
-_forward_panels.register(CollocationProblem, space_time_panels)
-_forward_panels.register(TransientProblem, _forward_last)
-
-
-def _one(problem: ParametricProblem, z: Tensor) -> Tensor:
+def one_example(problem: ParametricProblem, z: Tensor) -> Tensor:
     """Parameters (d,) of one example, or an InputError."""
     z = problem.prior.check(z)
     if z.ndim != 1:
@@ -274,19 +242,11 @@ def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> 
     return ax
 
 
-def _limits(problem: Problem | TransientProblem, name: str, *fields: Tensor) -> tuple[float, float]:
-    """Smallest and largest value that is drawn."""
-    drawn = [_magnitude(problem, f.detach().double().cpu().numpy(), name) for f in fields]
-    return min(float(d.min()) for d in drawn), max(float(d.max()) for d in drawn)
-
-
-def _magnitude(problem: Problem | TransientProblem, u: Array, name: str | None = None) -> Array:
-    """Length of the vector at each node; a scalar as it is. Of a field, by default the first."""
-    dofs, space = field_of(problem.space, name or field_names(problem.space)[0])
-    at_nodes = space.at_nodes(u[dofs])
+def magnitude(at_nodes: Array) -> Array:
+    """Length of the vector at each node; a scalar as it is."""
     if at_nodes.shape[1] == 1:
         return at_nodes[:, 0]
-    return np.linalg.norm(at_nodes[:, :3], axis=1)
+    return np.asarray(np.linalg.norm(at_nodes[:, :3], axis=1))
 
 
 def _moved(problem: Problem | TransientProblem, warp: Tensor | None) -> Array:
@@ -324,27 +284,7 @@ def _surface(
     return ScalarMappable(norm, style["cmap"])
 
 
-def _forward_line(
-    problem: Problem, u: Tensor, mean: Tensor, std: Tensor, figure: AnyFigure | None, name: str
-) -> Figure:
-    figure = figure or new_figure(10, 4)
-    panels = figure.subplots(1, 2)
-    dofs, space = field_of(problem.space, name)
-    order = np.argsort(space.dof_points[:, 0])
-    x = space.dof_points[order, 0]
-    true, found, sigma = (t.numpy()[dofs][order] for t in (u, mean, std))
-    panels[0].plot(x, true, "k-", label="reference")
-    panels[0].plot(x, found, "C1--", label="mean")
-    panels[0].set(xlabel="x", ylabel=name, title="Solution")
-    panels[1].plot(x, np.abs(found - true), "k-", label="|error|")
-    panels[1].plot(x, 2 * sigma, "C1--", label="2σ")
-    panels[1].set(xlabel="x", ylabel=f"error of {name}", title="Error and predicted 2σ")
-    for ax in panels:
-        ax.legend()
-    return whole(figure)
-
-
-def _axes(problem: Problem | TransientProblem, figure: AnyFigure | None) -> list[Axes]:
+def panels_for(problem: Problem | TransientProblem, figure: AnyFigure | None) -> list[Axes]:
     """Four panels that suit the mesh."""
     size = problem.space.mesh.p.max(axis=1) - problem.space.mesh.p.min(axis=1)
     solid = len(size) == 3

@@ -139,6 +139,12 @@ class ChebyshevBasis(Basis):
 
     def build(self, galerkin: Galerkin, generator: torch.Generator) -> Array:  # noqa: D102
         problem = galerkin.problem
+        if not problem.space.is_value.all():
+            raise InputError(
+                "ChebyshevBasis needs elements whose degrees of freedom are values at points, and "
+                f"those of problem {problem.name!r} are fluxes, slopes or bubbles too; take "
+                "ResidualEnriched or EnergyModes"
+            )
         x = problem.space.dof_points[problem.free_dofs]
         n_products = problem.space.n_components * self.n_terms ** x.shape[1]
         if n_products * len(x) > _MOST_ENTRIES:

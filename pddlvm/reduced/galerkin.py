@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
+from pddlvm.reduced.linear_fit import LinearFit
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
@@ -45,6 +46,7 @@ class Galerkin:
         self._fixed = torch.from_numpy(problem.fixed_dofs)
         self._v = np.zeros((problem.n_free, 0))
         self._w = [self._v for _ in reference.centres]
+        self._fit, self._fitted = LinearFit(problem.prior.size), self._v
 
     def lift(self, z: Tensor) -> Tensor:
         """L a(z), (batch, n_dofs)."""
@@ -104,11 +106,28 @@ class Galerkin:
                     found.append(tests[k].T @ torch.from_numpy(matrix @ v))
             return torch.stack(found)
 
-        c = self.start(v, z)
+        everything, c = torch.arange(len(z)), self.start(v, z)
         if v.shape[1]:
+            size = tested(everything, c).norm(dim=1)
+            near = self._near(v, z)
+            if near is not None:
+                is_nearer = tested(everything, near).norm(dim=1) < size
+                c = torch.where(is_nearer[:, None], near, c)
             # Boundary values that are a solution leave the rounding of what they cancel.
-            c = newton(tested, stiffness, c, tolerance, self.rounding(lift))
-        return c.numpy(), residual(torch.arange(len(z)), c)
+            solved = torch.maximum(tolerance * size, self.rounding(lift))
+            c = newton(tested, stiffness, c, tolerance, solved)
+            self._fit.add(self.problem.prior.standardise(z), c)
+            self._fitted = v
+        return c.numpy(), residual(everything, c)
+
+    def _near(self, v: Array, z: Tensor) -> Tensor | None:
+        """Estimates from what has been solved in the first columns of V, if it saves a matrix."""
+        n = min(v.shape[1], self._fitted.shape[1])
+        if not np.array_equal(v[:, :n], self._fitted[:, :n]):
+            self._fit = LinearFit(z.shape[1])
+        if self.problem.is_linear:
+            return None
+        return self._fit.at(self.problem.prior.standardise(z), v.shape[1])
 
     def _tests(self, v: Array, z: Tensor) -> tuple[list[Tensor], Tensor]:
         """W_k, (n_free, n_modes) each, and which of them is that of a sample, (batch,)."""

@@ -159,7 +159,7 @@ def _coupling(problem: Problem, reference: Reference) -> tuple[float, float] | N
 
 
 def _first_field(terms: Region) -> slice:
-    return slice(0, sum(terms[0].term.region.parts[0].sizes))
+    return slice(0, terms[0].term.region.columns()[-1].stop)
 
 
 def _natural_norm(problem: Problem, reference: Reference) -> NaturalNorm | None:

@@ -82,8 +82,9 @@ class Online:
         flat = s[..., free].flatten(0, 1)
         self._k = (flat @ v).unflatten(0, (n_weights, n_columns)).mT.flatten(1)
         # Loads are no more than a vector, and operators may not read a boundary value.
-        self._used = flat.abs().amax(dim=1).nonzero()[:, 0]
-        flat = flat[self._used]
+        used = flat.abs().amax(dim=1) > 0
+        flat = flat[used]
+        self._used = slice(None) if used.all() else used.nonzero()[:, 0]
         q, left = _orthonormal_representers(flat, reference)
         size = (flat @ q).norm(dim=1)
         # As many rows as columns, whatever Q has.

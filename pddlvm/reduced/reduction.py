@@ -28,6 +28,7 @@ from pddlvm.reduced.bases import Basis, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, select_cells, selected_term
 from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.interpolated import interpolated
+from pddlvm.reduced.linear_fit import LinearFit
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.representation import Representation, Units
 from pddlvm.reduced.representers import representers
@@ -135,7 +136,7 @@ def _reduction(
     bar.show(0.8, now="solving in the basis")
     xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator)
     z = problem.prior.unstandardise(xi)
-    c = solve_reduced(_cheap(galerkin, full), z, galerkin.start(v, z))
+    c = _snapshots(_cheap(galerkin, full), xi, z, galerkin.start(v, z))
     if basis.n_kept is not None:
         relative = torch.nn.functional.normalize(c, eps=_LEAST_SIZE * float(c.abs().max()))
         weights, values, rotation = torch.linalg.svd(relative, full_matrices=False)
@@ -149,7 +150,8 @@ def _reduction(
         w = representers(galerkin, v, generator) if reference.is_dual else None
         full = reduced_model(problem, reference, (v, w), terms, torch.float64)
         # The best in the smaller basis, where solving once more would need other matrices.
-        c = c @ rotation[:kept].T if reference.is_dual else solve_reduced(full, z)
+        c = c @ rotation[:kept].T
+        c = c if reference.is_dual else solve_reduced(full, z, c)
     if reference.is_dual:
         _warn_of_resonance(reduced_model(problem, reference, (v, None), terms, torch.float64), c, z)
         energy = c.square().sum(-1)
@@ -264,18 +266,40 @@ def reduced_model(
     return ReducedModel(representation, terms)
 
 
+def _snapshots(model: ReducedModel, xi: Tensor, z: Tensor, start: Tensor) -> Tensor:
+    """Coefficients of draws; a linear fit to the first of them is near the others."""
+    fit = LinearFit(xi.shape[1])
+    n = fit.n_needed
+    if model.is_affine or n >= len(z):
+        return solve_reduced(model, z, start)
+    first = solve_reduced(model, z[:n], start[:n])
+    fit.add(xi[:n], first)
+    near = fit.at(xi[n:], model.n_modes)
+    if near is not None:
+        size, of_start = (model.residual(c, z[n:]).norm(dim=1) for c in (near, start[n:]))
+        start = torch.cat([first, torch.where((size < of_start)[:, None], near, start[n:])])
+    return torch.cat([first, solve_reduced(model, z[n:], start[n:])])
+
+
 def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
     """Coefficients by the reduced model alone, (batch, n_modes): Newton's method or least squares.
 
     A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
     """
-    method = newton if model.n_tests == model.n_modes else least_squares
-    return method(
-        lambda rows, c: model.residual(c, z[rows]),
-        lambda rows, c: model.stiffness(c, z[rows]),
-        z.new_zeros(len(z), model.n_modes) if start is None else start,
-        _SOLVED_REDUCED,
-    )
+
+    def residual(rows: Tensor, c: Tensor) -> Tensor:
+        return model.residual(c, z[rows])
+
+    def matrix(rows: Tensor, c: Tensor) -> Tensor:
+        return model.stiffness(c, z[rows])
+
+    zero = z.new_zeros(len(z), model.n_modes)
+    start = zero if start is None else start
+    if model.n_tests > model.n_modes:
+        return least_squares(residual, matrix, start, _SOLVED_REDUCED)
+    # However near they start.
+    solved = _SOLVED_REDUCED * model.residual(zero, z).norm(dim=1)
+    return newton(residual, matrix, start, _SOLVED_REDUCED, solved)
 
 
 def reduce_terms(

@@ -95,6 +95,7 @@ class Representation(nn.Module):
             self.w[free] = units.energy**0.5 * w
         self.register_buffer("rows", torch.from_numpy(rows).to(dtype))
         self.register_buffer("offset", torch.from_numpy(reference.lifts[:, 0].copy()))
+        self._largest = float(np.abs(reference.lifts[:, 0]).max())
         self.register_buffer("coordinates", torch.from_numpy(coordinates).to(dtype))
         self.register_buffer("phi", torch.from_numpy(reference.phi).to(dtype))
         self.register_buffer("fixed", torch.from_numpy(fixed))
@@ -172,7 +173,7 @@ class Representation(nn.Module):
         """Raise an InputError if u of augmented coefficients leaves the range of the dtype."""
         info = torch.finfo(dtype)
         spread = self.units.u * float(a.abs().max()) if a.numel() else 0.0
-        largest = max(self.units.u, spread, float(self.offset.abs().max()))
+        largest = max(self.units.u, spread, self._largest)
         if info.tiny < self.units.u and largest < _RANGE * info.max:
             return
         raise InputError(

@@ -1,15 +1,17 @@
 """The mesh of a finite element problem with what a model says on it, for VTU files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import meshio
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.fem import MixedSpace, SurfaceMesh
+from pddlvm.fem import FunctionSpace, SurfaceMesh
 from pddlvm.fem.cells import kind_of
+from pddlvm.fem.mixed import field_names, fields_of
 from pddlvm.galerkin.model import GalerkinMaps
+from pddlvm.results.nodes import std_at_nodes
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.weak.problem import Problem
 from pddlvm.weak.stresses import shell_stresses
@@ -22,7 +24,7 @@ def element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> m
     problem, prediction = model.problem, model.forward(z)
     point_data = {
         **_at_nodes(problem, prediction.mean, "_mean"),
-        **_at_nodes(problem, prediction.std, "_std"),
+        **_std(problem, prediction.std, prediction.sample),
     }
     if n_samples:
         for i, sample in enumerate(prediction.sample((n_samples,), seed=seed)):
@@ -36,12 +38,16 @@ def element_meshes_over_time(
     """The same at each step of a problem in time."""
     problem, prediction = model.problem, model.forward(z)
     samples = prediction.sample((n_samples,), seed=seed) if n_samples else ()
+
+    def at(k: int) -> Callable[..., Tensor]:
+        return lambda shape, seed: prediction.sample(shape, seed=seed)[..., k, :]
+
     fields = {name: problem.parameter_field(z, name) for name in problem.random_fields}
     in_cells = {name: [values.double().cpu().numpy()] for name, values in fields.items()}
     for k, t in enumerate(prediction.times.tolist()):
         point_data = {
             **_at_nodes(problem.steady, prediction.mean[k], "_mean"),
-            **_at_nodes(problem.steady, prediction.std[k], "_std"),
+            **_std(problem.steady, prediction.std[k], at(k)),
         }
         for i, sample in enumerate(samples):
             point_data |= _at_nodes(problem.steady, sample[k], f"_sample_{i}")
@@ -80,13 +86,25 @@ def _cells(problem: Problem) -> tuple[str, NDArray[np.int64]]:
 
 def _at_nodes(problem: Problem, u: Tensor, what: str) -> dict[str, NDArray[np.float64]]:
     found = u.detach().double().cpu().numpy()
-    if isinstance(problem.space, MixedSpace):
-        fields = ((name, *problem.space.field(name)) for name in problem.space.field_names)
-        return {f"{k}{what}": _components(s.at_nodes(found[dofs])) for k, dofs, s in fields}
-    values = problem.space.at_nodes(found)
+    return _named(problem, what, lambda space, dofs: space.at_nodes(found[dofs]))
+
+
+def _std(
+    problem: Problem, std: Tensor, sample: Callable[..., Tensor]
+) -> dict[str, NDArray[np.float64]]:
+    return _named(problem, "_std", lambda space, dofs: std_at_nodes(space, dofs, std, sample))
+
+
+def _named(
+    problem: Problem, what: str, of: Callable[[FunctionSpace, slice], NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """Values of all fields, by their names in the file."""
+    fields = zip(field_names(problem.space), fields_of(problem.space), strict=True)
+    values = {name: of(space, dofs) for name, (dofs, space) in fields}
     if isinstance(problem.space.mesh, SurfaceMesh):
-        return {f"displacement{what}": values[:, :3], f"rotation{what}": values[:, 3:]}
-    return {f"u{what}": _components(values)}
+        u = values["u"]
+        return {f"displacement{what}": u[:, :3], f"rotation{what}": u[:, 3:]}
+    return {f"{name}{what}": _components(u) for name, u in values.items()}
 
 
 def _components(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -90,7 +90,7 @@ def _block(space: Any, density: Density, who: str) -> sp.csr_matrix:
     weights = np.repeat(region.weights.ravel() * rho.numpy(), region.shape[2]).reshape(
         -1, region.shape[2]
     )
-    weights[:, region.size_u :] = 0.0
+    weights[:, region.columns()[0].stop :] = 0.0
     b = region.matrix
     return sp.csr_matrix(b.T @ sp.diags(weights.ravel()) @ b)
 

@@ -43,6 +43,9 @@ class _Everywhere:
         dofs, _ = field_of(space, self.field)
         return np.arange(dofs.start, dofs.stop)
 
+    def trace_of(self, space: FunctionSpace) -> None:
+        """None: fluxes inside of a mesh are no values."""
+
 
 class StateAtStart:
     """A state that depends on z.

@@ -121,10 +121,10 @@ def _check_term(name: str, term: Term, form: WeakForm, blocks: Mapping[str, Tens
         ) from error
     if flux.shape[-1] != s:
         raise ProblemError(
-            f"{who} returns {flux.shape[-1]} flux entries, and {s} are expected: f0 "
-            f"{term.region.u_shape} and f1 {term.region.du_shape}"
+            f"{who} returns {flux.shape[-1]} flux entries, and {s} are expected, of the shapes of "
+            f"{describe(term.region)}"
         )
-    if term.region.parts:
+    if term.region.is_mixed:
         _check_precision(who, evaluator, e, blocks)
 
 

@@ -21,6 +21,7 @@ from pddlvm.basics.checks import check_all, is_integer
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import FunctionSpace, Space
 from pddlvm.fem.mixed import field_of
+from pddlvm.fem.regions import constants
 
 __all__ = ["Constraints", "MeanValue", "constraints_of"]
 
@@ -54,7 +55,7 @@ class Constraints:
     Attributes:
         given: the constraints.
         border: C, (n_dofs, k).
-        constants: N, one on the degrees of freedom of the field and component, (n_dofs, k).
+        constants: N, a component of a field that is one, (n_dofs, k).
     """
 
     given: tuple[MeanValue, ...]
@@ -117,13 +118,10 @@ def _columns(one: MeanValue, space: FunctionSpace) -> tuple[Array, Array]:
         )
     region = own.interior()
     values = region.matrix[component :: region.shape[2]]
-    is_own = (own.dof_components == component).astype(np.float64)
-    if not np.allclose(values @ is_own, 1.0):
-        raise ProblemError(f"MeanValue of {one.field!r} needs a Lagrange element")
-    border, constants = np.zeros(space.n_dofs), np.zeros(space.n_dofs)
+    border, constant = np.zeros(space.n_dofs), np.zeros(space.n_dofs)
     border[dofs] = values.T @ region.weights.ravel()
-    constants[dofs] = is_own
-    return border, constants
+    constant[dofs] = constants(own)[:, component]
+    return border, constant
 
 
 def _name(one: MeanValue) -> str:

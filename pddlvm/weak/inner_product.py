@@ -6,13 +6,15 @@ K0 is the tangent at rest, u = 0, at the centre of the prior. Without an X of th
 field by field, of the first of these that is positive:
 
     K0_ff           its own block of K0, symmetric part               a velocity, by its viscosity
+    K0_ff + m L^2 int du . dv    it is a mass only, of mean m         a flux, with its divergence
     B^T (w D_+) B   D_+ the positive part of the pointwise tangents   a wave, by |grad u|^2
     B^T (w D_+) B + q M_ff                                            periodic, or fluxes only
     mu M_pp         no energy of its own                              a pressure
 
-q is the least quotient |v|^2_K / |v|^2_M of waves v once along each axis. mu is the least
-eigenvalue but zero of S p = mu M p, S = B X_uu^{-1} B^T: it balances the pressure, whose error is
-as well known as that of the velocity then (Silvester and Wathen, SIAM J. Numer. Anal. 31, 1994).
+L is the longest side of the mesh over pi, du a divergence or a curl. q is the least quotient
+|v|^2_K / |v|^2_M of waves v once along each axis. mu is the least eigenvalue but zero of S p = mu M
+p, S = B X_uu^{-1} B^T: it balances the pressure, whose error is as well known as that of the
+velocity then (Silvester and Wathen, SIAM J. Numer. Anal. 31, 1994).
 """
 
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from torch import Tensor
 from pddlvm.basics.errors import ProblemError
 from pddlvm.fem import FunctionSpace
 from pddlvm.fem.mixed import fields_of
+from pddlvm.fem.regions import constants
 from pddlvm.linalg.factorisation import Factorisation, NotPositiveError, SingularMatrixError
 from pddlvm.weak.assembly import Assembler
 from pddlvm.weak.discretisation import Discretisation
@@ -160,7 +163,7 @@ def _own(
 ) -> sp.csr_matrix | None:
     """What the energy of a field alone says of its norm; None where it has none."""
     dofs, free = field.dofs, field.free - field.dofs.start
-    block = sp.csr_matrix(whole[dofs, dofs])
+    block = sp.csr_matrix(whole[dofs, dofs]) + _unseen(problem, field, tangents)
     if _factors(problem, block, free) is not None:
         return block
     parts = [
@@ -177,6 +180,23 @@ def _own(
     own = sp.csr_matrix(mass[dofs, dofs])
     block = sp.csr_matrix(block + _least_quotient(field.space, block, own) * own)
     return block if _factors(problem, block, free) is not None else None
+
+
+def _unseen(problem: "Problem", field: _Field, tangents: list[Tensor]) -> sp.csr_matrix:
+    """m L^2 int du . dv of a flux whose own equation has a mass alone; else zero."""
+    n = field.dofs.stop - field.dofs.start
+    what = problem.terms[0].region.parts[field.number].derived[0][0]
+    mass, is_seen = 0.0, what not in ("divergence", "curl")
+    for tangent, term in zip(tangents, problem.terms, strict=True):
+        of_u, *of_du = term.region.columns(field.number)
+        is_seen |= any(bool(tangent[:, part, part].any()) for part in of_du)
+        mass += float(tangent[:, of_u, of_u].diagonal(dim1=1, dim2=2).sum())
+    if is_seen:
+        return sp.csr_matrix((n, n))
+    mean = mass / (field.space.n_components * float(field.space.cell_volumes.sum()))
+    length = float(np.ptp(problem.space.mesh.p, axis=1).max()) / np.pi
+    energy = problem.space.gram_matrices()[1][field.dofs, field.dofs]
+    return sp.csr_matrix(mean * length**2 * energy)
 
 
 def _positive_part(tangent: Tensor, term: Term, number: int) -> Tensor | None:
@@ -221,21 +241,15 @@ def _weights(term: Term) -> Tensor:
 
 
 def _columns(term: Term, number: int) -> tuple[slice, slice]:
-    """Which entries of e are those of a field, and which its gradient."""
-    region = term.region
-    if not region.parts:
-        return slice(0, region.shape[2]), slice(region.size_u, region.shape[2])
-    start = sum(sum(part.sizes) for part in region.parts[:number])
-    of_u, of_du = region.parts[number].sizes
-    return slice(start, start + of_u + of_du), slice(start + of_u, start + of_u + of_du)
+    """Which entries of e are those of a field, and which its highest derivative."""
+    pieces = term.region.columns(number)
+    return slice(pieces[0].start, pieces[-1].stop), pieces[-1]
 
 
 def _least_quotient(space: FunctionSpace, energy: sp.csr_matrix, mass: sp.csr_matrix) -> float:
     """The least |v|^2_energy / |v|^2_mass of waves once along an axis, each about its mean."""
     quotients = []
-    one = np.ones(space.n_dofs)
-    for component in range(space.n_components):
-        own = (space.dof_components == component) * one
+    for own in constants(space).T:
         for x in space.dof_points.T:
             # Smooth also where opposite sides are one.
             v = own * np.cos(2 * np.pi * (x - x.min()) / max(float(np.ptp(x)), _TINY))

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.fem import Points, Region
+from pddlvm.fem import FieldPart, Points, Region
 
 __all__ = [
     "Coefficients",
@@ -140,4 +140,5 @@ def _region(local: Array, dofs: NDArray[np.int64], entries: Array, n: int, name:
     n_cells = len(dofs)
     points = Points(entries, np.arange(n_cells))
     # Values, and what stands in the place of gradients.
-    return Region(local, dofs, np.ones((n_cells, 1)), points, (), (local.shape[2] - 1,), n, name)
+    part = FieldPart("u", (), (("gradient", (local.shape[2] - 1,)),))
+    return Region(local, dofs, np.ones((n_cells, 1)), points, (part,), n, name)

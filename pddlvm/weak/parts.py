@@ -51,7 +51,7 @@ def loose_parts(form: WeakForm, operators: Discretisation) -> list[LoosePart]:
     is_fixed = np.ones(n, dtype=bool)
     is_fixed[form.free_dofs] = False
     suspects = np.unique(label)
-    if form.space.n_components == 1:
+    if form.space.n_components == 1 and form.space.near_nullspace.shape[1] == 1:
         suspects = np.setdiff1d(suspects, label[is_fixed])
     if not suspects.size:
         return []
@@ -118,7 +118,12 @@ def _motions(
 
 
 def _rigid(space: FunctionSpace, inside: Mask) -> Array:
-    """Shifts of a part, and turns about its middle where u may be a displacement, (n_dofs, k)."""
+    """Shifts of a part, and turns about its middle where u may be a displacement, (n_dofs, k).
+
+    Of a plate its tilts.
+    """
+    if not space.is_value.all():
+        return np.asarray(space.near_nullspace * inside[:, None])
     component, c = space.dof_components, space.n_components
     shifts = np.eye(c)[component] * inside[:, None]
     if c == space.dim > 1:

@@ -7,8 +7,9 @@ At one quadrature point, with e = (u, grad u), position x and the values of the 
 
 Both are plain torch functions without batch, mesh or device; `torch.func` supplies derivatives and
 batches. For a scalar problem u is a number and grad u a vector (dim,); for a vector problem u is
-(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead. Of
-several fields (`fem.MixedSpace`) a function names those that it reads: u, du, p, dp.
+(c,) and grad u is (c, dim), grad u[i, j] = du_i/dx_j. Regions of shells give strains instead,
+elements of H(div) the divergence, those of H(curl) the curl; plates have second derivatives, `ddu`
+by name, too. Of several fields (`fem.MixedSpace`) a function names those that it reads: u, du, p.
 """
 
 from abc import ABC, abstractmethod
@@ -28,11 +29,11 @@ from pddlvm.fem import Points, Region
 from pddlvm.linalg.operators import DenseOperator, LinearOperator
 from pddlvm.parameters.fields import Field, FieldAtPoints, Fields
 from pddlvm.weak.arguments import (
-    arguments_in_words,
     call,
     kind_of,
     parameters_of,
     stack_fluxes,
+    unknown_in_words,
 )
 
 __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
@@ -315,6 +316,6 @@ def _lookup(name: str, fields: Fields, region: Region) -> Field | float:
     if name not in fields:
         raise ProblemError(
             f"the physics reads a field {name!r} that the problem does not have; it has "
-            f"{sorted(fields)}. {arguments_in_words(region)} must be names of fields"
+            f"{sorted(fields)}. {unknown_in_words(name, region)}"
         )
     return fields[name]

@@ -14,6 +14,7 @@ from pddlvm.reduced.cubature import CellSelection
 from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.reduction import (
     Reduction,
+    _snapshots,
     reduce,
     reduce_terms,
     reduced_model,
@@ -223,6 +224,28 @@ def test_reduced_solver_finds_galerkin_solutions(case):
 def test_one_newton_step_solves_a_linear_problem(case, monkeypatch):
     monkeypatch.setattr("pddlvm.linalg.newton._MAX_STEPS", 1)
     close(solve_reduced(case.model, case.z), case.c, EXACT)
+
+
+@pytest.mark.parametrize("case", ["quartic"], indirect=True)
+def test_a_solver_that_starts_nearby_forms_fewer_matrices(case, monkeypatch):
+    xi = torch.randn(64, case.problem.prior.size, dtype=torch.float64).clamp(-1.5, 1.5)
+    z, formed = case.problem.prior.unstandardise(xi), []
+    stiffness = case.model.stiffness
+
+    def counted(c, z):
+        formed.append(len(c))
+        return stiffness(c, z)
+
+    monkeypatch.setattr(case.model, "stiffness", counted)
+    expected = solve_reduced(case.model, z)
+    from_zero, _ = sum(formed), formed.clear()
+    found = _snapshots(case.model, xi, z, torch.zeros_like(expected))
+    from_fit, _ = sum(formed), formed.clear()
+    close(found, expected, 1e-8)
+    assert from_fit < from_zero
+    # One that has converged is not chased below its rounding.
+    close(solve_reduced(case.model, z, expected), expected, 1e-10)
+    assert not formed
 
 
 @everywhere
