@@ -6,10 +6,11 @@ components relative to the residual of each draw become the error modes E,
     u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
 
 whose variances, relative to the size of u, are fitted to them; of several unknowns each has a
-factor of its own. What a corrected mean misses,
-because the nodes do, is found on finer nodes, and gets modes and variances of its own: rho is then
-the tail of its Chebyshev coefficients, which follows the error over many orders. The inverse map is
-then given fields with such errors, which are what a user will give it.
+factor of its own. What a corrected mean misses, because the nodes do, is found on finer nodes, and
+gets modes and variances of its own: rho is then the tail of its Chebyshev coefficients, which
+follows the error over many orders. The inverse map is then given fields with such errors, and its
+factors are those of the solutions that were found, with what the nodes miss: these are what a user
+will give it.
 """
 
 import torch
@@ -79,8 +80,11 @@ def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None
     at_nodes = _between(e, model.problem, finer_nodes(model.problem))
     _fit_level(model, 0, at_nodes, on_grid, size, z, xi)
     few = slice(0, _N_FINE)
-    _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
+    at_finer, missed, tail = _corrected(model, c[few], z64[few])
+    _fit_level(model, 1, at_finer, missed, tail, z[few], xi[few])
     with torch.no_grad():
+        # What the nodes miss is seen by the inverse map: that of the nearest draw that has it.
+        on_grid = on_grid + missed[torch.cdist(xi, xi[few]).argmin(dim=1).cpu()]
         # No finer than what the inverse map reads: checkpoints hold them.
         on_grid = unknowns.beside_vectors(unit, len(model.problem.grid_points)) * on_grid
         u = (model.basis.on_grid(c, z) + on_grid.to(z)).to(like)
