@@ -36,7 +36,8 @@ class FieldAtPoints(nn.Module):
 
     def __init__(self, shapes: Tensor, shift: float, link: Link) -> None:
         super().__init__()
-        self.register_buffer("shapes", shapes)
+        # In memory of torch's own, as in `TermEvaluator`.
+        self.register_buffer("shapes", shapes.clone())
         self.shift = shift
         self.link = link
 

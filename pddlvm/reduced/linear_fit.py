@@ -38,7 +38,8 @@ class LinearFit:
         """Estimates (batch, m); None while too few solutions are known."""
         if len(self._xi) < self.n_needed:
             return None
-        found = torch.linalg.lstsq(_line(self._xi), self._c).solution
+        # The driver that is taken by default rounds differently from call to call.
+        found = torch.linalg.lstsq(_line(self._xi), self._c, driver="gelsd").solution
         return pad(_line(xi) @ found, (0, m - found.shape[1]))
 
 

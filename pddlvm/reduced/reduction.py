@@ -270,7 +270,7 @@ def _snapshots(model: ReducedModel, xi: Tensor, z: Tensor, start: Tensor) -> Ten
     """Coefficients of draws; a linear fit to the first of them is near the others."""
     fit = LinearFit(xi.shape[1])
     n = fit.n_needed
-    if model.is_affine or n >= len(z):
+    if model.representation.problem.is_linear or n >= len(z):
         return solve_reduced(model, z, start)
     first = solve_reduced(model, z[:n], start[:n])
     fit.add(xi[:n], first)

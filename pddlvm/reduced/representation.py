@@ -93,11 +93,11 @@ class Representation(nn.Module):
             self.n_tests = w.shape[1]
             self.w = np.zeros((problem.n_dofs, self.n_tests))
             self.w[free] = units.energy**0.5 * w
-        self.register_buffer("rows", torch.from_numpy(rows).to(dtype))
-        self.register_buffer("offset", torch.from_numpy(reference.lifts[:, 0].copy()))
+        self.register_buffer("rows", torch.tensor(rows, dtype=dtype))
+        self.register_buffer("offset", torch.tensor(reference.lifts[:, 0]))
         self._largest = float(np.abs(reference.lifts[:, 0]).max())
-        self.register_buffer("coordinates", torch.from_numpy(coordinates).to(dtype))
-        self.register_buffer("phi", torch.from_numpy(reference.phi).to(dtype))
+        self.register_buffer("coordinates", torch.tensor(coordinates, dtype=dtype))
+        self.register_buffer("phi", torch.tensor(reference.phi, dtype=dtype))
         self.register_buffer("fixed", torch.from_numpy(fixed))
 
     @property

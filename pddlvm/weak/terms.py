@@ -162,8 +162,9 @@ class TermEvaluator(nn.Module):
         self.operator = operator
         self.own_tests = tests
         self.s = term.region.shape[2]
-        self.register_buffer("weights", weights)
-        self.register_buffer("x", torch.from_numpy(points.x).to(dtype))
+        # In memory of torch's own: where an array of NumPy lies decides the last digit of sums.
+        self.register_buffer("weights", weights.clone())
+        self.register_buffer("x", torch.tensor(points.x, dtype=dtype))
         self.used = used = {name: _lookup(name, fields, term.region) for name in term.field_names}
         self.numbers = {k: float(v) for k, v in used.items() if not isinstance(v, Field)}
         self.fields = nn.ModuleDict(
