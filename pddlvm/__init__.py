@@ -49,6 +49,7 @@ from pddlvm.reduced.bases import ChebyshevBasis, EnergyModes, Nodal, ResidualEnr
 from pddlvm.reduced.reduction import reduce
 from pddlvm.results.exported import Exported, export_maps
 from pddlvm.results.vtu import write_solution
+from pddlvm.sensors.correlated import AR1
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AR1",
     "BDF2",
     "AdaptivePoints",
     "Affine",

@@ -340,6 +340,7 @@ NOISES = [
     torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64),
     pddlvm.StudentT(0.1, 2),
     pddlvm.UnknownStd(0.1, 0.5, 2),
+    pddlvm.AR1(0.1, [0.0, 0.3], correlation_time=0.2),
 ]
 
 

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from examples import (
     bracket,
     cook_membrane,
+    digital_twin,
     generative_poisson,
     inverse_poisson,
     inverse_real_data,
@@ -70,6 +71,14 @@ def test_locking_of_the_membrane(tmp_path: Path):
     assert (tmp_path / "membrane.png").is_file()
     # At nu = 0.4999 the deflection is 0.309 on fine meshes.
     assert found["u alone"][-1] < 0.1 < 0.3 < found["u and p"][-1] < 0.31
+
+
+def test_digital_twin(tmp_path: Path):
+    arguments = ["--n", "10", "--steps", "30", "--seconds", "60", "--out", str(tmp_path)]
+    last, batch = digital_twin.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} == {"series.png", "conductivity.png", "states.png"}
+    # What is known after the last arrival is what all data say at once.
+    assert ((last.mean - batch.mean).abs() < 0.05 * batch.std).all()
 
 
 @pytest.mark.slow

@@ -151,6 +151,9 @@ NUMBERS |= {
     "tolerance of a condition": lambda v, _: pddlvm.Condition(CURVE, torch.abs, v),
     "df": lambda v, _: pddlvm.StudentT(0.1, 2, v),
     "scale": lambda v, _: pddlvm.UnknownStd(v, 0.1, 2),
+    "std of AR1": lambda v, _: pddlvm.AR1(v, [0.0, 1.0], correlation=0.5),
+    "correlation": lambda v, _: pddlvm.AR1(0.1, [0.0, 1.0], correlation=v),
+    "correlation_time": lambda v, _: pddlvm.AR1(0.1, [0.0, 1.0], correlation_time=v),
 }
 COUNTS |= {
     "n of sensors": lambda v, _: pddlvm.StudentT(0.1, v),

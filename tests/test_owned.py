@@ -264,6 +264,7 @@ MADE = {
     "matrix": sensors("matrix"),
     "covariance": covariance,
     "Student": noise(lambda s: pddlvm.StudentT(s, 2)),
+    "AR1": noise(lambda s: pddlvm.AR1(s, [0.0, 1.0], correlation=0.5)),
     "unknown": noise(lambda s: pddlvm.UnknownStd(s, 0.5, 2)),
     "normal": prior(lambda x: pddlvm.Normal(x, x)),
     "uniform": prior(lambda x: pddlvm.Uniform(0.0, x)),

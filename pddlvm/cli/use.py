@@ -23,6 +23,7 @@ from pddlvm.inference.posterior import Posterior
 from pddlvm.models import LatentVariableModel
 from pddlvm.results.exported import Format, export_maps
 from pddlvm.runs.folder import METRICS, Run
+from pddlvm.runs.series import read_series
 from pddlvm.runs.tables import read_measurements, write_table
 from pddlvm.sensors.observation import Observation
 
@@ -101,6 +102,13 @@ def infer_command(
     noise_std: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise, if not in the table.")
     ] = None,
+    sensors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of the places of sensors (sensor, x, ...), where data are a time series: "
+            "t, sensor, value, or t and a column for each sensor."
+        ),
+    ] = None,
     field: Annotated[
         str, typer.Option(help="Of a solution of several fields, the one that was measured.")
     ] = "u",
@@ -136,6 +144,8 @@ def infer_command(
     pddlvm infer runs/poisson --data sensors.csv --noise-std 0.01 --method nuts --out post.nc
 
     pddlvm infer runs/poisson --data sensors.csv --method amortized --density sensors.pt
+
+    pddlvm infer runs/heat --data series.csv --sensors places.csv --noise-std 0.01
     """
     check_file(out, (".nc", ".csv"), data, run / METRICS)
     check_file(density, (".pt",))
@@ -143,7 +153,10 @@ def infer_command(
         raise MisuseError(f"--density is for --method amortized, not for {method}")
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
-    measured = read_measurements(data, model.problem, noise_std, field)
+    if sensors is None:
+        measured = read_measurements(data, model.problem, noise_std, field)
+    else:
+        measured = read_series(data, sensors, model.problem, noise_std, field)
     measured.observation.check(measured.y, allow_missing=method != "amortized")
     if method == "amortized":
         _amortize(model, measured.observation, density, max_time, seed)

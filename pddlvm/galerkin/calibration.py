@@ -10,16 +10,19 @@ import torch
 
 from pddlvm.basics.checks import check_count
 from pddlvm.basics.random import generator_of
-from pddlvm.galerkin.gauss_newton import N_INVERSE_CORRECTIONS, inverse_features
+from pddlvm.galerkin.gauss_newton import N_INVERSE_CORRECTIONS
+from pddlvm.galerkin.inverse_calibration import (
+    InverseAnswers,
+    fit_inverse,
+    is_astray,
+    repeats_of,
+)
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.galerkin.refinement import nearly_exact
 
 __all__ = ["calibrate"]
 
 _MIN_SAMPLES, _MIN_MISFITS = 32, 64
-_ASTRAY = 2.0
-_N_INVERSE, _MOST_REPEATS = 1536, 4
-"""Answers of the inverse map, each draw with several sets of known blocks."""
 
 
 def default_n_samples(n_dofs: int) -> int:
@@ -106,33 +109,14 @@ def _calibrate_inverse(
         # The largest of them keeps weak directions from being trusted beyond round-off.
         noise = r.square().mean(0).sqrt()
         model.sigma_residual.copy_(noise.clamp(min=1e-6 + 1e-3 * float(noise.max())))
-        # Each set of known blocks has errors of its own, of which few draws would say little.
-        repeats = min(_MOST_REPEATS, max(1, round(_N_INVERSE / n_draws))) if model.has_known else 1
+        repeats = repeats_of(n_draws, model.has_known)
         xi64, xi, u, c, b = (part.repeat(repeats, 1) for part in (xi64, xi, u, c, b))
         known = model.draw_known(len(xi), generator)
-        xi_known = xi * known
-        mean, log_variance = model.neural_inverse(c, b, xi_known, known)
-        laplace = model.correct_inverse(c, b, mean, known, N_INVERSE_CORRECTIONS)
-        levels = (
-            (mean, *inverse_features(mean, log_variance, None, known)),
-            (
-                laplace.xi,
-                *inverse_features(laplace.xi, 2 * laplace.std.log(), laplace.misfit, known),
-            ),
-        )
-        # A search that went astray says so by its misfit, and no bar is meant to reach to its end;
-        # unless most do, and it is bars that tell how far one may trust.
-        none = torch.zeros_like(laplace.misfit, dtype=torch.bool)
-        is_astray = _is_astray(laplace.misfit, laplace.xi, model.misfit(u, xi), xi)
-        astray = (none, is_astray if is_astray.double().mean() < 0.5 else none)
-    uncertainty = model.uncertainty
-    for level, (found, features, base) in enumerate(levels):
-        variance = uncertainty.xi[level]
-        # In float64: a difference of float32 numbers would hide their rounding.
-        errors = (found.double() - xi64.to(found.device)).to(xi)
-        unknown = (known == 0) & ~astray[level][:, None]
-        std = (0.5 * variance.fit(features, base, errors, unknown.to(xi), n_draws=n_draws)).exp()
-        uncertainty.fit_inverse_shapes(level, known, errors / std, unknown)
+        mean, log_variance = model.neural_inverse(c, b, xi * known, known)
+        found = model.correct_inverse(c, b, mean, known, N_INVERSE_CORRECTIONS)
+        misfit = model.misfit(u, xi)
+    answers = InverseAnswers(xi64, known, mean, log_variance, found, misfit)
+    fit_inverse(model.uncertainty, answers, n_draws)
 
 
 def _calibrate_misfit(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:
@@ -148,13 +132,5 @@ def _calibrate_misfit(model: GalerkinMaps, n_samples: int, generator: torch.Gene
         plain, searched = (model.invert(u, none, none, n)[0] for n in (0, N_INVERSE_CORRECTIONS))
         model.plausibility.fit(0, model.misfit(u, plain))
         misfit, truth = model.misfit(u, searched), model.misfit(u, xi)
-    is_astray = _is_astray(misfit, searched, truth, xi)
-    model.plausibility.fit(1, torch.where(is_astray, truth, misfit))
-
-
-def _is_astray(
-    misfit: torch.Tensor, found: torch.Tensor, misfit_of_truth: torch.Tensor, truth: torch.Tensor
-) -> torch.Tensor:
-    """Which searches ended far above the truth, (batch,)."""
-    limit = _ASTRAY * (misfit_of_truth + truth.square().sum(-1))
-    return ~(misfit + found.square().sum(-1) <= limit)
+    lost = is_astray(misfit, searched, truth, xi)
+    model.plausibility.fit(1, torch.where(lost, truth, misfit))

@@ -2,14 +2,17 @@
 
 For a full solution the PDE itself says how wrong a guess of z is:
 
-    min_xi  |V^T r(u, z(xi)) / sigma|^2 + |(b(z(xi)) - b(u)) / sigma_b|^2 + |xi|^2
+    min_xi  |rows(u, xi)|^2 + |xi|^2
 
-sigma is what V^T r of a true solution amounts to, because u has a part outside of the basis; it is
-measured by the calibration. No PDE is solved. The damping follows the misfit (Yamashita and
+    rows  =  V^T r(u, z(xi)) / (sigma |c|),   (b(z(xi)) - b(u)) / (sigma_b |b|)       steady ones
+
+sigma is what V^T r / |c| of a true solution amounts to, because u has a part outside of the basis;
+it is measured by the calibration. No PDE is solved. The damping follows the misfit (Yamashita and
 Fukushima, 2001), so that it vanishes where u is explained. The search of `pddlvm.inference.laplace`
 for the parameters behind data only ever goes up, between no bounds; here it has to cross ridges.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -17,15 +20,26 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of
 from pddlvm.linalg.derivatives import linearise
+from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced.residual import ReducedModel
 
-__all__ = ["N_INVERSE_CORRECTIONS", "GaussNewton", "Minimum", "inverse_features"]
+__all__ = [
+    "N_INVERSE_CORRECTIONS",
+    "SIGMA_BOUNDARY",
+    "GaussNewton",
+    "Minimum",
+    "ResidualRows",
+    "Rows",
+    "Solutions",
+    "inverse_features",
+]
 
 N_INVERSE_CORRECTIONS = 20
 """At most this many steps after the neural inverse map."""
 
 _CHUNK = 256
-_SIGMA_BOUNDARY = 1e-4
+SIGMA_BOUNDARY = 1e-4
+"""Of boundary values, relative to their size."""
 _SMALL_STEP = 1e-4
 """In standard deviations of the prior; the steps shrink quadratically."""
 _DAMPING, _LOWER, _RAISE = 1e-2, 0.2, 10.0
@@ -39,8 +53,55 @@ _N_RESTARTS = 8
 _FAR = 12.0
 """Standard deviations of the prior within which a search stays."""
 
-Solutions = tuple[Tensor, Tensor, Tensor]
-"""Augmented coefficients, boundary coordinates and sizes of solutions."""
+Solutions = tuple[Tensor, ...]
+"""What rows know of solutions, (batch, ...) each."""
+
+
+class Rows(ABC):
+    """How badly parameters explain solutions: the sum of the squares of the rows.
+
+    Attributes:
+        n: number of rows, which is about what a true solution has.
+    """
+
+    n: int
+
+    @abstractmethod
+    def __call__(self, of: Solutions, xi: Tensor) -> Tensor:
+        """Rows (batch, n) at xi (batch, d), differentiable."""
+
+    def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, and their derivatives by xi, (batch, n, d)."""
+        return linearise(lambda at: self(of, at), xi)
+
+
+class ResidualRows(Rows):
+    """Those of steady solutions.
+
+    Args:
+        reduced: the reduced model.
+        sigma: standard deviation of V^T r / |c| for a true solution, (n_modes,).
+        rank: number of boundary coordinates.
+    """
+
+    def __init__(self, reduced: ReducedModel, sigma: Tensor, rank: int) -> None:
+        self._reduced, self._sigma = reduced, sigma
+        self.n = len(sigma) + rank
+
+    def of(self, c: Tensor, b: Tensor) -> Solutions:
+        """Of coefficients (batch, n_modes) and boundary coordinates (batch, rank)."""
+        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        return self._reduced.representation.augment(c, b), b, size
+
+    def __call__(self, of: Solutions, xi: Tensor) -> Tensor:  # noqa: D102
+        a, b, size = of
+        z = self._reduced.prior.unstandardise(xi.double())
+        r = self._reduced.residual_of(a, z) / (self._sigma * size)
+        if b.shape[-1] == 0:
+            return r
+        misfit = self._reduced.representation.boundary_coordinates(z) - b
+        scale = SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return torch.cat([r, misfit / scale], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -72,64 +133,61 @@ class GaussNewton:
     """Levenberg-Marquardt steps in standard coordinates, batched.
 
     Args:
-        reduced: the reduced model.
-        sigma: standard deviation of V^T r / |c| for a true solution, (n_modes,).
+        prior: of z.
+        rows: what is minimised.
     """
 
-    def __init__(self, reduced: ReducedModel, sigma: Tensor) -> None:
-        self.reduced = reduced
-        self.prior = reduced.prior
-        self.sigma = sigma
+    def __init__(self, prior: ParameterSpace, rows: Rows) -> None:
+        self.prior, self.rows = prior, rows
 
-    def __call__(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
-        """Correct xi, (batch, d), for the solutions with coefficients c and boundary values b.
+    def __call__(self, of: Solutions, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
+        """Correct xi, (batch, d), for solutions.
 
         A search that got stuck begins again, at draws of the prior (always the same ones).
 
         Args:
-            c: coefficients of u, (batch, n_modes).
-            b: boundary coordinates of u, (batch, rank).
+            of: the solutions, as the rows know them.
             xi: start; known parameters already in place.
             unknown: 1 where a parameter may move, 0 elsewhere, (batch, d).
             n_steps: number of steps; fewer where they become small.
         """
-        found = self._search(c, b, xi, unknown, n_steps)
-        is_stuck = found.misfit > _STUCK * (len(self.sigma) + b.shape[-1])
+        found = self._search(of, xi, unknown, n_steps)
+        is_stuck = found.misfit > _STUCK * self.rows.n
         if n_steps == 0 or not is_stuck.any():
             return found
         stuck = is_stuck.nonzero()[:, 0]
         starts = self.prior.sample_standard((_N_RESTARTS,), generator=generator_of(0)).to(xi)
         again = stuck.repeat_interleave(_N_RESTARTS)
-        c, b, xi, unknown = (part[again] for part in (c, b, xi, unknown))
+        of, xi, unknown = tuple(part[again] for part in of), xi[again], unknown[again]
         starts = torch.where(unknown > 0, starts.repeat(len(stuck), 1), xi)
-        ends = self._search(c, b, starts, unknown, n_steps)
+        ends = self._search(of, starts, unknown, n_steps)
         best = ends.objective.reshape(-1, _N_RESTARTS).argmin(1)
         first = torch.arange(0, len(again), _N_RESTARTS, device=best.device)
         return found.better_of(ends.rows(first + best), stuck)
 
-    def _search(self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
-        n = _CHUNK
-        pieces = zip(c.split(n), b.split(n), xi.split(n), unknown.split(n), strict=True)
-        parts = [self._correct(*piece, n_steps) for piece in pieces]
-        return Minimum(*(torch.cat(t) for t in zip(*parts, strict=True)))
+    def _search(self, of: Solutions, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
+        found = []
+        for own in torch.arange(len(xi), device=xi.device).split(_CHUNK):
+            part = tuple(x[own] for x in of)
+            found.append(self._correct(part, xi[own], unknown[own], n_steps))
+        return Minimum(*(torch.cat(t) for t in zip(*found, strict=True)))
 
-    def misfit(self, c: Tensor, b: Tensor, xi: Tensor) -> Tensor:
-        """The first two terms of the objective, (batch,)."""
-        return self._rows(*self._solutions(c, b), xi).square().sum(-1)
+    def misfit(self, of: Solutions, xi: Tensor) -> Tensor:
+        """The first term of the objective, (batch,)."""
+        return self.rows(of, xi).square().sum(-1)
 
     def _correct(
-        self, c: Tensor, b: Tensor, xi: Tensor, unknown: Tensor, n_steps: int
+        self, of: Solutions, xi: Tensor, unknown: Tensor, n_steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        of = a, b, size = self._solutions(c, b)
-        found, least = xi, _objective(self._rows(*of, xi), xi)
+        found, least = xi, _objective(self.rows(of, xi), xi)
         at, damping = xi, torch.full_like(least, _DAMPING)
-        going = torch.arange(len(c), device=c.device)
+        going = torch.arange(len(xi), device=xi.device)
         for _ in range(n_steps):
             if not len(going):
                 break
-            part = a[going], b[going], size[going]
+            part = tuple(x[going] for x in of)
             trial, _ = self._step(part, at, unknown[going], damping)
-            objective = _objective(self._rows(*part, trial), trial)
+            objective = _objective(self.rows(part, trial), trial)
             best = least[going]
             is_better, is_near = objective < best, objective < _FARTHEST * best
             found = found.index_copy(0, going, torch.where(is_better[:, None], trial, found[going]))
@@ -140,16 +198,16 @@ class GaussNewton:
             going = going[is_going]
         # Without damping the last step is exact where the residual is affine.
         trial, hessian = self._step(of, found, unknown, torch.zeros_like(least))
-        is_better = _objective(self._rows(*of, trial), trial) < least
+        is_better = _objective(self.rows(of, trial), trial) < least
         found = torch.where(is_better[:, None], trial, found)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
-        return found, std, self._rows(*of, found).square().sum(-1)
+        return found, std, self.rows(of, found).square().sum(-1)
 
     def _step(
         self, of: Solutions, xi: Tensor, unknown: Tensor, damping: Tensor
     ) -> tuple[Tensor, Tensor]:
         """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds; and J^T J + I."""
-        values, slopes = linearise(lambda at: self._rows(*of, at), xi)
+        values, slopes = self.rows.linearise(of, xi)
         # Directions that u does not determine live on the prior alone, the I: keep it in float64.
         rows, jacobian = values.double(), (slopes * unknown[:, None, :]).double()
         identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
@@ -162,19 +220,6 @@ class GaussNewton:
         extra = (damping * rows.square().sum(-1))[:, None] + (~free).double()
         step = torch.linalg.solve(matrix + extra.diag_embed(), (gradient * free)[..., None])
         return (xi - step[..., 0].to(xi)).clamp(low, high), hessian
-
-    def _solutions(self, c: Tensor, b: Tensor) -> Solutions:
-        size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        return self.reduced.representation.augment(c, b), b, size
-
-    def _rows(self, a: Tensor, b: Tensor, size: Tensor, xi: Tensor) -> Tensor:
-        z = self.prior.unstandardise(xi.double())
-        r = self.reduced.residual_of(a, z) / (self.sigma * size)
-        if b.shape[-1] == 0:
-            return r
-        misfit = self.reduced.representation.boundary_coordinates(z) - b
-        scale = _SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        return torch.cat([r, misfit / scale], dim=-1)
 
 
 def _objective(rows: Tensor, xi: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from pddlvm.galerkin.gauss_newton import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
     Minimum,
+    ResidualRows,
     inverse_features,
 )
 from pddlvm.galerkin.maps import ForwardMap, InverseMap
@@ -368,14 +369,15 @@ class GalerkinMaps(LatentModel):
         self, c: Tensor, b: Tensor, xi: Tensor, known: Tensor, n_steps: int
     ) -> Minimum:
         """A search from xi; the Laplace approximation at its end."""
-        newton = GaussNewton(self.reduced, self.sigma_residual)
-        return newton(c, b, xi, 1 - known, n_steps)
+        rows = ResidualRows(self.reduced, self.sigma_residual, b.shape[-1])
+        return GaussNewton(self.problem.prior, rows)(rows.of(c, b), xi, 1 - known, n_steps)
 
     def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
         """How badly xi explains solutions, (batch,): the residual of u, in units of true ones."""
         representation = self.reduced.representation
         c, b = representation.project(u), representation.boundary_coordinates_of(u)
-        return GaussNewton(self.reduced, self.sigma_residual).misfit(c, b, xi)
+        rows = ResidualRows(self.reduced, self.sigma_residual, b.shape[-1])
+        return GaussNewton(self.problem.prior, rows).misfit(rows.of(c, b), xi)
 
     def invert(
         self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int = 0

@@ -1,10 +1,13 @@
 """Levenberg-Marquardt on log p(y | h(xi)) + log p(eta), for a batch of data sets.
 
-    (J^T P J + D + mu I) step = J^T P (y - h) + d log p(eta) / deta,   D the curvature of the prior
+    (J^T P J + D + B + mu I) step = J^T P (y - h - c) + d log p(eta) / deta,   D that of the prior
 
-mu falls where a step helps and grows where it does not; all data sets iterate together. The last
-step is so small that h is linear along it, and costs no prediction. Data that
-contradict the model would send the iteration out of all numbers: it stays within 12 standard
+mu falls where a step gains what it was expected to, and grows where it gains nothing; all data sets
+iterate together. c is zero at first. Where a step disappoints, the data turned aside along it, by
+c = h(eta + step) - h - J step, and it is tried again with that (Transtrum and Sethna, 2012). B is
+what J^T P J leaves out of the curvature near a maximum, of rank one in each step (Dennis, Gay and
+Welsch, 1981). The last step is so small that h is linear along it, and costs no prediction. Data
+that contradict the model would send the iteration out of all numbers: it stays within 12 standard
 deviations of the prior, where parameters that it pushes against the edge are held.
 """
 
@@ -43,7 +46,15 @@ STUCK_DECREMENT = 1e-2
 """That up to which a search without a better step has arrived: at a tenth of a deviation."""
 _ROUNDED = 1e-12
 """Part of an objective that is rounding."""
-_DAMPING = 1e-3
+_DAMPING, _LEAST_DAMPING = 1e-3, 1e-8
+_AS_EXPECTED = 0.5
+"""Part of the expected gain with which the damping falls."""
+_CLOSE = 1.0
+"""Squared distance, in posterior standard deviations, from which on B is that of the maximum."""
+_MOST_TURNED = 0.75
+"""How far a step is turned aside, in parts of its length."""
+_INDEPENDENT = 1e-8
+"""Cosine of directions that tell nothing of each other."""
 _TINY = 1e-12
 
 
@@ -116,6 +127,7 @@ def maximise(surrogate: Surrogate, y: Tensor, at: Points, tolerance: float) -> M
         )
     # Those that go on: each search is what it would be alone.
     rows, is_near = torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
+    bend = y.new_zeros(len(y), prior.size, prior.size)
     for iterations in count(1):
         here, data = at.of(rows), y[rows]
         hessian, gradient = newton_system(prior, here, data, precision(data - here.data))
@@ -123,9 +135,8 @@ def maximise(surrogate: Surrogate, y: Tensor, at: Points, tolerance: float) -> M
         decrement = (gradient * newton).sum(-1)
         is_last = decrement < tolerance
         scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        step = solve(hessian + damping * scale * identity, gradient)
         # A step of nothing, at the edge or of a singular matrix, is none: the damping grows.
-        better = torch.zeros_like(is_last)
+        better, is_good = torch.zeros_like(is_last), torch.zeros_like(is_last)
         last, others = is_last.nonzero()[:, 0], (~is_last).nonzero()[:, 0]
         if len(last):
             log_density = partial(objective, surrogate, data[last])
@@ -134,22 +145,82 @@ def maximise(surrogate: Surrogate, y: Tensor, at: Points, tolerance: float) -> M
             )
             here = here.with_rows(last, there)
         if len(others):
-            log_density = partial(objective, surrogate, data[others])
-            there, better[others] = here.of(others).or_better(
-                points(surrogate, moved(here.eta, step)[others], log_density)
-            )
+            own = _System(hessian, bend, damping * scale * identity, gradient).of(others)
+            there, gain, bend[others] = _climbed(surrogate, data[others], here.of(others), own)
+            is_good[others], better[others] = gain > _AS_EXPECTED, gain > 0
+            bend[others] *= (decrement[others] < _CLOSE)[:, None, None]
             here = here.with_rows(others, there)
         at = at.with_rows(rows, here)
-        damping = torch.where(better[:, None, None], 0.1 * damping, 10.0 * damping)
+        factor = torch.where(is_good, 0.1, torch.where(better, 1.0, 10.0)).to(damping)
+        damping = (damping * factor[:, None, None]).clamp(min=_LEAST_DAMPING)
         # A step that no damping makes better has reached the accuracy of the surrogate.
         is_stuck = ~better & (damping[:, 0, 0] > _NO_BETTER)
         # Stuck, or slow along a curved valley, but there.
         is_near[rows] = decrement < STUCK_DECREMENT + _ROUNDED * here.value.abs()
         goes_on = ~(is_last | is_stuck)
-        rows, damping = rows[goes_on], damping[goes_on]
+        rows, damping, bend = rows[goes_on], damping[goes_on], bend[goes_on]
         if iterations == _MAX_ITERATIONS or not len(rows):
             return Maximum(at, iterations, is_near)
     raise AssertionError("never reached")
+
+
+@dataclass(frozen=True)
+class _System:
+    """(H + B + mu I) step = gradient, for a batch; without B where that is not positive."""
+
+    hessian: Tensor
+    bend: Tensor
+    damping: Tensor
+    gradient: Tensor
+
+    def of(self, rows: Tensor) -> "_System":
+        return _System(*(part[rows] for part in vars(self).values()))
+
+    def step(self, gradient: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(self.hessian + self.bend + self.damping)
+        is_positive = (info == 0) & torch.isfinite(factor).flatten(1).all(-1)
+        bend = torch.where(is_positive[:, None, None], self.bend, 0.0)
+        return solve(self.hessian + bend + self.damping, gradient)
+
+
+def _climbed(
+    surrogate: Surrogate, y: Tensor, old: Points, system: _System
+) -> tuple[Points, Tensor, Tensor]:
+    """The best of old points, a step and a turned step; gain in parts of the expected; new B."""
+    precision = surrogate.observation.noise.precision
+    density = partial(objective, surrogate, y)
+    new = points(surrogate, moved(old.eta, system.step(system.gradient)), density)
+    change = new.eta - old.eta
+    expected = (0.5 * system.gradient * change).sum(-1).clamp(min=_TINY)
+    best, _ = old.or_better(new)
+    hessian, gradient = newton_system(surrogate.prior, new, y, precision(y - new.data))
+    missed = system.gradient - gradient - (hessian @ change[..., None])[..., 0]
+    bend = _bent(system.bend, change, missed)
+    is_poor = (best.value - old.value < _AS_EXPECTED * expected) & torch.isfinite(new.value)
+    rows = is_poor.nonzero()[:, 0]
+    if len(rows):
+        aside = new.data - old.data - (old.jacobian @ change[..., None])[..., 0]
+        root = precision(y - old.data).at(rows)
+        white = root.columns(old.jacobian[rows])
+        pull = (white.mT @ root.white(aside[rows].nan_to_num())[..., None])[..., 0]
+        turned = system.of(rows).step(system.gradient[rows] - pull)
+        is_small = (turned - change[rows]).norm(dim=-1) < _MOST_TURNED * change[rows].norm(dim=-1)
+        rows, turned = rows[is_small], turned[is_small]
+    if len(rows):
+        density = partial(objective, surrogate, y[rows])
+        other = points(surrogate, moved(old.eta[rows], turned), density)
+        best = best.with_rows(rows, best.of(rows).or_better(other)[0])
+    return best, (best.value - old.value) / expected, bend
+
+
+def _bent(bend: Tensor, step: Tensor, missed: Tensor) -> Tensor:
+    """B with B step = what the change of the gradient has beside H step, of rank one more."""
+    left = missed - (bend @ step[..., None])[..., 0]
+    size = (left * step).sum(-1)
+    counts = size.abs() > _INDEPENDENT * left.norm(dim=-1) * step.norm(dim=-1)
+    counts &= torch.isfinite(left).all(-1)
+    more = left[:, :, None] * left[:, None] / torch.where(counts, size, 1.0)[:, None, None]
+    return torch.where(counts[:, None, None], bend + more, bend)
 
 
 def points(

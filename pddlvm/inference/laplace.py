@@ -45,8 +45,9 @@ from pddlvm.sampling.coordinates import Coordinates
 __all__ = ["Laplace", "laplace"]
 
 _MAX_MOVES = 5
-_DECREMENT = 1e-6
-"""Squared distance to the maximum, in posterior standard deviations, that ends an iteration."""
+_DECREMENT, _NEAR_DECREMENT = 1e-6, 1e-4
+"""Squared distance to the maximum, in posterior standard deviations, that ends an iteration; and of
+one that more data will move."""
 _TINY = 1e-12
 _HOPELESS, _LEAST_MASS = 50.0, 0.01
 """Log densities below the best, and the mass, with which a maximum does not count as a mode."""
@@ -104,7 +105,9 @@ class Laplace:
         return [self.modes.of(k).of(i) for k in range(n_modes)]
 
 
-def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Laplace:
+def laplace(
+    surrogate: Surrogate, y: Tensor, start: Tensor | None = None, *, is_near: bool = False
+) -> Laplace:
     """Laplace approximations for data sets.
 
     Args:
@@ -112,6 +115,7 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
         y: (batch, n), float64; NaN where nothing was measured.
         start: unbounded parameters where searches begin, (batch, n_starts, d), from
             `pddlvm.inference.modes.starts` for instance; by default the centre of the prior alone.
+        is_near: are they close to maxima, so that no rough surrogate needs to lead there?
 
     Raises:
         ConvergenceError: the surrogate is not finite at the centre of the prior, or its error is
@@ -122,11 +126,11 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     if start is None:
         start = torch.zeros(len(y), 1, prior.size, dtype=y.dtype)
     asked = torch.ones(start.shape[:2], dtype=torch.bool)
-    if surrogate.corrections:
+    if surrogate.corrections and not is_near:
         at, asked, before = explore_roughly(surrogate, y, start)
     else:
         at = points_of(surrogate, y, start, asked)
-    searched = explore(surrogate, y, at, asked, _DECREMENT)
+    searched = explore(surrogate, y, at, asked, _NEAR_DECREMENT if is_near else _DECREMENT)
     kept, found = searched.kept, searched.found
     at, converged, of = found.at, found.converged, kept.nonzero()[:, 0]
     # Numbers of the searches of each data set; one that was not made has no density.
@@ -139,10 +143,10 @@ def laplace(surrogate: Surrogate, y: Tensor, start: Tensor | None = None) -> Lap
     is_mode = distinct(at.eta[index], value, factor[index], partial(value_at, surrogate, y))
     modes, of = index[is_mode], is_mode.nonzero()[:, 0]
     error = surrogate.error(plain.xi_of(at.eta[modes]))
-    better, is_near = _with_errors(surrogate, y[of], at.of(modes), error)
+    better, arrived = _with_errors(surrogate, y[of], at.of(modes), error)
     at = at.with_rows(modes, better)
     # Where the error hides what stopped the search, that has arrived.
-    converged[modes] |= is_near
+    converged[modes] |= arrived
     factor[modes] = spread(surrogate, y[of], better, error)
     masses = is_mode.to(y)
     if len(modes) > len(y):

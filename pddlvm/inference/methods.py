@@ -17,7 +17,7 @@ from torch import Tensor
 from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
-from pddlvm.basics.parallel import Watch, each
+from pddlvm.basics.parallel import Watch, each, nobody
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import check_seed
 from pddlvm.basics.unchanged import Unchanged
@@ -44,7 +44,7 @@ from pddlvm.sampling.statistics import bulk_size, rhat, tail_size
 from pddlvm.sampling.variational import variational
 from pddlvm.sensors.observation import Observation
 
-__all__ = ["Method", "infer"]
+__all__ = ["Method", "Network", "Query", "infer", "posterior_of"]
 
 Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
 """A method of `infer`, by its name."""
@@ -67,6 +67,7 @@ class Query:
         n_samples: draws of each posterior, all chains together.
         n_chains: Markov chains.
         seed: of everything random.
+        start: unbounded parameters near the maxima, (n_data, n_starts, d), where they are known.
     """
 
     model: LatentModel
@@ -74,14 +75,21 @@ class Query:
     network: Network
     surrogate: Surrogate
     y: Tensor
-    n_samples: int
-    n_chains: int
-    seed: int
+    n_samples: int = 1000
+    n_chains: int = 4
+    seed: int = 0
+    start: Tensor | None = None
 
     @cached_property
     def laplace(self) -> Laplace:
         """Laplace approximations of the data sets."""
-        return search(self.surrogate, self.y)
+        return self.searched(nobody)
+
+    def searched(self, watch: Watch) -> Laplace:
+        """The same, searched for anew."""
+        if self.start is None:
+            return search(self.surrogate, self.y, watch)
+        return laplace(self.surrogate, self.y, self.start, is_near=True)
 
     @cached_property
     def finite_elements(self) -> Laplace:
@@ -142,7 +150,7 @@ class Found:
 
 
 def _laplace(query: Query, bar: ProgressBar) -> Found:
-    found = search(query.surrogate, query.y, bar.show)
+    found = query.laplace if query.start is not None else query.searched(bar.show)
     gaussians = Gaussians(found.modes, found.masses)
     return _gaussian(query, gaussians, found.density, partial(_found, found))
 
@@ -316,15 +324,21 @@ def infer(
             f"n_samples must be at least 4 for each of {n_chains} chains, got {n_samples}"
         )
     y = owned(observation.check(y))
-    batch = y.shape[:-1]
-    if not batch.numel():
+    if not y.shape[:-1].numel():
         raise InputError(f"y has no data set, its shape is {tuple(y.shape)}; give at least one")
     flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = model.surrogate(observation, corrections=1)
     query = Query(model, observation, network, surrogate, flat, n_samples, n_chains, seed)
     with ProgressBar(progress) as bar:
         bar.say(method)
-        found = _METHODS[method](query, bar)
+        return posterior_of(query, method, y, bar, start)
+
+
+def posterior_of(
+    query: Query, method: Method, y: Tensor, bar: ProgressBar, start: float
+) -> Posterior:
+    """What a method answers to data y, (..., n), and evidence; `start` is when it was asked."""
+    found, batch = _METHODS[method](query, bar), y.shape[:-1]
     evidence: dict[str, Any] = {
         name: None if value is None else value.reshape((*batch, *value.shape[1:]))
         for name, value in {
@@ -349,7 +363,7 @@ def infer(
         diagnostics,
         query.sensors,
         y,
-        Unchanged(model),
+        Unchanged(query.model),
         found.density,
         found.log_density,
         found.xi,

@@ -218,6 +218,16 @@ class Posterior:
         """New data at draws of z, `(*shape, ..., d)` -> `(*shape, ..., n)`."""
         return self.observation.simulate(self._solutions(z, seed + 1), seed=seed)
 
+    def expected(self, z: Tensor) -> Tensor:
+        """Data without noise at draws of z, `(*shape, ..., d)` -> `(*shape, ..., n)`."""
+        z = self._model.problem.prior.check(z)
+        if self.diagnostics.is_exact:
+            return self.observation.apply(self._model.problem.solve(z)).to(z)
+        xi = self._model.problem.prior.standardise(z.double().cpu())
+        surrogate = self._kept().surrogate(self.observation, corrections=1)
+        found = surrogate.mean(xi.reshape(-1, xi.shape[-1]))
+        return found.reshape(*z.shape[:-1], found.shape[-1]).to(z)
+
     def _solutions(self, z: Tensor, seed: int) -> Tensor:
         if self.diagnostics.is_exact:
             return self._model.problem.solve(z).to(z)

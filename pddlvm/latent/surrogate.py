@@ -76,21 +76,24 @@ class ModelSurrogate(Surrogate):
         Raises:
             ConvergenceError: it is not finite.
         """
-        z = self.prior.unstandardise(xi)
-        forward = self.forward(z)
-        if isinstance(self.observation, LinearObservation):
-            found = forward.error_of(self.observation.matrix)
-        else:
-            data = self.observation.apply(forward.sample((_N_DRAWS,), seed=0))
-            centred = (data - data.mean(0)).permute(1, 2, 0)
-            found = LowRank.of_factor(centred / (_N_DRAWS - 1) ** 0.5)
+        found = self.raw_error(xi)
         bad = torch.nonzero(~torch.isfinite(found.diagonal()).all(-1))
         if len(bad):
+            z = self.prior.unstandardise(xi[int(bad[0])])
             raise ConvergenceError(
-                f"the error of the prediction at z = {z[int(bad[0])].tolist()} is not finite: it "
+                f"the error of the prediction at z = {z.tolist()} is not finite: it "
                 "is far from where the map was trained; do the data contradict the prior?"
             )
         return found
+
+    def raw_error(self, xi: Tensor) -> LowRank:
+        """The same, whether finite or not."""
+        forward = self.forward(self.prior.unstandardise(xi))
+        if isinstance(self.observation, LinearObservation):
+            return forward.error_of(self.observation.matrix)
+        data = self.observation.apply(forward.sample((_N_DRAWS,), seed=0))
+        centred = (data - data.mean(0)).permute(1, 2, 0)
+        return LowRank.of_factor(centred / (_N_DRAWS - 1) ** 0.5)
 
     def forward(self, z: Tensor) -> Prediction:
         """What the model says of u, (batch, d) -> (batch, n_dofs)."""

@@ -10,11 +10,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["linearise"]
+__all__ = ["linearise", "linearise_at_once"]
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Values (batch, m) and derivatives (batch, m, d) of a function at x, (batch, d)."""
+    return _linearise(function, x, _one_by_one)
+
+
+def linearise_at_once(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with all columns in one pass: of functions whose derivatives torch can batch."""
+    return _linearise(function, x, _at_once)
+
+
+def _linearise(
+    function: Callable[[Tensor], Tensor], x: Tensor, columns: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         value = function(at)
@@ -22,7 +33,16 @@ def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, 
             return value, value.new_zeros(*value.shape, x.shape[-1])
         w = torch.zeros_like(value, requires_grad=True)
         (pulled,) = torch.autograd.grad(value, at, w, create_graph=True)
-        columns = [
-            torch.autograd.grad(part.sum(), w, retain_graph=True)[0] for part in pulled.unbind(-1)
-        ]
-    return value.detach(), torch.stack(columns, dim=-1)
+        return value.detach(), columns(pulled, w)
+
+
+def _one_by_one(pulled: Tensor, w: Tensor) -> Tensor:
+    parts = pulled.unbind(-1)
+    found = [torch.autograd.grad(part.sum(), w, retain_graph=True)[0] for part in parts]
+    return torch.stack(found, dim=-1)
+
+
+def _at_once(pulled: Tensor, w: Tensor) -> Tensor:
+    d = pulled.shape[-1]
+    each = torch.eye(d, dtype=pulled.dtype, device=pulled.device)[:, None].expand(d, len(w), d)
+    return torch.autograd.grad(pulled, w, each, is_grads_batched=True)[0].movedim(0, -1)

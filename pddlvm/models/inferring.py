@@ -1,6 +1,6 @@
 """What all final models can do beside their maps: inference, and files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_kind
 from pddlvm.basics.grad_mode import with_gradients
+from pddlvm.inference.assimilation import Stream, assimilate
 from pddlvm.inference.density import Density
 from pddlvm.inference.methods import Method, infer
 from pddlvm.inference.posterior import Posterior
@@ -22,7 +23,7 @@ from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import save
 from pddlvm.results.vtu import write_pvd, write_vtu
-from pddlvm.sensors.observation import Observation
+from pddlvm.sensors.observation import Observation, PointObservation
 from pddlvm.training.fit import Budget
 
 __all__ = ["InferringModel"]
@@ -79,6 +80,26 @@ class InferringModel(LatentModel):
             seed=seed,
             progress=progress,
         )
+
+    @with_gradients
+    def assimilate(self, stream: Stream, observation: PointObservation) -> Iterator[Posterior]:
+        """Posteriors by "laplace" of data that arrive one time after the other, one each time.
+
+        Args:
+            stream: pairs of a time and of the values of all sensors then, (..., n_points) with NaN
+                where one has none, in the order of time; times may be left out.
+            observation: sensors with all times that may come, of the problem of this model.
+
+        Yields:
+            After each arrival what `infer` gives for all data so far; its y has NaN for what has
+            not come. Each begins at the modes of the one before.
+
+        Raises:
+            InputError: sensors without times, of another problem; while it is read, values of the
+                wrong length, a time that comes twice, too early, or is none of the observation's.
+            ConvergenceError: predictions are not finite where the data lead.
+        """
+        return assimilate(self, stream, observation, self._by_network)
 
     def _by_network(self, observation: Observation, y: Tensor) -> Density:
         return self.amortize(observation).resampled(y)

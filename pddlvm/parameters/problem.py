@@ -255,6 +255,10 @@ class ParametricProblem(ABC):
             "times out, or make a TransientProblem of it"
         )
 
+    def times_seen(self, times: "ArrayLike | Tensor | None") -> NDArray[np.float64] | None:
+        """The times of sensors, (n_times,), of a problem with steps in time; all by default."""
+        return None
+
     def as_points(self, points: "ArrayLike | Tensor") -> NDArray[np.float64]:
         """Points of the domain as an array (n_points, dim).
 

@@ -135,6 +135,14 @@ class ParameterSpace:
             [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
         )
 
+    def with_slope(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """`unstandardise` and its derivatives, each number's by its own coordinate, (..., d)."""
+        with torch.enable_grad():
+            at = xi.detach().requires_grad_()
+            z = self.unstandardise(at)
+            (slope,) = torch.autograd.grad(z.sum(), at)
+        return z.detach(), slope
+
     @cached_property
     def units(self) -> tuple[Tensor, Tensor]:
         """The middle of the prior of z, and about its standard deviation, (d,) each."""

@@ -10,17 +10,21 @@ from pddlvm.plot.fields import calibration, elbo, field, inverse_figure
 from pddlvm.plot.forward import forward_figure
 from pddlvm.plot.grids import space_time
 from pddlvm.plot.posteriors import corner, expected_coverage, inference_figure, marginals, ranks
+from pddlvm.plot.series import animate, filmstrip, series
 
 __all__ = [
+    "animate",
     "calibration",
     "corner",
     "elbo",
     "expected_coverage",
     "field",
+    "filmstrip",
     "forward_figure",
     "inference_figure",
     "inverse_figure",
     "marginals",
     "ranks",
+    "series",
     "space_time",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "elbo",
     "field",
     "inverse_figure",
+    "limits_of",
     "magnitude",
     "one_example",
     "panels_for",
@@ -240,6 +241,13 @@ def _line(x: Array, t: NDArray[np.int64], data: Array, ax: Axes, label: str) -> 
     ax.set_xlabel("x")
     ax.set_ylabel(label)
     return ax
+
+
+def limits_of(problem: Problem | TransientProblem, states: Tensor) -> tuple[float, float]:
+    """Smallest and largest value that `field` draws of several states, (n, n_dofs)."""
+    dofs, space = field_of(problem.space, field_names(problem.space)[0])
+    shown = [magnitude(space.at_nodes(state[dofs])) for state in states.numpy()]
+    return min(float(x.min()) for x in shown), max(float(x.max()) for x in shown)
 
 
 def magnitude(at_nodes: Array) -> Array:

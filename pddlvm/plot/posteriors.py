@@ -16,12 +16,12 @@ from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.plot.figures import AnyFigure, drawn, new_figure, whole
 from pddlvm.validation.inference import InferenceReport
 
-__all__ = ["corner", "expected_coverage", "inference_figure", "marginals", "ranks"]
+__all__ = ["COLOURS", "corner", "expected_coverage", "inference_figure", "marginals", "ranks"]
 
 _N_DRAWS = 4000
 _COLUMNS = 4
 _MOST_SHOWN = 12
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
 """That the colour-blind can tell apart (Okabe and Ito, 2008)."""
 
 
@@ -61,7 +61,7 @@ def marginals(
         bins = np.linspace(*limits, 50)
         ax.hist(prior[:, i].numpy(), bins=bins, density=True, color="0.85", label="prior")
         for k, (label, z) in enumerate(draws.items()):
-            colour = _COLOURS[k % len(_COLOURS)]
+            colour = COLOURS[k % len(COLOURS)]
             style = {"histtype": "step", "color": colour, "linewidth": 1.4}
             ax.hist(z[:, i].numpy(), bins=bins, density=True, label=label, **style)
         if lines is not None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.checks import check_kind
-from pddlvm.basics.errors import ProblemError, ResonanceWarning
+from pddlvm.basics.errors import InputError, ProblemError, ResonanceWarning
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import generator_of
 from pddlvm.fem import MixedSpace
@@ -105,6 +105,12 @@ def reduce(
     Raises:
         ProblemError: K0 is not positive, or K(z) within the prior; or there is nothing to learn.
     """
+    if len(getattr(problem, "solution_shape", ())) > 1:
+        raise InputError(
+            f"problem {problem.name!r} is one in time, and reduce is for steady problems; "
+            "LatentVariableModel(problem) makes its own reduction, which models of the same "
+            "problem share by reduction=model.reduction"
+        )
     check_kind(Problem, problem=problem)
     check_kind(Basis | None, basis=basis)
     with ProgressBar(progress) as bar:

@@ -77,6 +77,12 @@ def write_solution(problem: Problem, path: str | Path, u: Tensor, z: Tensor | No
         RunFileError: the file cannot be written.
     """
     path = _checked(path, ".vtu")
+    if len(getattr(problem, "solution_shape", ())) > 1:
+        raise InputError(
+            f"problem {problem.name!r} is one in time, and a .vtu file has one state: "
+            "write_solution(problem.steady, path, u[k], problem.at(z, problem.times[k])[0]), or "
+            "model.to_pvd(path, z) for all of them"
+        )
     check_kind(Problem, problem=problem)
     u = problem.check_solution(u)
     z = z if z is None else problem.prior.check(z)

@@ -29,7 +29,15 @@ from pddlvm.basics.files import write_text
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.sensors.observation import LinearObservation, PointObservation
 
-__all__ = ["Measurements", "number", "read_measurements", "read_parameters", "write_table"]
+__all__ = [
+    "Measurements",
+    "Table",
+    "number",
+    "read_measurements",
+    "read_parameters",
+    "read_table",
+    "write_table",
+]
 
 _MAX_BYTES = 256 * 2**20
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -58,7 +66,7 @@ def read_parameters(path: Path, problem: ParametricProblem) -> Tensor:
         InputError: no such table, other columns than the parameters, values that are no numbers.
     """
     names = problem.parameter_names
-    table = _read(path).named(names)
+    table = read_table(path).named(names)
     unknown = sorted(set(table.header) - set(names))
     if unknown:
         raise InputError(f"{str(path)!r} has the columns {unknown}, which are no parameters")
@@ -84,7 +92,7 @@ def read_measurements(
     dim, names = len(problem.coordinates), problem.coordinates
     if len(problem.solution_shape) > 1:
         names = (*names, "t")
-    table = _read(path).named((*names, "value", "std"))
+    table = read_table(path).named((*names, "value", "std"))
     places = table.numbers(names)
     points, times = places[:, :dim], places[:, dim:]
     n = problem.evaluation(points[:1].numpy(), field).shape[0]
@@ -135,13 +143,15 @@ def write_table(path: Path, names: list[str], values: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
+    """The texts of a table, and the file that it is from."""
+
     path: Path
     header: list[str]
     rows: list[list[str]]
     has_decimal_commas: bool
 
-    def named(self, names: tuple[str, ...]) -> "_Table":
+    def named(self, names: tuple[str, ...]) -> "Table":
         """With these names instead of the same in capitals, where it is clear what is meant."""
         plain = [name.lower() for name in self.header]
         meant = {
@@ -164,6 +174,14 @@ class _Table:
         ]
         return torch.tensor(values, dtype=torch.float64)
 
+    def texts(self, name: str) -> list[str]:
+        """The column of this name."""
+        if name not in self.header:
+            raise InputError(
+                f"{str(self.path)!r} has no column {name}; it has {', '.join(self.header)}"
+            )
+        return [row[self.header.index(name)] for row in self.rows]
+
     def _number(self, text: str, row: int, may_miss: bool) -> float:
         if may_miss and text.strip().lower() in _MISSING:
             return math.nan
@@ -175,7 +193,7 @@ class _Table:
         return value
 
 
-def _read(path: Path) -> _Table:
+def read_table(path: Path) -> Table:
     """A table whose rows are all as long as its header."""
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -211,7 +229,7 @@ def _read(path: Path) -> _Table:
         header, rows = header[1:], [row[1:] for row in rows]
     if "" in header:
         raise InputError(f"{str(path)!r} has a column without a name: {', '.join(header)}")
-    return _Table(path, header, rows, mark != "," and _has_decimal_commas(rows, path))
+    return Table(path, header, rows, mark != "," and _has_decimal_commas(rows, path))
 
 
 def _is_comment(line: str) -> bool:

@@ -204,6 +204,9 @@ class PointObservation(LinearObservation):
         times: of a problem in time, when: (n_times,), by default at all steps; between these u is
             linear in time. The data are n_points n_times, all points of a time after each other.
 
+    Attributes:
+        times: of the data, (n_times,), of a problem in time; else None.
+
     Raises:
         InputError: a point outside, named, with its distance; a time outside, or times of a problem
             that has none.
@@ -224,6 +227,7 @@ class PointObservation(LinearObservation):
         # Before the search for their cells.
         check_sensors(len(self.points))
         matrix = problem.seen_at(problem.evaluation(self.points, field), times)
+        self.times = problem.times_seen(times)
         super().__init__(problem, matrix, noise_std)
 
 

@@ -17,13 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pddlvm.basics.checks import broadcast_batch, check_finite, check_shape, check_vectors
+from pddlvm.basics.checks import (
+    broadcast_batch,
+    check_finite,
+    check_kind,
+    check_shape,
+    check_vectors,
+)
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.parameters.identity import is_like
+from pddlvm.sensors.quantity import Quantity
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
 
@@ -81,6 +89,38 @@ class TrajectoryForward:
         The size of its error where A(z) is close to A0, seen in more shapes than the model has.
         """
         return self._residual_norm()
+
+    @property
+    def error_bound(self) -> None:
+        """None: there are no rigorous bounds in time, and `residual_norm` is an estimate."""
+
+    @property
+    def error_interval(self) -> None:
+        """None, as `error_bound`."""
+
+    def of(self, quantity: Quantity) -> "TrajectoryQuantity":
+        """Linear functionals of the whole trajectory, at the times of its problem.
+
+        Raises:
+            InputError: a quantity of another problem, or an answer at other times than the steps.
+        """
+        check_kind(Quantity, quantity=quantity)
+        problem = self._modes.steps.problem
+        if not is_like(problem, quantity.problem):
+            raise InputError(
+                f"the quantity {quantity.name!r} is of problem {quantity.problem.name!r}, the "
+                f"answer of {problem.name!r} or of one with another mesh, fields or steps"
+            )
+        if len(self.times) != problem.n_times or (self.times != problem.times).any():
+            raise InputError(
+                f"the quantity {quantity.name!r} reads all steps, and this answer is at "
+                f"{len(self.times)} times of its own; ask model.forward(z).of(quantity)"
+            )
+        values, error = self._of_rows(quantity.matrix)
+        batch = self._like.shape[:-1]
+        std = error().diagonal().sqrt()
+        mean, std = (x.reshape(*batch, x.shape[-1]).to(self._like) for x in (values, std))
+        return TrajectoryQuantity(mean, std)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_times, n_dofs) each.
@@ -159,11 +199,7 @@ class TrajectoryForward:
         problem = self._modes.steps.problem
         own, touched = columns_of(rows)
         place, dof = touched // problem.n_dofs, touched % problem.n_dofs
-        v = torch.zeros(len(dof), self._modes.steps.n, dtype=torch.float64)
-        number = torch.full((problem.n_dofs,), -1)
-        number[self._free] = torch.arange(len(self._free))
-        inside = number[dof] >= 0
-        v[inside] = self._v[number[dof[inside]]]
+        v = self._modes.steps.at_dofs(dof)
         at = self._dense_at[place]
         c = torch.einsum("jk,bkm->bjm", at, self._c())
         values = torch.einsum("bjm,jm->bj", c, v) + self._lift_at(at, dof)
@@ -214,8 +250,7 @@ class TrajectoryForward:
         steps = self._modes.steps
         if not len(steps.lifts):
             return None
-        b = steps.drive(self._z).b
-        return b.expand(-1, steps.h + len(steps.ta), -1)[:, steps.h :]
+        return steps.boundary(steps.drive(self._z))
 
     def _lift_at(self, at: Tensor, dof: Tensor) -> Tensor:
         """Dirichlet values at pairs of times, by rows of the steps, and dofs, (batch, n)."""
@@ -262,3 +297,18 @@ class TrajectoryForward:
 
     def _shaped(self, u: Tensor, before: tuple[int, ...] = ()) -> Tensor:
         return u.reshape(*before, *self._like.shape[:-1], *u.shape[-2:]).to(self._like)
+
+
+@dataclass(frozen=True)
+class TrajectoryQuantity:
+    """Functionals l(u) of trajectories.
+
+    Attributes:
+        mean: (..., n).
+        std: root mean square of their errors, (..., n).
+        error_bound: None: there are no rigorous bounds in time.
+    """
+
+    mean: Tensor
+    std: Tensor
+    error_bound: None = None

@@ -23,16 +23,23 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import check_seed, seeded
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.galerkin.gauss_newton import inverse_features
+from pddlvm.galerkin.gauss_newton import (
+    N_INVERSE_CORRECTIONS,
+    GaussNewton,
+    Minimum,
+    Solutions,
+    inverse_features,
+)
 from pddlvm.galerkin.maps import InverseMap
 from pddlvm.latent.core import LatentModel, Stage
 from pddlvm.latent.elbo import both_maps
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
-from pddlvm.latent.plausibility import Plausibility, judged
+from pddlvm.latent.plausibility import Plausibility, judged, smaller_of_two
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
 from pddlvm.trajectory.forward import TrajectoryForward
+from pddlvm.trajectory.inverse import TrajectoryRows
 from pddlvm.trajectory.maps import TrajectoryLikelihood, TrajectoryMap
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
@@ -56,7 +63,7 @@ class TrajectoryMaps(LatentModel):
         unit_of_u: that of values of u, without the size of the mesh and of the interval.
     """
 
-    uncorrected: ClassVar = {}
+    uncorrected: ClassVar = {"corrections": 0}
     cheap_corrections = 1
     calibration_share, batch_size = 0.1, 256
     problem: TransientProblem
@@ -112,7 +119,7 @@ class TrajectoryMaps(LatentModel):
             self.forward_map = TrajectoryMap(forward_network, polynomial, d).to(dtype)
             self.inverse_map = InverseMap(inverse_network, p + 1).to(dtype)
             self.uncertainty = TrajectoryUncertainty(problem, p, dtype)
-        self.plausibility = Plausibility()
+        self.plausibility, self.of_left_out = Plausibility(), Plausibility()
         self.register_buffer("sigma_residual", torch.full((p,), self.tolerance, dtype=dtype))
         c = a / self.unit
         self.inverse_map.fit_scaling(c, c.new_zeros(len(c), 0))
@@ -279,18 +286,13 @@ class TrajectoryMaps(LatentModel):
         squares = (flat * of_mass).sum(-1).reshape(*u.shape[:-1])
         return (squares @ self.modes.steps.weights).clamp(min=0).sqrt().to(u.device)
 
-    def coefficients_of(self, u: Tensor) -> Tensor:
-        """c of trajectories (batch, n_times, n_dofs), (batch, p), float64 on the CPU."""
-        free = torch.from_numpy(self.problem.steady.free_dofs)
-        inside = u.detach().to("cpu", torch.float64)[..., free]
-        return self.modes.project(inside @ self.modes.steps.mass_v) / self.unit
-
     @out_of_inference
     def inverse(
         self,
         u: Tensor,
         z_known: dict[str, Tensor] | None = None,
         *,
+        corrections: int = N_INVERSE_CORRECTIONS,
         noise_std: float | Tensor | None = None,
     ) -> Inverse:
         """Infer parameters from full trajectories, with uncertainty.
@@ -298,6 +300,8 @@ class TrajectoryMaps(LatentModel):
         Args:
             u: trajectories, (..., n_times, n_dofs), Dirichlet values included.
             z_known: name of block -> its values, (..., size), for blocks that are known.
+            corrections: at most this many steps of a search on the residual of u after the neural
+                map.
             noise_std: not for trajectories; see Raises.
 
         Returns:
@@ -309,6 +313,7 @@ class TrajectoryMaps(LatentModel):
                 unknown block name; noise_std: observe points at times and use `infer`.
         """
         u = self.problem.check_solution(check_no_gradient(u, "u"))
+        check_count(0, corrections=corrections)
         if noise_std is not None:
             raise InputError(
                 "noise_std is not for whole trajectories; observe them at points and times, "
@@ -317,41 +322,60 @@ class TrajectoryMaps(LatentModel):
         batch, like = u.shape[:-2], self.sigma_residual
         xi_known, known = self.check_known(z_known, batch, u)
         with torch.no_grad():
-            c = self.coefficients_of(u.reshape(-1, *self.problem.solution_shape))
-            mean, std = self.invert_coefficients(c.to(like), xi_known.to(like), known.to(like))
-            misfit = self.misfit(c, mean)
-        shape = self.uncertainty.inverse_shape(known.to(like), 0)
-        prior = self.problem.prior
+            flat = u.reshape(-1, *self.problem.solution_shape)
+            of = self.rows.of(flat)
+            mean, std = self.invert_rows(of, xi_known, known.to(like), corrections)
+            misfit = self.misfit(of, mean).to(u)
+            left_out = self.rows.left_out(flat, of[0]).to(u)
+        level, prior = 1 if corrections else 0, self.problem.prior
+        shape = self.uncertainty.inverse_shape(known.to(like), level)
         found = known_inverse(mean.to(u), std.to(u), shape, xi_known, known, batch, prior)
-        return judged(found, misfit.to(u), self.plausibility.p_value(0, misfit.to(u)), _ADVICE)
+        p, q = self.plausibility.p_value(level, misfit), self.of_left_out.p_value(0, left_out)
+        p_value = None if p is None or q is None else smaller_of_two(p, q)
+        return judged(found, misfit, p_value, _ADVICE)
 
-    def misfit(self, c: Tensor, xi: Tensor) -> Tensor:
-        """How badly xi explains coefficients, (batch,): distance of its solution, relative."""
-        z = self.problem.prior.unstandardise(xi.double().cpu())
-        found = self.modes.solve(z) / self.unit
-        return (found - c).norm(dim=-1) / c.norm(dim=-1).clamp(min=_LEAST)
+    @property
+    def rows(self) -> TrajectoryRows:
+        """What parameters have to explain."""
+        return TrajectoryRows(self.modes, self.sigma_residual)
+
+    def misfit(self, of: Solutions, xi: Tensor) -> Tensor:
+        """How badly xi explains trajectories, (batch,): the residual, in units of true ones."""
+        return GaussNewton(self.problem.prior, self.rows).misfit(of, xi.double().cpu())
 
     def invert(  # noqa: D102
-        self, u: Tensor, xi_known: Tensor, known: Tensor
+        self, u: Tensor, xi_known: Tensor, known: Tensor, corrections: int = 0
     ) -> tuple[Tensor, Tensor]:
-        return self.invert_coefficients(
-            self.coefficients_of(u).to(self.sigma_residual), xi_known, known
-        )
+        return self.invert_rows(self.rows.of(u), xi_known, known, corrections)
 
-    def neural_inverse(self, c: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def invert_rows(
+        self, of: Solutions, xi_known: Tensor, known: Tensor, corrections: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of xi, (batch, d) each."""
+        like, misfit, level = self.sigma_residual, None, 0
+        mean, log_variance = self.neural_inverse(of, xi_known, known)
+        if corrections:
+            found = self.correct_inverse(of, mean, known, corrections)
+            mean, log_variance, misfit, level = found.xi, 2 * found.std.log(), found.misfit, 1
+        features, base = (x.to(like) for x in inverse_features(mean, log_variance, misfit, known))
+        return mean, self.uncertainty.inverse_std(features, base, known, level)
+
+    def neural_inverse(
+        self, of: Solutions, xi_known: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the inverse map alone, (batch, d) each."""
-        arguments = (xi_known, known) if self.has_known else (None, None)
+        c = (of[0] / self.unit).to(known)
+        arguments = (xi_known.to(known), known) if self.has_known else (None, None)
         mean, log_variance = self.read(c, c, *arguments)
         mean = self.problem.prior.clamp_standard(mean)
-        return mean * (1 - known) + xi_known, log_variance
+        # Known parameters keep their own precision.
+        return torch.where(known > 0, xi_known.to(known.device), mean), log_variance
 
-    def invert_coefficients(
-        self, c: Tensor, xi_known: Tensor, known: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of xi from coefficients, (batch, d) each."""
-        mean, log_variance = self.neural_inverse(c, xi_known, known)
-        features, base = inverse_features(mean, log_variance, None, known)
-        return mean, self.uncertainty.inverse_std(features, base, known, 0)
+    def correct_inverse(self, of: Solutions, xi: Tensor, known: Tensor, n_steps: int) -> Minimum:
+        """A search from xi; the Laplace approximation at its end, float64."""
+        search = GaussNewton(self.problem.prior, self.rows)
+        found = search(of, xi.double().cpu(), 1 - known.double().cpu(), n_steps)
+        return Minimum(*(x.to(known.device) for x in (found.xi, found.std, found.misfit)))
 
     def refine(self, z: Tensor) -> Tensor:
         """The finite element solutions, stepped: (..., n_times, n_dofs), float64.

@@ -66,7 +66,11 @@ class Modes:
 
     def operators(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G (batch, p, p) and g (batch, p) at parameters z (batch, d)."""
-        drive = self.steps.drive(z)
+        whole, _, g = self.operators_of(self.steps.drive(z))
+        return whole[..., : self.n], g
+
+    def operators_of(self, drive: Drive) -> tuple[Tensor, Tensor, Tensor]:
+        """(G, G_y) (batch, p, p + n_starts), coordinates y of the history, and g."""
         theta = drive.theta.flatten(1)[:, self.pairs]
         whole = self.g_mass + (theta @ self.g_stiffness.flatten(1)).unflatten(1, self.g_mass.shape)
         y = torch.einsum("bhm,hmi->bi", drive.history, self.starts)
@@ -74,7 +78,7 @@ class Modes:
         if drive.b.shape[2]:
             products = drive.theta[..., None] * drive.b[:, :, None]
             g = g + drive.b.flatten(1) @ self.of_b + products.flatten(1) @ self.of_theta_b
-        return whole[..., : self.n], -g
+        return whole, y, -g
 
     def residual(self, a: Tensor, z: Tensor) -> Tensor:
         """rho, (batch, p)."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import ProblemError
+from pddlvm.linalg.derivatives import linearise
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
 from pddlvm.transient.problem import TransientProblem
 from pddlvm.weak.affine_term import AffineTerm
@@ -27,9 +28,12 @@ __all__ = ["Coefficients", "Parts", "find_parts"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Triple = tuple[Tensor, Tensor, Tensor]
 
 _N_DRAWS, _CHUNK = (160, 480), 16
 """Of z and t, few first: twice the rank and more."""
+_AT_ONCE = 2**20
+"""Numbers of Dirichlet values."""
 _SPREAD = 1.2
 """Of draws, in deviations of the prior."""
 _TOLERANCE = 1e-6
@@ -53,7 +57,7 @@ class Coefficients(nn.Module):
         super().__init__()
         steady = problem.steady
         self._moving = problem.moving_terms
-        self._prior = steady.prior
+        self._prior, self._n_dofs = steady.prior, steady.n_dofs
         self.entries, self.boundary = entries, boundary
         found = [
             _affine(term, *pair)
@@ -79,11 +83,44 @@ class Coefficients(nn.Module):
                 found.append(own.expand(-1, z.shape[1], -1))
         return torch.cat(theta, dim=2), torch.cat(phi, dim=2), self._prescribed(z)
 
+    def with_slopes(self, z: Tensor) -> tuple[Triple, Triple]:
+        """The same, and their derivatives by z, with an axis of its d numbers behind the others."""
+        n_rank: list[int] = []
+        values: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for term, moves in zip(self.terms, self._moving.moves, strict=True):
+            rows = z if moves else z[:, :1]
+            value, own = term.coefficients(
+                len(rows.flatten(0, 1)), self._prior.split(rows.flatten(0, 1))
+            )
+            slope = value.new_zeros(*value.shape, z.shape[2])
+            for name, part in own.items():
+                slope[..., self._prior.slices[name]] = part
+            for found, x in ((values, value), (slopes, slope)):
+                x = x.unflatten(0, rows.shape[:2])
+                found.append(x.expand(-1, z.shape[1], *x.shape[2:]))
+            n_rank.append(len(term.tangent_entry))
+
+        def parted(x: list[Tensor]) -> tuple[Tensor, Tensor]:
+            pairs = list(zip(x, n_rank, strict=True))
+            return (
+                torch.cat([own[:, :, :rank] for own, rank in pairs], dim=2),
+                torch.cat([own[:, :, rank:] for own, rank in pairs], dim=2),
+            )
+
+        flat = z.flatten(0, 1)
+        if len(self.boundary):
+            pair = linearise(lambda at: self._prescribed(at[None])[0], flat)
+        else:
+            pair = flat.new_zeros(len(flat), 0), flat.new_zeros(len(flat), 0, z.shape[2])
+        b, of_b = (x.unflatten(0, z.shape[:2]) for x in pair)
+        return (*parted(values), b), (*parted(slopes), of_b)
+
     def _prescribed(self, z: Tensor) -> Tensor:
         """b, (n, S, R)."""
         if not len(self.boundary):
             return z.new_zeros(*z.shape[:2], 0)
-        parts = z.flatten(0, 1).split(_CHUNK)
+        parts = z.flatten(0, 1).split(max(_CHUNK, _AT_ONCE // self._n_dofs))
         b = [self._moving.operators.lift(part)[:, self.boundary] for part in parts]
         return torch.cat(b).unflatten(0, z.shape[:2])
 

@@ -113,6 +113,7 @@ def reduce_trajectories(
             f"problem {problem.name!r} has several fields, or constraints, and models of problems "
             "in time are for one field so far; problem.solve(z) steps it by finite elements"
         )
+    problem.check_stable()
     with ProgressBar(progress) as bar:
         most = int(_SPARE * (n_shapes or _MOST_SHAPES // 2))
         common = find_parts(problem), ReferenceMarch(problem)

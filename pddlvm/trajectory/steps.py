@@ -16,6 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from pddlvm.linalg.derivatives import linearise
 from pddlvm.trajectory.parts import Coefficients
 from pddlvm.transient.problem import TransientProblem
 
@@ -102,6 +103,26 @@ class ReducedSteps:
             rows = rows[:, :1]
         return Drive(*self.coefficients(rows), self.history(z))
 
+    def drive_with_slopes(self, z: Tensor) -> tuple[Drive, Drive]:
+        """The same, and its derivatives by z, with an axis of d numbers behind the others."""
+        rows = self.problem.state_rows(z)
+        if not self.problem.reads_time:
+            rows = rows[:, :1]
+        values, slopes = self.coefficients.with_slopes(rows)
+        theta, phi, b = (x[..., : z.shape[1]] for x in slopes)
+        history, of_history = self._history_with_slopes(z)
+        return Drive(*values, history), Drive(theta, phi, b, of_history)
+
+    def _history_with_slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        parts = self._affine_history
+        if parts is not None:
+            slope = parts[1:].permute(1, 2, 0).expand(len(z), -1, -1, -1)
+            return self.history(z), slope
+        found = [linearise(lambda at: self._history(at).flatten(1), x) for x in z.split(_CHUNK)]
+        value, slope = (torch.cat(x) for x in zip(*found, strict=True))
+        shape = (self.h, self.n)
+        return value.unflatten(1, shape), slope.unflatten(1, shape)
+
     def history(self, z: Tensor) -> Tensor:
         """c of the history states, (batch, h, n)."""
         parts = self._affine_history
@@ -125,9 +146,20 @@ class ReducedSteps:
             total[i] += self.tb @ (flux[i] + moved)
         return total
 
+    def boundary(self, drive: Drive) -> Tensor:
+        """b at the steps, (batch, N, R, ...)."""
+        states = self.h + len(self.ta)
+        return drive.b.expand(-1, states, *drive.b.shape[2:])[:, self.h :]
+
     def size(self, c: Tensor) -> Tensor:
         """|c| = |u - lift| in the norm w x M, (batch,)."""
         return torch.einsum("k,bkn,bkn->b", self.weights, c, c).sqrt()
+
+    def size_on_mesh(self, u: Tensor) -> Tensor:
+        """|u| in the norm w x M of what is zero on the boundary, (batch, N, n_free) -> (batch,)."""
+        of_mass = (self._mass @ u.reshape(-1, u.shape[-1]).numpy().T).T
+        squares = (u * torch.from_numpy(of_mass).reshape(u.shape)).sum(-1)
+        return (squares @ self.weights).clamp(min=0).sqrt()
 
     def _march(self, drive: Drive) -> Tensor:
         scheme = self.problem.scheme
@@ -185,14 +217,32 @@ class ReducedSteps:
 
     def _history(self, z: Tensor) -> Tensor:
         free = torch.from_numpy(self.problem.steady.free_dofs)
-        return self.problem.history(z)[..., free] @ self.mass_v
+        return self.problem.history_of(z)[..., free] @ self.mass_v
+
+    def at_dofs(self, dofs: Tensor) -> Tensor:
+        """Rows of V at any degrees of freedom, zero on the boundary, (n_dofs, n)."""
+        return self._padded[self._place[dofs]]
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        return torch.cat([self.v, self.v.new_zeros(1, self.n)])
+
+    @cached_property
+    def _place(self) -> Tensor:
+        free = torch.from_numpy(self.problem.steady.free_dofs)
+        place = torch.full((self.problem.n_dofs,), -1)
+        place[free] = torch.arange(len(free))
+        return place
 
     @cached_property
     def mass_v(self) -> Tensor:
         """M V on the free degrees of freedom, (n_free, n)."""
+        return torch.from_numpy(self._mass @ self.v.numpy())
+
+    @cached_property
+    def _mass(self) -> sp.csr_matrix:
         free = self.problem.steady.free_dofs
-        mass = sp.csr_matrix(self.problem.mass[free][:, free])
-        return torch.from_numpy(mass @ self.v.numpy())
+        return sp.csr_matrix(self.problem.mass[free][:, free])
 
     @cached_property
     def _affine_history(self) -> Tensor | None:

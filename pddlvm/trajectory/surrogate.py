@@ -14,9 +14,11 @@ from torch import Tensor
 from pddlvm.basics.errors import InputError
 from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.surrogate import ModelSurrogate
-from pddlvm.linalg.derivatives import linearise
+from pddlvm.linalg.derivatives import linearise, linearise_at_once
+from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.sensors.observation import LinearObservation, Observation
 from pddlvm.trajectory.model import TrajectoryMaps
+from pddlvm.trajectory.slopes import linearised_modes
 
 __all__ = ["TrajectorySurrogate"]
 
@@ -44,15 +46,17 @@ class TrajectorySurrogate(ModelSurrogate):
             )
         self.corrections = min(corrections, 1)
         self._forward_map = deepcopy(model.forward_map).double().cpu()
-        rows = observation.matrix
-        free, steps = model.problem.steady.free_dofs, model.modes.steps
-        n_dofs, parts = model.problem.n_dofs, []
-        for k in range(model.problem.n_times):
-            own = rows[:, k * n_dofs : (k + 1) * n_dofs]
-            if own.nnz:
-                of_v = torch.from_numpy(own[:, free] @ steps.v.numpy())
-                parts.append(of_v @ model.modes.phi[k])
-        self._rows = torch.stack(parts).sum(0)
+        steps, n_dofs = model.modes.steps, model.problem.n_dofs
+        own, touched = columns_of(observation.matrix)
+        step, dof = touched // n_dofs, touched % n_dofs
+        modes = torch.einsum("jm,jmp->jp", steps.at_dofs(dof), model.modes.phi[step])
+        self._rows = torch.from_numpy(own @ modes.numpy())
+        self._own, self._touched = own, (step, dof)
+        self._of_lift = None
+        if len(steps.lifts):
+            each = torch.zeros(observation.n, model.problem.n_times, len(steps.lifts)).double()
+            parts = torch.from_numpy(own.toarray())[..., None] * steps.lifts[:, dof].T
+            self._of_lift = each.index_add_(1, step, parts)
 
     def uncorrected(self) -> "TrajectorySurrogate":  # noqa: D102
         other = copy(self)
@@ -64,12 +68,25 @@ class TrajectorySurrogate(ModelSurrogate):
         found: Prediction = self.model.forward_of(z, self.corrections, None, a)
         return found
 
+    def raw_error(self, xi: Tensor) -> LowRank:  # noqa: D102
+        model, level = self.model, self.corrections
+        if not model.is_calibrated:
+            return super().raw_error(xi)
+        with torch.no_grad():
+            z, own = self.prior.unstandardise(xi), xi.to(model.sigma_residual)
+            var_a, scale = model.variances(own, z, self._coefficients(xi), level)
+        rest = model.uncertainty.rest_of(level, *self._touched).double().cpu()
+        factor = self._rows * var_a.sqrt()[:, None]
+        return LowRank(factor, self._own, scale[:, None] ** 2 * rest)
+
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
-        return self._coefficients(xi) @ self._rows.T + self._of_lift(xi)
+        data = self._coefficients(xi) @ self._rows.T
+        return data if self._of_lift is None else data + self._lifted(self._boundary(xi))
 
     def predict(self, xi: Tensor) -> Tensor:  # noqa: D102
         a = self.model.unit * self.model.forward_map(xi.to(self.model.sigma_residual))[0]
-        return a.double().cpu() @ self._rows.T + self._of_lift(xi)
+        data = a.double().cpu() @ self._rows.T
+        return data if self._of_lift is None else data + self._lifted(self._boundary(xi))
 
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         parts = [self._linearised(part) for part in xi.split(_CHUNK)]
@@ -78,22 +95,20 @@ class TrajectorySurrogate(ModelSurrogate):
 
     def _linearised(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         if self.corrections:
-            a = self._coefficients(xi)
-            z = self.prior.unstandardise(xi)
-            matrix, _ = self.model.modes.operators(z)
-
-            def residual(at: Tensor) -> Tensor:
-                found: Tensor = self.model.modes.residual(a, self.prior.unstandardise(at))
-                return found
-
-            slope = -torch.linalg.solve(matrix, linearise(residual, xi)[1])
-        else:
-            a, slope = linearise(lambda at: self.model.unit * self._forward_map(at)[0], xi)
-        data, of_lift = a @ self._rows.T, self._of_lift(xi)
-        slope = self._rows @ slope
-        if self._has_lift:
-            slope = slope + linearise(self._of_lift, xi)[1]
-        return data + of_lift, slope
+            z, dz = self.prior.with_slope(xi)
+            at = linearised_modes(self.model.modes, z)
+            a, slope = at.solve()
+            data, slope = a @ self._rows.T, self._rows @ slope
+            if self._of_lift is not None:
+                data = data + self._lifted(at.boundary)
+                slope = slope + torch.einsum("bkrd,nkr->bnd", at.boundary_slope, self._of_lift)
+            return data, slope * dz[:, None]
+        a, slope = linearise_at_once(lambda at: self.model.unit * self._forward_map(at)[0], xi)
+        data, slope = a @ self._rows.T, self._rows @ slope
+        if self._of_lift is not None:
+            lifted, own = linearise(lambda at: self._lifted(self._boundary(at)), xi)
+            data, slope = data + lifted, slope + own
+        return data, slope
 
     @torch.no_grad()
     def _coefficients(self, xi: Tensor) -> Tensor:
@@ -103,22 +118,12 @@ class TrajectorySurrogate(ModelSurrogate):
         a: Tensor = self.model.unit * self._forward_map(xi)[0]
         return a
 
-    @property
-    def _has_lift(self) -> bool:
-        return len(self.model.modes.steps.lifts) > 0
-
-    def _of_lift(self, xi: Tensor) -> Tensor:
-        """Data of the Dirichlet values, (batch, n)."""
+    def _boundary(self, xi: Tensor) -> Tensor:
+        """Dirichlet values at the steps, (batch, N, R)."""
         steps = self.model.modes.steps
-        if not self._has_lift:
-            return xi.new_zeros(len(xi), self.observation.n)
-        b = steps.drive(self.prior.unstandardise(xi)).b
-        b = b.expand(-1, steps.h + len(steps.ta), -1)[:, steps.h :]
-        assert isinstance(self.observation, LinearObservation)
-        matrix = self.observation.matrix
-        n_dofs = self.model.problem.n_dofs
-        parts = [
-            torch.from_numpy(matrix[:, k * n_dofs : (k + 1) * n_dofs] @ steps.lifts.numpy().T)
-            for k in range(len(steps.ta))
-        ]
-        return torch.einsum("bkr,knr->bn", b, torch.stack(parts))
+        found: Tensor = steps.boundary(steps.drive(self.prior.unstandardise(xi)))
+        return found
+
+    def _lifted(self, b: Tensor) -> Tensor:
+        """Data of Dirichlet values, (batch, n)."""
+        return torch.einsum("bkr,nkr->bn", b, self._of_lift)

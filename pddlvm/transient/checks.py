@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
+from pddlvm.fem import MixedSpace
+from pddlvm.linalg.factorisation import Definiteness, NotPositiveError, SingularMatrixError
 from pddlvm.parameters.time import Time
+from pddlvm.transient.schemes import Scheme
 from pddlvm.transient.states import Given, StateAtStart
 from pddlvm.transient.stepping import Stepping
 from pddlvm.weak.problem import Problem
 
-__all__ = ["check_constraints", "time_of", "velocity_of", "warn_of_violated"]
+__all__ = ["check_constraints", "check_stable", "time_of", "velocity_of", "warn_of_violated"]
 
 _SLACK = 1e-9
 """Of the interval, by which its ends may differ."""
@@ -74,6 +77,39 @@ def check_constraints(problem: Problem, mass: sp.csr_matrix) -> None:
             )
 
 
+def check_stable(problem: Problem, mass: sp.csr_matrix, scheme: Scheme) -> None:
+    """Raise a ProblemError if a step of a linear, symmetric problem of one field is not positive.
+
+    Ta_kk M + Tb_kk K0 at the centre of the prior: what grows as fast as steps go is a wrong sign.
+    """
+    if not (problem.is_linear and problem.form.is_symmetric):
+        return
+    if isinstance(problem.space, MixedSpace) or problem.constraints:
+        return
+    centre = problem.prior.unstandardise(torch.zeros(1, problem.n_parameters).double())
+    operators = problem.discretisation(torch.float64, torch.device("cpu"))
+    rest = torch.zeros(1, problem.n_dofs, dtype=torch.float64)
+    stiffness = problem.solver.assemble_unconstrained(
+        [part[0] for part in operators.tangents(rest, centre)]
+    )
+    free = problem.free_dofs
+    of_m, of_k = min(map(tuple, scheme.diagonals.tolist()))
+    matrix = (of_m * mass + of_k * stiffness).tocsr()[free][:, free].tocsc()
+    try:
+        found = problem.form.factorise(matrix, symmetric=True, many=True).definiteness()
+    except NotPositiveError:
+        found = Definiteness(1, False)
+    except SingularMatrixError:
+        found = Definiteness(0, True)
+    if found.n_negative or found.is_singular:
+        raise ProblemError(
+            f"problem {problem.name!r} is not stable in time: at the centre of the prior some of "
+            "its shapes grow faster than the steps can follow, without end as the mesh is refined. "
+            "Has an energy, or a coefficient, the wrong sign (as -k in 1/2 k |grad u|^2)? If what "
+            "grows is meant, as a reaction, take shorter steps"
+        )
+
+
 def warn_of_violated(problem: Problem, given: Tensor, prescribed: Tensor) -> None:
     """Warn if initial values, (n, n_dofs), are not the Dirichlet values where these hold."""
     fixed = torch.from_numpy(problem.fixed_dofs)
@@ -89,5 +125,6 @@ def warn_of_violated(problem: Problem, given: Tensor, prescribed: Tensor) -> Non
         "meant, let it agree at the boundary alone, and take short first steps, "
         "Stepping.graded(...)",
         UserWarning,
-        stacklevel=3,
+        # Past the constructor and what it is wrapped in.
+        stacklevel=4,
     )

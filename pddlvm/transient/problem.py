@@ -26,7 +26,13 @@ from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.parameters.sensitivities import Sensitivities
-from pddlvm.transient.checks import check_constraints, time_of, velocity_of, warn_of_violated
+from pddlvm.transient.checks import (
+    check_constraints,
+    check_stable,
+    time_of,
+    velocity_of,
+    warn_of_violated,
+)
 from pddlvm.transient.mass import GivenDensity, mass_matrix
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
@@ -164,8 +170,20 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         The initial value; of second order in time u_0 - d v_0 before it, d the first step.
         """
         z = self.prior.check(z).detach().to("cpu", torch.float64)
-        found = self._history(z.reshape(-1, self.n_parameters))
+        found = self.history_of(z.reshape(-1, self.n_parameters))
         return found.reshape(*z.shape[:-1], *found.shape[1:])
+
+    def history_of(self, z: Tensor) -> Tensor:
+        """The same of float64 (n, d), not checked; differentiable."""
+        rows = self._starts(z)
+        fixed = torch.from_numpy(self.steady.fixed_dofs)
+        u = self._initial(rows)
+        u[:, fixed] = self._lift(rows)[:, fixed]
+        if self._velocity is None:
+            return u[:, None]
+        v = self._velocity(rows)
+        v[:, fixed] = self._lift_rate(rows)[:, fixed]
+        return torch.stack([u - float(self.scheme.weights[0]) * v, u], dim=1)
 
     @out_of_inference
     def time_error(self, n_samples: int = 4, seed: int = 0) -> float:
@@ -198,7 +216,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         batch = broadcast_batch(u=u[..., 0], z=z)
         u = u.expand(*batch, -1, -1).reshape(-1, *self.solution_shape)
         z = z.expand(*batch, -1).reshape(-1, self.n_parameters)
-        history = self._history(z.detach().to("cpu", torch.float64)).to(u)
+        history = self.history_of(z.detach().to("cpu", torch.float64)).to(u)
         states, scheme = torch.cat([history, u], dim=1), self.scheme
         operators = self.steady.discretisation(u.dtype, u.device)
         ta, tb = (torch.from_numpy(t.toarray()).to(u) for t in (scheme.ta, scheme.tb))
@@ -213,19 +231,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
 
     def _solve(self, z: Tensor, first: int) -> Tensor:
         rows = self._rows(z, self.scheme.all_times)
-        return self._solver.solve(rows, self._history(z), first)
-
-    def _history(self, z: Tensor) -> Tensor:
-        """(n, d) -> (n, h, n_dofs), float64."""
-        rows = self._starts(z)
-        fixed = torch.from_numpy(self.steady.fixed_dofs)
-        u = self._initial(rows)
-        u[:, fixed] = self._lift(rows)[:, fixed]
-        if self._velocity is None:
-            return u[:, None]
-        v = self._velocity(rows)
-        v[:, fixed] = self._lift_rate(rows)[:, fixed]
-        return torch.stack([u - float(self.scheme.weights[0]) * v, u], dim=1)
+        return self._solver.solve(rows, self.history_of(z), first)
 
     def _lift(self, rows: Tensor) -> Tensor:
         """Dirichlet values, (n, d + 1) -> (n, n_dofs)."""
@@ -255,7 +261,12 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
 
     @cached_property
     def _solver(self) -> TransientSolver:
+        self.check_stable()
         return TransientSolver(self.steady, self.scheme, self.mass, self._time)
+
+    def check_stable(self) -> None:
+        """Raise a ProblemError if shapes grow that should not; before anything is solved."""
+        check_stable(self.steady, self.mass, self.scheme)
 
     @property
     def _at_once(self) -> int:
@@ -279,7 +290,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         """That of the steady problem, the states at the start, and the mass, to a row each."""
         z = self._few_draws
         rough = np.cos(np.arange(self.n_dofs, dtype=np.float64))
-        rows = [self._history(z), torch.from_numpy(self.mass @ rough)[None]]
+        rows = [self.history_of(z), torch.from_numpy(self.mass @ rough)[None]]
         return torch.cat([self.steady.probe, *map(summarise, rows)])
 
     @property

@@ -80,3 +80,8 @@ class TimesOfSteps:
     ) -> sp.csr_matrix:
         whole = self.between(self.times if times is None else times)
         return sp.kron(whole, matrix, format="csr")
+
+    def times_seen(  # noqa: D102
+        self, times: "ArrayLike | Tensor | None"
+    ) -> NDArray[np.float64]:
+        return self.times.copy() if times is None else self.check_times(times).copy()

@@ -105,17 +105,24 @@ class AffineTerm(nn.Module):
         if self.is_constant:
             return {}
         rank, n_rows, n = len(self.tangent_entry), *self.k.shape[1:]
-
-        def coefficients(latents: dict[str, Tensor]) -> Tensor:
-            return torch.cat([self._theta(latents, len(a)), self._phi(latents, len(a))], dim=-1)
-
         parts = (a @ self.k.reshape(rank * n_rows, n).T).unflatten(-1, (rank, n_rows))
         parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
         unit = torch.cat([self.k_unit, self.g_unit])
         return {
             name: ((slope * unit)[..., None] * parts).mT @ self.magic.shapes(name)
-            for name, slope in self.magic.by_latents(coefficients, z).items()
+            for name, slope in self._by_latents(len(a), z)[1].items()
         }
+
+    def coefficients(self, batch: int, z: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """theta and phi, (batch, rank), and d/dz of each field read, (batch, rank, size)."""
+        value, slopes = self._by_latents(batch, z)
+        return value, {k: slope[..., None] * self.magic.shapes(k) for k, slope in slopes.items()}
+
+    def _by_latents(self, batch: int, z: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        def both(latents: dict[str, Tensor]) -> Tensor:
+            return torch.cat([self._theta(latents, batch), self._phi(latents, batch)], dim=-1)
+
+        return self.magic.by_latents(both, z)
 
     def theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the matrices, (batch, rank), float64."""

@@ -231,7 +231,7 @@ class TermEvaluator(nn.Module):
         def flux(i: int, latents: dict[str, Tensor]) -> Tensor:
             return self.fluxes_at(e, latents)[..., i]
 
-        parts = [self.by_latents(partial(flux, i), z) for i in range(self.s)]
+        parts = [self.by_latents(partial(flux, i), z)[1] for i in range(self.s)]
         for name in self.fields:
             slopes = torch.stack([part[name] for part in parts], dim=-1)
             # Each point reads the fields there alone.
@@ -266,18 +266,16 @@ class TermEvaluator(nn.Module):
 
     def by_latents(
         self, function: Callable[[dict[str, Tensor]], Tensor], z: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Derivatives of one number at each point, (batch, n_points), by the fields there."""
-        if not self.fields:
-            return {}
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One number at each point, (batch, n_points), and derivatives by the fields there."""
         with torch.enable_grad():
             latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
-            total, given = function(latents).sum(), list(latents.values())
-            if not total.requires_grad:
+            value, given = function(latents), list(latents.values())
+            if not value.requires_grad:
                 # A function may read a field, and not depend on it.
-                return {name: torch.zeros_like(x) for name, x in latents.items()}
-            slopes = torch.autograd.grad(total, given, materialize_grads=True)
-        return dict(zip(latents, slopes, strict=True))
+                return value, {name: torch.zeros_like(x) for name, x in latents.items()}
+            slopes = torch.autograd.grad(value.sum(), given, materialize_grads=True)
+        return value.detach(), dict(zip(latents, slopes, strict=True))
 
     def shapes(self, name: str) -> Tensor:
         """psi_j of a field at the points, (n_points, size)."""

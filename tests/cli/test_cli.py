@@ -240,6 +240,19 @@ def test_parameters_of_a_run_in_time_are_inferred(trajectories, call: Call, tmp_
     assert exact.code == 1 and "no derivatives of reference solutions yet" in exact.err
 
 
+def test_parameters_behind_a_time_series_are_inferred(trajectories, call: Call, tmp_path: Path):
+    own = ("--problem", f"{heat.__file__}:make", "--noise-std", 0.1)
+    data, places = tmp_path / "series.csv", tmp_path / "places.csv"
+    places.write_text("sensor,x,y\nA,0.9,0.5\nB,1.5,0.5\n")
+    data.write_text("t,A,B\n0.5,0.9,\n1.0,0.8,0.9\n")
+    options = ("--data", data, "--sensors", places)
+    found = call("infer", trajectories, *own, *options)
+    assert found.code == 0, found.err
+    data.write_text("t,A,B\n7.0,0.9,0.9\n")
+    outside = call("infer", trajectories, *own, *options)
+    assert outside.code == 1 and "outside of the interval" in outside.err
+
+
 def test_what_a_run_in_time_cannot_write_is_said(trajectories, call: Call, tmp_path: Path):
     own = ("--problem", f"{heat.__file__}:make")
     table = call("forward", trajectories, *own, "--draws", 1, "--out", tmp_path / "u.csv")

@@ -5,7 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.galerkin.gauss_newton import GaussNewton
+from pddlvm.galerkin.gauss_newton import GaussNewton, ResidualRows
 from problems import poisson
 from problems.poisson import diffusion, load
 
@@ -51,15 +51,16 @@ def test_a_search_that_got_stuck_begins_again():
     xi = prior.sample_standard((30,), generator=torch.Generator().manual_seed(0)).float()
     u = model.problem.solve(prior.unstandardise(xi.double())).float()
     c, b = representation.project(u), representation.boundary_coordinates_of(u)
-    search = GaussNewton(model.reduced, model.sigma_residual)
+    rows = ResidualRows(model.reduced, model.sigma_residual, b.shape[-1])
+    search, of = GaussNewton(prior, rows), rows.of(c, b)
     unknown = torch.ones_like(xi)
     # The last one begins at its solution, and is not to be moved.
     corner = torch.full_like(xi, -1.7)
     corner[-1] = xi[-1]
-    stuck = search._search(c, b, corner, unknown, 4)
-    found = search(c, b, corner, unknown, 4)
+    stuck = search._search(of, corner, unknown, 4)
+    found = search(of, corner, unknown, 4)
     assert stuck.misfit[:-1].median() > 1e4
-    assert found.misfit.median() < len(search.sigma)
+    assert found.misfit.median() < len(model.sigma_residual)
     assert (found.misfit <= stuck.misfit).all()
     assert torch.equal(found.xi[-1], stuck.xi[-1])
 

@@ -87,3 +87,20 @@ def test_a_last_step_that_does_not_help_ends_the_search(linear_model):
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(2, n, generator=generator, dtype=torch.float64)
     assert torch.isfinite(laplace(surrogate, y).modes.centre).all()
+
+
+def test_a_maximum_past_which_each_step_leaps_is_found_soon(linear_model):
+    """The misfit left bends the density more than J^T P J says: plain steps go past it for ever."""
+    surrogate = surrogate_of(
+        linear_model, lambda xi: torch.stack([xi[..., 0] + 0.4 * xi[..., 0] ** 2, xi[..., 1]], -1)
+    )
+    sensors = surrogate.observation
+    surrogate.observation = pddlvm.PointObservation(linear_model.problem, sensors.points, 0.2)
+    # Far below all that the model can say of the first value, -5/8.
+    y = torch.tensor([[-2.0, 0.3]], dtype=torch.float64)
+    start = torch.tensor([[[0.6, 0.0]]], dtype=torch.float64)
+    one = torch.ones(1, 1, dtype=torch.bool)
+    found = explore(surrogate, y, points_of(surrogate, y, start, one), one, 1e-6)
+    # Without B it is not found within 50.
+    assert found.found.converged.all()
+    assert found.found.iterations <= 8

@@ -131,3 +131,20 @@ def test_quantities_of_trajectories_are_applied(model):
     torch.testing.assert_close(quantity.apply(u), sensors(problem).apply(u))
     found = model.forward(problem.prior.sample((2,), seed=0), corrections=2)
     torch.testing.assert_close(found.values(quantity.matrix), quantity.apply(found.mean))
+    of_both = found.of(quantity)
+    torch.testing.assert_close(of_both.mean, quantity.apply(found.mean))
+    rows = torch.from_numpy(quantity.matrix.toarray())
+    variance = found.covariance(rows).diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(of_both.std.square(), variance)
+    assert of_both.error_bound is found.error_bound is found.error_interval is None
+
+
+def test_quantities_of_others_are_refused(model):
+    problem = model.problem
+    other = pddlvm.Quantity(poisson.make(4, 2), torch.ones(25, dtype=torch.float64))
+    z = problem.prior.sample(seed=0)
+    with pytest.raises(pddlvm.InputError, match="is of problem"):
+        model.forward(z).of(other)
+    own = pddlvm.Quantity(problem, sensors(problem))
+    with pytest.raises(pddlvm.InputError, match="reads all steps"):
+        model.forward(z, times=[0.1]).of(own)

@@ -483,3 +483,40 @@ def test_a_solution_that_is_not_found_names_its_step():
 
 def test_there_are_no_sensitivities(problem):
     refuses("is one in time", problem.sensitivities)
+
+
+def backward_heat(sign):
+    space = fem.Space(fem.unit_square(6))
+    steady = pddlvm.Problem(
+        "heat",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: sign * 0.5 * k * (du @ du))],
+        {"k": pddlvm.Constant(pddlvm.LogNormal(0.0, 0.1)), "t": pddlvm.Time(1.0)},
+        [pddlvm.Dirichlet("left")],
+    )
+    return pddlvm.TransientProblem(steady, stepping=pddlvm.Stepping(1.0, 10), initial=0.0)
+
+
+def test_heat_that_runs_backwards_is_refused_before_it_is_solved():
+    backward_heat(1).solve(torch.ones(1, 1).double())
+    problem = backward_heat(-1)
+    with pytest.raises(pddlvm.ProblemError, match=r"not stable in time.*wrong sign"):
+        problem.solve(torch.ones(1, 1).double())
+    with pytest.raises(pddlvm.ProblemError, match="not stable in time"):
+        pddlvm.LatentVariableModel(problem)
+
+
+def test_what_is_for_steady_problems_says_what_to_do(tmp_path):
+    problem = backward_heat(1)
+    u = problem.solve(torch.ones(1, 1).double())[0]
+    with pytest.raises(pddlvm.InputError, match=r"write_solution\(problem\.steady.*to_pvd"):
+        pddlvm.write_solution(problem, tmp_path / "u.vtu", u)
+    with pytest.raises(pddlvm.InputError, match="makes its own reduction"):
+        pddlvm.reduce(problem)
+
+
+def test_the_warning_of_an_initial_value_points_at_who_made_the_problem():
+    problem = backward_heat(1)
+    with pytest.warns(UserWarning, match="differs from its Dirichlet") as caught:
+        pddlvm.TransientProblem(problem.steady, stepping=problem.stepping, initial=1.0)
+    assert caught[0].filename == __file__
