@@ -32,9 +32,9 @@ class LearntBasis(nn.Module):
 
     Args:
         problem: geometry, lift and factor.
-        trunk: phi.
+        trunk: phi; of several unknowns it has a value for each, and c is that of all.
         nodes: reference coordinates of all nodes, (n_nodes,) each.
-        unit: U, the size of u less its lift.
+        unit: U, the size of u less its lift, () or (n_unknowns,), float64.
         seed: of the points at which the residual of a query is watched.
     """
 
@@ -47,23 +47,24 @@ class LearntBasis(nn.Module):
         problem: CollocationProblem,
         trunk: Trunk,
         nodes: tuple[Tensor, ...],
-        unit: float,
+        unit: Tensor,
         seed: int,
     ) -> None:
         super().__init__()
         self.problem = problem
         self.trunk = trunk
         self.nodes = nodes
-        like = trunk.layers[-1].weight
-        self.register_buffer("at_nodes", like.new_zeros(len(nodes[0]), len(like)))
-        self.register_buffer("unit", torch.tensor(unit, dtype=torch.float64))
+        like, q = trunk.layers[-1].weight, problem.unknowns.n
+        self.register_buffer("at_nodes", like.new_zeros(q * len(nodes[0]), len(like) // q))
+        self.register_buffer("unit", unit)
         points = Sobol().draw(_N_WATCHED, len(nodes), torch.Generator().manual_seed(seed))
         self.register_buffer("watched_points", points)
 
     def freeze(self) -> None:
         """Evaluate the functions at the nodes and at the watched points, after a training."""
         with torch.no_grad():
-            self.at_nodes.copy_(self.at(torch.stack(self.nodes, dim=-1)).basis[()])
+            found = self.at(torch.stack(self.nodes, dim=-1)).basis[()]
+            self.at_nodes.copy_(found.flatten(0, -2))
         self.__dict__.pop("watched", None)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -82,38 +83,53 @@ class LearntBasis(nn.Module):
         return Collocation.at(self.problem, self.trunk, s, self.unit)
 
     def nodal(self, c: Tensor) -> Tensor:
-        """u less its lift at the nodes, (batch, n_nodes), float64."""
-        return self.unit * (c @ self.at_nodes.T).double()
+        """u less its lift at the nodes, (batch, n_values), float64."""
+        return self.unit_at_nodes * (c @ self.at_nodes.T).double()
+
+    @property
+    def unit_at_nodes(self) -> Tensor:
+        """U of each value at the nodes, () or (n_values,)."""
+        return self.problem.unknowns.beside_vectors(self.unit, len(self.nodes[0]))
+
+    def norm(self, u: Tensor) -> Tensor:
+        """Root mean square of u on the grid; of several unknowns each is relative to U."""
+        unknowns = self.problem.unknowns
+        if unknowns.n > 1:
+            u = u / unknowns.beside_vectors(self.unit, len(self.problem.grid_points)).to(u)
+        return u.square().mean(-1).sqrt()
 
     def on_grid(self, c: Tensor, z: Tensor) -> Tensor:
         """u on the grid, (batch, n_dofs)."""
         return self.field_of(self.nodal(c), z)
 
     def field_of(self, n: Tensor, z: Tensor, points: Tensor | None = None) -> Tensor:
-        """u at points or, by default, on the grid, from `nodal` (batch, n_nodes)."""
+        """u at points or, by default, on the grid, from `nodal` (batch, n_values)."""
         z = z.double()
         x = (self.problem.grid_points if points is None else points).to(z).unbind(-1)
         lift = self.problem.ansatz.lift(z, x)
         return interpolate(self.problem.form, n, z, points) + lift
 
     def at_points(self, c: Tensor, z: Tensor, points: Tensor) -> Tensor:
-        """u at points (n_points, k), from the functions themselves, (batch, n_points)."""
-        ansatz, z = self.problem.ansatz, z.double()
+        """u at points (n_points, k), from the functions themselves, a vector (batch, n)."""
+        ansatz, unknowns, z = self.problem.ansatz, self.problem.unknowns, z.double()
         x = points.to(z).unbind(-1)
         s = torch.stack(torch.broadcast_tensors(*ansatz.locate(x, z)), dim=-1).to(c)
         flat = s.reshape(-1, s.shape[-1]).unbind(-1)
-        phi = self.trunk({(): ansatz.features(flat)[()]})[()]
-        basis = (ansatz.factor(flat)[()][:, None] * phi).reshape(*s.shape[:-1], -1)
-        return self.unit * (basis @ c[..., None])[..., 0].double() + ansatz.lift(z, x)
+        basis = ansatz.weighted(self.trunk({(): ansatz.features(flat)[()]}), flat)[()]
+        # Of several unknowns beside an axis of samples, be there one or not.
+        batch = s.shape[:-2] or ([1] if unknowns.n > 1 else [])
+        basis = basis.reshape(*basis.shape[:-2], *batch, len(points), -1)
+        n = unknowns.join((basis @ c[..., None])[..., 0].double())
+        return unknowns.beside_vectors(self.unit, len(points)) * n + ansatz.lift(z, x)
 
     def check(self, mean: Tensor, xi: Tensor, dtype: torch.dtype) -> None:
         """Refuse predictions (batch, n) at xi that are not finite, or not in a dtype."""
         check_predictions(mean, xi)
         info, size = torch.finfo(dtype), float(mean.abs().max()) if mean.numel() else 0.0
-        if size > info.max or float(self.unit) < info.tiny:
+        if size > info.max or float(self.unit.min()) < info.tiny:
             raise InputError(
                 f"solutions of problem {self.problem.name!r} have a size of about "
-                f"{float(self.unit):.0e}, which leaves the range of {dtype}: ask in float64, "
+                f"{float(self.unit.min()):.0e}, which leaves the range of {dtype}: ask in float64, "
                 "model.forward(z.double()), or choose other units"
             )
 
@@ -123,12 +139,13 @@ class LearntBasis(nn.Module):
         Args:
             c: (batch, m).
             z: (batch, d).
-            change: jet along x that is added to u, at the nodes, (batch, n_nodes) each; or empty.
+            change: jet along x that is added to u, at the nodes, stacks of (batch, n_nodes) each;
+                or empty.
         """
         jet, values = self.watched.jet(self.problem, c, z)
         if change:
-            sizes = zip(self.watched.s, self.problem.nodes, strict=True)
-            matrices = [chebyshev.barycentric(s, n) for s, n in sizes]
-            boxed = {i: e.reshape(len(e), *self.problem.nodes) for i, e in change.items()}
-            jet = {i: u + chebyshev.at_points(boxed[i], matrices) for i, u in jet.items()}
+            matrices = self.problem.form.matrices(self.watched.s, self.problem.nodes)
+            boxed = {i: e.reshape(-1, *self.problem.nodes) for i, e in change.items()}
+            found = {i: chebyshev.at_points(e, matrices) for i, e in boxed.items()}
+            jet = {i: u + found[i].reshape(u.shape) for i, u in jet.items()}
         return jet, values

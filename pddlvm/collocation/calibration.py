@@ -5,13 +5,13 @@ components relative to the residual of each draw become the error modes E,
 
     u | z  ~  N(mean, rho(z)^2 (E diag E^T + diag)),      rho the root mean square of the residual,
 
-whose variances, relative to the size of u, are fitted to them. What a corrected mean misses,
-because the nodes do, is found on finer nodes, and gets modes and variances of its own: rho is then
-the tail of its Chebyshev coefficients, which follows the error over many orders. The inverse map is
-then given fields with such errors, which are what a user will give it.
+whose variances, relative to the size of u, are fitted to them; of several unknowns each has a
+factor of its own. What a corrected mean misses, because the nodes do, is found on finer nodes, and
+gets modes and variances of its own: rho is then the tail of its Chebyshev coefficients, which
+follows the error over many orders. The inverse map is then given fields with such errors, and its
+factors are those of the solutions that were found, with what the nodes miss: these are what a user
+will give it.
 """
-
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.nearby import nearby_error
 from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.problem import CollocationProblem
 
 __all__ = [
     "calibrate",
@@ -67,21 +68,26 @@ def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None
     z64 = model.problem.prior.sample((n_samples,), generator=generator)
     z = z64.to(like.device)
     xi = model.problem.prior.standardise(z).to(like)
-    unit = float(model.basis.unit)
+    unknowns, unit = model.problem.unknowns, model.basis.unit.cpu()
     with torch.no_grad():
         c, _ = model.forward_map(xi)
         jet = model.newton.jet(model.basis.nodal(c).cpu(), z64)
-        e = nearby_error(model.newton, jet, z64, xi, n_centres=_N_CENTRES) / unit
+        own = model.basis.unit_at_nodes.cpu()
+        e = nearby_error(model.newton, jet, z64, xi, n_centres=_N_CENTRES, unit=own) / own
         size = model.log_residual(c, z)
     uncertainty.is_calibrated.fill_(True)
     on_grid = interpolate(model.problem.form, e, z64)
-    at_nodes = _between(e, model.problem.nodes, finer_nodes(model.problem))
+    at_nodes = _between(e, model.problem, finer_nodes(model.problem))
     _fit_level(model, 0, at_nodes, on_grid, size, z, xi)
     few = slice(0, _N_FINE)
-    _fit_level(model, 1, *_corrected(model, c[few], z64[few]), z[few], xi[few])
+    at_finer, missed, tail = _corrected(model, c[few], z64[few])
+    _fit_level(model, 1, at_finer, missed, tail, z[few], xi[few])
     with torch.no_grad():
+        # What the nodes miss is seen by the inverse map: that of the nearest draw that has it.
+        on_grid = on_grid + missed[torch.cdist(xi, xi[few]).argmin(dim=1).cpu()]
         # No finer than what the inverse map reads: checkpoints hold them.
-        u = (model.basis.on_grid(c, z) + unit * on_grid.to(z)).to(like)
+        on_grid = unknowns.beside_vectors(unit, len(model.problem.grid_points)) * on_grid
+        u = (model.basis.on_grid(c, z) + on_grid.to(z)).to(like)
     model.references = References((n_samples, seed), xi, u)
 
 
@@ -103,19 +109,22 @@ def _corrected(model: CollocationMaps, c: Tensor, z: Tensor) -> tuple[Tensor, Te
             xi,
             n_centres=_N_CENTRES,
             tolerance=_TO_ROUNDING,
+            unit=model.basis.unit_at_nodes.cpu(),
         )
-        found = _between(mean, problem.nodes, nodes)
-        e = nearby_error(fine, fine.jet(found, z), z, xi, n_centres=_N_CENTRES_FINE)
-        e = e / float(model.basis.unit)
+        found = _between(mean, problem, nodes)
+        unit = problem.unknowns.beside_vectors(model.basis.unit.cpu(), fine.n_nodes)
+        jet = fine.jet(found, z)
+        e = nearby_error(fine, jet, z, xi, n_centres=_N_CENTRES_FINE, unit=unit) / unit
         size = model.newton.log_tail(mean, model.basis.unit).to(model.sigma_residual)
     return e, interpolate(problem.form, e, z, nodes=nodes), size
 
 
-def _between(values: Tensor, start: tuple[int, ...], end: tuple[int, ...]) -> Tensor:
-    """From nodes to nodes, (batch, n_start) -> (batch, n_end)."""
-    sizes = zip(start, end, strict=True)
-    matrices = [chebyshev.barycentric(chebyshev.nodes(m), n) for n, m in sizes]
-    return chebyshev.tensor_product(values.reshape(len(values), *start), matrices).flatten(1)
+def _between(values: Tensor, problem: CollocationProblem, nodes: tuple[int, ...]) -> Tensor:
+    """From the nodes of a problem to other nodes, (batch, n_values) of both."""
+    start, q = problem.nodes, problem.unknowns.n
+    matrices = problem.form.matrices(problem.form.node_axes(nodes), start)
+    found = chebyshev.tensor_product(values.reshape(q * len(values), *start), matrices)
+    return found.reshape(len(values), -1)
 
 
 @torch.no_grad()
@@ -130,6 +139,8 @@ def _fit_level(
 ) -> None:
     """Modes, variances, factor and shape of a level from errors, (n_samples, n_nodes)."""
     uncertainty, modes, own = model.uncertainty, model.error_modes, ERROR_MODES[level]
+    # Those of an earlier calibration.
+    uncertainty.relative_u[level] = 1.0
     rho = size.exp().to(e)
     found = torch.linalg.svd(e / rho, full_matrices=False).Vh[: own.stop - own.start].T
     modes[:, own] = found.to(modes)
@@ -139,17 +150,20 @@ def _fit_level(
     part = e @ of_level
     rest = e - part @ of_level.mT
     features, base = uncertainty.forward_features(xi, size, torch.zeros_like(size))
-    sizes = finer_nodes(model.problem)
     # Nodes crowd at the ends: each stands for its part of the box.
-    volumes = reduce(torch.kron, [chebyshev.quadrature_weights(n) for n in sizes]).to(e.device)
+    volumes = model.problem.form.quadrature_weights(finer_nodes(model.problem)).to(e.device)
     norms = volumes @ of_level.square()
     log_c = uncertainty.c[level].fit(features, base, part, is_own.expand(part.shape), norms)
     log_rest = uncertainty.rest[level].fit(xi, base, rest, norms=volumes)
     field = model.error_field(z, level=level)
     std = field.std(log_c[:, own].exp().to(modes), log_rest.exp().to(modes))
-    scores = on_grid.to(std) * float(model.basis.unit) / std.clamp(min=torch.finfo(std.dtype).tiny)
+    scores = field.with_unit(on_grid.to(std)) / std.clamp(min=torch.finfo(std.dtype).tiny)
     free = torch.from_numpy(model.problem.free_dofs)
-    uncertainty.fit_forward_shape(level, [scores[:, free].to(size)])
+    of_each = [
+        scores[:, free[(at.start <= free) & (free < at.stop)]].to(size)
+        for at in model.problem.fields_of_u.values()
+    ]
+    uncertainty.fit_forward_shape(level, of_each)
 
 
 def _calibrate_inverse(model: CollocationMaps, seed: int) -> None:

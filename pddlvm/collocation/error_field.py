@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pddlvm.collocation.field import Spread
-from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.problem import CollocationProblem
 
@@ -29,7 +28,8 @@ _FINER = 2.25
 def finer_nodes(problem: CollocationProblem) -> tuple[int, ...]:
     """Numbers of nodes that see what those of a problem miss."""
     factor = _FINER ** (1 / len(problem.nodes))
-    return tuple(round(factor * n) for n in problem.nodes)
+    is_odd = [c in problem.ansatz.periodic for c in problem.box.names]
+    return tuple(round(factor * n) | odd for n, odd in zip(problem.nodes, is_odd, strict=True))
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ErrorField:
     Attributes:
         problem: for its box and grid.
         nodes: numbers of them along each coordinate.
-        modes: E, (n_nodes, n_modes).
-        unit: U, the size of u.
+        modes: E, (n_values, n_modes), one unknown after the other.
+        unit: U, the size of u, () or (n_unknowns,).
         z: (batch, d).
         points: (n_points, k); None for the grid.
         swings: whether the modes swing between the nodes, so that they have to be interpolated one
@@ -60,7 +60,7 @@ class ErrorField:
 
         Args:
             var_c: (batch, n_modes).
-            var_rest: (batch, n_nodes).
+            var_rest: (batch, n_values).
         """
         if self.swings:
             variance = self._hats(var_rest.sqrt()).double().square()
@@ -70,17 +70,26 @@ class ErrorField:
         else:
             found = self._hats((var_c @ self.modes.square().T + var_rest).sqrt()).double()
         # Exactly zero where u is prescribed, whatever round-off says.
-        x = self.problem.grid_points if self.points is None else self.points
-        return torch.where(self.problem.ansatz.is_hard(x).to(found.device), 0.0, self.unit * found)
+        is_hard = self.problem.ansatz.is_hard(self._x).to(found.device)
+        return torch.where(is_hard, 0.0, self.with_unit(found))
 
     def spread(self, var_c: Tensor, var_rest: Tensor) -> Spread:
         """The parts of the covariance of u, of the same variances."""
         shapes = [self._mode(k) for k in range(self.modes.shape[1])]
         modes, rest = torch.stack(shapes, dim=-1), self._hats(var_rest.sqrt())
-        return Spread(self.unit * modes, var_c, self.unit * rest.double())
+        modes = self.with_unit(modes.mT).mT
+        return Spread(modes, var_c, self.with_unit(rest.double()))
+
+    def with_unit(self, values: Tensor) -> Tensor:
+        """Values at the points (..., n) that are relative to U, in the units of u."""
+        return self.problem.unknowns.beside_vectors(self.unit, len(self._x)) * values
+
+    @property
+    def _x(self) -> Tensor:
+        return self.problem.grid_points if self.points is None else self.points
 
     def of_nodes(self, values: Tensor) -> Tensor:
-        """A field given at the nodes, (batch, n_nodes) -> (batch, n_points)."""
+        """A field given at the nodes, (batch, n_values) -> (batch, n)."""
         return interpolate(self.problem.form, values, self.z, self.points, nodes=self.nodes)
 
     def _mode(self, k: int) -> Tensor:
@@ -88,5 +97,5 @@ class ErrorField:
 
     def _hats(self, values: Tensor) -> Tensor:
         return interpolate(
-            self.problem.form, values, self.z, self.points, chebyshev.hats, nodes=self.nodes
+            self.problem.form, values, self.z, self.points, nodes=self.nodes, hats=True
         )

@@ -12,8 +12,9 @@ from torch.distributions import LowRankMultivariateNormal
 from pddlvm.basics.checks import check_shape, check_vectors
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.latent.error_shape import ErrorShape
-from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.strong.unknowns import Unknowns
 
 __all__ = ["FieldForward", "Spread"]
 
@@ -46,16 +47,18 @@ class FieldForward:
     """q(u | z) at points of the box: on the grid of the problem, or where it was asked for.
 
     Attributes:
-        mean: (..., n_points).
+        mean: (..., n_points), of several unknowns (..., n_unknowns n_points).
         points: (n_points, k).
+        unknowns: of several the mean has the values of one after the other.
         residual_norm: root mean square residual of the mean, relative to that of the lift, (...,).
-        shape: distribution of error / std, that of all points.
+        shape: distribution of error / std, that of all points; of several unknowns one for each.
     """
 
     mean: Tensor
     points: Tensor
     residual_norm: Tensor
     shape: ErrorShape
+    unknowns: Unknowns
     _std: Callable[[], Tensor]
     _spread: Callable[[], Spread]
 
@@ -67,13 +70,25 @@ class FieldForward:
         """Standard deviation, (..., n_points); zero on hard faces."""
         return self._std().reshape(self.mean.shape).to(self.mean)
 
+    def field(self, name: str) -> OneField:
+        """The same of one unknown, by its name; "u" where there is one alone.
+
+        Raises:
+            ProblemError: there is no such unknown.
+        """
+        self.unknowns.number(name)
+        return OneField(self, self.unknowns.slices(len(self.points))[name])
+
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_points) each.
 
         Args:
             level: probability with which it holds the solution, between 0 and 1.
         """
-        return symmetric_interval(self.mean, self.std, self.shape, level)
+        shape = self.shape
+        if self.unknowns.n > 1:
+            shape = ErrorShape(shape.values.repeat_interleave(len(self.points), 0))
+        return symmetric_interval(self.mean, self.std, shape, level)
 
     def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Fields, (*shape, ..., n_points)."""

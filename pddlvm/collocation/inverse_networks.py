@@ -25,29 +25,36 @@ class GridGaussian(nn.Module):
     """Strided convolutions on u of a grid, then a head for mean and log variance.
 
     Any module with the same call may take its place: forward(u: (batch, *grid), extra: (batch,
-    n_extra)) returns a pair of (batch, n_out) tensors.
+    n_extra)) returns a pair of (batch, n_out) tensors; of several unknowns u is (batch, n_unknowns,
+    *grid).
 
     Args:
         grid: points along each coordinate, of one to three.
         n_extra: further inputs: known parameters and which ones are known.
         n_out: length of the mean.
+        n_unknowns: values at each point.
     """
 
-    def __init__(self, grid: tuple[int, ...], n_extra: int, n_out: int) -> None:
+    def __init__(
+        self, grid: tuple[int, ...], n_extra: int, n_out: int, n_unknowns: int = 1
+    ) -> None:
         super().__init__()
         if not (isinstance(grid, tuple | list) and 1 <= len(grid) <= 3):
             raise InputError(f"grid must be one to three numbers of points, got {grid!r}")
-        check_count(1, n_out=n_out, **{f"grid[{i}]": n for i, n in enumerate(grid)})
+        check_count(
+            1, n_out=n_out, n_unknowns=n_unknowns, **{f"grid[{i}]": n for i, n in enumerate(grid)}
+        )
         check_count(0, n_extra=n_extra)
         kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid) - 1]
         layers: list[nn.Module] = []
-        channels = 1
+        self.image = (n_unknowns, *grid)
+        channels = n_unknowns
         for n, stride in zip(_CHANNELS, (4, 2, 2), strict=True):
             layers += [kind(channels, n, stride + 1, stride, padding=1), nn.SiLU()]
             channels = n
         self.body = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
-            n_features = self.body(torch.zeros(1, 1, *grid)).shape[1]
+            n_features = self.body(torch.zeros(1, *self.image)).shape[1]
         self.head = nn.Sequential(
             nn.Linear(n_features + n_extra, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
             nn.Linear(64, 2 * n_out),
@@ -55,7 +62,7 @@ class GridGaussian(nn.Module):
 
     def forward(self, u: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance, (batch, n_out) each."""
-        features = torch.cat([self.body(u[:, None]), extra], dim=-1)
+        features = torch.cat([self.body(u.reshape(-1, *self.image)), extra], dim=-1)
         mean, log_variance = self.head(features).chunk(2, dim=-1)
         return mean, log_variance
 
@@ -64,7 +71,7 @@ class PrincipalGaussian(nn.Module):
     """A perceptron on scaled principal components of u.
 
     Args:
-        grid: points along each coordinate.
+        grid: points along each coordinate, of several unknowns their number before.
         n_extra: further inputs: known parameters and which ones are known.
         n_out: length of the mean.
         n_components: principal components that are read.
@@ -100,15 +107,21 @@ class InverseField(nn.Module):
 
     Solutions lie close to few shapes. What of a field is outside of them no parameter explains,
     however little it misleads the network.
+
+    Args:
+        network: reads u of the shape `grid`.
+        grid: points along each coordinate, of several unknowns their number before.
+        n_unknowns: each has a scale of its own.
     """
 
     centre: Tensor
     scale: Tensor
     shapes: Tensor
 
-    def __init__(self, network: nn.Module, grid: tuple[int, ...]) -> None:
+    def __init__(self, network: nn.Module, grid: tuple[int, ...], n_unknowns: int = 1) -> None:
         super().__init__()
         self.network = network
+        self.n_unknowns = n_unknowns
         self.grid = grid
         n = math.prod(grid)
         # u has units, and maybe a large mean: float64.
@@ -120,8 +133,9 @@ class InverseField(nn.Module):
         """Centre, scale and shapes from some solutions, (n_samples, n_dofs)."""
         self.centre = u.double().mean(0)
         # One scale for all points: where u hardly varies there is little to read.
-        size = (u.double() - self.centre).std(0).square().mean().sqrt()
-        self.scale = torch.where(size > 0, size, 1.0).expand_as(self.scale).clone()
+        spread = (u.double() - self.centre).std(0).reshape(self.n_unknowns, -1)
+        size = spread.square().mean(1, keepdim=True).sqrt()
+        self.scale = torch.where(size > 0, size, 1.0).expand_as(spread).flatten().clone()
         scaled = (u - self.centre) / self.scale
         _, sizes, rows = torch.linalg.svd(scaled, full_matrices=False)
         found = rows[:_N_SHAPES].T

@@ -2,9 +2,10 @@
 
     log p(r^ = 0 | u, z)  =  -1/2 sum_i w_i (r_i / (eps R scale_i))^2  -  1/2 sum_j (g_j / tol_j)^2
 
-r is the residual in strong form at points drawn anew for each step and shared by the draws of z, R
-its size for the lift alone, `scale` the problem's, g the residuals of the conditions that are not
-hard. The weights w are one, or follow the time (Wang, Sankaran, Perdikaris, 2022):
+of several unknowns with a sum over the equations of all, each with its own R. r is the residual in
+strong form at points drawn anew for each step and shared by the draws of z, R its size for the lift
+alone, `scale` the problem's, g the residuals of the conditions that are not hard. The weights w are
+one, or follow the time (Wang, Sankaran, Perdikaris, 2022):
 
     w_i = exp(-rate * mean of the squares of r at times before t_i)
 """
@@ -49,8 +50,8 @@ class Collocation:
 
     Attributes:
         s: reference coordinates, (n_points,) each, float64.
-        basis: jet along s, (n_points, m) each.
-        unit: size of u.
+        basis: jet along s, (n_points, m) each, of several unknowns (n_unknowns, n_points, m).
+        unit: size of u, () or (n_unknowns,).
     """
 
     s: tuple[Tensor, ...]
@@ -69,7 +70,7 @@ class Collocation:
     def split(self, sizes: list[int]) -> list["Collocation"]:
         """Parts of the given numbers of points."""
         s = list(zip(*(column.split(sizes) for column in self.s), strict=True))
-        basis = {i: b.split(sizes) for i, b in self.basis.items()}
+        basis = {i: b.split(sizes, dim=-2) for i, b in self.basis.items()}
         return [
             Collocation(tuple(columns), {i: parts[k] for i, parts in basis.items()}, self.unit)
             for k, columns in enumerate(s)
@@ -80,12 +81,15 @@ class Collocation:
     ) -> tuple[Jet, dict[str, Tensor]]:
         """u and its derivatives along x, and the values of coordinates and fields, float64.
 
+        Of several unknowns they are stacks, see `pddlvm.strong.unknowns`.
+
         Args:
             problem: knows the geometry.
             c: (n_samples, m).
             z: (n_samples, d).
         """
-        n = {i: self.unit * (c @ b.mT).double() for i, b in self.basis.items()}
+        unit = problem.unknowns.beside_stacks(torch.as_tensor(self.unit))
+        n = {i: unit * (c @ b.mT).double() for i, b in self.basis.items()}
         return problem.ansatz.assemble(n, self.s, z.double())
 
 
@@ -106,8 +110,9 @@ class CollocationLikelihood:
         self.on_faces: list[Collocation] = []
 
     def __call__(self, c: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-        """Log likelihood up to a constant, (batch,); sigma = eps R, float64."""
+        """Log likelihood up to a constant, (batch,); sigma = eps R, (1,) or a stack, float64."""
         square = (self.scaled(self.inside, c, z) / sigma).square()
+        square = square if self.problem.unknowns.n == 1 else square.sum(0)
         if self.causal is not None:
             square = square * self._causal_weights(square)
         total = -0.5 * square.sum(-1)
@@ -122,11 +127,11 @@ class CollocationLikelihood:
         return total.to(c)
 
     def scaled(self, at: Collocation, c: Tensor, z: Tensor) -> Tensor:
-        """r / scale, (batch, n_points)."""
+        """r / scale, (batch, n_points), or the stack of these."""
         return self.scaled_at(*at.jet(self.problem, c, z))
 
     def scaled_at(self, jet: Jet, values: Mapping[str, Tensor]) -> Tensor:
-        """r / scale where u has the given jet, (batch, n_points)."""
+        """r / scale where u has the given jet, (batch, n_points), or the stack of these."""
         scale = self.problem.scale_function({i: u.detach() for i, u in jet.items()}, values)
         r = self.problem.residual_function(jet, values)
         return (r / scale).expand_as(jet[()])

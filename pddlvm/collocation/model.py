@@ -3,7 +3,8 @@
     u(x; z) = lift(x; z) + U F(s) sum_j c_j phi_j(s),     x = X(s; z)
     q(c | z) = N(mean(xi), diag(var(xi)))               p(xi | u) = N(mean, diag(var)), u on a grid
 
-phi is a network of the reference coordinates (the trunk), the mean of c one of xi (the branch). The
+phi is a network of the reference coordinates (the trunk), the mean of c one of xi (the branch). Of
+several unknowns phi_j has a value for each, and they share c; lift, U and F are those of each. The
 points of a step are shared by its draws of z, so that the trunk and its derivatives cost next to
 nothing: residuals at 256 points of 64 draws take the time of 256 points. See `pddlvm.latent.core`
 for the probabilistic program.
@@ -11,6 +12,7 @@ for the probabilistic program.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,20 +105,23 @@ class CollocationMaps(LatentModel):
                 forward_network = NeuralGaussian(
                     d, n_functions, width=64, depth=3, log_variance=-8.0
                 )
-            trunk = Trunk(len(problem.box.names), n_functions).to(dtype)
+            n_unknowns = problem.unknowns.n
+            trunk = Trunk(problem.ansatz.n_features, n_functions, n_unknowns).to(dtype)
             self.basis = LearntBasis(problem, trunk, self.newton.s, unit, self.seed)
             self.forward_map = Branch(forward_network, d, n_functions).to(dtype)
+            shape = problem.grid if n_unknowns == 1 else (n_unknowns, *problem.grid)
             if inverse_network is None:
-                inverse_network = PrincipalGaussian(problem.grid, n_extra, d)
-            self.inverse_map = InverseField(inverse_network.to(dtype), problem.grid)
+                inverse_network = PrincipalGaussian(shape, n_extra, d)
+            self.inverse_map = InverseField(inverse_network.to(dtype), shape, n_unknowns)
             finer = SpaceTimeNewton(problem.form, finer_nodes(problem))
-            n_nodes, hard = finer.n_nodes, (~finer.free).nonzero()[:, 0].numpy()
-            n_errors = ERROR_MODES[-1].stop
-            self.uncertainty = Uncertainty(problem.prior, n_errors, n_nodes, hard, dtype)
+            n_values, hard = finer.n_values, (~finer.free).nonzero()[:, 0].numpy()
+            n_errors, each = ERROR_MODES[-1].stop, np.arange(n_unknowns)
+            self.uncertainty = Uncertainty(problem.prior, n_errors, n_values, hard, dtype, each)
         self.plausibility = Plausibility()
         self.register_buffer("sigma_residual", torch.full((1,), tolerance, dtype=dtype))
-        self.register_buffer("residual_unit", torch.ones((), dtype=torch.float64))
-        self.register_buffer("error_modes", torch.zeros(n_nodes, n_errors, dtype=dtype))
+        one = torch.ones_like(self.basis.unit)
+        self.register_buffer("residual_unit", problem.unknowns.beside_stacks(one))
+        self.register_buffer("error_modes", torch.zeros(n_values, n_errors, dtype=dtype))
         self.references: References | None = None
         self.stream = PointStream(problem, points)
         self._fit_scales()
@@ -146,7 +151,7 @@ class CollocationMaps(LatentModel):
         var_c, _ = self._variances(xi, size, log_variance)
         field = self.error_field(z)
         error = (var_c.sqrt() * rows.normal_like(var_c)) @ field.modes.T
-        return self.basis.on_grid(c, z) + field.of_nodes(self.basis.unit * error.double())
+        return self.basis.on_grid(c, z) + field.with_unit(field.of_nodes(error.double()))
 
     def draw_points(self, generator: torch.Generator) -> None:
         """New collocation points, and the functions there."""
@@ -161,7 +166,7 @@ class CollocationMaps(LatentModel):
 
     @property
     def sigma(self) -> Tensor:
-        """Standard deviation of the residual, (1,), float64."""
+        """Standard deviation of the residual, (1,), or the stack of those of each, float64."""
         return self.sigma_residual.double() * self.residual_unit
 
     def read(  # noqa: D102
@@ -202,7 +207,8 @@ class CollocationMaps(LatentModel):
 
         Returns:
             A Gaussian field: `.mean`, `.std` (..., n_points), `.sample`, `.log_prob`,
-            `.residual_norm`. Its dtype and device are those of z.
+            `.residual_norm`; of several unknowns one after the other, each by `.field(name)`. Its
+            dtype and device are those of z.
 
         Raises:
             InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
@@ -227,7 +233,8 @@ class CollocationMaps(LatentModel):
             if points is not None and not e:
                 mean = self.basis.at_points(c, work, x)
             else:
-                nodal = self.basis.nodal(c) + e.get((), 0)
+                nodal = self.basis.nodal(c)
+                nodal = nodal + self.problem.unknowns.join(e[()]) if e else nodal
                 mean = self.basis.field_of(nodal, work, points)
                 size = self.newton.log_tail(nodal, self.basis.unit).to(like) if e else residual
         if not extrapolate:
@@ -247,13 +254,17 @@ class CollocationMaps(LatentModel):
         def spread() -> Spread:
             return field.spread(*variances()).to(z.device)
 
-        norm = unflatten(residual.exp(), batch)[..., 0]
+        norm, unknowns = unflatten(residual.exp(), batch)[..., 0], self.problem.unknowns
         shape = self.uncertainty.forward_shape(level)
-        return FieldForward(unflatten(mean.to(z), batch), x.to(z), norm.to(z), shape, std, spread)
+        mean = unflatten(mean.to(z), batch)
+        return FieldForward(mean, x.to(z), norm.to(z), shape, unknowns, std, spread)
 
     def norm(self, u: Tensor) -> Tensor:
-        """Root mean square of u on the grid, (..., n_dofs) -> (...,)."""
-        return self.problem.check_solution(u).square().mean(-1).sqrt()
+        """Root mean square of u on the grid, (..., n_dofs) -> (...,).
+
+        Of several unknowns of all of them, each relative to its size U.
+        """
+        return self.basis.norm(self.problem.check_solution(u))
 
     @out_of_inference
     def inverse(
@@ -299,8 +310,8 @@ class CollocationMaps(LatentModel):
         """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""
         z = self.problem.prior.unstandardise(xi.double())
         mean = self.basis.on_grid(self.forward_map(xi)[0], z)
-        size = u.double().norm(dim=-1)
-        return ((u - mean).norm(dim=-1) / torch.where(size > 0, size, 1.0)).to(xi)
+        size = self.basis.norm(u.double())
+        return (self.basis.norm(u - mean) / torch.where(size > 0, size, 1.0)).to(xi)
 
     def invert(self, u: Tensor, xi_known: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of xi, (batch, d) each."""
@@ -343,39 +354,47 @@ class CollocationMaps(LatentModel):
         Args:
             c: (batch, n_modes).
             z: (batch, d).
-            change: jet along x that is added to u, given at the nodes, (batch, n_nodes) each.
+            change: jet along x that is added to u, given at the nodes, stacks of (batch, n_nodes).
         """
         jet, values = self.basis.watched_jet(c, z, change or {})
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
-        return 0.5 * r.square().mean(-1, keepdim=True).clamp(min=1e-24).log().to(c)
+        square = r.square().mean(-1, keepdim=True)
+        square = square if self.problem.unknowns.n == 1 else square.mean(0)
+        return 0.5 * square.clamp(min=1e-24).log().to(c)
 
     def error_field(self, z: Tensor, points: Tensor | None = None, level: int = 0) -> ErrorField:
         """What is uncertain of the means for z (batch, d), at points or on the grid."""
-        nodes, modes = self.problem.nodes, self.basis.at_nodes
+        nodes, modes, unit = self.problem.nodes, self.basis.at_nodes, self.basis.unit
         if self.is_calibrated:
             nodes, modes = finer_nodes(self.problem), self.error_modes[:, ERROR_MODES[level]]
-        return ErrorField(self.problem, nodes, modes, self.basis.unit, z, points, level > 0)
+        if self.problem.unknowns.n > 1:
+            unit = unit * self.uncertainty.spread(level)
+        return ErrorField(self.problem, nodes, modes, unit, z, points, level > 0)
 
     def _fit_scales(self) -> None:
         """The size of the residual of the lift, over the prior."""
         z = self.problem.prior.sample((64,), seed=self.seed)
         c = self.sigma_residual.new_zeros(len(z), self.n_modes)
         with torch.no_grad():
-            size = self.zero_residual.scaled(self.basis.watched, c, z).square().mean().sqrt()
-        self.residual_unit.copy_(torch.where(size > 0, size, 1.0))
+            r = self.zero_residual.scaled(self.basis.watched, c, z)
+        size = r.square().mean((-2, -1), keepdim=r.ndim > 2).sqrt()
+        # An equation that the lift fulfils is weighed as the others are.
+        largest = size.max()
+        self.residual_unit.copy_(torch.where(size > 0, size, largest if largest > 0 else 1.0))
 
     @torch.no_grad()
     def _residual_at(self, s: Tensor, generator: torch.Generator) -> Tensor:
         """Mean |r| over a few prior draws at points s (n_points, k)."""
         xi = self.problem.prior.sample_standard((16,), generator=generator).to(s)
         z = self.problem.prior.unstandardise(xi.double())
-        return self.zero_residual.scaled(self.basis.at(s), self.forward_map(xi)[0], z).abs().mean(0)
+        r = self.zero_residual.scaled(self.basis.at(s), self.forward_map(xi)[0], z)
+        return (r / self.residual_unit).abs().flatten(0, -2).mean(0)
 
     def _variances(
         self, xi: Tensor, size: Tensor | None, log_variance: Tensor, level: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Variances of the error modes (until calibrated, of c), and of the rest at the nodes."""
         if size is None or not self.is_calibrated:
-            return log_variance.exp(), xi.new_zeros(len(xi), self.newton.n_nodes)
+            return log_variance.exp(), xi.new_zeros(len(xi), self.newton.n_values)
         var_c, var_rest = self.uncertainty.forward_variances(xi, size, 0 * size, level)
         return var_c[:, ERROR_MODES[level]], var_rest

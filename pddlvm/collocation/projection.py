@@ -2,7 +2,8 @@
 
     int F phi_i r(u_c; z) dx = 0,   i = 1 ... m,      u_c = lift + F sum_j c_j phi_j
 
-A residual that is small in the mean square does not make the error small where the equation nearly
+of several unknowns with a sum over all, the residual of each relative to the size of its unknown. A
+residual that is small in the mean square does not make the error small where the equation nearly
 degenerates or has layers. Once the functions are there, the equation tested with them gives
 coefficients c*(z) that are close to the best ones: Newton's method for m unknowns per draw, a
 millisecond each. A matrix costs a hundred residuals here and serves a draw to its end, in half the
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.model import CollocationMaps
-from pddlvm.strong import chebyshev
 from pddlvm.strong.jets import pull_back
 
 __all__ = ["GalerkinProjection", "fit_branch"]
@@ -73,16 +73,16 @@ class GalerkinProjection:
             at = model.basis.at(torch.stack(nodes, dim=-1).to(model.sigma_residual))
         unit = model.basis.unit.cpu()
         self.at = Collocation(nodes, {i: b.double().cpu() for i, b in at.basis.items()}, unit)
-        weights = reduce(torch.kron, [chebyshev.quadrature_weights(n) for n in self.problem.nodes])[
-            :, None
-        ]
-        phi = self.at.basis[()]
+        weights = self.problem.form.quadrature_weights(self.problem.nodes)[:, None]
+        phi = self.at.basis[()].flatten(0, -2)
         self.gram = phi.T @ (weights * phi)
         values, vectors = torch.linalg.eigh(self.gram)
         kept = values > _RANK * values[-1]
         self.independent = vectors[:, kept] / values[kept].sqrt()
         self.tested = weights * (phi @ self.independent)
+        """Test functions at the nodes, one unknown after the other, with the weights there."""
         self.orthonormal = {i: (b @ self.independent).float() for i, b in self.at.basis.items()}
+        self.unit = unit
 
     @torch.no_grad()
     def solve(self, c: Tensor, z: Tensor) -> Tensor:
@@ -109,19 +109,31 @@ class GalerkinProjection:
         jet, values = self.at.jet(self.problem, c, z)
         _, found = self.problem.residual_function.linearise(jet, values)
         _, first, second = self.problem.ansatz.place(self.at.s, z)
-        along_s = pull_back(found, first, second)
-        size = jet[()].shape
-        slopes = {i: (slope * self._volume(z)).expand(size) for i, slope in along_s.items()}
-        unit = torch.stack([slope.abs().max() for slope in slopes.values()]).max()
-        total = torch.zeros(*size, self.tested.shape[1])
-        for index, slope in slopes.items():
-            total.addcmul_((slope / unit).float()[..., None], self.orthonormal[index])
-        return (self.tested.float().T @ total).double(), unit * self.at.unit
+        volume, shape = self._volume(z), (len(z), len(self.at.s[0]))
+        sizes = self.unit.reshape(-1)
+        slopes = [
+            {
+                (a, i): ((sizes[a] / size) * slope * volume).expand(shape)
+                for a, own in enumerate(of_row)
+                for i, slope in pull_back(own, first, second).items()
+            }
+            for of_row, size in zip(found, sizes, strict=True)
+        ]
+        unit = torch.stack([s.abs().max() for row in slopes for s in row.values()]).max()
+        matrix = torch.zeros(len(z), *[self.tested.shape[1]] * 2)
+        for tested, of_row in zip(self.tested.float().chunk(len(sizes)), slopes, strict=True):
+            total = torch.zeros(*shape, self.tested.shape[1])
+            for (a, index), slope in of_row.items():
+                functions = self.problem.unknowns.parts(self.orthonormal[index])[a]
+                total.addcmul_((slope / unit).float()[..., None], functions)
+            matrix += tested.T @ total
+        return matrix.double(), unit
 
     def _tested_residual(self, c: Tensor, z: Tensor) -> Tensor:
         jet, values = self.at.jet(self.problem, c, z)
         r = self.problem.residual_function(jet, values).expand_as(jet[()])
-        return (r * self._volume(z)) @ self.tested
+        unknowns = self.problem.unknowns
+        return unknowns.join(r * self._volume(z) / unknowns.beside_stacks(self.unit)) @ self.tested
 
     def _volume(self, z: Tensor) -> Tensor:
         """dx / ds at the nodes, broadcastable to (n, n_nodes)."""

@@ -34,7 +34,8 @@ class CollocationSurrogate(ModelSurrogate):
     def __init__(self, model: CollocationMaps, observation: Observation) -> None:
         super().__init__(model, model.problem.prior, observation)
         self._forward_map = deepcopy(model.forward_map).double().cpu()
-        self._at_nodes = (model.basis.unit * model.basis.at_nodes.double()).cpu()
+        unit = model.basis.unit_at_nodes.reshape(-1, 1)
+        self._at_nodes = (unit * model.basis.at_nodes.double()).cpu()
         is_fixed = not any(stretch.reads for stretch in model.problem.ansatz.stretch.values())
         self._rows: Tensor | None = None
         if isinstance(observation, LinearObservation) and is_fixed:
@@ -65,10 +66,13 @@ class CollocationSurrogate(ModelSurrogate):
         problem = self.model.problem
         anywhere = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
         s = problem.ansatz.locate(problem.axes, anywhere)
-        back = [chebyshev.barycentric(at, n).T for at, n in zip(s, problem.nodes, strict=True)]
+        back = [matrix.T for matrix in problem.form.matrices(s, problem.nodes)]
         parts = []
         for start in range(0, h.shape[0], _CHUNK):
             rows = torch.from_numpy(h[start : start + _CHUNK].toarray())
-            at_nodes = chebyshev.tensor_product(rows.reshape(-1, *problem.grid), back)
-            parts.append(at_nodes.flatten(1) @ self._at_nodes)
+            at_nodes = [
+                chebyshev.tensor_product(own.reshape(-1, *problem.grid), back).flatten(1)
+                for own in rows.chunk(problem.unknowns.n, dim=1)
+            ]
+            parts.append(torch.cat(at_nodes, dim=1) @ self._at_nodes)
         return torch.cat(parts)

@@ -23,21 +23,30 @@ __all__ = ["Trunk"]
 class Trunk(nn.Module):
     """A multilayer perceptron of tanh layers that maps jets to jets.
 
+    Of several unknowns each phi_j has a value for each of them.
+
     Args:
         n_in: number of features of a point.
         n_out: number of functions phi_j.
+        n_unknowns: values of each.
         width: of the hidden layers.
         depth: number of hidden layers.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, width: int = 128, depth: int = 4) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, n_unknowns: int = 1, *, width: int = 128, depth: int = 4
+    ) -> None:
         super().__init__()
-        sizes = [n_in, *[width] * depth, n_out]
+        self.n_unknowns = n_unknowns
+        sizes = [n_in, *[width] * depth, n_unknowns * n_out]
         layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.layers = cast(list[nn.Linear], layers)
 
     def forward(self, features: Mapping[Index, Tensor]) -> Jet:
-        """phi_j and its derivatives, (n_points, n_out) each, from those of the features."""
+        """phi_j and its derivatives, from those of the features.
+
+        (n_points, n_out) each, of several unknowns (n_unknowns, n_points, n_out).
+        """
         indices = tuple(features)
         h = torch.stack([features[index] for index in indices])
         value = indices.index(())
@@ -48,6 +57,8 @@ class Trunk(nn.Module):
             h = cast(Tensor, _TanhJet.apply(v, indices))
         v = h @ last.weight.T
         v[value] += last.bias
+        if self.n_unknowns > 1:
+            v = v.unflatten(-1, (self.n_unknowns, -1)).movedim(-2, 1)
         return dict(zip(indices, v.unbind(0), strict=True))
 
 

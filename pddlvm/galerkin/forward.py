@@ -21,14 +21,14 @@ from pddlvm.fem.mixed import field_of
 from pddlvm.galerkin.bounds import Certifier, ErrorBounds
 from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
-from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.sensors.quantity import Quantity
 
-__all__ = ["Forward", "OneField", "OneQuantity"]
+__all__ = ["Forward", "OneQuantity"]
 
 _RELATIVE_FLOOR = 1e-7
 
@@ -138,7 +138,7 @@ class Forward:
         found = self._error_bounds
         return self._shaped(self._stability() if found is None else found.coercivity)
 
-    def field(self, name: str) -> "OneField":
+    def field(self, name: str) -> OneField:
         """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
 
         Raises:
@@ -225,38 +225,6 @@ class Forward:
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:
         return self._variances()
-
-
-@dataclass(frozen=True)
-class OneField:
-    """A field of a `Forward`.
-
-    Attributes:
-        whole: of all fields.
-        dofs: where it is.
-    """
-
-    whole: Forward
-    dofs: slice
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean, (..., n)."""
-        return self.whole.mean[..., self.dofs]
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation, (..., n); zero on its Dirichlet boundary."""
-        return self.whole.std[..., self.dofs]
-
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the central interval of each value, (..., n) each."""
-        lower, upper = self.whole.interval(level)
-        return lower[..., self.dofs], upper[..., self.dofs]
-
-    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
-        """Draws, (*shape, ..., n)."""
-        return self.whole.sample(shape, seed=seed)[..., self.dofs]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What the forward maps return, whatever u is made of: distributions of solutions."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import scipy.sparse as sp
@@ -10,7 +11,7 @@ from pddlvm.basics.checks import check_level
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.linalg.low_rank import LowRank
 
-__all__ = ["Prediction", "symmetric_interval", "unflatten"]
+__all__ = ["OneField", "Prediction", "symmetric_interval", "unflatten"]
 
 
 class Prediction(Protocol):
@@ -42,6 +43,38 @@ class Prediction(Protocol):
 
     def error_of(self, rows: sp.csr_matrix) -> LowRank:
         """The same by its parts, for sparse rows and batches (batch, n), float64 on the CPU."""
+
+
+@dataclass(frozen=True)
+class OneField:
+    """One field of a solution that has several.
+
+    Attributes:
+        whole: of all fields.
+        dofs: where it is.
+    """
+
+    whole: Prediction
+    dofs: slice
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (..., n)."""
+        return self.whole.mean[..., self.dofs]
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, (..., n); zero on its Dirichlet boundary."""
+        return self.whole.std[..., self.dofs]
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval of each value, (..., n) each."""
+        lower, upper = self.whole.interval(level)
+        return lower[..., self.dofs], upper[..., self.dofs]
+
+    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
+        """Draws, (*shape, ..., n)."""
+        return self.whole.sample(shape, seed=seed)[..., self.dofs]
 
 
 def symmetric_interval(

@@ -41,15 +41,20 @@ def meshes_over_time(
 def _data(
     model: CollocationMaps, z: Tensor, n_samples: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Mean, std, samples and fields at one z (d,), by name, each in the shape of the grid."""
+    """Mean, std, samples and fields at one z (d,), by name, each in the shape of the grid.
+
+    Of several unknowns each has its own: `v_mean`, `v_std`.
+    """
     problem = model.problem
     prediction = model.forward(z)
     fields = problem.ansatz.values(z[None], problem.grid_points.to(z).unbind(-1))
-    data = {"u_mean": prediction.mean, "u_std": prediction.std}
-    if n_samples:
-        samples = prediction.sample((n_samples,), seed=seed)
-        data |= {f"u_sample_{i}": sample for i, sample in enumerate(samples)}
-    data |= {name: fields[name].expand(1, problem.n_dofs)[0] for name in problem.random_fields}
+    data: dict[str, Tensor] = {}
+    samples = prediction.sample((n_samples,), seed=seed) if n_samples else ()
+    for u, own in problem.fields_of_u.items():
+        data |= {f"{u}_mean": prediction.mean[own], f"{u}_std": prediction.std[own]}
+        data |= {f"{u}_sample_{i}": sample[own] for i, sample in enumerate(samples)}
+    n_points = len(problem.grid_points)
+    data |= {name: fields[name].expand(1, n_points)[0] for name in problem.random_fields}
     return {k: v.double().cpu().numpy().reshape(problem.grid) for k, v in data.items()}
 
 

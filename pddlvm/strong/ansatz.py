@@ -2,10 +2,13 @@
 
     u(x; z) = lift(x; z) + F(s) n(s),    x = X(s; z),   F = prod of (1 +- s_i) over the hard faces
 
-On hard faces u equals the lift whatever n is. Along a coordinate that is `odd`, n is even in s and
-F odd, so that u is odd where the lift is.
+On hard faces u equals the lift whatever n is; where the slope is held too, F has the factor twice.
+Along a coordinate that is `odd`, n is even in s and F odd, so that u is odd where the lift is.
+Along one that is `periodic` n is a function of cos(pi s) and sin(pi s). Of several unknowns each
+has its lift and its F.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,8 +16,9 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
 from pddlvm.strong.domain import Box, Face, Stretch
-from pddlvm.strong.jets import Index, Jet, chain, partials, product
+from pddlvm.strong.jets import Index, Jet, chain, product
 from pddlvm.strong.pointwise import FieldValues, PointFunction
+from pddlvm.strong.series import CHEBYSHEV, FOURIER
 
 __all__ = ["Ansatz"]
 
@@ -26,8 +30,9 @@ class Ansatz:
         box: the domain.
         fields: values of all fields at points.
         lift_function: of coordinates and fields.
-        hard: faces on which u equals the lift.
+        hard: for each unknown the faces on which it equals the lift.
         odd: coordinates in which u is odd.
+        periodic: coordinates whose box is a period of u.
         stretch: coordinate -> map from its reference coordinate.
         indices: derivatives that are needed.
     """
@@ -38,27 +43,32 @@ class Ansatz:
         fields: FieldValues,
         lift_function: PointFunction,
         *,
-        hard: tuple[Face, ...],
+        hard: tuple[tuple[Face, ...], ...],
         odd: tuple[str, ...],
+        periodic: tuple[str, ...],
         stretch: Mapping[str, Stretch],
         indices: tuple[Index, ...],
     ) -> None:
         self.box = box
         self.fields = fields
         self.lift_function = lift_function
+        self.unknowns = lift_function.unknowns
         self.hard = hard
         self.odd = odd
+        self.periodic = periodic
+        self.series = tuple(FOURIER if c in periodic else CHEBYSHEV for c in box.names)
         self.stretch = dict(stretch)
         self.indices = indices
 
     def is_hard(self, points: Tensor) -> Tensor:
-        """Are the points (n_points, k) on hard faces? (n_points,)."""
-        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        for face in self.hard:
-            low, high = self.box.intervals[face.coordinate]
-            x = points[:, self.box.names.index(face.coordinate)]
-            found |= (x - (high if face.is_end else low)).abs() <= 1e-6 * (high - low)
-        return found
+        """Are the points (n_points, k) on hard faces of each unknown? (n_unknowns n_points,)."""
+        found = torch.zeros(len(self.hard), len(points), dtype=torch.bool, device=points.device)
+        for own, faces in zip(found, self.hard, strict=True):
+            for face in faces:
+                low, high = self.box.intervals[face.coordinate]
+                x = points[:, self.box.names.index(face.coordinate)]
+                own |= (x - (high if face.is_end else low)).abs() <= 1e-6 * (high - low)
+        return found.flatten()
 
     def values(self, z: Tensor, x: Sequence[Tensor]) -> dict[str, Tensor]:
         """Coordinates and fields by name, for z (n_samples, d) at x."""
@@ -83,25 +93,50 @@ class Ansatz:
         ]
 
     def features(self, s: Sequence[Tensor]) -> Jet:
-        """What the trunk reads at s, and its derivatives along s, (n_points, k) each."""
-        one, zero = torch.ones_like(s[0]), torch.zeros_like(s[0])
+        """What the trunk reads at s, and its derivatives along s, (n_points, n_features) each."""
+        zero = torch.zeros_like(s[0])
+        features = [
+            (i, derivatives)
+            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True))
+            for derivatives in self._features_of(c, at)
+        ]
         found = {}
         for index in self.indices:
-            columns = []
-            for i, (c, at) in enumerate(zip(self.box.names, s, strict=True)):
-                # s, or 2 s^2 - 1 where solutions are odd.
-                odd = c in self.odd
-                derivatives = (2 * at * at - 1, 4 * at, 4 * one) if odd else (at, one, zero)
-                depends = index.count(i) == len(index)
-                columns.append(derivatives[len(index)] if depends else zero)
+            columns = [
+                derivatives[len(index)] if index.count(i) == len(index) else zero
+                for i, derivatives in features
+            ]
             found[index] = torch.stack(columns, dim=-1)
         return found
 
+    @property
+    def n_features(self) -> int:
+        """How many the trunk reads."""
+        return len(self.box.names) + len(self.periodic)
+
+    def _features_of(self, c: str, s: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Those of a coordinate with their first and second derivatives."""
+        if c in self.periodic:
+            cosine, sine = torch.cos(math.pi * s), torch.sin(math.pi * s)
+            return [
+                (cosine, -math.pi * sine, -(math.pi**2) * cosine),
+                (sine, math.pi * cosine, -(math.pi**2) * sine),
+            ]
+        one = torch.ones_like(s)
+        if c in self.odd:
+            return [(2 * s * s - 1, 4 * s, 4 * one)]
+        return [(s, one, torch.zeros_like(s))]
+
     def factor(self, s: Sequence[Tensor]) -> Jet:
-        """F, zero on the hard faces, and its derivatives along s, (n_points,) each."""
+        """F, zero on the hard faces, and its derivatives along s, (n_points,) each, or stacks."""
+        jets = [self._factor(faces, s) for faces in self.hard]
+        return {index: self.unknowns.of_parts([jet[index] for jet in jets]) for index in jets[0]}
+
+    def _factor(self, hard: tuple[Face, ...], s: Sequence[Tensor]) -> Jet:
         zero = torch.zeros_like(s[0])
         found: Jet = {index: zero for index in self.indices} | {(): torch.ones_like(s[0])}
-        signs = [(f.coordinate, 1.0, -1.0 if f.is_end else 1.0) for f in self.hard]
+        held = [f for f in hard for _ in range(2 if f.with_slope else 1)]
+        signs = [(f.coordinate, 1.0, -1.0 if f.is_end else 1.0) for f in held]
         for c, constant, sign in [*signs, *((c, 0.0, 1.0) for c in self.odd)]:
             i = self.box.names.index(c)
             linear = dict.fromkeys(self.indices, zero) | {(): constant + sign * s[i]}
@@ -111,9 +146,14 @@ class Ansatz:
         return found
 
     def lift(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
-        """The lift at x, broadcastable to (n_samples, n_points)."""
+        """The lift at x, broadcastable to vectors (n_samples, n_unknowns n_points)."""
         values = self.fields(z, {}) | dict(zip(self.box.names, x, strict=True))
-        return self.lift_function({}, values).to(x[0])
+        found = self.lift_function({}, values).to(x[0])
+        if self.unknowns.n == 1:
+            return found
+        n = max(c.shape[-1] for c in x)
+        parts = [part.expand(*part.shape[:-1], n) for part in self.unknowns.parts(found)]
+        return torch.cat(torch.atleast_2d(*parts), dim=-1)
 
     def lift_jet(self, z: Tensor, x: Sequence[Tensor]) -> Jet:
         """The lift and its derivatives along x, each broadcastable to (n_samples, n_points)."""
@@ -125,7 +165,7 @@ class Ansatz:
             shape = torch.broadcast_shapes(u.shape, *(c.shape for c in at))
             return u.expand(shape)
 
-        return partials(lift, x, self.indices)
+        return self.unknowns.partials(lift, x, self.indices)
 
     def assemble(
         self, n: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor], z: Tensor
@@ -133,7 +173,7 @@ class Ansatz:
         """Jet of u along x and the values there, from the jet of F n along s.
 
         Args:
-            n: jet of F n, (n_samples, n_points) each.
+            n: jet of F n, (n_samples, n_points) each, or stacks.
             s: reference coordinates, (n_points,) each.
             z: (n_samples, d).
         """
@@ -143,8 +183,25 @@ class Ansatz:
         return {i: v + lift[i] for i, v in jet.items()}, self.values(z, x)
 
     def weighted(self, phi: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor]) -> Jet:
-        """Jet of F phi along s, from that of phi, (n_points, m) each."""
-        return product({i: f[..., None] for i, f in self.factor(s).items()}, phi)
+        """Jet of F phi along s, from that of phi, ([n_unknowns,] n_points, m) each."""
+        # The factor of several unknowns has an axis of samples, of length 1.
+        factor = {i: f if self.unknowns.n == 1 else f[:, 0] for i, f in self.factor(s).items()}
+        return product({i: f[..., None] for i, f in factor.items()}, phi)
+
+    def check_periodic(self, s: Sequence[Tensor], z: Tensor, name: str) -> None:
+        """Raise a ProblemError where the problem `name` cannot be periodic."""
+        for c in self.periodic:
+            i = self.box.names.index(c)
+            ends = [
+                [torch.full_like(at, end) if j == i else at for j, at in enumerate(s)]
+                for end in (-1, 1)
+            ]
+            first, last = (self.lift_jet(z, self.place(at, z)[0]) for at in ends)
+            if not all(torch.allclose(first[k], last[k], atol=1e-8) for k in self.indices):
+                raise ProblemError(
+                    f"problem {name!r} is not periodic in {c}: the lift or a derivative of it "
+                    "differs between the start and the end"
+                )
 
     def check_odd(self, s: Sequence[Tensor], z: Tensor, name: str) -> None:
         """Raise a ProblemError where the problem `name` cannot be odd."""

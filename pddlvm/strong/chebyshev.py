@@ -11,11 +11,11 @@ from torch import Tensor
 __all__ = [
     "at_points",
     "barycentric",
+    "coefficients",
     "derivative",
     "hats",
     "nodes",
     "quadrature_weights",
-    "tail",
     "tensor_product",
 ]
 
@@ -82,25 +82,10 @@ def tensor_product(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return values
 
 
-def tail(values: Tensor) -> Tensor:
-    """Root mean square of what the highest eighth of the polynomials along each axis contribute.
-
-    A measure of what the nodes do not resolve: coefficients of smooth functions fall evenly.
-
-    Args:
-        values: at the nodes, (batch, n_1, ..., n_k).
-
-    Returns:
-        (batch,).
-    """
-    found = torch.zeros_like(values.flatten(1)[:, 0])
-    for axis, n in enumerate(values.shape[1:], start=1):
-        orders = torch.arange(n, dtype=torch.float64)
-        polynomials = torch.cos(orders * torch.arccos(nodes(n))[:, None])
-        coefficients = torch.linalg.inv(polynomials)[-max(2, n // 8) :].to(values)
-        highest = coefficients @ values.movedim(axis, -1).reshape(len(values), -1, n).mT
-        found = found + highest.square().sum(1).mean(-1)
-    return found.sqrt()
+def coefficients(n: int) -> Tensor:
+    """Matrix from values at the nodes to those of Chebyshev polynomials of order 0, 1, ..."""
+    orders = torch.arange(n, dtype=torch.float64)
+    return torch.linalg.inv(torch.cos(orders * torch.arccos(nodes(n))[:, None]))
 
 
 def at_points(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:

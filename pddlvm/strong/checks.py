@@ -1,6 +1,7 @@
 """What a problem in strong form is asked before it is used: mistakes are named at once."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.explained import explained
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.strong.ansatz import Ansatz
-from pddlvm.strong.domain import Box, Face, Stretch
+from pddlvm.strong.domain import Affine, Box, Face, Stretch
 from pddlvm.strong.form import StrongForm
 from pddlvm.strong.jets import Jet
 from pddlvm.strong.pointwise import Condition, PointFunction
+from pddlvm.strong.unknowns import Unknowns
 
 __all__ = ["check_arguments", "check_conditions", "check_functions", "check_shapes", "first_bad"]
 
@@ -25,16 +27,28 @@ _PLACES = ((0, 5), (1, 23), (3, 41))
 
 
 def check_arguments(
-    box: Any, hard: Any, conditions: Any, stretch: Mapping[str, Any]
-) -> tuple[tuple[Face, ...], tuple[Condition, ...]]:
-    """Return faces and conditions, or raise a ProblemError: an argument is of another kind."""
+    box: Any, unknowns: Unknowns, hard: Any, conditions: Any, stretch: Mapping[str, Any]
+) -> tuple[tuple[tuple[Face, ...], ...], tuple[Condition, ...]]:
+    """Return faces of each unknown and conditions.
+
+    Raises:
+        ProblemError: an argument is of another kind.
+    """
     if not isinstance(box, Box):
         raise ProblemError(f"box must be a Box, as Box(x=(0.0, 1.0)), got {type(box).__name__}")
-    faces = check_all(hard, Face, "hard", f"[box.start({box.names[0]!r})]")
+    of_each = hard if isinstance(hard, Mapping) else dict.fromkeys(unknowns.names, hard)
+    for name in of_each:
+        unknowns.number(name)
+    example = f"[box.start({box.names[0]!r})]"
+    faces = tuple(
+        _once(check_all(of_each.get(name, ()), Face, "hard", example)) for name in unknowns.names
+    )
     soft = check_all(conditions, Condition, "conditions", "[Condition(face, function)]")
-    known = {face for c in box.names for face in (box.start(c), box.end(c))}
-    for face in (*faces, *(c.face for c in soft)):
-        if face not in known:
+    for condition in soft:
+        unknowns.number(condition.field)
+    known = {face.side for c in box.names for face in (box.start(c), box.end(c))}
+    for face in (*chain.from_iterable(faces), *(c.face for c in soft)):
+        if face.side not in known:
             raise ProblemError(
                 f"{face!r} is no face of {box!r}; take box.start(name) or box.end(name)"
             )
@@ -44,7 +58,13 @@ def check_arguments(
                 f"the stretch of {c!r} must be Affine(), Graded(a), Sinh(centre, width) or another "
                 f"Stretch, got {type(stretched).__name__}"
             )
-    return tuple(dict.fromkeys(faces)), soft
+    return faces, soft
+
+
+def _once(faces: Sequence[Face]) -> tuple[Face, ...]:
+    """Each face once, with its slope where one of them holds it."""
+    sides = dict.fromkeys(face.side for face in faces)
+    return tuple(Face(*side, Face(*side, True) in faces) for side in sides)
 
 
 def check_shapes(form: StrongForm, along: Mapping[str, str], varying: Sequence[str]) -> None:
@@ -58,9 +78,10 @@ def check_shapes(form: StrongForm, along: Mapping[str, str], varying: Sequence[s
                 f"{what} must give at least {least} points along each of {', '.join(names)}, "
                 f"got {sizes}"
             )
-    unknown = {*ansatz.odd, *ansatz.stretch} - set(names)
+    unknown = {*ansatz.odd, *ansatz.periodic, *ansatz.stretch} - set(names)
     if unknown:
         raise ProblemError(f"no coordinates {sorted(unknown)}; there are {names}")
+    _check_periods(form)
     idle = sorted(set(along) - set(varying))
     if idle:
         raise ProblemError(
@@ -68,32 +89,72 @@ def check_shapes(form: StrongForm, along: Mapping[str, str], varying: Sequence[s
         )
 
 
+def _check_periods(form: StrongForm) -> None:
+    """Raise a ProblemError where a coordinate is periodic and something else too."""
+    ansatz = form.ansatz
+    faces = [*chain.from_iterable(ansatz.hard), *(c.face for c in form.conditions)]
+    for c in ansatz.periodic:
+        n = form.nodes[ansatz.box.names.index(c)]
+        wrong = {
+            f"has a condition at {', '.join(str(f) for f in faces if f.coordinate == c)}": any(
+                f.coordinate == c for f in faces
+            ),
+            "is odd": c in ansatz.odd,
+            "has a stretch": not isinstance(ansatz.stretch[c], Affine),
+            f"has {n} nodes, which must be an odd number": n % 2 == 0,
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise ProblemError(f"{c} is periodic, and {what}: leave out one of them")
+
+
 def check_conditions(form: StrongForm) -> None:
     """Raise a ProblemError where a condition is missing, or has no effect."""
     ansatz, name = form.ansatz, form.name
-    box = ansatz.box
+    hard = dict(zip(form.unknowns.names, ansatz.hard, strict=True))
     for condition in form.conditions:
-        if condition.face in ansatz.hard:
+        u = condition.field
+        if condition.face.side in (face.side for face in hard[u]):
             raise ProblemError(
-                f"problem {name!r} has a Condition at the {condition.face}, which is in `hard`: u "
-                "equals the lift there, and the condition has no effect. Leave out one of them; "
-                "the values of a hard face are those of the lift"
+                f"problem {name!r} has a Condition at the {condition.face}, which is in `hard`: "
+                f"{u} equals the lift there, and the condition has no effect. Leave out one of "
+                "them; the values of a hard face are those of the lift"
             )
-    held = {*ansatz.hard, *(c.face for c in form.conditions)}
-    for i, c in enumerate(box.names):
-        order = max((j.count(i) for j in form.residual_function.derivatives.values()), default=0)
-        missing = [f for f in (box.start(c), box.end(c)) if f not in held]
-        if order == 1 and len(missing) == 2:
+    soft = {u: [c.face for c in form.conditions if c.field == u] for u in hard}
+    held = {u: {face.side: face for face in (*hard[u], *soft[u])} for u in hard}
+    for i, c in enumerate(ansatz.box.names):
+        if c not in ansatz.periodic:
+            _check_orders(form, i, c, held)
+
+
+def _check_orders(
+    form: StrongForm, i: int, c: str, held: Mapping[str, Mapping[tuple[str, bool], Face]]
+) -> None:
+    """Raise a ProblemError if a derivative along a coordinate has too few conditions."""
+    box, name = form.ansatz.box, form.name
+    ends = box.start(c), box.end(c)
+    orders = dict.fromkeys(form.unknowns.names, 0)
+    for a, index in form.residual_function.derivatives.values():
+        u = form.unknowns.names[a]
+        orders[u] = max(orders[u], index.count(i))
+    # Of several equations of first order some have their condition elsewhere: pressures none.
+    anywhere = any(face.side in own for own in held.values() for face in ends)
+    if max(orders.values()) == 1 and not anywhere:
+        raise ProblemError(
+            f"problem {name!r} has a first derivative along {c} and no condition at "
+            f"its start or end: an initial condition is missing. Add box.start({c!r}) to "
+            "`hard`, or a Condition there"
+        )
+    for u, own in held.items():
+        missing = [face for face in ends if face.side not in own]
+        with_slope = any(own[f.side].with_slope for f in ends if f.side in own)
+        if orders[u] == 2 and missing and not with_slope:
+            of_u = f" of {u}" if form.unknowns.n > 1 else ""
             raise ProblemError(
-                f"problem {name!r} has a first derivative along {c} and no condition at "
-                f"its start or end: an initial condition is missing. Add box.start({c!r}) to "
-                "`hard`, or a Condition there"
-            )
-        if order == 2 and missing:
-            raise ProblemError(
-                f"problem {name!r} has second derivatives along {c} and no condition at "
+                f"problem {name!r} has second derivatives{of_u} along {c} and no condition at "
                 f"the {' and the '.join(map(str, missing))}: add the face to `hard`, or a "
-                "Condition there"
+                "Condition there; of an initial value problem hold both at the start, "
+                f"box.start({c!r}, with_slope=True)"
             )
 
 
@@ -110,7 +171,11 @@ def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpac
     s = (2 * torch.rand(_N_POINTS, k, generator=generator, dtype=torch.float64) - 1).unbind(-1)
     z = prior.sample((_N_SAMPLES,), generator=generator)
     shape = (_N_SAMPLES, _N_POINTS)
-    wave = {i: torch.randn(shape, generator=generator, dtype=torch.float64) for i in ansatz.indices}
+    many = (_N_SAMPLES, form.unknowns.n * _N_POINTS)
+    wave = {
+        i: form.unknowns.stack(torch.randn(many, generator=generator, dtype=torch.float64))
+        for i in ansatz.indices
+    }
     if ansatz.lift_function.derivatives:
         raise ProblemError(
             f"the lift of problem {name!r} reads {list(ansatz.lift_function.derivatives)}; it must "
@@ -134,6 +199,16 @@ def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpac
     _check_alone(ansatz.lift_function, name, {}, values, shape)
     for function in (form.residual_function, scale, *form.condition_functions):
         found = _check_alone(function, name, rough, values, shape)
+        if function is form.residual_function and form.unknowns.n > 1 and found.ndim == 2:
+            raise ProblemError(
+                f"{function.name!r} of problem {name!r} must return a tuple, the equation of each "
+                f"of {', '.join(form.unknowns.names)}"
+            )
+        if function in form.condition_functions and found.ndim > 2:
+            raise ProblemError(
+                f"{function.name!r} of problem {name!r} must return one value: make a Condition "
+                "for each unknown"
+            )
         if function is scale and (found <= 0).any():
             raise ProblemError(
                 f"the residual_scale of problem {name!r} must be positive, got {found.min():g}"
@@ -143,11 +218,13 @@ def check_functions(form: StrongForm, scale: PointFunction, prior: ParameterSpac
         who = form.residual_function.name
         raise ProblemError(f"{who!r} of problem {name!r} is not finite at {where}")
     ansatz.check_odd(s, z, name)
+    ansatz.check_periodic(s, z, name)
 
 
 def first_bad(form: StrongForm, r: Tensor, values: Mapping[str, Tensor], z: Tensor) -> str | None:
     """Where r (n_samples, n_points) is not finite, in words; None if it is everywhere."""
-    bad = ~torch.isfinite(r).expand(len(z), -1)
+    bad = ~torch.isfinite(r)
+    bad = (bad.any(0) if bad.ndim > 2 else bad).expand(len(z), -1)
     if not bad.any():
         return None
     i, j = (int(v) for v in bad.nonzero()[0])
@@ -174,8 +251,14 @@ def _check_alone(
         raise _cannot(who, error) from error
     if not isinstance(whole, Tensor):
         raise ProblemError(f"{who} must return one tensor, got {type(whole).__name__}")
+    of_each = whole.shape[:1] if f.unknowns.n > 1 and whole.ndim == 3 else ()
+    if of_each and len(whole) != f.unknowns.n:
+        raise ProblemError(
+            f"{who} returns {len(whole)} values; it must return one for each of "
+            f"{', '.join(f.unknowns.names)}"
+        )
     try:
-        whole = whole.detach().expand(shape)
+        whole = whole.detach().expand(*of_each, *shape)
     except RuntimeError as error:
         raise ProblemError(
             f"{who} returns shape {tuple(whole.shape)}; it must be elementwise"
@@ -183,10 +266,11 @@ def _check_alone(
     for i, j in _PLACES:
 
         def at(value: Tensor, i: int = i, j: int = j) -> Tensor:
-            return value.expand(shape)[i : i + 1, j : j + 1]
+            return value.expand(*value.shape[:-2], *shape)[..., i : i + 1, j : j + 1]
 
         there = f({n: at(v) for n, v in jet.items()}, {n: at(v) for n, v in values.items()})
-        if not torch.allclose(there.expand(1, 1), at(whole), rtol=1e-8, equal_nan=True):
+        alone = there.expand(*there.shape[:-2], 1, 1)
+        if not torch.allclose(alone, at(whole), rtol=1e-8, equal_nan=True):
             raise ProblemError(
                 f"{who} has another value where it is evaluated at one point alone: it depends on "
                 "other points or samples, by a sum, a mean or a shift. It must be elementwise; "

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import argument_names, check_real, check_vectors
+from pddlvm.basics.checks import argument_names, check_flag, check_real, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields, owned
 
@@ -32,13 +32,25 @@ _ROUNDING = 5e-4
 
 @dataclass(frozen=True)
 class Face:
-    """The part of the boundary of a box where one coordinate is at its start or end."""
+    """The part of the boundary of a box where one coordinate is at its start or end.
+
+    Attributes:
+        coordinate: its name.
+        is_end: whether it is the end.
+        with_slope: of a hard face: is the derivative along the coordinate held there too?
+    """
 
     coordinate: str
     is_end: bool
+    with_slope: bool = False
 
     def __str__(self) -> str:
         return f"{'end' if self.is_end else 'start'} of {self.coordinate}"
+
+    @property
+    def side(self) -> tuple[str, bool]:
+        """Where it is, whatever is held there."""
+        return self.coordinate, self.is_end
 
 
 class Box:
@@ -70,18 +82,25 @@ class Box:
         """Names of the coordinates."""
         return tuple(self.intervals)
 
-    def start(self, name: str) -> Face:
-        """The face where a coordinate is smallest: for the time, where the initial values are."""
-        return self._face(name, False)
+    def start(self, name: str, *, with_slope: bool = False) -> Face:
+        """The face where a coordinate is smallest: for the time, where the initial values are.
 
-    def end(self, name: str) -> Face:
-        """The face where a coordinate is largest."""
-        return self._face(name, True)
+        Args:
+            name: of the coordinate.
+            with_slope: of a hard face: hold the derivative along the coordinate too. In time it is
+                the initial velocity, in space a clamped end.
+        """
+        return self._face(name, False, with_slope)
 
-    def _face(self, name: str, is_end: bool) -> Face:
+    def end(self, name: str, *, with_slope: bool = False) -> Face:
+        """The face where a coordinate is largest; see `start`."""
+        return self._face(name, True, with_slope)
+
+    def _face(self, name: str, is_end: bool, with_slope: bool) -> Face:
         if not isinstance(name, str) or name not in self.intervals:
             raise InputError(f"no coordinate {name!r}; there are {list(self.intervals)}")
-        return Face(name, is_end)
+        check_flag(with_slope=with_slope)
+        return Face(name, is_end, with_slope)
 
     def check(self, points: "Tensor | ArrayLike") -> Tensor:
         """Return points as a tensor (n_points, k), or an InputError that names one outside.

@@ -28,18 +28,18 @@ Index = tuple[int, ...]
 Jet = dict[Index, Tensor]
 
 
-def parse_derivative(name: str, coordinates: Sequence[str]) -> Index | None:
-    """The index that `u`, `u_x`, `u_xt` ... stands for; None where a name is no derivative.
+def parse_derivative(name: str, coordinates: Sequence[str], unknown: str = "u") -> Index | None:
+    """The index that `u`, `u_x`, `u_xt` ... stands for; None where a name is no derivative of u.
 
     Raises:
         ProblemError: a derivative of an order above two.
     """
-    if name == "u":
+    if name == unknown:
         return ()
-    if not name.startswith("u_"):
+    if not name.startswith(f"{unknown}_"):
         return None
     index: list[int] = []
-    rest = name[2:]
+    rest = name[len(unknown) + 1 :]
     while rest:
         at = next((i for i, c in enumerate(coordinates) if rest.startswith(c)), None)
         if at is None:
@@ -49,7 +49,7 @@ def parse_derivative(name: str, coordinates: Sequence[str]) -> Index | None:
     if len(index) > 2:
         raise ProblemError(
             f"{name!r} is a derivative of order {len(index)}; orders up to 2 are supported. Write "
-            "the equation as a system of lower order"
+            "the equation as a system of lower order, with several unknowns"
         )
     return tuple(sorted(index))
 
@@ -119,7 +119,7 @@ def chain(n: Mapping[Index, Tensor], first: Sequence[Tensor], second: Sequence[T
 
 def rows_of(jet: Jet, rows: Tensor | slice) -> Jet:
     """That of some samples."""
-    return {index: u[rows] for index, u in jet.items()}
+    return {index: u[..., rows, :] for index, u in jet.items()}
 
 
 def pull_back(

@@ -34,8 +34,9 @@ def nearby_error(
     *,
     n_centres: int,
     tolerance: float = 1e-3,
+    unit: Tensor | float = 1.0,
 ) -> Tensor:
-    """About what `newton.error` gives, two steps of Newton's method, (n_samples, n_nodes).
+    """About what `newton.error` gives, two steps of Newton's method, (n_samples, n_values).
 
     Args:
         newton: on the nodes.
@@ -44,6 +45,7 @@ def nearby_error(
         xi: the same in standard coordinates, which say what is near.
         n_centres: factorisations.
         tolerance: part of each step that may be left; its square is left of the error.
+        unit: in which parts are measured, of all values or of each, (n_values,).
     """
     xi = xi.double().cpu()
     middle = int(xi.norm(dim=1).argmin())
@@ -53,21 +55,21 @@ def nearby_error(
     found = []
     for rows in torch.arange(len(z)).split(_CHUNK):
         at, part = rows_of(jet, rows), z[rows]
-        system = _System(newton, newton.tangent(at, part), solves, nearest[rows])
+        system = _System(newton, newton.tangent(at, part), solves, nearest[rows], unit)
         found.append(_of_chunk(system, at, part, tolerance))
     return torch.cat(found)
 
 
 def _of_chunk(system: "_System", jet: Jet, z: Tensor, tolerance: float) -> Tensor:
     newton, budget = system.newton, torch.full((len(z),), _BUDGET)
-    e = torch.zeros(len(z), newton.n_nodes, dtype=torch.float64)
+    e = torch.zeros(len(z), newton.n_values, dtype=torch.float64)
     is_found = torch.ones(len(z), dtype=torch.bool)
     for _ in range(2):
         b = system.solve(newton.rows(newton.correct(jet, e, z), z))
         target = tolerance * b.norm(dim=1)
         change, _ = gmres(system, b, target, budget)
         is_found &= (b - system.apply(change)).norm(dim=1) <= _MISSED * target
-        e = e + change
+        e = e + system.unit * change
     astray = (~is_found).nonzero()[:, 0]
     e[astray] = newton.error(rows_of(jet, astray), z[astray])
     return e
@@ -75,23 +77,24 @@ def _of_chunk(system: "_System", jet: Jet, z: Tensor, tolerance: float) -> Tenso
 
 @dataclass(frozen=True)
 class _System:
-    """P^{-1} J for a batch; vectors are errors at the nodes, (batch, n_nodes)."""
+    """P^{-1} J for a batch; vectors are errors at the nodes over their unit, (batch, n_values)."""
 
     newton: SpaceTimeNewton
     tangent: Callable[[Tensor], Tensor]
     solves: list[Solve]
     nearest: Tensor
+    unit: Tensor | float
 
     def solve(self, rows: Tensor) -> Tensor:
         """-P^{-1} of rows, the residual at the free nodes."""
-        e = rows.new_zeros(len(rows), self.newton.n_nodes)
+        e = rows.new_zeros(len(rows), self.newton.n_values)
         for k in self.nearest.unique().tolist():
             own = self.nearest == k
             e[own] = self.solves[k](rows[own])
-        return e
+        return e / self.unit
 
     def apply(self, p: Tensor) -> Tensor:
-        return -self.solve(self.tangent(p))
+        return -self.solve(self.tangent(self.unit * p))
 
     def precondition_skew(self, r: Tensor) -> Tensor:
         return r

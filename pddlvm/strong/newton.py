@@ -3,26 +3,28 @@
     sum_a  dr/du_a  D_a e  =  -r(u)     in the box,       e = 0 on hard faces,
     the linearised conditions on the other faces,
 
-with spectral differentiation matrices D_a: one dense solve for each sample. A step from the mean
-of the forward map gives its error, which is what the calibration needs. For references it starts
-at the lift. Where solutions are smooth in s the nodes resolve them to many digits. With finite
-elements (`pddlvm.weak.newton`) a step is next to nothing beside sparse factors, and a batch shares
-its residuals; here a residual is cheap beside a dense solve, and samples go one by one.
+with spectral differentiation matrices D_a: one dense solve for each sample. Of several unknowns
+there are as many equations, and e has one after the other. A step from the mean of the forward map
+gives its error, which is what the calibration needs. For references it starts at the lift. Where
+solutions are smooth in s the nodes resolve them to many digits. With finite elements
+(`pddlvm.weak.newton`) a step is next to nothing beside sparse factors, and a batch shares its
+residuals; here a residual is cheap beside a dense solve, and samples go one by one.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.strong import chebyshev
 from pddlvm.strong.domain import Face
 from pddlvm.strong.form import StrongForm
+from pddlvm.strong.held_rows import ConditionRows, HeldRows, SlopeRows
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.jets import Index, Jet, pull_back, rows_of
-from pddlvm.strong.pointwise import PointFunction
+from pddlvm.strong.series import tail
 
 __all__ = ["SpaceTimeNewton"]
 
@@ -42,15 +44,16 @@ class SpaceTimeNewton:
     def __init__(self, form: StrongForm, nodes: tuple[int, ...] | None = None) -> None:
         self.form = form
         self.nodes = form.nodes if nodes is None else nodes
-        axes = [chebyshev.nodes(n) for n in self.nodes]
-        self.s = tuple(a.flatten() for a in torch.meshgrid(*axes, indexing="ij"))
+        axes = torch.meshgrid(*form.node_axes(self.nodes), indexing="ij")
+        self.s = tuple(a.flatten() for a in axes)
         self.n_nodes = len(self.s[0])
-        hard = [self._on(face) for face in form.ansatz.hard]
-        self.free = ~reduce(torch.logical_or, hard, torch.zeros(self.n_nodes, dtype=torch.bool))
-        self.on_condition = [self._on(c.face) & self.free for c in form.conditions]
+        self.n_values = form.unknowns.n * self.n_nodes
+        self.free = torch.cat([self._inside(faces) for faces in form.ansatz.hard])
+        """Which values at nodes are unknown, (n_unknowns n_nodes,)."""
+        self._held = [*self._conditions(), *self._slopes()]
 
     def error(self, jet: Jet, z: Tensor) -> Tensor:
-        """e of a Newton step from u and of another with the same matrix, (n_samples, n_nodes).
+        """e of a Newton step from u and of another with the same matrix, (n_samples, n_values).
 
         The second costs next to nothing and takes away most of what the first leaves.
 
@@ -64,36 +67,43 @@ class SpaceTimeNewton:
             solve = self.factorise(at, one)
             e = solve(self.rows(at, one))
             found.append(e + solve(self.rows(self.correct(at, e, one), one)))
-        return torch.cat(found) if found else torch.zeros(0, self.n_nodes, dtype=torch.float64)
+        return torch.cat(found) if found else torch.zeros(0, self.n_values, dtype=torch.float64)
 
     def tangent(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
-        """The linearised problem at u: e (n_samples, n_nodes) -> its rows (n_samples, n_free)."""
+        """The linearised problem at u: e (n_samples, n_values) -> its rows (n_samples, n_free)."""
         geometry = self.form.ansatz.place(self.s, z)
         values = self.form.ansatz.values(z, geometry[0])
-        parts = [(f.linearise(jet, values)[1], at) for f, at in self._rows_of]
-        wanted = {index for slopes, _ in parts for index in slopes}
+        equations = self.form.residual_function.linearise(jet, values)[1]
+        held = [(row, row.linearise(jet, values)) for row in self._held]
+        slopes = [*equations, *(found for _, found in held)]
+        wanted = {index for of_row in slopes for own in of_row for index in own}
 
         def apply(e: Tensor) -> Tensor:
-            along = {index: self._along_x(index, e, geometry) for index in wanted}
-            rows = torch.zeros_like(e)
-            for slopes, at in parts:
-                found = torch.stack([a * along[index] for index, a in slopes.items()]).sum(0)
-                rows[:, at] = found[:, at]
+            parts = self._parts(e)
+            along = [{i: self._along_x(i, part, geometry) for i in wanted} for part in parts]
+
+            def row(slopes: list[Jet]) -> Tensor:
+                pairs = zip(slopes, along, strict=True)
+                return torch.stack([a * d[i] for own, d in pairs for i, a in own.items()]).sum(0)
+
+            rows = torch.cat([row(of_equation) for of_equation in equations], dim=-1)
+            for condition, found in held:
+                rows[:, condition.rows] = row(found)[:, condition.nodes]
             return rows[:, self.free]
 
         return apply
 
     def jet(self, n: Tensor, z: Tensor) -> Jet:
-        """Jet along x of lift + n, n given at the nodes (n_samples, n_nodes), z float64."""
+        """Jet along x of lift + n, n given at the nodes (n_samples, n_values), z float64."""
         lift = self.form.ansatz.lift_jet(z, self.form.ansatz.place(self.s, z)[0])
-        start = {k: u.double().expand(len(z), self.n_nodes) for k, u in lift.items()}
+        start = {k: u.double().expand(*u.shape[:-2], len(z), self.n_nodes) for k, u in lift.items()}
         return self.correct(start, n.double(), z)
 
     def change(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
         """Sum of n_steps Newton steps from u: a jet at the nodes, on the device of n.
 
         Args:
-            n: nodal values of u, (n_samples, n_nodes).
+            n: nodal values of u, (n_samples, n_values).
             z: (n_samples, d).
             n_steps: at least 1.
         """
@@ -107,40 +117,59 @@ class SpaceTimeNewton:
         """log of what the nodes hardly resolve of u given there, relative to a size of u.
 
         Args:
-            n: nodal values, (batch, n_nodes).
-            unit: the size, one number.
+            n: nodal values, (batch, n_values).
+            unit: the size, one number, or one for each unknown.
 
         Returns:
-            (batch, 1), float64.
+            (batch, 1), float64; of several unknowns of the root of their mean square.
         """
-        found = chebyshev.tail(n.double().reshape(len(n), *self.nodes))
-        return found.clamp(min=torch.finfo(found.dtype).tiny).log()[:, None] - float(unit.log())
+        logs = []
+        for part, size in zip(self._parts(n.double()), unit.reshape(-1), strict=True):
+            found = tail(part.reshape(len(part), *self.nodes), self.form.ansatz.series)
+            found = found.clamp(min=torch.finfo(found.dtype).tiny).log()
+            logs.append(found[:, None] - float(size.log()))
+        if len(logs) == 1:
+            return logs[0]
+        return 0.5 * (2 * torch.stack(logs)).logsumexp(0) - 0.5 * math.log(len(logs))
 
     def correct(self, jet: Jet, e: Tensor, z: Tensor) -> Jet:
         """The jet of u + e along x."""
         geometry = self.form.ansatz.place(self.s, z)
-        return {k: u + self._along_x(k, e, geometry) for k, u in jet.items()}
+        parts = self._parts(e)
+        return {
+            k: u + self.form.unknowns.of_parts([self._along_x(k, one, geometry) for one in parts])
+            for k, u in jet.items()
+        }
 
-    def size(self, z: Tensor) -> float:
+    def size(self, z: Tensor) -> Tensor:
         """About the size of u less its lift: the spread of the lift, or a step from there.
 
         Args:
             z: a few draws, (n, d), float64.
-        """
-        zero = torch.zeros(1, self.n_nodes, dtype=torch.float64)
-        lift = torch.cat([self.jet(zero, one)[()] for one in z.split(1)])
-        # The spread of a constant is rounding.
-        spread, largest = float(lift.max() - lift.min()), float(lift.abs().max())
-        spread = spread if spread > _ROUND_OFF * largest else 0.0
-        return max(spread, *(self._first_step(one) for one in z.split(1))) or largest or 1.0
 
-    def _first_step(self, z: Tensor) -> float:
-        """Size of the first damped step from the lift; zero if none lowers the residual."""
-        jet = self.jet(torch.zeros(1, self.n_nodes, dtype=torch.float64), z)
+        Returns:
+            (), or of several unknowns (n_unknowns,), float64.
+        """
+        zero = torch.zeros(1, self.n_values, dtype=torch.float64)
+        jets = [self.jet(zero, one) for one in z.split(1)]
+        lifts = self._parts(torch.cat([self.form.unknowns.join(jet[()]) for jet in jets]))
+        steps = self._parts(torch.cat([self._first_step(one) for one in z.split(1)]))
+        found = []
+        for lift, step in zip(lifts, steps, strict=True):
+            # The spread of a constant is rounding.
+            spread, largest = float(lift.max() - lift.min()), float(lift.abs().max())
+            spread = spread if spread > _ROUND_OFF * largest else 0.0
+            found.append(max(spread, float(step.abs().max())) or largest or 1.0)
+        sizes = torch.tensor(found, dtype=torch.float64)
+        return sizes if len(sizes) > 1 else sizes[0]
+
+    def _first_step(self, z: Tensor) -> Tensor:
+        """The first damped step from the lift, (1, n_values); zero if none lowers the residual."""
+        jet = self.jet(torch.zeros(1, self.n_values, dtype=torch.float64), z)
         rows = self.rows(jet, z)
         e = self.factorise(jet, z)(rows)
         found = self._damped(jet, e, z, rows.norm())
-        return 0.0 if found is None else found[0] * float(e.abs().max())
+        return torch.zeros_like(e) if found is None else found[0] * e
 
     def _damped(
         self, jet: Jet, e: Tensor, z: Tensor, size: Tensor
@@ -168,7 +197,7 @@ class SpaceTimeNewton:
         )
 
     def _solve_one(self, z: Tensor, tolerance: float, sample: int) -> Tensor:
-        total = torch.zeros(1, self.n_nodes, dtype=torch.float64)
+        total = torch.zeros(1, self.n_values, dtype=torch.float64)
         jet = self.jet(total, z)
         size = self.rows(jet, z).norm()
         for _ in range(_MAX_STEPS):
@@ -184,7 +213,7 @@ class SpaceTimeNewton:
                 total = total + shrink * e
             if small:
                 x = self.form.grid_points.unbind(-1)
-                lift = self.form.ansatz.lift_jet(z, x)[()]
+                lift = self.form.ansatz.lift(z, x)
                 return interpolate(self.form, total, z, nodes=self.nodes) + lift
             if found is None:
                 break
@@ -195,17 +224,18 @@ class SpaceTimeNewton:
         )
 
     def factorise(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
-        """The linearised problem at one u: rows (n, n_free) -> e (n, n_nodes) that removes them."""
+        """The linearised problem at one u: rows (n, n_free) -> e without them, (n, n_values)."""
         geometry = self.form.ansatz.place(self.s, z)
         values = self.form.ansatz.values(z, geometry[0])
-        matrix = torch.empty(self.n_nodes, self.n_nodes, dtype=torch.float64)
-        for function, at in self._rows_of:
-            _, slopes = function.linearise(jet, values)
-            matrix[at] = self._matrix(slopes, geometry)[at]
+        equations = self.form.residual_function.linearise(jet, values)[1]
+        matrix = torch.cat([self._row_of_matrix(slopes, geometry) for slopes in equations])
+        for row in self._held:
+            found = self._row_of_matrix(row.linearise(jet, values), geometry)
+            matrix[row.rows] = found[row.nodes]
         factors = torch.linalg.lu_factor(matrix[self.free][:, self.free])
 
         def solve(rows: Tensor) -> Tensor:
-            e = torch.zeros(len(rows), self.n_nodes, dtype=torch.float64)
+            e = torch.zeros(len(rows), self.n_values, dtype=torch.float64)
             e[:, self.free] = -torch.linalg.lu_solve(*factors, rows.mT).mT
             return e
 
@@ -214,24 +244,56 @@ class SpaceTimeNewton:
     def rows(self, jet: Jet, z: Tensor) -> Tensor:
         """The residual at the free nodes, (n_samples, n_free)."""
         values = self.form.ansatz.values(z, self.form.ansatz.place(self.s, z)[0])
-        rows = torch.empty(len(z), self.n_nodes, dtype=torch.float64)
-        for function, at in self._rows_of:
-            rows[:, at] = function(jet, values).expand(len(z), self.n_nodes)[:, at]
+        r = self.form.residual_function(jet, values).expand_as(jet[()])
+        rows = self.form.unknowns.join(r).clone()
+        # Where two rows are given for a value it is the later one.
+        for row in self._held:
+            given = row(jet, values).expand(len(z), self.n_nodes)
+            rows[:, row.rows] = given[:, row.nodes]
         return rows[:, self.free]
 
-    @property
-    def _rows_of(self) -> list[tuple[PointFunction, Tensor]]:
-        """Each function with the nodes whose row it gives; where two do, the later one."""
-        inside = (self.form.residual_function, torch.ones_like(self.free))
-        return [inside, *zip(self.form.condition_functions, self.on_condition, strict=True)]
+    def _parts(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """The values of each unknown, (n_samples, n_nodes)."""
+        return vectors.chunk(self.form.unknowns.n, dim=-1)
 
     def _on(self, face: Face) -> Tensor:
         """Which nodes lie on a face, (n_nodes,)."""
         s = self.s[self.form.ansatz.box.names.index(face.coordinate)]
         return s > 1 - 1e-12 if face.is_end else s < -1 + 1e-12
 
+    def _inside(self, faces: Iterable[Face]) -> Tensor:
+        """Which nodes lie on none of these, (n_nodes,)."""
+        nowhere = torch.zeros(self.n_nodes, dtype=torch.bool)
+        return ~reduce(torch.logical_or, map(self._on, faces), nowhere)
+
+    def _conditions(self) -> Iterator[HeldRows]:
+        functions = self.form.condition_functions
+        for condition, function in zip(self.form.conditions, functions, strict=True):
+            at = self.form.unknowns.number(condition.field) * self.n_nodes
+            nodes = self._on(condition.face).nonzero()[:, 0]
+            nodes = nodes[self.free[at + nodes]]
+            yield ConditionRows(at + nodes, nodes, function)
+
+    def _slopes(self) -> Iterator[HeldRows]:
+        numbers = torch.arange(self.n_nodes).reshape(self.nodes)
+        for a, faces in enumerate(self.form.ansatz.hard):
+            for face in faces:
+                if face.with_slope:
+                    axis = self.form.ansatz.box.names.index(face.coordinate)
+                    last, step = (self.nodes[axis] - 1, -1) if face.is_end else (0, 1)
+                    nodes, beside = (numbers.select(axis, k).flatten() for k in (last, last + step))
+                    rows = a * self.n_nodes + beside
+                    held = self.free[rows]
+                    yield SlopeRows(rows[held], nodes[held], self.form.ansatz, a, face.coordinate)
+
+    def _row_of_matrix(self, slopes: list[Jet], geometry: tuple[list[Tensor], ...]) -> Tensor:
+        """sum_a dr/du_a D_a of one row of r, on the nodes of all unknowns, for one sample."""
+        nothing = torch.zeros(self.n_nodes, self.n_nodes, dtype=torch.float64)
+        blocks = [self._matrix(own, geometry) if own else nothing for own in slopes]
+        return torch.cat(blocks, dim=1)
+
     def _matrix(self, slopes: Jet, geometry: tuple[list[Tensor], ...]) -> Tensor:
-        """sum_a dr/du_a D_a as a matrix on the nodes, for one sample."""
+        """The same for one unknown."""
         _, first, second = geometry
         along_s = pull_back(slopes, first, second)
         terms = [
@@ -259,7 +321,8 @@ class SpaceTimeNewton:
     @cached_property
     def _derivatives(self) -> list[Tensor]:
         """D along each coordinate, (n_i, n_i) each."""
-        return [chebyshev.derivative(n) for n in self.nodes]
+        along = zip(self.form.ansatz.series, self.nodes, strict=True)
+        return [own.derivative(n) for own, n in along]
 
     @cached_property
     def _operators(self) -> dict[Index, Tensor]:

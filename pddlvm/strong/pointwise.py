@@ -1,12 +1,14 @@
 """Functions at points whose arguments say what they read: `heat(u_t, u_x, u_xx, u, gamma, kappa)`.
 
 `u` is the value, `u_x`, `u_xt` ... are derivatives, the names of coordinates and of fields stand
-for themselves. All arguments are tensors that broadcast to (n_samples, n_points).
+for themselves. All arguments are tensors that broadcast to (n_samples, n_points). Of several
+unknowns u, v each has such names, and what there is for each of them is returned as a tuple.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,15 @@ from pddlvm.fem import Points
 from pddlvm.parameters.fields import Constant, Field
 from pddlvm.strong.domain import Box, Face
 from pddlvm.strong.jets import Index, Jet, parse_derivative
+from pddlvm.strong.unknowns import Unknowns
 
-__all__ = ["Condition", "FieldValues", "PointFunction"]
+__all__ = ["Condition", "FieldValues", "PointFunction", "Slopes"]
+
+Slopes = list[list[Jet]]
+"""Derivatives of each row of a function with respect to each unknown, u, u_x, ... that it reads."""
 
 _TABLE = 8193
+_ONE = Unknowns()
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,23 @@ class Condition:
         face: where it holds, from `box.start(name)` or `box.end(name)`.
         function: its residual, of arguments by name like that of the PDE: `lambda u, x: u - x`.
         tolerance: standard deviation of its residual, > 0, in its units.
+        field: of several unknowns, the one whose condition it is: on the face it takes the place of
+            its equation.
     """
 
     face: Face
     function: Callable[..., Tensor]
     tolerance: float = 1e-3
+    field: str = "u"
 
     def __post_init__(self) -> None:
         check_kind(Face, face=self.face)
+        check_kind(str, field=self.field)
+        if self.face.with_slope:
+            raise InputError(
+                f"with_slope at the {self.face} is for hard faces; a condition on a derivative is "
+                "a Condition of its own, as lambda u_t: u_t"
+            )
         if not callable(self.function):
             raise InputError(f"function must be a function, as lambda u: u, got {self.function!r}")
         check_real(0, **{"tolerance of a condition": self.tolerance})
@@ -52,56 +68,91 @@ class PointFunction:
         function: elementwise torch function of arguments by name.
         box: names the coordinates.
         fields: names of the fields.
+        unknowns: names of the unknowns.
 
     Raises:
         ProblemError: an argument is none of these.
     """
 
-    def __init__(self, function: Callable[..., Tensor], box: Box, fields: Iterable[str]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        box: Box,
+        fields: Iterable[str],
+        unknowns: Unknowns = _ONE,
+    ) -> None:
         if not callable(function):
             raise ProblemError(
                 f"a problem in strong form is made of functions, got {type(function).__name__}: "
                 f"write lambda {box.names[0]}: ..."
             )
         self.function = function
+        self.unknowns = unknowns
         self.name = getattr(function, "__name__", "the function")
-        self.derivatives: dict[str, Index] = {}
+        self.derivatives: dict[str, tuple[int, Index]] = {}
         self.others: list[str] = []
         known = {*box.names, *fields}
         for name in argument_names(function, f"lambda {box.names[0]}: ..."):
-            index = parse_derivative(name, box.names)
-            if index is not None and name not in known:
-                self.derivatives[name] = index
-            elif name in known:
+            if name in known:
                 self.others.append(name)
-            else:
+                continue
+            found = [
+                (a, index)
+                for a, u in enumerate(unknowns.names)
+                if (index := parse_derivative(name, box.names, u)) is not None
+            ]
+            if not found:
+                u = unknowns.names[0]
                 raise ProblemError(
-                    f"{self.name!r} has an argument {name!r}, which is neither u or a derivative "
-                    f"(u_{box.names[0]} ...), nor a coordinate ({', '.join(box.names)}), nor a "
-                    f"field ({', '.join(fields) or 'there are none'})"
+                    f"{self.name!r} has an argument {name!r}, which is neither "
+                    f"{' or '.join(unknowns.names)} or a derivative ({u}_{box.names[0]} ...), nor "
+                    f"a coordinate ({', '.join(box.names)}), nor a field "
+                    f"({', '.join(fields) or 'there are none'})"
                 )
+            self.derivatives[name] = found[0]
 
     def __call__(self, jet: Jet, values: Mapping[str, Tensor]) -> Tensor:
-        """The function, (n_samples, n_points).
+        """The function, (n_samples, n_points), or the stack of what it gives for each unknown.
 
         Args:
-            jet: u and its derivatives, (n_samples, n_points) each.
+            jet: u and its derivatives, (n_samples, n_points) each, or their stacks.
             values: coordinates and fields by name, broadcastable to that.
         """
-        arguments = {name: jet[index] for name, index in self.derivatives.items()}
+        parts = {index: self.unknowns.parts(u) for index, u in jet.items()}
+        arguments = {name: parts[index][a] for name, (a, index) in self.derivatives.items()}
         result = self.function(**arguments, **{name: values[name] for name in self.others})
-        return result
+        return self.unknowns.stacked(result)
 
-    def linearise(self, jet: Jet, values: Mapping[str, Tensor]) -> tuple[Tensor, Jet]:
+    def linearise(self, jet: Jet, values: Mapping[str, Tensor]) -> tuple[Tensor, Slopes]:
         """The function and its derivatives with respect to u, u_x, ..., at the jet."""
+        wanted = sorted({index for _, index in self.derivatives.values()})
         with torch.enable_grad():
             at = {index: u.detach().requires_grad_() for index, u in jet.items()}
             r = self(at, values)
-            wanted = list(self.derivatives.values())
-            found = torch.autograd.grad(
-                r.sum(), [at[i] for i in wanted], allow_unused=True, materialize_grads=True
-            )
-        return r.detach(), dict(zip(wanted, found, strict=True))
+            rows = list(r) if r.ndim > 2 else [r]
+            found = [
+                torch.autograd.grad(
+                    row.sum(),
+                    [at[index] for index in wanted],
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                for row in rows
+            ]
+        read = set(self.derivatives.values())
+        slopes = [
+            [
+                {
+                    i: self.unknowns.parts(g)[a]
+                    for i, g in zip(wanted, of_row, strict=True)
+                    if (a, i) in read
+                }
+                for a in range(self.unknowns.n)
+            ]
+            for of_row in found
+        ]
+        return r.detach(), slopes
 
 
 class FieldValues:

@@ -438,9 +438,13 @@ def test_noisy_data_of_a_problem_in_strong_form(trained):
 @pytest.mark.slow
 def test_code_of_the_page_runs():
     page = Path(__file__).parents[2] / "docs" / "strong_form.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    variables: dict = {}
-    exec(re.sub(r"max_seconds=\d+", "max_steps=30", code), variables)
-    assert variables["at"].mean.shape == (4, 2)
-    u = variables["problem"].solve(variables["z"])
-    assert u.shape == (4, variables["problem"].n_dofs)
+    codes = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    one: dict = {}
+    two: dict = {}
+    for code, variables in zip(codes, (one, two), strict=True):
+        exec(re.sub(r"max_seconds=\d+", "max_steps=30", code), variables)
+        u = variables["problem"].solve(variables["z"])
+        assert u.shape == (4, variables["problem"].n_dofs)
+    assert one["at"].mean.shape == (4, 2)
+    assert two["v"].mean.shape == (4, 41 * 41)
+    assert two["posterior"].mean.shape == (4, 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pddlvm
-from pddlvm.collocation.error_field import ErrorField
+from pddlvm.collocation.error_field import ErrorField, finer_nodes
 from pddlvm.strong.newton import SpaceTimeNewton
 from tests.small import strong
 
@@ -34,17 +34,21 @@ def fed(u_t, u_xx, source):
     return u_t - 0.01 * u_xx - source
 
 
-def test_error_bars_of_corrected_means_are_wide_where_the_nodes_miss_the_solution():
+def cold_ends(nodes):
     box = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
-    problem = pddlvm.CollocationProblem(
+    return pddlvm.CollocationProblem(
         "fed at cold ends",  # start and ends do not fit together at the corners
         box,
         fed,
         {"source": pddlvm.Constant(pddlvm.Uniform(0.5, 1.5))},
         hard=[box.start("t"), box.start("x"), box.end("x")],
         grid=(21, 20),
-        nodes=(24, 10),
+        nodes=nodes,
     )
+
+
+def test_error_bars_of_corrected_means_are_wide_where_the_nodes_miss_the_solution():
+    problem = cold_ends((24, 10))
     model = pddlvm.LatentVariableModel(problem, n_functions=8, seed=0)
     model.calibrate(32)
     z = problem.prior.sample((4,), seed=0)
@@ -55,3 +59,18 @@ def test_error_bars_of_corrected_means_are_wide_where_the_nodes_miss_the_solutio
     assert float(sizes.max() / sizes.min()) > 100
     # The finer nodes miss a part too, a third of it at the corners.
     assert 1 / 1.5 < float(ratio.min()) and float(ratio.max()) < 1.5
+
+
+def test_the_inverse_map_is_judged_by_solutions_with_what_the_nodes_miss():
+    problem = cold_ends((12, 6))
+    model = pddlvm.LatentVariableModel(problem, n_functions=8, seed=0)
+    model.calibrate(32)
+    assert model.references is not None
+    z = problem.prior.unstandardise(model.references.xi[:20].double())
+    by_nodes, by_finer = (
+        (model.references.u[:20] - SpaceTimeNewton(problem.form, nodes).solve(z)).norm(dim=1)
+        for nodes in (problem.nodes, finer_nodes(problem))
+    )
+    # The first eight by their own finer nodes, the others by the nearest of these.
+    assert (by_finer[:8] < 0.01 * by_nodes[:8]).all()
+    assert (by_finer[8:] < 0.5 * by_nodes[8:]).all()
