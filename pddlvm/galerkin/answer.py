@@ -1,5 +1,6 @@
 """Answers of the forward map of a finite element problem: means now, variances when asked for."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -105,9 +106,10 @@ def _solved(model: Any, z: Tensor) -> Forward:
         flat_z = z.detach().to("cpu", torch.float64, copy=True).reshape(-1, z.shape[-1])
         a, weights = online.solve(flat_z)
         c = a[:, : shown.n_modes]
-        if not torch.isfinite(c).all():
+        largest = float(a.abs().max()) if a.numel() else 0.0
+        if not math.isfinite(largest):
             check_predictions(c, model.problem.prior.standardise(flat_z))
-        shown.check_range(a, z.dtype)
+        shown.check_size(largest, z.dtype)
     batch = z.shape[:-1]
     calibrated, reduced = Unchanged(model.uncertainty), Unchanged(model.reduced)
     exact = Unchanged(model.exact)

@@ -215,7 +215,7 @@ class Forward:
     @cached_property
     def _error_bounds(self) -> ErrorBounds | None:
         found = self._bounds(lambda: self.mean)
-        if found is None or not (torch.isfinite(found.upper).any() or not found.upper.numel()):
+        if found is None or not ((found.upper < torch.inf).any() or not found.upper.numel()):
             return None
         return found
 

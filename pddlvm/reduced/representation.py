@@ -171,9 +171,12 @@ class Representation(nn.Module):
 
     def check_range(self, a: Tensor, dtype: torch.dtype) -> None:
         """Raise an InputError if u of augmented coefficients leaves the range of the dtype."""
+        self.check_size(float(a.abs().max()) if a.numel() else 0.0, dtype)
+
+    def check_size(self, a: float, dtype: torch.dtype) -> None:
+        """The same, for the largest of the coefficients."""
         info = torch.finfo(dtype)
-        spread = self.units.u * float(a.abs().max()) if a.numel() else 0.0
-        largest = max(self.units.u, spread, self._largest)
+        largest = max(self.units.u, self.units.u * a, self._largest)
         if info.tiny < self.units.u and largest < _RANGE * info.max:
             return
         raise InputError(

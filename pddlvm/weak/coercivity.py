@@ -253,7 +253,9 @@ def ends(white: Tensor, is_kept: Tensor | None) -> tuple[Tensor, Tensor]:
         is_kept: 1 for what is inside, (n_blocks, k); None: all.
     """
     if is_kept is None:
-        values = white[..., 0] if white.shape[-1] == 1 else torch.linalg.eigvalsh(white)
+        if white.shape[-1] == 1:
+            return torch.aminmax(white[..., 0, 0], dim=-1)
+        values = torch.linalg.eigvalsh(white)
         return values[..., 0].amin(-1), values[..., -1].amax(-1)
     # The kernel gets an eigenvalue between those of the range, and does not count.
     mean = white.diagonal(dim1=-2, dim2=-1).sum(-1) / is_kept.sum(-1).clamp(min=1)
