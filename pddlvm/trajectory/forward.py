@@ -29,14 +29,14 @@ from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
-from pddlvm.latent.prediction import symmetric_interval
+from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.parameters.identity import is_like
 from pddlvm.sensors.quantity import Quantity
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
 
-__all__ = ["TrajectoryField", "TrajectoryForward"]
+__all__ = ["TrajectoryForward"]
 
 _FLOOR = 1e-7
 
@@ -125,13 +125,13 @@ class TrajectoryForward:
         mean, std = (x.reshape(*batch, x.shape[-1]).to(self._like) for x in (values, std))
         return TrajectoryQuantity(mean, std)
 
-    def field(self, name: str) -> "TrajectoryField":
+    def field(self, name: str) -> OneField:
         """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
 
         Raises:
             ProblemError: there is no such field.
         """
-        return TrajectoryField(self, field_of(self._modes.steps.problem.space, name)[0])
+        return OneField(self, field_of(self._modes.steps.problem.space, name)[0])
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_times, n_dofs) each.
@@ -329,30 +329,3 @@ class TrajectoryQuantity:
     mean: Tensor
     std: Tensor
     error_bound: None = None
-
-
-@dataclass(frozen=True)
-class TrajectoryField:
-    """What is said of one of several fields."""
-
-    whole: TrajectoryForward
-    dofs: slice
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean trajectory of the field, (..., n_times, n)."""
-        return self.whole.mean[..., self.dofs]
-
-    @property
-    def std(self) -> Tensor:
-        """Root mean square of its error, (..., n_times, n)."""
-        return self.whole.std[..., self.dofs]
-
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the central interval of each value, (..., n_times, n) each."""
-        lower, upper = self.whole.interval(level)
-        return lower[..., self.dofs], upper[..., self.dofs]
-
-    def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
-        """Trajectories of the field, (*shape, ..., n_times, n)."""
-        return self.whole.sample(shape, seed=seed)[..., self.dofs]
