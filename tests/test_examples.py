@@ -73,6 +73,7 @@ def test_locking_of_the_membrane(tmp_path: Path):
     assert found["u alone"][-1] < 0.1 < 0.3 < found["u and p"][-1] < 0.31
 
 
+@pytest.mark.slow
 def test_digital_twin(tmp_path: Path):
     arguments = ["--n", "10", "--steps", "30", "--seconds", "60", "--out", str(tmp_path)]
     last, batch = digital_twin.main(arguments)

@@ -174,7 +174,8 @@ def test_the_reference_is_timed_in_turn(model, monkeypatch):
     assert asked[0] == 2 and asked[-1] == 1
 
 
-@engines
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [THREADS, LOKY])
 def test_validations_of_inference_are_equal(model, sensors, engine, monkeypatch):
     monkeypatch.setattr("pddlvm.validation.inference._CHUNK", 4)
     monkeypatch.setattr("pddlvm.validation.inference._LEAST_DATA", 8)

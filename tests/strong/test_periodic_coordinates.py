@@ -94,6 +94,7 @@ def test_newton_is_exact_in_the_period_and_spectral_in_time():
     assert errors[2] < 1e-8
 
 
+@pytest.mark.slow
 def test_a_model_is_periodic_whatever_was_trained():
     speed = pddlvm.Constant(pddlvm.Uniform(0.5, 1.0))
     problem = make(fields={"speed": speed}, nodes=(19, 14))
