@@ -7,6 +7,7 @@ import torch
 import pddlvm
 from pddlvm import fem
 from pddlvm.trajectory.reduction import reduce_trajectories
+from pddlvm.trajectory.surrogate import TrajectorySurrogate
 
 END = 0.4
 
@@ -186,3 +187,23 @@ def test_parameters_are_inferred_from_one_field(model):
     obs = pddlvm.PointObservation(problem, points, 0.01, times=[0.1, 0.2, 0.4])
     posterior = model.infer(obs.simulate(problem.solve(z), seed=0), obs)
     assert (((posterior.mean - z) / posterior.std).abs() < 4).all()
+
+
+@pytest.mark.parametrize("field", ["u", "p"])
+def test_errors_of_sensors_have_the_factor_of_their_field(model, field):
+    problem = model.problem
+    obs = pddlvm.PointObservation(problem, [[0.4, 0.6]], 0.01, times=[0.2, 0.4], field=field)
+    z = problem.prior.sample((2,), seed=1)
+    rows = torch.from_numpy(obs.matrix.toarray())
+    surrogate = TrajectorySurrogate(model, obs, 1)
+    found = surrogate.error(problem.prior.standardise(z)).dense()
+    torch.testing.assert_close(found, model.forward(z, corrections=1).covariance(rows))
+
+
+def test_a_trajectory_of_all_fields_tells_its_parameters(model):
+    problem = model.problem
+    z = problem.prior.sample((20,), seed=12)
+    found = model.inverse(problem.solve(z))
+    assert (found.std < 0.1 * model.inverse(problem.solve(z), corrections=0).std.mean(0)).all()
+    assert ((found.mean - z).abs() <= 2 * found.std).double().mean() > 0.8
+    assert (found.p_value > 1e-3).all()

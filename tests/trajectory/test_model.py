@@ -204,6 +204,8 @@ def test_other_kinds_train_and_answer(kind, tmp_path):
     for corrections in (0, 1, 2):
         found = model.forward(z, corrections=corrections)
         assert float((model.norm(found.mean - u) / model.norm(u)).mean()) < 2e-2
+    inverse = model.inverse(u)
+    assert ((inverse.mean - z).abs() <= 3 * inverse.std).double().mean() > 0.8
     model.save(tmp_path / "model.pt")
     again = pddlvm.load(tmp_path / "model.pt", problem)
     assert torch.equal(again.forward(z).mean, model.forward(z).mean)
