@@ -86,8 +86,7 @@ def case(request):
     return model, quantity_of(model.problem)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.parametrize(("corrections", "dtype"), [(0, torch.float32), (1, torch.float64)])
 def test_bounds_hold_on_two_hundred_draws(case, dtype, corrections):
     model, quantity = case
     z = model.problem.prior.sample((10, 20), seed=1).to(dtype)

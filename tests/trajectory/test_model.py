@@ -191,10 +191,13 @@ def test_a_saved_model_says_the_same(model, problem, tmp_path):
         assert torch.equal(before.std, after.std)
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("reaction", "spring")]
+SLOW = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    for kind in ("moving", "wave", "advection", "reaction", "spring")
+]
 
 
-@pytest.mark.parametrize("kind", ["moving", "boundary", "wave", "advection", "hot", *SLOW])
+@pytest.mark.parametrize("kind", ["boundary", "hot", *SLOW])
 def test_other_kinds_train_and_answer(kind, tmp_path):
     problem = parabolic.make(kind)
     model = pddlvm.LatentVariableModel(problem, n_shapes=12, n_modes=16)
