@@ -85,7 +85,13 @@ class Forward:
     @cached_property
     def mean(self) -> Tensor:
         """Mean solution, (..., n_dofs)."""
-        return self._shown.solution(self._augmented, self.c.dtype).to(self.c.device)
+        shown = self._shown
+        found = shown.solution(self._augmented, self.c.dtype).to(self.c.device)
+        if shown.n_lifts == 1:
+            return found
+        # Boundary values that follow z have no error bar, and so all digits.
+        values = shown.boundary_values(self._z).to(found).reshape(*found.shape[:-1], -1)
+        return found.index_copy(-1, shown.fixed.to(found.device), values)
 
     @cached_property
     def std(self) -> Tensor:

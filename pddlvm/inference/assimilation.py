@@ -50,7 +50,7 @@ def assimilate(
         raise InputError("the times of the observation must increase, each of them once")
     surrogate = model.surrogate(observation, corrections=1)
     state = _Assimilation(model, observation, times, surrogate, network)
-    return (found for arrival in stream if (found := state.take(arrival)) is not None)
+    return (state.take(arrival) for arrival in stream)
 
 
 class _Assimilation:
@@ -71,8 +71,8 @@ class _Assimilation:
         self._last = -1
 
     @with_gradients
-    def take(self, arrival: object) -> Posterior | None:
-        """The posterior after one more time; None so long as a data set has no value at all."""
+    def take(self, arrival: object) -> Posterior:
+        """The posterior after one more time."""
         begin, observation = perf_counter(), self._observation
         time, given = _pair(arrival)
         k, n = _place(time, self._times, self._last), observation.n // len(self._times)
@@ -89,9 +89,10 @@ class _Assimilation:
         y = self._y.clone()
         y[..., k * n : (k + 1) * n] = values
         self._y, self._last = y, k
-        if torch.isnan(y).all(-1).any():
-            return None
-        flat = observation.check(y).reshape(-1, observation.n).double().cpu()
+        # Before anything was measured the posterior is the prior.
+        nothing = torch.isnan(y).all(-1, keepdim=True)
+        observation.check(torch.where(nothing, 0.0, y))
+        flat = y.reshape(-1, observation.n).double().cpu()
         if self._start is None:
             self._start = flat.new_zeros(len(flat), 1, self._surrogate.prior.size)
         query = Query(

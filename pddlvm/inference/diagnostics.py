@@ -138,7 +138,8 @@ class Diagnostics:
         if p_value < _SURPRISING and not self.is_exact:
             return (
                 f"reject: the data contradict the model, its noise or its prior (p = {p_value:.1e})"
-                "; check units, sensor positions and noise_std"
+                "; check units, sensor positions and noise_std, or train longer where the noise is "
+                "smaller than the errors of the map"
             )
         if self.khat is not None and not self.is_exact and shape > _GOOD_KHAT:
             return (

@@ -92,7 +92,8 @@ class InferringModel(LatentModel):
 
         Yields:
             After each arrival what `infer` gives for all data so far; its y has NaN for what has
-            not come. Each begins at the modes of the one before.
+            not come. Each begins at the modes of the one before. Before anything was measured it
+            is the prior, as "laplace" sees it.
 
         Raises:
             InputError: sensors without times, of another problem; while it is read, values of the

@@ -116,9 +116,15 @@ class Representation(nn.Module):
         """b(z), (batch, rank)."""
         if self.n_lifts == 1:
             return self.phi.new_zeros(len(z), 0)
+        return self.boundary_coordinates_of(self._lift(z))
+
+    def boundary_values(self, z: Tensor) -> Tensor:
+        """Those of z, float64, (batch, n_fixed)."""
+        return self._lift(z)[:, self.fixed.to(z.device)]
+
+    def _lift(self, z: Tensor) -> Tensor:
         z = z.double()
-        operators = self.problem.discretisation(z.dtype, z.device)
-        return self.boundary_coordinates_of(operators.lift(z))
+        return self.problem.discretisation(z.dtype, z.device).lift(z)
 
     def boundary_coordinates_of(self, u: Tensor) -> Tensor:
         """b of a solution, read from its boundary values, (batch, rank)."""

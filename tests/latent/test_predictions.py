@@ -288,3 +288,32 @@ def test_a_training_and_the_answers_after_it_warn_of_nothing(make):
         pddlvm.train(model, max_steps=4, progress=False)
         for answer in ERROR_BARS.values():
             answer(model, model.problem.prior.sample((2,), seed=0))
+
+
+def moving(x, a):
+    return a * x[1]
+
+
+@pytest.mark.parametrize("corrections", [0, 1])
+def test_held_values_that_follow_z_are_exact(corrections):
+    space = fem.Space(fem.unit_square(4))
+    problem = pddlvm.Problem(
+        "held",
+        space,
+        [pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * k * (du * du).sum() - u)],
+        {
+            "k": pddlvm.Constant(pddlvm.Uniform(0.5, 2.0)),
+            "a": pddlvm.Constant(pddlvm.Normal()),
+        },
+        [pddlvm.Dirichlet("left", moving)],
+    )
+    model = pddlvm.LatentVariableModel(problem)
+    model.calibrate()
+    z = problem.prior.sample((2, 5), seed=1)
+    found = model.forward(z, corrections=corrections)
+    held = torch.from_numpy(space.dofs_on("left"))
+    x = torch.from_numpy(space.dof_points)[held]
+    assert torch.equal(found.mean[..., held], z[..., 1:] * x[:, 1])
+    lower, upper = found.interval(0.95)
+    assert ((lower <= problem.solve(z)) & (problem.solve(z) <= upper))[..., held].all()
+    assert model.forward(z.float(), corrections=corrections).mean.dtype == torch.float32

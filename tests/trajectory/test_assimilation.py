@@ -83,8 +83,23 @@ def test_times_and_values_may_be_missing(model, sensors, data):
     seen[[0, 2, 5]] = y[[0, 2, 5]]
     batch = model.infer(seen.flatten(), sensors)
     assert ((last.mean - batch.mean).abs() < 0.05 * batch.std).all()
-    nothing = [(TIMES[0], torch.full((3,), torch.nan)), (TIMES[1], y[1])]
-    assert len(list(model.assimilate(nothing, sensors))) == 1
+
+
+def test_before_anything_was_measured_it_is_the_prior(model, sensors, data):
+    y = data[1].unflatten(-1, (len(TIMES), 3))[:2]
+    nothing = torch.full((2, 3), torch.nan, dtype=torch.float64)
+    late = torch.stack([nothing[0], y[1, 1]])
+    stream = [(TIMES[0], nothing), (TIMES[1], late), (TIMES[2], y[:, 2])]
+    first, second, third = model.assimilate(stream, sensors)
+    prior = model.problem.prior
+    xi = prior.standardise(first.mean)
+    assert (xi.abs() < 0.05).all()
+    scale = prior.sample((20000,), seed=0).std(0)
+    assert (first.std / scale - 1).abs().max() < 0.1
+    torch.testing.assert_close(second.mean[0], first.mean[0], rtol=1e-3, atol=1e-3)
+    assert (second.std[1] < 0.9 * first.std[1]).any() and (third.std < 0.95 * first.std).any()
+    with pytest.raises(pddlvm.InputError, match="infinite"):
+        list(model.assimilate([(TIMES[0], torch.full_like(nothing, torch.inf))], sensors))
 
 
 @pytest.mark.parametrize(
