@@ -23,6 +23,8 @@ __all__ = ["ErrorBars", "ValidationReport", "validate"]
 _LARGE_BATCH = 1000
 _N_REFERENCE = 20
 _LEVELS = (0.5, 0.8, 0.95, 0.99)
+_SAME = 1e-12
+"""Relative error of what is the reference, but for rounding."""
 _NOMINAL = np.linspace(0.05, 0.95, 19)
 
 Array = NDArray[np.float64]
@@ -139,9 +141,14 @@ class ValidationReport:
     @property
     def rows(self) -> dict[str, str]:
         """Name -> value of what is measured, as people read it."""
+        corrected, bars = f"{self.relative_l2_corrected:.2e}", self.bars
+        if self.relative_l2_corrected < _SAME:
+            # A strong form on the same nodes: no error is left to compare error bars with.
+            corrected = "0, as the reference"
+            bars = {k: b for k, b in bars.items() if not k.endswith(" corrected")}
         return {
             "relative L2 error of u": f"{self.relative_l2:.2e}",
-            "... after one correction": f"{self.relative_l2_corrected:.2e}",
+            "... after one correction": corrected,
             "relative error in the model's norm": f"{self.relative_norm:.2e}",
             "... after a correction": f"{self.relative_norm_corrected:.2e}",
             "mnse_u": f"{self.mnse_u:.2e}",
@@ -149,8 +156,8 @@ class ValidationReport:
             "coverage of u, +-2 std": f"{self.coverage_u:.3f}",
             "coverage of z, +-2 std": f"{self.coverage_z:.3f}",
             **self._coverages,
-            **{f"{k}: 50, 80, 95, 99 % hold": _percents(b) for k, b in self.bars.items()},
-            **{f"{k}: std / error": f"{b.std_ratio:.2f}" for k, b in self.bars.items()},
+            **{f"{k}: 50, 80, 95, 99 % hold": _percents(b) for k, b in bars.items()},
+            **{f"{k}: std / error": f"{b.std_ratio:.2f}" for k, b in bars.items()},
             "u: std / error, per sample": f"{self.std_ratio:.2f}",
             **{f"{k}: bound / error, worst": str(e) for k, e in self.effectivity.items()},
             "correlation, log errors": f"{self.log_correlation:.2f}",

@@ -115,6 +115,14 @@ def test_every_figure_is_finite_and_shown(report):
     )
 
 
+def test_what_is_the_reference_has_no_error_to_compare_with(report):
+    same = dataclasses.replace(report, relative_l2_corrected=1e-15).rows
+    assert same["... after one correction"] == "0, as the reference"
+    other = dataclasses.replace(report, relative_l2_corrected=1e-3).rows
+    assert "u corrected: std / error" in other
+    assert not any(name.startswith("u corrected") for name in same if "bound" not in name)
+
+
 def test_too_few_samples_are_refused(model):
     with pytest.raises(pddlvm.InputError, match="at least 2"):
         pddlvm.validate(model, n_samples=1)
