@@ -108,26 +108,26 @@ class Galerkin:
 
         everything, c = torch.arange(len(z)), self.start(v, z)
         if v.shape[1]:
-            size = tested(everything, c).norm(dim=1)
-            near = self._near(v, z)
-            if near is not None:
-                is_nearer = tested(everything, near).norm(dim=1) < size
-                c = torch.where(is_nearer[:, None], near, c)
             # Boundary values that are a solution leave the rounding of what they cancel.
-            solved = torch.maximum(tolerance * size, self.rounding(lift))
-            c = newton(tested, stiffness, c, tolerance, solved)
-            self._fit.add(self.problem.prior.standardise(z), c)
-            self._fitted = v
+            solved = self.rounding(lift)
+            if self.problem.is_linear:
+                c = newton(tested, stiffness, c, tolerance, solved)
+            else:
+                xi, fit = self.problem.prior.standardise(z), self._fit_in(v)
+                size = tested(everything, c).norm(dim=1)
+                c = fit.nearer(xi, c, size, lambda near: tested(everything, near))
+                solved = torch.maximum(tolerance * size, solved)
+                c = newton(tested, stiffness, c, tolerance, solved)
+                fit.add(xi, c)
         return c.numpy(), residual(everything, c)
 
-    def _near(self, v: Array, z: Tensor) -> Tensor | None:
-        """Estimates from what has been solved in the first columns of V, if it saves a matrix."""
+    def _fit_in(self, v: Array) -> LinearFit:
+        """What has been solved in the first columns of V; in another basis nothing."""
         n = min(v.shape[1], self._fitted.shape[1])
         if not np.array_equal(v[:, :n], self._fitted[:, :n]):
-            self._fit = LinearFit(z.shape[1])
-        if self.problem.is_linear:
-            return None
-        return self._fit.at(self.problem.prior.standardise(z), v.shape[1])
+            self._fit = LinearFit(self.problem.prior.size)
+        self._fitted = v
+        return self._fit
 
     def _tests(self, v: Array, z: Tensor) -> tuple[list[Tensor], Tensor]:
         """W_k, (n_free, n_modes) each, and which of them is that of a sample, (batch,)."""

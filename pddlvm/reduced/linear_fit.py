@@ -5,6 +5,8 @@
 Half of the matrices of Newton's method are formed on the way from zero.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -41,6 +43,22 @@ class LinearFit:
         # The driver that is taken by default rounds differently from call to call.
         found = torch.linalg.lstsq(_line(self._xi), self._c, driver="gelsd").solution
         return pad(_line(xi) @ found, (0, m - found.shape[1]))
+
+    def nearer(
+        self, xi: Tensor, start: Tensor, size: Tensor, residual: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Where to start, (batch, m): the estimate, where its residual is the smaller one.
+
+        Args:
+            xi: (batch, d).
+            start: where to start else, (batch, m).
+            size: of the residual there, (batch,).
+            residual: (batch, m) -> (batch, n).
+        """
+        near = self.at(xi, start.shape[1])
+        if near is None:
+            return start
+        return torch.where((residual(near).norm(dim=1) < size)[:, None], near, start)
 
 
 def _line(xi: Tensor) -> Tensor:

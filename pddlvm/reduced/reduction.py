@@ -280,11 +280,9 @@ def _snapshots(model: ReducedModel, xi: Tensor, z: Tensor, start: Tensor) -> Ten
         return solve_reduced(model, z, start)
     first = solve_reduced(model, z[:n], start[:n])
     fit.add(xi[:n], first)
-    near = fit.at(xi[n:], model.n_modes)
-    if near is not None:
-        size, of_start = (model.residual(c, z[n:]).norm(dim=1) for c in (near, start[n:]))
-        start = torch.cat([first, torch.where((size < of_start)[:, None], near, start[n:])])
-    return torch.cat([first, solve_reduced(model, z[n:], start[n:])])
+    rest, size = start[n:], model.residual(start[n:], z[n:]).norm(dim=1)
+    near = fit.nearer(xi[n:], rest, size, lambda c: model.residual(c, z[n:]))
+    return torch.cat([first, solve_reduced(model, z[n:], near)])
 
 
 def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
@@ -300,9 +298,10 @@ def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -
         return model.stiffness(c, z[rows])
 
     zero = z.new_zeros(len(z), model.n_modes)
-    start = zero if start is None else start
     if model.n_tests > model.n_modes:
-        return least_squares(residual, matrix, start, _SOLVED_REDUCED)
+        return least_squares(residual, matrix, zero if start is None else start, _SOLVED_REDUCED)
+    if start is None:
+        return newton(residual, matrix, zero, _SOLVED_REDUCED)
     # However near they start.
     solved = _SOLVED_REDUCED * model.residual(zero, z).norm(dim=1)
     return newton(residual, matrix, start, _SOLVED_REDUCED, solved)

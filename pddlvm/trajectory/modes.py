@@ -80,28 +80,18 @@ class Modes:
         """c of a (batch, p), (batch, N, m)."""
         return (a @ self.phi.flatten(0, 1).T).unflatten(1, self.phi.shape[:2])
 
-    def operators(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G (batch, p, p) and g (batch, p) at parameters z (batch, d), of the linear terms."""
-        whole, _, g = self.operators_of(self.steps.drive(z))
-        return whole[..., : self.n], g
-
-    def operators_of(self, drive: Drive) -> tuple[Tensor, Tensor, Tensor]:
-        """(G, G_y) (batch, p, p + n_starts), coordinates y of the history, and g."""
+    def equations(self, drive: Drive) -> "Equations":
+        """rho of the parameters of a drive."""
         theta = drive.theta.flatten(1)[:, self.pairs]
         whole = self.g_mass + (theta @ self.g_stiffness.flatten(1)).unflatten(1, self.g_mass.shape)
         y = torch.einsum("bhm,hmi->bi", drive.history, self.starts)
-        g = drive.phi.flatten(1) @ self.of_phi + torch.einsum("bpi,bi->bp", whole[..., self.n :], y)
+        g, of_history = whole[..., : self.n], whole[..., self.n :]
+        right = drive.phi.flatten(1) @ self.of_phi + torch.einsum("bpi,bi->bp", of_history, y)
         if drive.b.shape[2]:
             products = drive.theta[..., None] * drive.b[:, :, None]
-            g = g + drive.b.flatten(1) @ self.of_b + products.flatten(1) @ self.of_theta_b
-        return whole, y, -g
-
-    def equations(self, drive: Drive) -> "Equations":
-        """rho of the parameters of a drive."""
-        whole, y, right = self.operators_of(drive)
+            right = right + drive.b.flatten(1) @ self.of_b + products.flatten(1) @ self.of_theta_b
         known = torch.cat([y, drive.b.flatten(1)], dim=1)
-        g = whole[..., : self.n]
-        return Equations(g, right, self.pointwise, known, drive.rows[:, 0])
+        return Equations(g, of_history, -right, self.pointwise, known, drive.rows[:, 0])
 
     def residual(self, a: Tensor, z: Tensor) -> Tensor:
         """rho, (batch, p)."""
@@ -122,9 +112,9 @@ class Modes:
         return torch.cat(parts)
 
     def _solve(self, z: Tensor, first: int) -> Tensor:
-        if self.pointwise is None:
-            return torch.linalg.solve(*self.operators(z))
         equations, prior = self.equations(self.steps.drive(z)), self.steps.problem.prior
+        if self.pointwise is None:
+            return torch.linalg.solve(equations.g, equations.right)
         d = prior.size
         start = Monomials(d, degree_of(d, len(self.start)))(prior.standardise(z)) @ self.start
         a = equations.solve(start)
@@ -151,12 +141,14 @@ class Equations:
 
     Attributes:
         g, right: G (batch, p, p) and g (batch, p).
+        of_history: G_y, (batch, p, n_starts).
         pointwise: f, or None.
         known: y of the starts, and b, (batch, n_known).
         rows: z of the steady problem, (batch, d).
     """
 
     g: Tensor
+    of_history: Tensor
     right: Tensor
     pointwise: PointTerms | None
     known: Tensor
@@ -165,7 +157,12 @@ class Equations:
     def of_rows(self, rows: Tensor) -> "Equations":
         """Those of some of the parameters."""
         return Equations(
-            self.g[rows], self.right[rows], self.pointwise, self.known[rows], self.rows[rows]
+            self.g[rows],
+            self.of_history[rows],
+            self.right[rows],
+            self.pointwise,
+            self.known[rows],
+            self.rows[rows],
         )
 
     def residual(self, a: Tensor) -> Tensor:

@@ -31,8 +31,6 @@ class LinearisedModes:
 
     modes: Modes
     equations: Equations
-    _of_history: Tensor
-    _y: Tensor
     _drive: Drive
     _slopes: Drive
 
@@ -55,11 +53,12 @@ class LinearisedModes:
         modes, slopes = self.modes, self._slopes
         if modes.pointwise is not None:
             return linearise(lambda z: modes.residual(a, z), self._drive.z)[1]
-        state = torch.cat([a, self._y], dim=1)
+        of_history = self.equations.of_history
+        state = torch.cat([a, self.equations.known[:, : of_history.shape[2]]], dim=1)
         moved = torch.einsum("ipc,bc->bpi", modes.g_stiffness, state)
         found = moved @ slopes.theta.flatten(1, 2)[:, modes.pairs]
         of_y = torch.einsum("bhmd,hmi->bid", slopes.history, modes.starts)
-        found = found + self._of_history @ of_y + modes.of_phi.T @ slopes.phi.flatten(1, 2)
+        found = found + of_history @ of_y + modes.of_phi.T @ slopes.phi.flatten(1, 2)
         if self._drive.b.shape[2]:
             products = slopes.theta[..., None, :] * self._drive.b[:, :, None, :, None]
             products = products + self._drive.theta[..., None, None] * slopes.b[:, :, None]
@@ -80,5 +79,4 @@ class LinearisedModes:
 def linearised_modes(modes: Modes, z: Tensor) -> LinearisedModes:
     """The equations at parameters z (batch, d)."""
     drive, slopes = modes.steps.drive_with_slopes(z)
-    whole, y, _ = modes.operators_of(drive)
-    return LinearisedModes(modes, modes.equations(drive), whole[..., modes.n :], y, drive, slopes)
+    return LinearisedModes(modes, modes.equations(drive), drive, slopes)

@@ -112,20 +112,21 @@ class ReducedSteps:
 
     def drive(self, z: Tensor) -> Drive:
         """What drives the trajectories of parameters z, (batch, d)."""
-        rows = self.problem.state_rows(z)
-        if not self.problem.reads_time:
-            rows = rows[:, :1]
+        rows = self._rows(z)
         return Drive(*self.coefficients(rows), self.history(z), z, rows)
 
     def drive_with_slopes(self, z: Tensor) -> tuple[Drive, Drive]:
         """The same, and its derivatives by z, with an axis of d numbers behind the others."""
-        rows = self.problem.state_rows(z)
-        if not self.problem.reads_time:
-            rows = rows[:, :1]
+        rows = self._rows(z)
         values, slopes = self.coefficients.with_slopes(rows)
         theta, phi, b = (x[..., : z.shape[1]] for x in slopes)
         history, of_history = self._history_with_slopes(z)
         return Drive(*values, history, z, rows), Drive(theta, phi, b, of_history, z, rows)
+
+    def _rows(self, z: Tensor) -> Tensor:
+        """z of the steady problem at the S times, (batch, S, d)."""
+        rows = self.problem.state_rows(z)
+        return rows if self.problem.reads_time else rows[:, :1]
 
     def _history_with_slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._affine_history
