@@ -226,8 +226,9 @@ def check_no_gradient(values: Tensor, name: str) -> Tensor:
 
 def check_predictions(values: Tensor, xi: Tensor) -> None:
     """Raise a ConvergenceError if predictions (batch, n) at xi (batch, d) are not finite."""
-    failed = (~torch.isfinite(values).all(-1)).nonzero()[:, 0].tolist()
-    if failed:
+    finite = torch.isfinite(values)
+    if not finite.all():
+        failed = (~finite.all(-1)).nonzero()[:, 0].tolist()
         far = float(xi[failed[0]].abs().max())
         raise ConvergenceError(
             f"the predictions of {len(failed)} of {len(values)} z are not finite, the first is "

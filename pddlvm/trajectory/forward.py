@@ -30,9 +30,10 @@ from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import OneField, symmetric_interval
-from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.linalg.low_rank import LowRank
 from pddlvm.parameters.identity import is_like
 from pddlvm.sensors.quantity import Quantity
+from pddlvm.trajectory.functionals import Functionals, KeptFunctionals
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
 
@@ -51,24 +52,32 @@ class TrajectoryForward:
     Attributes:
         times: of the values, (n_times,).
         coefficients: a, (..., p), where they were found: with two corrections those of the first.
-        shape: of single errors.
         level: corrections.
-        spread: what multiplies the errors of each field, (n_dofs,) or (1,).
     """
 
     times: NDArray[np.float64]
     coefficients: Tensor
-    shape: ErrorShape
     level: int
-    spread: Tensor
     _like: Tensor
     _z: Tensor
+    _a: Tensor
     _modes: Modes
-    _c: Callable[[], Tensor]
+    _marched: Callable[[], Tensor] | None
     _at: sp.csr_matrix
+    _kept: KeptFunctionals
     _uncertainty: Unchanged[TrajectoryUncertainty]
     _variances: Callable[[], tuple[Tensor, Tensor]]
-    _residual_norm: Callable[[], Tensor]
+    _certificate: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def shape(self) -> ErrorShape:
+        """That of single errors."""
+        return self._uncertainty().forward_shape(self.level)
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """What multiplies the errors of each field, (n_dofs,) or (1,)."""
+        return self._uncertainty().spread(self.level).double().cpu()
 
     @cached_property
     def mean(self) -> Tensor:
@@ -91,7 +100,7 @@ class TrajectoryForward:
 
         The size of its error where A(z) is close to A0, seen in more shapes than the model has.
         """
-        return self._residual_norm()
+        return self._certificate(self._states).reshape(self._like.shape[:-1]).to(self._like)
 
     @property
     def error_bound(self) -> None:
@@ -119,10 +128,9 @@ class TrajectoryForward:
                 f"the quantity {quantity.name!r} reads all steps, and this answer is at "
                 f"{len(self.times)} times of its own; ask model.forward(z).of(quantity)"
             )
-        values, error = self._of_rows(quantity.matrix)
-        batch = self._like.shape[:-1]
-        std = error().diagonal().sqrt()
-        mean, std = (x.reshape(*batch, x.shape[-1]).to(self._like) for x in (values, std))
+        functionals, batch = self._functionals(quantity.matrix), self._like.shape[:-1]
+        pair = self._values(functionals), self._error(functionals).diagonal().sqrt()
+        mean, std = (x.reshape(*batch, x.shape[-1]).to(self._like) for x in pair)
         return TrajectoryQuantity(mean, std)
 
     def field(self, name: str) -> OneField:
@@ -188,7 +196,7 @@ class TrajectoryForward:
 
     def values(self, rows: sp.csr_matrix) -> Tensor:
         """Means of linear functionals of u at all times, rows (n, n_times n_dofs) -> (..., n)."""
-        found = self._of_rows(rows)[0]
+        found = self._values(self._functionals(rows))
         return found.reshape(*self._like.shape[:-1], found.shape[-1]).to(self._like)
 
     def covariance(self, rows: Tensor) -> Tensor:
@@ -204,30 +212,21 @@ class TrajectoryForward:
 
     def error_of(self, rows: sp.csr_matrix) -> LowRank:
         """The same by its parts, for sparse rows and batches, float64 on the CPU."""
-        return self._of_rows(rows)[1]()
+        return self._error(self._functionals(rows))
 
-    def _of_rows(self, rows: sp.csr_matrix) -> tuple[Tensor, Callable[[], LowRank]]:
-        """Means of rows, (batch, n), and a way to their covariance."""
-        problem = self._modes.steps.problem
-        own, touched = columns_of(rows)
-        place, dof = touched // problem.n_dofs, touched % problem.n_dofs
-        v = self._modes.steps.at_dofs(dof)
-        at = self._dense_at[place]
-        c = torch.einsum("jk,bkm->bjm", at, self._c())
-        values = torch.einsum("bjm,jm->bj", c, v) + self._lift_at(at, dof)
-        h = torch.from_numpy(own.toarray())
+    def _functionals(self, rows: sp.csr_matrix) -> Functionals:
+        return self._kept.of(self.times, self._at, rows)
 
-        def error() -> LowRank:
-            var_a, scale = self._both
-            modes = torch.einsum("jk,kmp,jm->jp", at, self._modes.phi, v)
-            groups = self._uncertainty().group.cpu()
-            rest = self._rest.double().cpu()[groups][:, dof]
-            spread = self._spread_at(dof)
-            rest = spread**2 * torch.einsum("jk,kj->j", at, rest)
-            modes = spread[:, None] * modes
-            return LowRank((h @ modes) * var_a.sqrt()[:, None], own, scale[:, None] ** 2 * rest)
+    def _values(self, functionals: Functionals) -> Tensor:
+        """Means, (batch, n)."""
+        if self._marched is None:
+            values = functionals.values(self._a)
+        else:
+            values = functionals.values_of_states(self._states)
+        return values if self._lifts is None else values + functionals.lifted(self._lifts)
 
-        return values @ h.T, error
+    def _error(self, functionals: Functionals) -> LowRank:
+        return functionals.error(self._uncertainty(), self.level, *self._both)
 
     def _checked(self, u: Tensor) -> tuple[Tensor, torch.Size]:
         """Of each pair of u and z a row, (batch, n_times, n_dofs), and the shape of the batch."""
@@ -249,8 +248,13 @@ class TrajectoryForward:
     # --- pieces --------------------------------------------------------------------------------
 
     @cached_property
+    def _states(self) -> Tensor:
+        """c at the steps, (batch, N, m)."""
+        return self._modes.expand(self._a) if self._marched is None else self._marched()
+
+    @cached_property
     def _mean(self) -> Tensor:
-        c, at = self._c(), self._dense_at
+        c, at = self._states, self._dense_at
         found = self._nothing(len(c))
         found[..., self._free] = (at @ c) @ self._v.T
         lifts = self._lifts
@@ -265,13 +269,6 @@ class TrajectoryForward:
         if not len(steps.lifts):
             return None
         return steps.boundary(steps.drive(self._z))
-
-    def _lift_at(self, at: Tensor, dof: Tensor) -> Tensor:
-        """Dirichlet values at pairs of times, by rows of the steps, and dofs, (batch, n)."""
-        if self._lifts is None:
-            return self._z.new_zeros(len(self._z), len(dof))
-        lifts = self._modes.steps.lifts[:, dof]
-        return torch.einsum("jk,bkr,rj->bj", at, self._lifts, lifts)
 
     def _spread_at(self, dof: Tensor) -> Tensor:
         return self.spread.expand(self._modes.steps.problem.n_dofs)[dof]

@@ -49,7 +49,14 @@ class TrajectoryMap(nn.Module):
     def forward(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of c, (batch, p) each."""
         mean, log_variance = self.network(xi)
-        return mean + self.monomials(xi) @ self.polynomial, bounded(log_variance)
+        return self._beside(mean, xi), bounded(log_variance)
+
+    def mean(self, xi: Tensor) -> Tensor:
+        """The mean alone, (batch, p)."""
+        return self._beside(self.network(xi)[0], xi)
+
+    def _beside(self, mean: Tensor, xi: Tensor) -> Tensor:
+        return torch.addmm(mean, self.monomials(xi), self.polynomial)
 
 
 class TrajectoryLikelihood:

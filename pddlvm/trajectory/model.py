@@ -3,7 +3,7 @@
 See `pddlvm.latent.core` for the probabilistic program; its c is a relative to the size of a.
 """
 
-from functools import cache, cached_property
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -40,6 +40,7 @@ from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
 from pddlvm.trajectory.fields import norm_matrix
 from pddlvm.trajectory.forward import TrajectoryForward
+from pddlvm.trajectory.functionals import KeptFunctionals
 from pddlvm.trajectory.inverse import TrajectoryRows
 from pddlvm.trajectory.maps import TrajectoryLikelihood, TrajectoryMap
 from pddlvm.trajectory.modes import Modes
@@ -133,6 +134,7 @@ class TrajectoryMaps(LatentModel):
         self.register_buffer("sigma_residual", torch.full((p,), self.tolerance, dtype=dtype))
         c = a / self.unit
         self.inverse_map.fit_scaling(c, c.new_zeros(len(c), 0))
+        self.functionals = KeptFunctionals(self.modes)
         self.likelihood = TrajectoryLikelihood(self.modes, self.unit, self.tolerance, dtype)
 
     def __repr__(self) -> str:
@@ -204,31 +206,18 @@ class TrajectoryMaps(LatentModel):
         a: Tensor | None = None,
     ) -> TrajectoryForward:
         """The same, z not checked; a are the coefficients where they are known, (batch, p)."""
-        like, modes = self.sigma_residual, self.modes
+        like, modes, log_variance = self.sigma_residual, self.modes, None
         flat = z.detach().to("cpu", torch.float64, copy=True).reshape(-1, z.shape[-1])
         xi = self.problem.prior.standardise(flat).to(like)
-        log_variance = None
-        if corrections == 0:
-            c, log_variance = self.forward_map(xi)
-            a = self.unit * c.double().cpu() if a is None else a
-        elif a is None:
+        if not (corrections or self.is_calibrated):
+            log_variance = self.forward_map(xi)[1]
+        if a is None and corrections:
             a = modes.solve(flat)
+        elif a is None:
+            a = self.unit * self.forward_map.mean(xi).double().cpu()
         check_predictions(a, xi)
         found, same = a, Unchanged(self.uncertainty)
 
-        @cache
-        @torch.no_grad()
-        def trajectory() -> Tensor:
-            if corrections < _MOST_CORRECTIONS:
-                return modes.expand(found)
-            return modes.steps.march(modes.steps.drive(flat))
-
-        @torch.no_grad()
-        def residual_norm() -> Tensor:
-            norm = self.reduction.certificate(trajectory(), flat)
-            return norm.reshape(z.shape[:-1]).to(z)
-
-        @torch.no_grad()
         def variances() -> tuple[Tensor, Tensor]:
             same().warn_if_not_fitted()
             if not self.is_calibrated:
@@ -240,20 +229,21 @@ class TrajectoryMaps(LatentModel):
         at, shown = self._at_steps, self.problem.times
         if times is not None:
             at, shown = self.problem.between(times), self.problem.check_times(times)
+        is_marched = corrections == _MOST_CORRECTIONS
         return TrajectoryForward(
             times=shown,
             coefficients=a.reshape(*z.shape[:-1], a.shape[-1]).to(z),
-            shape=self.uncertainty.forward_shape(corrections),
             level=corrections,
-            spread=self.uncertainty.spread(corrections).double().cpu(),
             _like=z.detach(),
             _z=flat,
+            _a=a,
             _modes=modes,
-            _c=trajectory,
+            _marched=(lambda: modes.steps.march(modes.steps.drive(flat))) if is_marched else None,
             _at=at,
+            _kept=self.functionals,
             _uncertainty=same,
             _variances=variances,
-            _residual_norm=residual_norm,
+            _certificate=lambda c: self.reduction.certificate(c, flat),
         )
 
     @cached_property

@@ -7,6 +7,7 @@ parameter (`pddlvm.weak.affine_term`): theta, phi and b are values at a few poin
 not linear in u are no such sums (`pddlvm.trajectory.pointwise`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,53 +71,54 @@ class Coefficients(nn.Module):
             z: of the steady problem, at S times, (n, S, d). What does not read the time is
                 evaluated at the first.
         """
-        theta: list[Tensor] = []
-        phi: list[Tensor] = []
-        for i, term in zip(self.entries, self.terms, strict=True):
-            rows = z if self._moving.moves[i] else z[:, :1]
-            flat = rows.flatten(0, 1)
-            blocks, like = self._prior.split(flat), flat.new_zeros(len(flat), 1)
-            for found, values in ((theta, term.theta), (phi, term.phi)):
-                own = values(like, blocks).unflatten(0, rows.shape[:2])
-                found.append(own.expand(-1, z.shape[1], -1))
-        none = z.new_zeros(*z.shape[:2], 0)
-        return (
-            torch.cat([none, *theta], dim=2),
-            torch.cat([none, *phi], dim=2),
-            self._prescribed(z),
-        )
+
+        def both(term: AffineTerm, rows: Tensor) -> Tensor:
+            blocks, like = self._prior.split(rows), rows[:, :1]
+            return torch.cat([term.theta(like, blocks), term.phi(like, blocks)], dim=1)
+
+        return (*self._of_terms(z, both), self._prescribed(z))
 
     def with_slopes(self, z: Tensor) -> tuple[Triple, Triple]:
         """The same, and their derivatives by z, with an axis of its d numbers behind the others."""
-        nothing = z.new_zeros(*z.shape[:2], 0)
-        n_rank, values, slopes = [0], [nothing], [nothing[..., None].expand(-1, -1, -1, z.shape[2])]
-        for i, term in zip(self.entries, self.terms, strict=True):
-            rows = z if self._moving.moves[i] else z[:, :1]
-            value, own = term.coefficients(
-                len(rows.flatten(0, 1)), self._prior.split(rows.flatten(0, 1))
-            )
-            slope = value.new_zeros(*value.shape, z.shape[2])
-            for name, part in own.items():
-                slope[..., self._prior.slices[name]] = part
-            for found, x in ((values, value), (slopes, slope)):
-                x = x.unflatten(0, rows.shape[:2])
-                found.append(x.expand(-1, z.shape[1], *x.shape[2:]))
-            n_rank.append(len(term.tangent_entry))
+        d = z.shape[2]
 
-        def parted(x: list[Tensor]) -> tuple[Tensor, Tensor]:
-            pairs = list(zip(x, n_rank, strict=True))
-            return (
-                torch.cat([own[:, :, :rank] for own, rank in pairs], dim=2),
-                torch.cat([own[:, :, rank:] for own, rank in pairs], dim=2),
-            )
+        def both(term: AffineTerm, rows: Tensor) -> Tensor:
+            """(n, rank, 1 + d): the value stands before its derivatives."""
+            value, slopes = term.coefficients(len(rows), self._prior.split(rows))
+            found = torch.cat([value[..., None], value.new_zeros(*value.shape, d)], dim=2)
+            for name, slope in slopes.items():
+                found[..., 1:][..., self._prior.slices[name]] = slope
+            return found
 
+        theta, phi = self._of_terms(z, both, 1 + d)
         flat = z.flatten(0, 1)
         if len(self.boundary):
             pair = linearise(lambda at: self._prescribed(at[None])[0], flat)
         else:
-            pair = flat.new_zeros(len(flat), 0), flat.new_zeros(len(flat), 0, z.shape[2])
+            pair = flat.new_zeros(len(flat), 0), flat.new_zeros(len(flat), 0, d)
         b, of_b = (x.unflatten(0, z.shape[:2]) for x in pair)
-        return (*parted(values), b), (*parted(slopes), of_b)
+        return (theta[..., 0], phi[..., 0], b), (theta[..., 1:], phi[..., 1:], of_b)
+
+    def _of_terms(
+        self, z: Tensor, both: Callable[[AffineTerm, Tensor], Tensor], *columns: int
+    ) -> tuple[Tensor, Tensor]:
+        """theta and phi of all terms, (n, S, Q, *columns) and (n, S, P, *columns).
+
+        Args:
+            z: (n, S, d).
+            both: of a term and rows of z (n, d), those of that term, (n, rank, *columns).
+            columns: of each coefficient.
+        """
+        nothing = z.new_zeros(*z.shape[:2], 0, *columns)
+        theta, phi = [nothing], [nothing]
+        for i, term in zip(self.entries, self.terms, strict=True):
+            rows = z if self._moving.moves[i] else z[:, :1]
+            found = both(term, rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+            found = found.expand(-1, z.shape[1], *found.shape[2:])
+            rank = len(term.tangent_entry)
+            theta.append(found[:, :, :rank])
+            phi.append(found[:, :, rank:])
+        return torch.cat(theta, dim=2), torch.cat(phi, dim=2)
 
     def _prescribed(self, z: Tensor) -> Tensor:
         """b, (n, S, R)."""

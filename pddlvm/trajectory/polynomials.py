@@ -29,31 +29,27 @@ class Monomials(nn.Module):
         degree: how many.
     """
 
-    parents: Tensor
-    factors: Tensor
-
     def __init__(self, d: int, degree: int) -> None:
         super().__init__()
-        place: dict[tuple[int, ...], int] = {(): 0}
-        parents, factors, self._sizes = [], [], []
-        for k in range(1, degree + 1):
+        self.degree, self.n = degree, 1 + d
+        place: dict[tuple[int, ...], int] = {(i,): i for i in range(d)}
+        for k in range(2, degree + 1):
             own = list(combinations_with_replacement(range(d), k))
-            parents += [place[one[:-1]] for one in own]
-            factors += [one[-1] for one in own]
-            place |= {one: len(place) + i for i, one in enumerate(own)}
-            self._sizes.append(len(own))
-        self.register_buffer("parents", torch.tensor(parents), persistent=False)
-        self.register_buffer("factors", torch.tensor(factors), persistent=False)
-        self.n = len(place)
+            # Among those of one degree less.
+            parents = torch.tensor([place[one[:-1]] for one in own])
+            factors = torch.tensor([one[-1] for one in own])
+            self.register_buffer(f"parents{k}", parents, persistent=False)
+            self.register_buffer(f"factors{k}", factors, persistent=False)
+            place = {one: i for i, one in enumerate(own)}
+            self.n += len(own)
 
     def forward(self, xi: Tensor) -> Tensor:
         """Their values."""
-        found = torch.ones_like(xi[:, :1])
-        for parents, factors in zip(
-            self.parents.split(self._sizes), self.factors.split(self._sizes), strict=True
-        ):
-            found = torch.cat([found, found[:, parents] * xi[:, factors]], dim=1)
-        return found
+        found = [torch.ones_like(xi[:, :1]), xi]
+        for k in range(2, self.degree + 1):
+            parents, factors = getattr(self, f"parents{k}"), getattr(self, f"factors{k}")
+            found.append(found[-1].index_select(1, parents) * xi.index_select(1, factors))
+        return torch.cat(found, dim=1)
 
 
 def degree_of(d: int, n: int) -> int:

@@ -15,7 +15,6 @@ from pddlvm.basics.errors import InputError
 from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.linalg.derivatives import linearise, linearise_at_once
-from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.sensors.observation import LinearObservation, Observation
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.slopes import linearised_modes
@@ -46,17 +45,10 @@ class TrajectorySurrogate(ModelSurrogate):
             )
         self.corrections = min(corrections, 1)
         self._forward_map = deepcopy(model.forward_map).double().cpu()
-        steps, n_dofs = model.modes.steps, model.problem.n_dofs
-        own, touched = columns_of(observation.matrix)
-        step, dof = touched // n_dofs, touched % n_dofs
-        modes = torch.einsum("jm,jmp->jp", steps.at_dofs(dof), model.modes.phi[step])
-        self._at_modes, self._rows = modes, torch.from_numpy(own @ modes.numpy())
-        self._own, self._touched = own, (step, dof)
-        self._of_lift = None
-        if len(steps.lifts):
-            each = torch.zeros(observation.n, model.problem.n_times, len(steps.lifts)).double()
-            parts = torch.from_numpy(own.toarray())[..., None] * steps.lifts[:, dof].T
-            self._of_lift = each.index_add_(1, step, parts)
+        problem = model.problem
+        at = problem.between(problem.times)
+        self._functionals = model.functionals.of(problem.times, at, observation.matrix)
+        self._has_lift = bool(len(model.modes.steps.lifts))
 
     def uncorrected(self) -> "TrajectorySurrogate":  # noqa: D102
         other = copy(self)
@@ -68,28 +60,16 @@ class TrajectorySurrogate(ModelSurrogate):
         found: Prediction = self.model.forward_of(z, self.corrections, None, a)
         return found
 
-    def raw_error(self, xi: Tensor) -> LowRank:  # noqa: D102
-        model, level = self.model, self.corrections
-        if not model.is_calibrated:
-            return super().raw_error(xi)
-        with torch.no_grad():
-            z, own = self.prior.unstandardise(xi), xi.to(model.sigma_residual)
-            var_a, scale = model.variances(own, z, self._coefficients(xi), level)
-        rest = model.uncertainty.rest_of(level, *self._touched).double().cpu()
-        spread = model.uncertainty.spread(level).double().cpu().expand(model.problem.n_dofs)
-        spread = spread[self._touched[1]]
-        rows = torch.from_numpy(self._own @ (spread[:, None] * self._at_modes).numpy())
-        factor = rows * var_a.sqrt()[:, None]
-        return LowRank(factor, self._own, scale[:, None] ** 2 * spread**2 * rest)
-
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102
-        data = self._coefficients(xi) @ self._rows.T
-        return data if self._of_lift is None else data + self._lifted(self._boundary(xi))
+        return self._data(self._coefficients(xi), xi)
 
     def predict(self, xi: Tensor) -> Tensor:  # noqa: D102
-        a = self.model.unit * self.model.forward_map(xi.to(self.model.sigma_residual))[0]
-        data = a.double().cpu() @ self._rows.T
-        return data if self._of_lift is None else data + self._lifted(self._boundary(xi))
+        a = self.model.unit * self.model.forward_map.mean(xi.to(self.model.sigma_residual))
+        return self._data(a.double().cpu(), xi)
+
+    def _data(self, a: Tensor, xi: Tensor) -> Tensor:
+        data = self._functionals.values(a)
+        return data + self._lifted(xi) if self._has_lift else data
 
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         parts = [self._linearised(part) for part in xi.split(_CHUNK)]
@@ -97,19 +77,20 @@ class TrajectorySurrogate(ModelSurrogate):
         return data, slope
 
     def _linearised(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._functionals
         if self.corrections:
             z, dz = self.prior.with_slope(xi)
             at = linearised_modes(self.model.modes, z)
             a, slope = at.solve()
-            data, slope = a @ self._rows.T, self._rows @ slope
-            if self._of_lift is not None:
-                data = data + self._lifted(at.boundary)
-                slope = slope + torch.einsum("bkrd,nkr->bnd", at.boundary_slope, self._of_lift)
+            data, slope = found.values(a), found.of_modes @ slope
+            if self._has_lift:
+                data = data + found.lifted(at.boundary)
+                slope = slope + torch.einsum("bkrd,nkr->bnd", at.boundary_slope, found.of_lift)
             return data, slope * dz[:, None]
-        a, slope = linearise_at_once(lambda at: self.model.unit * self._forward_map(at)[0], xi)
-        data, slope = a @ self._rows.T, self._rows @ slope
-        if self._of_lift is not None:
-            lifted, own = linearise(lambda at: self._lifted(self._boundary(at)), xi)
+        a, slope = linearise_at_once(lambda at: self.model.unit * self._forward_map.mean(at), xi)
+        data, slope = found.values(a), found.of_modes @ slope
+        if self._has_lift:
+            lifted, own = linearise(self._lifted, xi)
             data, slope = data + lifted, slope + own
         return data, slope
 
@@ -118,15 +99,10 @@ class TrajectorySurrogate(ModelSurrogate):
         if self.corrections:
             found: Tensor = self.model.modes.solve(self.prior.unstandardise(xi))
             return found
-        a: Tensor = self.model.unit * self._forward_map(xi)[0]
+        a: Tensor = self.model.unit * self._forward_map.mean(xi)
         return a
 
-    def _boundary(self, xi: Tensor) -> Tensor:
-        """Dirichlet values at the steps, (batch, N, R)."""
-        steps = self.model.modes.steps
-        found: Tensor = steps.boundary(steps.drive(self.prior.unstandardise(xi)))
-        return found
-
-    def _lifted(self, b: Tensor) -> Tensor:
+    def _lifted(self, xi: Tensor) -> Tensor:
         """Data of Dirichlet values, (batch, n)."""
-        return torch.einsum("bkr,nkr->bn", b, self._of_lift)
+        steps = self.model.modes.steps
+        return self._functionals.lifted(steps.boundary(steps.drive(self.prior.unstandardise(xi))))

@@ -147,7 +147,7 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         """
         return self._rows(self.prior.vectors(z), self.check_times(times))
 
-    @property
+    @cached_property
     def reads_time(self) -> bool:
         """Does a term, or a Dirichlet value, read the field of time?"""
         read = [term.field_names for term in self.steady.terms]
