@@ -7,7 +7,7 @@ about comes from there too, when somebody asks for the verdict.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,6 +21,7 @@ from pddlvm.basics.parallel import Watch, each, nobody
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import check_seed
 from pddlvm.basics.unchanged import Unchanged
+from pddlvm.inference.centred import MOST_CENTRED, centred
 from pddlvm.inference.density import Density, Draws
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.exact import Exact, exact
@@ -151,8 +152,11 @@ class Found:
 
 def _laplace(query: Query, bar: ProgressBar) -> Found:
     found = query.laplace if query.start is not None else query.searched(bar.show)
-    gaussians = Gaussians(found.modes, found.masses)
-    return _gaussian(query, gaussians, found.density, partial(_found, found))
+    around = found
+    if FEW < query.surrogate.prior.size <= MOST_CENTRED:
+        around = replace(found, modes=centred(query.surrogate, query.y, found.modes))
+    gaussians = Gaussians(around.modes, around.masses)
+    return _gaussian(query, gaussians, around.density, partial(_found, found))
 
 
 def _amortized(query: Query, bar: ProgressBar) -> Found:

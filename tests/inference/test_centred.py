@@ -1,0 +1,98 @@
+"""Gaussians around means, against quadrature."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import pddlvm
+from pddlvm.inference.centred import centred
+from pddlvm.inference.laplace import laplace
+from pddlvm.latent.surrogate import Surrogate
+from pddlvm.linalg.derivatives import linearise
+from pddlvm.linalg.low_rank import LowRank
+from pddlvm.parameters.space import Block
+from problems import poisson
+
+NOISE, D = 0.3, 4
+DATA = torch.tensor([[1.0, 0.7, 1.5, 0.5], [2.0, 1.0, 1.0, 1.2]], dtype=torch.float64)
+GRID = torch.linspace(-8, 8, 801, dtype=torch.float64)
+
+
+class Each(Surrogate):
+    """y_j = f(xi_j) + e_j: each posterior is one integral."""
+
+    def mean(self, xi):
+        return (0.5 * xi).exp()
+
+    predict = mean
+
+    def linearise(self, xi):
+        return linearise(self.mean, xi)
+
+    def error(self, xi):
+        return LowRank.of_factor(xi.new_zeros(len(xi), D, 0))
+
+
+class Straight(Each):
+    def mean(self, xi):
+        return 1 + 0.5 * xi
+
+
+class Bent(Each):
+    """y = (xi_1 + xi_2^2, xi_2, ...), of pairs."""
+
+    def mean(self, xi):
+        a, b = xi.unflatten(-1, (2, 2)).unbind(-1)
+        return torch.stack([a + 0.1 * b.square(), 0.3 * b], dim=-1).flatten(-2)
+
+
+def surrogate(kind, prior=None):
+    noise = pddlvm.PointObservation(poisson.make_1d(), [0.2, 0.4, 0.6, 0.8], NOISE).noise
+    blocks = {"z": Block(D, prior or pddlvm.Normal())}
+    return kind(pddlvm.ParameterSpace(blocks), SimpleNamespace(noise=noise))
+
+
+def exact_mean(h, y):
+    """By quadrature, of pairs of parameters, (batch, D)."""
+    pairs = torch.cartesian_prod(GRID[::4], GRID[::4])
+    data = h.mean(pairs.repeat(1, 2))[:, :2]
+    found = []
+    for own in y.unflatten(-1, (2, 2)).flatten(0, 1):
+        log = -0.5 * ((own - data) / NOISE).square().sum(-1) - 0.5 * pairs.square().sum(-1)
+        found.append(log.softmax(0) @ pairs)
+    return torch.stack(found).reshape(y.shape)
+
+
+@pytest.mark.parametrize("kind", [Each, Bent])
+def test_the_mean_is_the_exact_one_to_second_order(kind):
+    h = surrogate(kind)
+    at = laplace(h, DATA).modes
+    better, exact = centred(h, DATA, at), exact_mean(h, DATA)
+    std = at.factor[0].square().sum(-1).sqrt()
+    before, after = (((x.centre[0] - exact) / std).abs() for x in (at, better))
+    assert before.amax() > 0.08
+    # What is left is of higher order.
+    assert after.amax() < 0.5 * before.amax()
+    assert after.mean() < 0.35 * before.mean()
+    torch.testing.assert_close(better.factor, at.factor)
+
+
+def test_of_a_linear_model_it_is_the_maximum():
+    h = surrogate(Straight)
+    at = laplace(h, DATA).modes
+    torch.testing.assert_close(centred(h, DATA, at).centre, at.centre, rtol=0, atol=1e-8)
+
+
+def test_missing_values_and_bounds_are_respected():
+    h = surrogate(Each, pddlvm.Uniform(-1.0, 1.0))
+    y = DATA.clone()
+    y[0, 1] = torch.nan
+    at = laplace(h, y).modes
+    better = centred(h, y, at)
+    # Without data the density of the unbounded parameter is symmetric.
+    torch.testing.assert_close(better.centre[0, 0, 1], at.centre[0, 0, 1], rtol=0, atol=1e-8)
+    std = at.factor.square().sum(-1).sqrt()
+    assert ((better.centre - at.centre).abs() <= (0.5 + 1e-12) * std).all()
+    alone = centred(h, y[1:], laplace(h, y[1:]).modes).centre
+    torch.testing.assert_close(better.centre[:, 1:], alone)
