@@ -11,7 +11,7 @@ from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.parts import Coefficients
 from pddlvm.trajectory.pointwise import AtPoints, PointTerm, PointTerms
-from pddlvm.trajectory.polynomials import degree_of
+from pddlvm.trajectory.polynomials import Polynomial, Products
 from pddlvm.trajectory.reduction import TrajectoryReduction
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -45,9 +45,9 @@ def content_of(model: TrajectoryMaps) -> dict[str, Any]:
         "pairs": modes.pairs,
         "modes": {name: getattr(modes, name) for name in _OF_MODES},
         "pairs_of_points": _pack(modes.pointwise),
-        "start": modes.start,
+        "start": None if modes.start is None else vars(modes.start),
         "a": reduction.a,
-        "polynomial": reduction.polynomial,
+        "polynomial": vars(reduction.polynomial),
     }
 
 
@@ -108,20 +108,26 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
     parts = {k: check_tensor(of_modes[k], k, v) for k, v in shapes.items()}
     n_columns = p + n_starts + n_slots * n_lifts
     pointwise = _unpack(content["pairs_of_points"], problem, n_columns, p)
-    start = check_tensor(content["start"], "start", (len(content["start"]), p))
-    if pointwise is not None:
-        degree_of(problem.n_parameters, len(start))
+    start = None if pointwise is None else _polynomial(content["start"], problem, p)
     modes = Modes(steps=steps.first(m), pairs=pairs, **parts, pointwise=pointwise, start=start)
-    n_draws, n_terms = len(content["a"]), len(content["polynomial"])
-    degree_of(problem.n_parameters, n_terms)
+    n_draws = len(content["a"])
     return TrajectoryReduction(
         steps=steps,
         k0=check_tensor(content["k0"], "k0", (n, n)),
         modes=modes,
         a=check_tensor(content["a"], "a", (n_draws, p)),
-        polynomial=check_tensor(content["polynomial"], "polynomial", (n_terms, p)),
+        polynomial=_polynomial(content["polynomial"], problem, p),
         tails=(float(content["tails"][0]), float(content["tails"][1])),
     )
+
+
+def _polynomial(packed: dict[str, Any], problem: TransientProblem, p: int) -> Polynomial:
+    d, n_terms, n_powers = problem.n_parameters, len(packed["weights"]), packed["columns"].shape[1]
+    degrees = check_tensor(packed["degrees"], "degrees", (n_terms, d), torch.int64)
+    _index(degrees.flatten(), n_powers)
+    columns = check_tensor(packed["columns"], "columns", (d, n_powers, n_powers))
+    Products(degrees, columns)
+    return Polynomial(degrees, columns, check_tensor(packed["weights"], "weights", (n_terms, p)))
 
 
 def _coefficients(content: dict[str, Any], problem: TransientProblem) -> Coefficients:

@@ -14,7 +14,7 @@ from pddlvm.galerkin.maps import bounded
 from pddlvm.galerkin.solved_draws import SolvedPool
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.trajectory.modes import Modes
-from pddlvm.trajectory.polynomials import Monomials, degree_of
+from pddlvm.trajectory.polynomials import Polynomial, Products
 
 __all__ = ["TrajectoryLikelihood", "TrajectoryMap"]
 
@@ -28,20 +28,19 @@ class TrajectoryMap(nn.Module):
 
     Args:
         network: xi (batch, d) -> mean, log variance (batch, p).
-        polynomial: P of all monomials, (n, p).
-        d: length of xi.
+        polynomial: P.
     """
 
     polynomial: Tensor
 
-    def __init__(self, network: nn.Module, polynomial: Tensor, d: int) -> None:
+    def __init__(self, network: nn.Module, polynomial: Polynomial) -> None:
         super().__init__()
         self.network = network
-        self.monomials = Monomials(d, degree_of(d, len(polynomial)))
-        self.register_buffer("polynomial", polynomial)
+        self.products = Products(polynomial.degrees, polynomial.columns)
+        self.register_buffer("polynomial", polynomial.weights)
         if isinstance(network, NeuralGaussian):
             # The polynomial is the better start of the mean.
-            p = polynomial.shape[1]
+            p = polynomial.weights.shape[1]
             with torch.no_grad():
                 network.head.weight[:p] = 0
                 network.head.bias[:p] = 0
@@ -56,7 +55,7 @@ class TrajectoryMap(nn.Module):
         return self._beside(self.network(xi)[0], xi)
 
     def _beside(self, mean: Tensor, xi: Tensor) -> Tensor:
-        return torch.addmm(mean, self.monomials(xi), self.polynomial)
+        return torch.addmm(mean, self.products(xi), self.polynomial)
 
 
 class TrajectoryLikelihood:

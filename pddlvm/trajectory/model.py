@@ -3,6 +3,7 @@
 See `pddlvm.latent.core` for the probabilistic program; its c is a relative to the size of a.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -124,8 +125,9 @@ class TrajectoryMaps(LatentModel):
                 forward_network = NeuralGaussian(d, p, log_variance=log_variance)
             if inverse_network is None:
                 inverse_network = NeuralGaussian(p + 1 + (2 * d if self.has_known else 0), d)
-            polynomial = self.reduction.polynomial / self.unit
-            self.forward_map = TrajectoryMap(forward_network, polynomial, d).to(dtype)
+            whole = self.reduction.polynomial
+            polynomial = replace(whole, weights=whole.weights / self.unit)
+            self.forward_map = TrajectoryMap(forward_network, polynomial).to(dtype)
             self.inverse_map = InverseMap(inverse_network, p + 1).to(dtype)
             self.uncertainty = TrajectoryUncertainty(problem, p, dtype)
         if not problem.is_linear:

@@ -24,7 +24,7 @@ from pddlvm.linalg.newton import newton
 from pddlvm.trajectory.cubature import States, choose_pairs
 from pddlvm.trajectory.newton import described
 from pddlvm.trajectory.pointwise import PointTerm, PointTerms, rows_at
-from pddlvm.trajectory.polynomials import Monomials, degree_of, fit_polynomial
+from pddlvm.trajectory.polynomials import Polynomial, fit_polynomial
 from pddlvm.trajectory.reference import states_of
 from pddlvm.trajectory.steps import Drive, ReducedSteps
 
@@ -52,7 +52,7 @@ class Modes:
         of_b: (S R, p).
         of_theta_b: (S Q R, p).
         pointwise: f, of the columns (Phi, starts, b of all S); None of linear problems.
-        start: of Newton's method, monomials of xi -> a, (n, p); empty of linear problems.
+        start: of Newton's method, xi -> a; None of linear problems.
     """
 
     steps: ReducedSteps
@@ -65,7 +65,7 @@ class Modes:
     of_b: Tensor
     of_theta_b: Tensor
     pointwise: PointTerms | None
-    start: Tensor
+    start: Polynomial | None
 
     @property
     def n(self) -> int:
@@ -113,11 +113,9 @@ class Modes:
 
     def _solve(self, z: Tensor, first: int) -> Tensor:
         equations, prior = self.equations(self.steps.drive(z)), self.steps.problem.prior
-        if self.pointwise is None:
+        if self.start is None:
             return torch.linalg.solve(equations.g, equations.right)
-        d = prior.size
-        start = Monomials(d, degree_of(d, len(self.start)))(prior.standardise(z)) @ self.start
-        a = equations.solve(start)
+        a = equations.solve(self.start(prior.standardise(z)))
         bad = equations.unsolved(a)
         if len(bad):
             # The march finds what is too far from the polynomial.
@@ -232,7 +230,7 @@ def find_modes(
     of_mass = torch.einsum("kj,kmp->jmp", steps.ta, tests)
     of_flux = torch.einsum("kj,kmp->jmp", steps.tb, tests)
     n_times, n_q = drive.theta.shape[1:]
-    pointwise, start = None, phi.new_zeros(0, p)
+    pointwise, start = None, None
     if steps.pointwise is not None:
         w = steps.weights
         a = torch.einsum("kmp,k,bkm->bp", phi, w, c)

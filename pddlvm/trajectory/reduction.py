@@ -14,11 +14,10 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.progress import ProgressBar
-from pddlvm.basics.random import generator_of
 from pddlvm.trajectory.enrichment import find_shapes
 from pddlvm.trajectory.modes import Modes, find_modes, principal
 from pddlvm.trajectory.parts import find_parts
-from pddlvm.trajectory.polynomials import fit_polynomial, n_draws_of
+from pddlvm.trajectory.polynomials import Polynomial, draws_of_fit, fit_polynomial
 from pddlvm.trajectory.reference import ReferenceMarch
 from pddlvm.trajectory.steps import ReducedSteps
 from pddlvm.transient.problem import TransientProblem
@@ -30,7 +29,7 @@ _TAIL_OF_SHAPES, _TAIL_OF_MODES, _TAIL_OF_FEW = 8e-5, 2.5e-4, 1.2e-4
 """What may be left of trajectories; of nonlinear problems there are few, fresh ones leave more."""
 _FIRST_SHAPES, _MOST_SHAPES, _MOST_MODES = 48, 96, 128
 """Shapes of each field that are looked for at first, and at most."""
-_MOST_TERMS, _FEW_TERMS, _SEED = 1001, 300, 271828
+_MOST_TERMS, _FEW_TERMS, _SEED = 1500, 300, 271828
 """Of polynomials, which each take eight solutions."""
 _MULTIPLE = 16
 _SPARE = 1.6
@@ -54,7 +53,7 @@ class TrajectoryReduction:
     k0: Tensor
     modes: Modes
     a: Tensor
-    polynomial: Tensor
+    polynomial: Polynomial
     tails: tuple[float, float]
 
     @property
@@ -146,9 +145,7 @@ def reduce_trajectories(
         k0 = shapes.k0[:m, :m].contiguous()
         modes = find_modes(steps, k0, phi, z[few], c[few], seed)
         bar.say("polynomials")
-        n_draws = n_draws_of(problem.n_parameters, _MOST_TERMS if is_linear else _FEW_TERMS)
-        xi = problem.prior.sample_standard((n_draws,), generator=generator_of(_SEED)).double()
-        some = problem.prior.unstandardise(xi)
+        some = draws_of_fit(problem.prior, _MOST_TERMS if is_linear else _FEW_TERMS, _SEED)
         polynomial = fit_polynomial(problem.prior, some, modes.solve(some))
         if not is_linear:
             modes = replace(modes, start=polynomial)
