@@ -8,6 +8,9 @@ import torch
 import pddlvm
 from pddlvm.inference.centred import centred
 from pddlvm.inference.laplace import laplace
+from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.inference.reweighted import Gaussians, tails
+from pddlvm.inference.search import search
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.linalg.low_rank import LowRank
@@ -45,6 +48,14 @@ class Bent(Each):
     def mean(self, xi):
         a, b = xi.unflatten(-1, (2, 2)).unbind(-1)
         return torch.stack([a + 0.1 * b.square(), 0.3 * b], dim=-1).flatten(-2)
+
+
+@pytest.fixture(scope="module")
+def bent_model():
+    basis = pddlvm.ResidualEnriched(n_modes=16)
+    model = pddlvm.LatentVariableModel(poisson.make(8, n_terms=4), basis=basis)
+    pddlvm.train(model, max_steps=40)
+    return model
 
 
 def surrogate(kind, prior=None):
@@ -96,3 +107,18 @@ def test_missing_values_and_bounds_are_respected():
     assert ((better.centre - at.centre).abs() <= (0.5 + 1e-12) * std).all()
     alone = centred(h, y[1:], laplace(h, y[1:]).modes).centre
     torch.testing.assert_close(better.centre[:, 1:], alone)
+
+
+def test_infer_answers_with_means(bent_model):
+    problem = bent_model.problem
+    obs = pddlvm.PointObservation(problem, [[0.3, 0.4], [0.7, 0.6]], 0.01)
+    y = obs.simulate(problem.solve(problem.prior.sample((2,), seed=3)), seed=4)
+    posterior = bent_model.infer(y, obs)
+    surrogate = bent_model.surrogate(obs, corrections=1)
+    found = search(surrogate, y)
+    better = PushedGaussian(centred(surrogate, y, found.modes).of(0))
+    torch.testing.assert_close(posterior.mean, better.mean)
+    assert not torch.allclose(posterior.mean, found.density.mean, atol=1e-3)
+    # The diagnostics are those of the search and of these Gaussians.
+    expected = tails(surrogate, y, Gaussians(centred(surrogate, y, found.modes), found.masses))
+    torch.testing.assert_close(posterior.diagnostics.gaussian_khat, expected)

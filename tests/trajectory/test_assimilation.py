@@ -38,12 +38,13 @@ def test_each_posterior_is_that_of_all_data_so_far(model, sensors, data):
     y = data[1]
     found = list(model.assimilate(stream_of(y), sensors))
     assert len(found) == len(TIMES)
-    for k in (0, 3, 7):
+    # After the first arrival the answers are weighted draws, worth 200 independent ones or more.
+    for k, apart, wider in ((0, 0.25, 0.2), (3, 0.05, 0.02), (7, 0.05, 0.02)):
         seen = y.clone()
         seen[:, 3 * (k + 1) :] = torch.nan
         batch = model.infer(seen, sensors)
-        assert ((found[k].mean - batch.mean).abs() < 0.05 * batch.std).all()
-        torch.testing.assert_close(found[k].std, batch.std, rtol=0.02, atol=0)
+        assert ((found[k].mean - batch.mean).abs() < apart * batch.std).all()
+        torch.testing.assert_close(found[k].std, batch.std, rtol=wider, atol=0)
         assert torch.equal(found[k].y.isnan(), seen.isnan())
     assert (found[-1].std < found[0].std).double().mean() > 0.9
     assert found[-1].diagnostics.counts == {"accept": 4}
