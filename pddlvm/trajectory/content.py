@@ -122,6 +122,8 @@ def _reduction(content: dict[str, Any], problem: TransientProblem) -> Trajectory
 
 
 def _polynomial(packed: dict[str, Any], problem: TransientProblem, p: int) -> Polynomial:
+    if not isinstance(packed, dict):
+        raise ValueError("a polynomial without its products")
     d, n_terms, n_powers = problem.n_parameters, len(packed["weights"]), packed["columns"].shape[1]
     degrees = check_tensor(packed["degrees"], "degrees", (n_terms, d), torch.int64)
     _index(degrees.flatten(), n_powers)

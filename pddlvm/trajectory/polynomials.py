@@ -68,28 +68,30 @@ class Products(nn.Module):
         ValueError: they are not in order, or the one without its last coordinate is none of them.
     """
 
+    parents: Tensor
+    factors: Tensor
     columns: Tensor
 
     def __init__(self, degrees: Tensor, columns: Tensor) -> None:
         super().__init__()
         n_powers, rows = columns.shape[1], [tuple(row) for row in degrees.tolist()]
         counts = (degrees > 0).sum(1)
-        self.n_levels = int(counts.max())
         in_order = not any(rows[0]) and (counts[1:] > 0).all() and (counts.diff() >= 0).all()
         if not in_order:
             raise ValueError("products of a polynomial are not in order")
-        place = {rows[0]: 0}
-        for level in range(1, self.n_levels + 1):
+        place, parents, factors, self._sizes = {rows[0]: 0}, [], [], []
+        for level in range(1, int(counts.max()) + 1):
             own = [row for row, n in zip(rows, counts.tolist(), strict=True) if n == level]
             last = [max(i for i, k in enumerate(row) if k) for row in own]
             shorter = [(*row[:i], 0, *row[i + 1 :]) for row, i in zip(own, last, strict=True)]
             if not place.keys() >= set(shorter):
                 raise ValueError("products of a polynomial lack some that they consist of")
-            parents = torch.tensor([place[row] for row in shorter])
-            factors = [i * n_powers + row[i] for row, i in zip(own, last, strict=True)]
-            self.register_buffer(f"parents{level}", parents, persistent=False)
-            self.register_buffer(f"factors{level}", torch.tensor(factors), persistent=False)
+            parents += [place[row] for row in shorter]
+            factors += [i * n_powers + row[i] for row, i in zip(own, last, strict=True)]
+            self._sizes.append(len(own))
             place = {row: i for i, row in enumerate(own)}
+        self.register_buffer("parents", torch.tensor(parents), persistent=False)
+        self.register_buffer("factors", torch.tensor(factors), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, xi: Tensor) -> Tensor:
@@ -99,10 +101,11 @@ class Products(nn.Module):
             powers.append(powers[-1] * xi)
         of_each = (torch.stack(powers).permute(2, 1, 0) @ self.columns).transpose(0, 1).flatten(1)
         found = [powers[0][:, :1]]
-        for level in range(1, self.n_levels + 1):
-            parents, factors = getattr(self, f"parents{level}"), getattr(self, f"factors{level}")
-            own = of_each.index_select(1, factors)
-            found.append(own if level == 1 else own * found[-1].index_select(1, parents))
+        factors = of_each.index_select(1, self.factors).split(self._sizes, dim=1)
+        for own, parents in zip(factors, self.parents.split(self._sizes), strict=True):
+            # Of the first level all are one.
+            is_first = len(found) == 1
+            found.append(own if is_first else own * found[-1].index_select(1, parents))
         return torch.cat(found, dim=1)
 
 
