@@ -334,7 +334,7 @@ def test_the_likelihood_is_that_of_its_formula(problem, generator):
     z = problem.prior.sample((2,), generator=generator)
     c = torch.randn(2, 12, generator=generator, dtype=torch.float64)
     s = model.zero_residual.inside.s
-    points = torch.stack(problem.ansatz.place(s, z)[0], dim=-1)
+    points = torch.stack(problem.ansatz.place(s, z).x, dim=-1)
 
     def square(c, z):
         def u(x, t):
