@@ -228,15 +228,15 @@ class CollocationMaps(LatentModel):
         with torch.no_grad():
             xi = self.problem.prior.standardise(work).to(like)
             c, log_variance = self.forward_map(xi)
-            e = self.newton.change(self.basis.nodal(c), work, corrections) if corrections else {}
-            residual = size = self.log_residual(c, work, e)
-            if points is not None and not e:
+            nodal = self.basis.nodal(c)
+            jet = self.newton.corrected(nodal, work, corrections) if corrections else {}
+            residual = size = self.log_residual(c, work, jet)
+            if points is not None and not jet:
                 mean = self.basis.at_points(c, work, x)
             else:
-                nodal = self.basis.nodal(c)
-                nodal = nodal + self.problem.unknowns.join(e[()]) if e else nodal
+                nodal = self.problem.unknowns.join(jet[()]) if jet else nodal
                 mean = self.basis.field_of(nodal, work, points)
-                size = self.newton.log_tail(nodal, self.basis.unit).to(like) if e else residual
+                size = self.newton.log_tail(nodal, self.basis.unit).to(like) if jet else residual
         if not extrapolate:
             self.basis.check(mean, xi, z.dtype)
 
@@ -348,15 +348,15 @@ class CollocationMaps(LatentModel):
 
     # --- shared with the calibration --------------------------------------------------------------
 
-    def log_residual(self, c: Tensor, z: Tensor, change: Jet | None = None) -> Tensor:
+    def log_residual(self, c: Tensor, z: Tensor, nodal: Jet | None = None) -> Tensor:
         """log of the root mean square of r / scale, relative to that of the lift, (batch, 1).
 
         Args:
             c: (batch, n_modes).
             z: (batch, d).
-            change: jet along x that is added to u, given at the nodes, stacks of (batch, n_nodes).
+            nodal: of a corrected mean in the place of c, see `LearntBasis.watched_jet`.
         """
-        jet, values = self.basis.watched_jet(c, z, change or {})
+        jet, values = self.basis.watched_jet(c, z, nodal or {})
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
         square = r.square().mean(-1, keepdim=True)
         square = square if self.problem.unknowns.n == 1 else square.mean(0)

@@ -100,19 +100,19 @@ class SpaceTimeNewton:
         start = {k: u.double().expand(*u.shape[:-2], len(z), self.n_nodes) for k, u in lift.items()}
         return self.correct(start, n.double(), z)
 
-    def change(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
-        """Sum of n_steps Newton steps from u: a jet at the nodes, on the device of n.
+    def corrected(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
+        """Jet along x of n + e, e from Newton steps at lift + n; at the nodes, on the device of n.
 
         Args:
-            n: nodal values of u, (n_samples, n_values).
+            n: u less its lift, given at the nodes, (n_samples, n_values).
             z: (n_samples, d).
             n_steps: at least 1.
         """
-        z = z.double().cpu()
-        start = jet = self.jet(n.cpu(), z)
+        z, total = z.double().cpu(), n.double().cpu()
         for _ in range(n_steps):
-            jet = self.correct(jet, self.error(jet, z), z)
-        return {index: (jet[index] - start[index]).to(n.device) for index in jet}
+            total = total + self.error(self.jet(total, z), z)
+        nothing = dict.fromkeys(self.form.ansatz.indices, torch.zeros(()))
+        return {k: u.to(n.device) for k, u in self.correct(nothing, total, z).items()}
 
     def log_tail(self, n: Tensor, unit: Tensor) -> Tensor:
         """log of what the nodes hardly resolve of u given there, relative to a size of u.

@@ -64,8 +64,8 @@ def draws(problem):
 
 
 def check_intervals(interval, true):
-    """Three standard errors of two independent numbers a draw, here and in the calibration."""
-    variance = 0.5 / N_DRAWS + 0.5 / N_CALIBRATION
+    """Three standard errors, here and in the calibration; the numbers of a draw err together."""
+    variance = 1 / N_DRAWS + 1 / N_CALIBRATION
     for level in (0.5, 0.8, 0.95, 0.99):
         lower, upper = interval(level)
         held = ((lower <= true) & (true <= upper)).double().mean()
