@@ -3,6 +3,7 @@
     heat               u_t = (1 / gamma) ((kappa u + 1 / kappa) u_x)_x      (0, 2 pi) x (0, 2)
     Burgers            u_t + u u_x = nu u_xx                                (-1, 1) x (0, 1)
     reaction-diffusion u_t = D u_xx + rate u^2 + f(x; z)                    (0, 1) x (0, 1)
+    heat in the plane  u_t = D (u_xx + u_yy) + q(x, y; z)                   (0, 1)^2 x (0, 1)
     Navier-Stokes      psi_y D psi_x - psi_x D psi_y = D^2 psi / Re,   D = d_xx + d_yy
 
 The first is the case of Vadeboncoeur et al., arXiv 2208.04856, section 4. References are exact
@@ -21,7 +22,17 @@ import pddlvm
 from pddlvm import fem, links
 from problems import cole_hopf, method_of_lines
 
-__all__ = ["make_burgers", "make_heat", "make_navier_stokes", "make_reaction_diffusion"]
+__all__ = [
+    "make_burgers",
+    "make_heat",
+    "make_heat_2d",
+    "make_navier_stokes",
+    "make_reaction_diffusion",
+]
+
+
+HEAT, WIDTH = 5.0, 0.15
+"""Of the source in the plane."""
 
 
 def heat(u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
@@ -143,6 +154,51 @@ def make_reaction_diffusion(
             box,
             grid,
         ),
+    )
+
+
+def heat_2d(
+    u_t: Tensor,
+    u_xx: Tensor,
+    u_yy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    diffusivity: Tensor,
+    x0: Tensor,
+    y0: Tensor,
+) -> Tensor:
+    """Residual of a plate that is heated around (x0, y0)."""
+    near = torch.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * WIDTH**2))
+    return u_t - diffusivity * (u_xx + u_yy) - HEAT * near
+
+
+def make_heat_2d(
+    grid: tuple[int, int, int] = (25, 25, 21), nodes: tuple[int, int, int] = (16, 16, 12)
+) -> pddlvm.CollocationProblem:
+    """A cold plate whose edges stay cold, heated around an uncertain place from the start on.
+
+    Diffusivity U[0.05, 0.2], and the place of the source U[0.3, 0.7] in x and in y.
+
+    Args:
+        grid: points in x, y and t on which solutions are compared and inverted.
+        nodes: Chebyshev nodes in x, y and t, also of the reference solutions.
+    """
+    box = pddlvm.Box(x=(0.0, 1.0), y=(0.0, 1.0), t=(0.0, 1.0))
+    edges = [side(c) for c in ("x", "y") for side in (box.start, box.end)]
+    place = pddlvm.Uniform(0.3, 0.7)
+    return pddlvm.CollocationProblem(
+        "heat in the plane",
+        box,
+        heat_2d,
+        fields={
+            "diffusivity": pddlvm.Constant(pddlvm.Uniform(0.05, 0.2)),
+            "x0": pddlvm.Constant(place),
+            "y0": pddlvm.Constant(place),
+        },
+        hard=[box.start("t"), *edges],
+        stretch={"t": pddlvm.Graded()},
+        grid=grid,
+        nodes=nodes,
     )
 
 

@@ -25,12 +25,15 @@ from pddlvm.strong.held_rows import held_rows
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.jets import Index, Jet, rows_of
 from pddlvm.strong.placed import Placed
+from pddlvm.strong.preconditioned import Preconditioned, Solve
+from pddlvm.strong.separable import Separable
 from pddlvm.strong.series import tail
 
 __all__ = ["SpaceTimeNewton"]
 
 _MAX_STEPS = 40
 _ROUND_OFF = 1e-12
+_EXACT, _BUDGET, _MOST_FACTORISED = 1e-10, 60, 4000
 _SHRINK = (1.0, 0.5, 0.25, 0.1, 0.03)
 
 
@@ -65,7 +68,7 @@ class SpaceTimeNewton:
         found = []
         for i in range(len(z)):
             at, one = rows_of(jet, slice(i, i + 1)), z[i : i + 1]
-            solve = self.factorise(at, one)
+            solve = self.solver(at, one)
             e = solve(self.rows(at, one))
             found.append(e + solve(self.rows(self.correct(at, e, one), one)))
         return torch.cat(found) if found else torch.zeros(0, self.n_values, dtype=torch.float64)
@@ -168,7 +171,7 @@ class SpaceTimeNewton:
         """The first damped step from the lift, (1, n_values); zero if none lowers the residual."""
         jet = self.jet(torch.zeros(1, self.n_values, dtype=torch.float64), z)
         rows = self.rows(jet, z)
-        e = self.factorise(jet, z)(rows)
+        e = self.solver(jet, z)(rows)
         found = self._damped(jet, e, z, rows.norm())
         return torch.zeros_like(e) if found is None else found[0] * e
 
@@ -202,7 +205,7 @@ class SpaceTimeNewton:
         jet = self.jet(total, z)
         size = self.rows(jet, z).norm()
         for _ in range(_MAX_STEPS):
-            e = self.factorise(jet, z)(self.rows(jet, z))
+            e = self.solver(jet, z)(self.rows(jet, z))
             if not torch.isfinite(e).all():
                 break
             found = self._damped(jet, e, z, size)
@@ -224,7 +227,51 @@ class SpaceTimeNewton:
             "more nodes or a stretch that resolves the layers"
         )
 
-    def factorise(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
+    def solver(self, jet: Jet, z: Tensor) -> Solve:
+        """The linearised problem at one u: rows (1, n_free) -> e without them, (1, n_values)."""
+        if not self.is_separable:
+            return self.factorise(jet, z)
+        system = Preconditioned(self.tangent(jet, z), self.separable(jet, z))
+
+        def solve(rows: Tensor) -> Tensor:
+            e, is_found = system.error(rows, _EXACT, _BUDGET)
+            if is_found.all() or not torch.isfinite(rows).all():
+                return e
+            if self.n_values <= _MOST_FACTORISED:
+                return self.factorise(jet, z)(rows)
+            raise ConvergenceError(
+                f"the linearised equations of problem {self.form.name!r} on the nodes {self.nodes} "
+                f"could not be solved for z = {z[0].tolist()}: their coefficients vary too much "
+                f"for an iteration. With at most {_MOST_FACTORISED} nodes they are factorised"
+            )
+
+        return solve
+
+    @property
+    def is_separable(self) -> bool:
+        """Are coefficients averaged for a preconditioner, in the place of factors? From 3D on."""
+        return len(self.nodes) > 2 and not self._held
+
+    def separable(self, jet: Jet, z: Tensor) -> Solve:
+        """-P^-1 with the coefficients at u averaged, rows (n, n_free) -> e (n, n_values)."""
+        placed = self.form.ansatz.place(self.s, z)
+        values = self.form.ansatz.values(z, placed.x)
+        equations = self.form.residual_function.linearise(jet, values)[1]
+        inverses = [
+            Separable(placed.pull_back(of_row[a]), self._derivatives, self._free_along(faces))
+            for a, (of_row, faces) in enumerate(zip(equations, self.form.ansatz.hard, strict=True))
+        ]
+        numbers = [int(part.sum()) for part in self.free.chunk(len(inverses))]
+
+        def solve(rows: Tensor) -> Tensor:
+            e = rows.new_zeros(len(rows), self.n_values)
+            parts = zip(inverses, rows.split(numbers, dim=1), strict=True)
+            e[:, self.free] = -torch.cat([inverse.solve(part) for inverse, part in parts], dim=1)
+            return e
+
+        return solve
+
+    def factorise(self, jet: Jet, z: Tensor) -> Solve:
         """The linearised problem at one u: rows (n, n_free) -> e without them, (n, n_values)."""
         placed = self.form.ansatz.place(self.s, z)
         values = self.form.ansatz.values(z, placed.x)
@@ -266,6 +313,12 @@ class SpaceTimeNewton:
         """Which nodes lie on none of these, (n_nodes,)."""
         nowhere = torch.zeros(self.n_nodes, dtype=torch.bool)
         return ~reduce(torch.logical_or, map(self._on, faces), nowhere)
+
+    def _free_along(self, faces: Iterable[Face]) -> list[slice]:
+        """Nodes along each coordinate that lie on none of these."""
+        sides = {face.side for face in faces}
+        names = zip(self.form.ansatz.box.names, self.nodes, strict=True)
+        return [slice(int((c, False) in sides), n - ((c, True) in sides)) for c, n in names]
 
     def _row_of_matrix(self, slopes: list[Jet], placed: Placed) -> Tensor:
         """sum_a dr/du_a D_a of one row of r, on the nodes of all unknowns, for one sample."""
