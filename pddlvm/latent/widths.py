@@ -63,7 +63,7 @@ def verdict_on_width(std: Tensor, told: Tensor) -> str:
     if excess[worst] <= 1:
         return "accept"
     return (
-        f"refine: the error bar of z[{worst}] is {100 * float(std[worst]):.2g} % of the "
-        f"spread of its prior, and the forward map tells it to {100 * float(told[worst]):.1g} %: "
+        f"refine: the error bar of z[{worst}] is {100 * float(std[worst]):.3g} % of the "
+        f"spread of its prior, and the forward map tells it to {100 * float(told[worst]):.3g} %: "
         "train longer, or give noise_std, with which the forward map is asked"
     )
