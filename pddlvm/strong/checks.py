@@ -14,7 +14,7 @@ from pddlvm.parameters.space import ParameterSpace
 from pddlvm.strong.ansatz import Ansatz
 from pddlvm.strong.domain import Affine, Box, Face, Stretch
 from pddlvm.strong.form import StrongForm
-from pddlvm.strong.jets import Jet
+from pddlvm.strong.jets import Jet, partials
 from pddlvm.strong.pointwise import Condition, PointFunction
 from pddlvm.strong.unknowns import Unknowns
 
@@ -298,6 +298,25 @@ def _check_places(ansatz: Ansatz, s: Sequence[Tensor], z: Tensor) -> None:
         first = x if x.ndim == 1 else x[:1]
         if not torch.allclose(first, one, rtol=1e-8):
             raise ProblemError(f"the stretch of {c} depends on other samples; make it elementwise")
+    for i, c in enumerate(ansatz.box.names):
+        _check_slopes(ansatz, i, c, s[i], z)
+
+
+def _check_slopes(ansatz: Ansatz, i: int, c: str, s: Tensor, z: Tensor) -> None:
+    """Raise a ProblemError where a stretch has other derivatives than it says."""
+    constants, interval = ansatz.fields(z, {}), ansatz.box.intervals[c]
+    order = max(index.count(i) for index in ansatz.indices)
+    _, *slopes = ansatz.stretch[c].place(s, interval, constants)
+    along = [(0,) * k for k in range(1, order + 1)]
+    jet = partials(lambda at: ansatz.stretch[c].place(at, interval, constants)[0], [s], along)
+    for k, index in enumerate(along):
+        said = slopes[k] if k < len(slopes) else torch.zeros(())
+        if not torch.allclose(said.to(s).expand_as(jet[index]), jet[index], rtol=1e-6, atol=1e-9):
+            raise ProblemError(
+                f"the stretch of {c} gives a derivative of order {k + 1} that is not that of its "
+                "place; return x, X', X'' ... up to the order of the equation, but for those at "
+                "the end that vanish everywhere"
+            )
 
 
 def _cannot(who: str, error: Exception) -> ProblemError:

@@ -1,6 +1,7 @@
 """Derivatives of third and fourth order by name: rules, solutions, conditions, what is refused."""
 
 import math
+from dataclasses import dataclass
 from itertools import combinations_with_replacement as sorted_indices
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import torch
 import pddlvm
 from pddlvm.collocation.trunk import Trunk, _TanhJet
 from pddlvm.strong import chebyshev, fourier
-from pddlvm.strong.domain import Affine, Graded, Sinh
+from pddlvm.strong.domain import Affine, Graded, Sinh, Stretch
 from pddlvm.strong.jets import closure, partials, product
 from pddlvm.strong.newton import SpaceTimeNewton
 from pddlvm.strong.partitions import partitions, splittings
@@ -265,6 +266,36 @@ def test_too_few_conditions_are_counted(hard, conditions, n):
     message = f"order 4 along x, which need as many conditions .* and there are {n}"
     with pytest.raises(pddlvm.ProblemError, match=message):
         bent(hard=hard, conditions=conditions)
+
+
+@dataclass(frozen=True)
+class Bent(Stretch):
+    """x = s + s^3 / 2 of [-1.5, 1.5], and its third derivative as it is given."""
+
+    third: float
+
+    def place(self, s, interval, values):
+        slopes = 1 + 1.5 * s**2, 3 * s, torch.full_like(s, self.third)
+        return s + 0.5 * s**3, *slopes
+
+    def locate(self, x, interval, values):
+        raise NotImplementedError
+
+
+def test_a_stretch_with_other_derivatives_is_named():
+    box = pddlvm.Box(x=(-1.5, 1.5))
+    hard = [box.start("x", with_slope=True), box.end("x", with_slope=True)]
+    load = {"load": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+
+    def make(equation, third):
+        stretch = {"x": Bent(third)}
+        pddlvm.CollocationProblem("beam", box, equation, load, hard=hard, stretch=stretch)
+
+    make(beam, 3.0)
+    with pytest.raises(pddlvm.ProblemError, match="stretch of x gives a derivative of order 3"):
+        make(beam, 0.0)
+    # An equation of second order does not ask for it.
+    make(lambda u_xx, load: u_xx - load, 0.0)
 
 
 def test_a_field_cannot_have_the_name_of_a_derivative():
