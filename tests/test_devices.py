@@ -274,7 +274,7 @@ def test_infer_by_other_methods(model, solved, sensors, method):
 def test_infer_by_chains(model, solved, sensors, method):
     _, u = solved
     if method == "exact" and not isinstance(model.problem, pddlvm.Problem):
-        pytest.skip("needs finite elements")
+        pytest.skip("not in strong form, and minutes in time")
     y = sensors.simulate(u[0], seed=0).to(DEVICE)
     posterior = model.to(DEVICE).infer(y, sensors, method, n_samples=8, n_chains=2)
     found = (posterior.mean, posterior.std, posterior.sample(), posterior.solution(2).samples)

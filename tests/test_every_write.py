@@ -34,6 +34,7 @@ n = 6
 """
 WRITERS = {
     "u.vtu": ["forward", "--draws", "1"],
+    "u.xdmf": ["forward", "--draws", "1"],
     "u.csv": ["forward", "--draws", "3"],
     "sweep.pvd": ["forward", "--draws", "2"],
     "z.csv": ["infer"],

@@ -46,6 +46,7 @@ def write_figure(model: pddlvm.GalerkinModel, path: Path) -> None:
         ("posterior.nc", write_netcdf),
         ("u.vtu", lambda model, path: model.to_vtu(path, Z)),
         ("sweep.pvd", lambda model, path: model.to_pvd(path, Z)),
+        ("u.xdmf", lambda model, path: model.to_xdmf(path, Z)),
         ("z.csv", lambda model, path: write_table(path, ["z"], torch.zeros(BYTES, 1))),
         ("figure.png", write_figure),
         ("page.html", lambda model, path: write_report(path, "", [Table("", {"": "x" * 99})], {})),

@@ -84,13 +84,23 @@ def parameters(
     if draws is not None:
         return problem.prior.sample((draws,), seed=seed)
     assert z is not None
-    values = [value for part in z.split(",") if (value := number(part)) is not None]
-    if len(values) <= z.count(","):
-        raise MisuseError(f"--z takes numbers with commas between them, got {z!r}")
+    values = numbers(z, "--z")
     if len(values) != problem.n_parameters:
         names = ", ".join(problem.parameter_names)
         raise MisuseError(f"--z needs {problem.n_parameters} values ({names}), got {len(values)}")
     return torch.tensor([values], dtype=torch.float64)
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers with commas between them.
+
+    Raises:
+        MisuseError: it is something else.
+    """
+    values = [value for part in text.split(",") if (value := number(part)) is not None]
+    if len(values) <= text.count(","):
+        raise MisuseError(f"{option} takes numbers with commas between them, got {text!r}")
+    return values
 
 
 def check_file(out: Path | None, suffixes: tuple[str, ...], *others: Path | None) -> None:

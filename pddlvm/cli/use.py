@@ -16,6 +16,7 @@ from pddlvm.cli.common import (
     Seed,
     answer,
     check_file,
+    numbers,
     parameters,
 )
 from pddlvm.inference.methods import Method
@@ -41,7 +42,10 @@ def forward_command(
     run: RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(help=".vtu, .pvd (a file per z), or .csv (mean and std of each dof)."),
+        typer.Option(
+            help=".vtu, .pvd (a file per z, or per time of one z), .xdmf (all times of one z), or "
+            ".csv (mean and std of each dof)."
+        ),
     ] = None,
     z: Annotated[str | None, typer.Option(help="Parameters, with commas between them.")] = None,
     table: Annotated[
@@ -49,8 +53,12 @@ def forward_command(
     ] = None,
     draws: Annotated[int | None, typer.Option(min=1, max=10**6, help="Draws of the prior.")] = None,
     corrections: Annotated[int, typer.Option(min=0, help="Newton steps in the basis.")] = 0,
+    times: Annotated[
+        str | None,
+        typer.Option(help="Times of the states in a .pvd or .xdmf file, with commas between them."),
+    ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, max=10**4, help="Draws of u in .vtu and .pvd files.")
+        int, typer.Option(min=0, max=10**4, help="Draws of u in .vtu, .pvd and .xdmf files.")
     ] = 0,
     seed: Seed = 0,
     problem: OwnProblem = None,
@@ -63,15 +71,20 @@ def forward_command(
     pddlvm forward runs/poisson --draws 5 --out sweep.pvd
 
     pddlvm forward runs/poisson --table parameters.csv --out u.csv --json
+
+    pddlvm forward runs/heat --draws 1 --times 0.5,1,2 --out u.xdmf
     """
-    check_file(out, (".vtu", ".pvd", ".csv"), table, run / METRICS)
+    check_file(out, (".vtu", ".pvd", ".xdmf", ".csv"), table, run / METRICS)
+    if times is not None and (out is None or out.suffix not in (".pvd", ".xdmf")):
+        raise MisuseError("--times is for a .pvd or .xdmf file, --out u.xdmf")
+    chosen = None if times is None else numbers(times, "--times")
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     found = parameters(model.problem, z, table, draws, seed)
     if out is not None and out.suffix == ".csv" and len(model.problem.solution_shape) > 1:
         raise InputError(
-            "a .csv file has one state of each z, and these are trajectories; write a .pvd file, "
-            "which has all steps of one z"
+            "a .csv file has one state of each z, and these are trajectories; write a .pvd file or "
+            "an .xdmf file, which have all steps of one z"
         )
     prediction = model.forward(found, corrections=corrections)
     if out is not None and out.suffix == ".csv":
@@ -79,7 +92,9 @@ def forward_command(
         names = [f"mean[{i}]" for i in range(n)] + [f"std[{i}]" for i in range(n)]
         write_table(out, names, torch.cat([prediction.mean, prediction.std], dim=-1))
     elif out is not None and out.suffix == ".pvd":
-        model.to_pvd(out, found, n_samples=samples, seed=seed)
+        model.to_pvd(out, found, times=chosen, n_samples=samples, seed=seed)
+    elif out is not None and out.suffix == ".xdmf":
+        model.to_xdmf(out, found, times=chosen, n_samples=samples, seed=seed)
     elif out is not None:
         model.to_vtu(out, found[0] if len(found) == 1 else found, n_samples=samples, seed=seed)
     answer(

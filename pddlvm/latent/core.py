@@ -20,6 +20,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from meshio import Mesh
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -307,9 +308,19 @@ class LatentModel(nn.Module, ABC):
         found = self.forward(z)
         return found.mean, found.std
 
-    def series_of(self, z: Tensor, n_samples: int, seed: int) -> Iterator[tuple[float, Mesh]]:
-        """`mesh_of` in parts, with their times; one part where there is no time."""
+    def series_of(
+        self, z: Tensor, n_samples: int, seed: int, times: "ArrayLike | Tensor | None" = None
+    ) -> Iterator[tuple[float, Mesh]]:
+        """`mesh_of` in parts, with their times; one part where there is no time.
+
+        Times can be asked for where the problem has steps in time.
+        """
         yield 0.0, self.mesh_of(z, n_samples, seed)
+
+    @property
+    def inverse_verdict(self) -> str:
+        """On the inverse map, as it was found by a calibration; one that searches has none."""
+        return "accept"
 
     def after_loading(self) -> None:
         """Bring up to date what is not in the state."""

@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 
 import torch
 from meshio import Mesh
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import check_kind, check_path
@@ -227,9 +228,9 @@ class TrajectoryModel(TrajectoryMaps, LatentVariableModel):
         return mesh
 
     def series_of(  # noqa: D102
-        self, z: Tensor, n_samples: int, seed: int
+        self, z: Tensor, n_samples: int, seed: int, times: "ArrayLike | Tensor | None" = None
     ) -> Iterator[tuple[float, Mesh]]:
-        return element_meshes_over_time(self, z, n_samples, seed)
+        return element_meshes_over_time(self, z, n_samples, seed, times)
 
     def content(self) -> dict[str, Any]:  # noqa: D102
         return trajectory_content.content_of(self)
@@ -279,7 +280,7 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
         return mesh_of_grid(self, z, n_samples, seed)
 
     def series_of(  # noqa: D102
-        self, z: Tensor, n_samples: int, seed: int
+        self, z: Tensor, n_samples: int, seed: int, times: "ArrayLike | Tensor | None" = None
     ) -> Iterator[tuple[float, Mesh]]:
         if self.problem.box.names[-1] != "t":
             return super().series_of(z, n_samples, seed)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pddlvm.amortized.amortized import Amortized
@@ -23,6 +24,7 @@ from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import save
 from pddlvm.results.vtu import write_pvd, write_vtu
+from pddlvm.results.xdmf import write_xdmf
 from pddlvm.sensors.observation import Observation, PointObservation
 from pddlvm.training.fit import Budget
 
@@ -30,7 +32,7 @@ __all__ = ["InferringModel"]
 
 
 class InferringModel(LatentModel):
-    """A model with `infer`, `amortize`, `save`, `to_vtu` and `to_pvd`."""
+    """A model with `infer`, `amortize`, `save`, `to_vtu`, `to_pvd` and `to_xdmf`."""
 
     @with_gradients
     def infer(
@@ -170,9 +172,29 @@ class InferringModel(LatentModel):
         """Write mean, std, draws and fields to a file; see `pddlvm.results.vtu.write_vtu`."""
         write_vtu(self, path, z, n_samples=n_samples, seed=seed)
 
-    def to_pvd(self, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0) -> None:
+    def to_pvd(
+        self,
+        path: str | Path,
+        z: Tensor,
+        *,
+        times: "ArrayLike | Tensor | None" = None,
+        n_samples: int = 0,
+        seed: int = 0,
+    ) -> None:
         """Write a sweep, or the time series of one z; see `pddlvm.results.vtu.write_pvd`."""
-        write_pvd(self, path, z, n_samples=n_samples, seed=seed)
+        write_pvd(self, path, z, times=times, n_samples=n_samples, seed=seed)
+
+    def to_xdmf(
+        self,
+        path: str | Path,
+        z: Tensor,
+        *,
+        times: "ArrayLike | Tensor | None" = None,
+        n_samples: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Write the time series of one z to one file; see `pddlvm.results.xdmf.write_xdmf`."""
+        write_xdmf(self, path, z, times=times, n_samples=n_samples, seed=seed)
 
     def _inverse_of_noisy(
         self, u: Tensor, noise_std: float | Tensor, z_known: dict[str, Tensor] | None

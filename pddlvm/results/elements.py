@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import meshio
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pddlvm.fem import FunctionSpace, SurfaceMesh
@@ -33,10 +33,14 @@ def element_mesh(model: GalerkinMaps, z: Tensor, n_samples: int, seed: int) -> m
 
 
 def element_meshes_over_time(
-    model: TrajectoryMaps, z: Tensor, n_samples: int, seed: int
+    model: TrajectoryMaps,
+    z: Tensor,
+    n_samples: int,
+    seed: int,
+    times: "ArrayLike | Tensor | None" = None,
 ) -> Iterator[tuple[float, meshio.Mesh]]:
-    """The same at each step of a problem in time."""
-    problem, prediction = model.problem, model.forward(z)
+    """The same at times of a problem with steps in time, at all steps by default."""
+    problem, prediction = model.problem, model.forward(z, times=times)
     samples = prediction.sample((n_samples,), seed=seed) if n_samples else ()
 
     def at(k: int) -> Callable[..., Tensor]:

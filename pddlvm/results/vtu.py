@@ -1,6 +1,6 @@
 """Results for other programs: VTU files and PVD collections of them, which ParaView opens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from glob import escape
 from pathlib import Path
 from shutil import copyfileobj
@@ -8,9 +8,11 @@ from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import meshio
+import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.basics.checks import check_count, check_kind, check_path
+from pddlvm.basics.checks import check_count, check_kind, check_path, numbers_of
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import (
     check_folder_of,
@@ -23,7 +25,7 @@ from pddlvm.latent.core import LatentModel
 from pddlvm.results.elements import solution_mesh
 from pddlvm.weak.problem import Problem
 
-__all__ = ["write_pvd", "write_solution", "write_vtu"]
+__all__ = ["checked_path", "series", "write_pvd", "write_solution", "write_vtu"]
 
 
 def write_vtu(
@@ -47,7 +49,7 @@ def write_vtu(
         InputError: a name that does not end in .vtu, no such folder, or no parameter vectors.
         RunFileError: the file cannot be written.
     """
-    path = _checked(path, ".vtu")
+    path = checked_path(path, ".vtu")
     check_count(0, n_samples=n_samples)
     z = model.problem.prior.check(z)
     if z.ndim not in (1, 2) or not len(z):
@@ -76,7 +78,7 @@ def write_solution(problem: Problem, path: str | Path, u: Tensor, z: Tensor | No
         InputError: a name that does not end in .vtu, no such folder, or not one u or z.
         RunFileError: the file cannot be written.
     """
-    path = _checked(path, ".vtu")
+    path = checked_path(path, ".vtu")
     if len(getattr(problem, "solution_shape", ())) > 1:
         raise InputError(
             f"problem {problem.name!r} is one in time, and a .vtu file has one state: "
@@ -93,12 +95,19 @@ def write_solution(problem: Problem, path: str | Path, u: Tensor, z: Tensor | No
 
 
 def write_pvd(
-    model: LatentModel, path: str | Path, z: Tensor, *, n_samples: int = 0, seed: int = 0
+    model: LatentModel,
+    path: str | Path,
+    z: Tensor,
+    *,
+    times: "ArrayLike | Tensor | None" = None,
+    n_samples: int = 0,
+    seed: int = 0,
 ) -> None:
     """Write a collection: a parameter sweep, or the time series of one z.
 
-    Several z give a VTU file each, numbered as times. One z of a problem in strong form whose last
-    coordinate is t gives a file for each time of its grid. The files stand beside `path` in a
+    Several z give a VTU file each, numbered as times. One z of a problem with steps in time gives a
+    file for each of them, or for each of the times; of one in strong form whose last coordinate is
+    t for each time of its grid. The files stand beside `path` in a
     numbered folder of a folder that has its name. Written once more, they stand in the next one,
     `path` is replaced in one step, and then the older files go: at all times it names a whole set.
 
@@ -106,19 +115,23 @@ def write_pvd(
         model: a trained model.
         path: the file, ending in .pvd.
         z: parameter vectors, (n, d), or one (d,).
+        times: of one z of a problem with steps in time, between its first step and its end.
         n_samples: draws of u in each file.
         seed: of the draws.
 
     Raises:
-        InputError: a name that does not end in .pvd, no such folder, or no parameter vectors.
+        InputError: a name that does not end in .pvd, no such folder, or no parameter vectors; times
+            of several z, of a problem without steps in time, or outside of them.
         RunFileError: a file cannot be written.
     """
-    path = _checked(path, ".pvd")
+    path = checked_path(path, ".pvd")
     check_count(0, n_samples=n_samples)
     z = model.problem.prior.check(z).reshape(-1, model.problem.n_parameters)
     meshes: Iterable[tuple[float, meshio.Mesh]]
     if len(z) == 1:
-        meshes = model.series_of(z[0], n_samples, seed)
+        meshes = series(model, z[0], times, n_samples, seed)
+    elif times is not None:
+        raise InputError(f"times are of one z, and a sweep has {len(z)}; write them one by one")
     else:
         meshes = ((float(i), model.mesh_of(one, n_samples, seed)) for i, one in enumerate(z))
     folder = path.with_suffix("")
@@ -135,7 +148,31 @@ def write_pvd(
     remove_older(numbered, f"{escape(folder.name)}_[0-9]*.vtu")
 
 
-def _checked(path: str | Path, suffix: str) -> Path:
+def series(
+    model: LatentModel,
+    z: Tensor,
+    times: "ArrayLike | Tensor | None",
+    n_samples: int,
+    seed: int,
+) -> Iterator[tuple[float, meshio.Mesh]]:
+    """Times and meshes of one z (d,).
+
+    Raises:
+        InputError: times that the problem has not.
+    """
+    if times is not None:
+        if model.problem.times_seen(times) is None:
+            raise InputError(
+                f"problem {model.problem.name!r} has no steps in time to choose from; leave times "
+                "out, or make a TransientProblem of it"
+            )
+        if not len(np.atleast_1d(numbers_of(times, "times"))):
+            raise InputError("times has no time; give at least one, or leave it out for all steps")
+    return model.series_of(z, n_samples, seed, times)
+
+
+def checked_path(path: str | Path, suffix: str) -> Path:
+    """A path that ends as it should, in a folder that is there; or an InputError."""
     path = check_path(path)
     if path.suffix != suffix:
         raise InputError(f"path must end in {suffix}, got {str(path)!r}")

@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pddlvm.basics.checks import broadcast_batch, check_count, check_kind
-from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.summary import summarise
 from pddlvm.fem.where import Patch
@@ -34,6 +33,7 @@ from pddlvm.transient.checks import (
     warn_of_violated,
 )
 from pddlvm.transient.mass import GivenDensity, mass_matrix
+from pddlvm.transient.sensitivities import MarchSensitivities
 from pddlvm.transient.solver import TransientSolver
 from pddlvm.transient.states import Given, StateAtStart
 from pddlvm.transient.stepping import Stepping
@@ -233,6 +233,15 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         rows = self._rows(z, self.scheme.all_times)
         return self._solver.solve(rows, self.history_of(z), first)
 
+    def _trajectories(self, z: Tensor) -> Tensor:
+        return self._solve(z, 0)
+
+    def _known(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`state_rows`, and the values of all states that z prescribes, zero elsewhere."""
+        rows, h = self.state_rows(z), self.scheme.n_history
+        lifts = self._lift(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        return rows, torch.cat([self.history_of(z), lifts[:, h:]], dim=1)
+
     def _lift(self, rows: Tensor) -> Tensor:
         """Dirichlet values, (n, d + 1) -> (n, n_dofs)."""
         return self.steady.discretisation(torch.float64, torch.device("cpu")).lift(rows)
@@ -244,8 +253,9 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         along = torch.zeros_like(rows)
         along[:, -1] = 1.0
         with torch.enable_grad():
-            found: Tensor = torch.autograd.functional.jvp(self._lift, rows, along)[1]
-        return found.detach()
+            jvp, is_asked = torch.autograd.functional.jvp, rows.requires_grad
+            found: Tensor = jvp(self._lift, rows, along, create_graph=is_asked)[1]
+        return found
 
     def _starts(self, z: Tensor) -> Tensor:
         """z of the steady problem at the start, (..., d) -> (..., d + 1)."""
@@ -320,9 +330,9 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
         return self.field_values(z, next(iter(self.random_fields)))
 
     def sensitivities(self) -> Sensitivities:  # noqa: D102
-        raise ProblemError(
-            f"problem {self.name!r} is one in time, of which there are no derivatives of reference "
-            "solutions yet: method 'exact' and Posterior.check() need them"
+        self.check_stable()
+        return MarchSensitivities(
+            self.steady, self.scheme, self.mass, self.moving_terms, self._trajectories, self._known
         )
 
     def gradients(  # noqa: D102

@@ -70,6 +70,18 @@ class MovingTerms:
             found.append(first[0])
         return found
 
+    def residuals(self, u: Tensor, rows: Tensor) -> Tensor:
+        """r of one sample on the free degrees of freedom, (n_times, n_dofs) -> (n_times, n_free).
+
+        Where K stays the same it is a matrix for all states.
+        """
+        tangents = self.stiffness(rows) if self.is_linear else None
+        if tangents is None:
+            parts = zip(self._chunks(u), self._chunks(rows), strict=True)
+            return torch.cat([self.operators.residual(*part) for part in parts])
+        k = self.assemble(tangents)[self.operators.free.numpy()]
+        return torch.from_numpy((k @ u.T.numpy()).T) + self.loads(rows[None])[0]
+
     def assemble(self, tangents: list[Tensor]) -> sp.csr_matrix:
         """K on all degrees of freedom."""
         return sp.csr_matrix(self._problem.solver.assemble_unconstrained(tangents))

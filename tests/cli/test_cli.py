@@ -13,6 +13,7 @@ import meshio
 import pytest
 import torch
 import xarray
+from meshio.xdmf import TimeSeriesReader
 
 import pddlvm
 from pddlvm.cli.app import main
@@ -225,6 +226,21 @@ def test_a_run_in_time_has_figures_and_answers(trajectories, call: Call, tmp_pat
     assert len(found.json["max_std"]) == 2 and all(x > 0 for x in found.json["max_std"])
     series = call("forward", trajectories, *own, "--draws", 1, "--out", tmp_path / "u.pvd")
     assert series.code == 0 and len(list(tmp_path.rglob("*.vtu"))) == 10
+    some = call(
+        "forward",
+        trajectories,
+        *own,
+        "--draws",
+        1,
+        "--times",
+        "0.5, 2",
+        "--out",
+        tmp_path / "u.xdmf",
+    )
+    assert some.code == 0, some.err
+    with TimeSeriesReader(tmp_path / "u.xdmf") as file:
+        file.read_points_cells()
+        assert [file.read_data(k)[0] for k in range(file.num_steps)] == [0.5, 2.0]
     assert call("validate", trajectories, *own, "--draws", 4).code == 0
 
 
@@ -236,8 +252,6 @@ def test_parameters_of_a_run_in_time_are_inferred(trajectories, call: Call, tmp_
     found = call("infer", trajectories, *own, "--data", data, *options)
     assert found.code == 0, found.err
     assert (tmp_path / "posterior.nc").exists()
-    exact = call("infer", trajectories, *own, "--data", data, *options, "--method", "exact")
-    assert exact.code == 1 and "no derivatives of reference solutions yet" in exact.err
 
 
 def test_parameters_behind_a_time_series_are_inferred(trajectories, call: Call, tmp_path: Path):
@@ -257,6 +271,14 @@ def test_what_a_run_in_time_cannot_write_is_said(trajectories, call: Call, tmp_p
     own = ("--problem", f"{heat.__file__}:make")
     table = call("forward", trajectories, *own, "--draws", 1, "--out", tmp_path / "u.csv")
     assert table.code == 1 and "write a .pvd file" in table.err
+    times = ("forward", trajectories, *own, "--draws", 1, "--times")
+    one = call(*times, "1", "--out", tmp_path / "u.vtu")
+    assert one.code == 2 and "--times is for a .pvd" in one.err
+    words = call(*times, "soon", "--out", tmp_path / "u.pvd")
+    assert words.code == 2 and "--times takes numbers" in words.err
+    late = call(*times, "9", "--out", tmp_path / "u.pvd")
+    assert late.code == 1 and "outside of the interval" in late.err
+    assert not list(tmp_path.iterdir())
     maps = call("export", trajectories, *own, "--format", "torch")
     assert maps.code == 1 and "maps of trajectories cannot be written" in maps.err
 

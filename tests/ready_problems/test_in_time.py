@@ -14,10 +14,17 @@ from torch.func import grad, jacrev
 
 import pddlvm
 from pddlvm import fem
-from problems import elastodynamics, heat, nonlinear_heat, transport
+from problems import (
+    elastodynamics,
+    heat,
+    nonlinear_heat,
+    nonstationary_thermal_block,
+    transport,
+)
 from problems.elastodynamics import stored_energy
 from problems.heat import conduction
 from problems.nonlinear_heat import hot_conduction
+from problems.nonstationary_thermal_block import conduction as block_conduction
 from problems.transport import advection_diffusion
 
 END = 0.5
@@ -26,6 +33,7 @@ SMALL = {
     "nonlinear heat": lambda: nonlinear_heat.make(10, 2, 10),
     "elastodynamics": lambda: elastodynamics.make(4, 2, 10),
     "transport": lambda: transport.make(12, 10),
+    "thermal block": lambda: nonstationary_thermal_block.make(10, 10),
 }
 each = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
 
@@ -55,6 +63,7 @@ LAWS = {
         hill,
         {"speed": 1.0, "angle": torch.tensor(0.7).double(), "kappa": 1.2},
     ),
+    "thermal block": (of_energy(block_conduction), hill, {"sigma": 1.3}),
 }
 
 
@@ -182,8 +191,47 @@ def test_heat_comes_to_rest_at_the_steady_solution():
     torch.testing.assert_close(problem.solve(z)[:, -1], steady, rtol=0, atol=1e-6)
 
 
+def test_cells_follow_the_discs():
+    mesh = nonstationary_thermal_block.plate(30)
+    corners = mesh.p[:, mesh.t].transpose(2, 1, 0)
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    areas = 0.5 * np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+    assert areas.sum() == pytest.approx(1.0, rel=1e-12)
+    # No slivers: none is below a fourth of the half of a square cell.
+    assert areas.min() > 0.125 / 30**2
+    for name in nonstationary_thermal_block.DISCS:
+        # A polygon of 28 sides has 0.9916 of its circle's area.
+        share = areas[mesh.subdomains[name]].sum() / (np.pi * 0.15**2)
+        assert share == pytest.approx(1.0, abs=0.015)
+
+
+def test_conductivities_are_those_of_their_discs():
+    problem = nonstationary_thermal_block.make(10, 10)
+    z = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
+    expected = torch.zeros(problem.space.mesh.nelements).double()
+    for one, name in zip(z, nonstationary_thermal_block.DISCS, strict=True):
+        expected[problem.space.cells(name)] = one
+    torch.testing.assert_close(problem.parameter_field(z), expected.exp())
+    region = problem.space.interior()
+    sigma = problem.fields["sigma"].at(region.points)(z)
+    torch.testing.assert_close(sigma, expected[region.points.cells].exp())
+
+
+def test_a_plate_of_one_material_warms_up_as_a_rod_does():
+    problem = nonstationary_thermal_block.make(20, 200)
+    u = problem.solve(torch.zeros(4).double())
+    x, t = problem.space.dof_points[:, 0], problem.times[:, None]
+    k = (np.arange(200) + 0.5) * np.pi
+    modes = 2 / k[:, None] ** 2 * np.cos(k[:, None] * x)
+    expected = 1 - x - np.exp(-(k**2) * t) @ modes
+    # Of the mesh and of the steps; the solution comes to one.
+    assert np.abs(u.numpy() - expected)[40:].max() < 2e-3
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [heat, nonlinear_heat, elastodynamics, transport])
+@pytest.mark.parametrize(
+    "module", [heat, nonlinear_heat, elastodynamics, transport, nonstationary_thermal_block]
+)
 def test_steps_are_short_enough(module):
     assert module.make().time_error(n_samples=2) < 0.01
 
@@ -196,6 +244,8 @@ def test_steps_are_short_enough(module):
         (lambda: heat.make(10, 2, 12), "do not match 5 levels"),
         (lambda: transport.make(peclet=0.0), "peclet"),
         (lambda: transport.make(width=0.3), "width"),
+        (lambda: nonstationary_thermal_block.make(9), "from 10 on"),
+        (lambda: nonstationary_thermal_block.make(decades=(1.0, 1.0)), "above"),
     ],
 )
 def test_what_makes_no_problem_is_refused(make, message):

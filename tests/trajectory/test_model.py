@@ -1,10 +1,18 @@
 """The model of trajectories: training, answers, files, sensors."""
 
+from functools import partial
+from xml.etree import ElementTree
+
+import meshio
+import numpy as np
 import parabolic
 import pytest
 import torch
+from checks import refuses
+from meshio.xdmf import TimeSeriesReader
 
 import pddlvm
+from problems import poisson
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +94,52 @@ def test_files_over_time_have_a_part_for_each_step(model, problem, tmp_path):
     assert {"u_mean", "u_std", "u_sample_0"} <= set(values)
     torch.testing.assert_close(torch.from_numpy(values["u_mean"]), mean)
     model.to_pvd(tmp_path / "heat.pvd", z)
+
+
+@pytest.mark.parametrize("times", [None, [0.1, 0.33, 0.4]])
+def test_a_time_series_in_one_file_reads_back(model, problem, tmp_path, times):
+    z = problem.prior.sample(seed=1)
+    model.to_xdmf(tmp_path / "u.xdmf", z, times=times, n_samples=1)
+    expected = model.forward(z, times=times)
+    with TimeSeriesReader(tmp_path / "u.xdmf") as file:
+        points, cells = file.read_points_cells()
+        parts = [file.read_data(k) for k in range(file.num_steps)]
+    np.testing.assert_allclose(points[:, :2], problem.space.mesh.p.T, rtol=0, atol=1e-15)
+    assert len(cells[0].data) == problem.space.mesh.nelements
+    assert [t for t, *_ in parts] == expected.times.tolist()
+    for k, (_, at_points, in_cells) in enumerate(parts):
+        np.testing.assert_array_equal(at_points["u_mean"], expected.mean[k])
+        np.testing.assert_array_equal(at_points["u_std"], expected.std[k])
+        assert at_points["u_sample_0"].shape == (problem.n_dofs,)
+        np.testing.assert_array_equal(in_cells["kappa"][0], problem.parameter_field(z))
+
+
+def test_a_collection_has_the_times_that_are_asked_for(model, problem, tmp_path):
+    z = problem.prior.sample(seed=1)
+    model.to_pvd(tmp_path / "u.pvd", z, times=[0.1, 0.33])
+    entries = ElementTree.parse(tmp_path / "u.pvd").getroot().findall("./Collection/DataSet")
+    assert [float(entry.attrib["timestep"]) for entry in entries] == [0.1, 0.33]
+    last = meshio.read(tmp_path / entries[-1].attrib["file"])
+    expected = model.forward(z, times=[0.1, 0.33]).mean[1]
+    np.testing.assert_array_equal(last.point_data["u_mean"], expected)
+
+
+def test_series_that_there_are_not_are_refused(model, problem, tmp_path):
+    z = problem.prior.sample((2,), seed=1)
+    refused = partial(refuses, error=pddlvm.InputError)
+    refused("end in .xdmf", model.to_xdmf, tmp_path / "u.pvd", z[0])
+    refused("times of one z, got 2", model.to_xdmf, tmp_path / "u.xdmf", z)
+    refused("a sweep has 2", model.to_pvd, tmp_path / "u.pvd", z, times=[0.1])
+    refused("outside", model.to_pvd, tmp_path / "u.pvd", z[0], times=[9.0])
+    refused("before the first step", model.to_xdmf, tmp_path / "u.xdmf", z[0], times=[0.0])
+    refused("no time", model.to_xdmf, tmp_path / "u.xdmf", z[0], times=[])
+    steady = pddlvm.LatentVariableModel(poisson.make(4, 2), basis=pddlvm.EnergyModes(2))
+    zero = torch.zeros(2)
+    refused("no steps in time", steady.to_xdmf, tmp_path / "u.xdmf", zero, times=[0.1])
+    assert not list(tmp_path.iterdir())
+    steady.to_xdmf(tmp_path / "u.xdmf", zero)
+    with TimeSeriesReader(tmp_path / "u.xdmf") as file:
+        assert file.num_steps == 1
 
 
 def test_draws_and_densities_are_those_of_the_gaussian(model, problem):

@@ -81,16 +81,6 @@ def test_parameters_are_inferred(model, method):
     assert (posterior.std < spread).any()
 
 
-def test_what_needs_derivatives_of_solutions_says_so(model):
-    problem = model.problem
-    y = sensors(problem).simulate(problem.solve(problem.prior.sample(seed=3)), seed=0)
-    posterior = model.infer(y, sensors(problem))
-    with pytest.raises(pddlvm.ProblemError, match="no derivatives of reference"):
-        model.infer(y, sensors(problem), "exact", n_samples=8, n_chains=2)
-    with pytest.raises(pddlvm.ProblemError, match=r"Posterior.check\(\)"):
-        posterior.check(32)
-
-
 def test_a_posterior_has_files_and_trajectories(model, tmp_path):
     problem = model.problem
     y = sensors(problem).simulate(problem.solve(problem.prior.sample(seed=3)), seed=0)

@@ -481,10 +481,6 @@ def test_a_solution_that_is_not_found_names_its_step():
         found.solve(z)
 
 
-def test_there_are_no_sensitivities(problem):
-    refuses("is one in time", problem.sensitivities)
-
-
 def backward_heat(sign):
     space = fem.Space(fem.unit_square(6))
     steady = pddlvm.Problem(
