@@ -284,7 +284,9 @@ def own(tmp_path: Path) -> str:
     return str(tmp_path / "own.py")
 
 
-def test_a_problem_in_a_file_is_executed_only_when_it_is_named(own, few, call: Call, tmp_path: Path):
+def test_a_problem_in_a_file_is_executed_only_when_it_is_named(
+    own, few, call: Call, tmp_path: Path
+):
     out = tmp_path / "run"
     quick = ("--set", "n=6", "--max-steps", 3, "--config", few)
     done = call("train", f"{own}:make", *quick, "--out", out)
