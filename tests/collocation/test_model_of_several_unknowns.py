@@ -52,14 +52,14 @@ def problem():
 @pytest.fixture(scope="module")
 def trained(problem):
     model = build(problem, seed=0)
-    pddlvm.train(model, max_steps=400, calibrate=False)
-    model.calibrate(128)
+    pddlvm.train(model, max_steps=300, calibrate=False)
+    model.calibrate(64)
     return model
 
 
 @pytest.fixture(scope="module")
 def draws(problem):
-    z = problem.prior.sample((60,), seed=3)
+    z = problem.prior.sample((40,), seed=3)
     return z, problem.solve(z)
 
 
