@@ -83,19 +83,18 @@ class AffineTerm(nn.Module):
 
     def energy(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """1/2 a^T K a + g . a, (batch,)."""
-        product, load = self._product_and_load(a, z)
-        return (a * (0.5 * product + load)).sum(-1)
+        return (a * (0.5 * self._times(a, z) + self.load(a, z))).sum(-1)
 
     def residual(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """K a + g, (batch, n_rows)."""
-        product, load = self._product_and_load(a, z)
-        return product + load
+        return self._times(a, z) + self.load(a, z)
 
     def stiffness(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """K(z), (batch, n_rows, n_columns)."""
         if self.is_constant:
             return self.k.expand(len(a), -1, -1)
-        return self._stiffness(self.theta(a, z))
+        weights = (self.theta(a, z) * self.k_unit).to(self.k)
+        return torch.einsum("bq,qij->bij", weights, self.k)
 
     def slope(self, a: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """d residual / d z of each field that is read, (batch, n_rows, size), float64.
@@ -121,53 +120,46 @@ class AffineTerm(nn.Module):
 
     def _by_latents(self, batch: int, z: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         def both(latents: dict[str, Tensor]) -> Tensor:
-            return torch.cat(self._theta_and_phi(latents, batch), dim=-1)
+            return torch.cat([self._theta(latents, batch), self._phi(latents, batch)], dim=-1)
 
         return self.magic.by_latents(both, z)
 
     def theta(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the matrices, (batch, rank), float64."""
-        return self._theta_and_phi(self.magic.latents(z), len(a))[0]
+        return self._theta(self.magic.latents(z), len(a))
 
     def phi(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Coefficients of the load vectors, (batch, rank), float64."""
-        return self._theta_and_phi(self.magic.latents(z), len(a))[1]
+        return self._phi(self.magic.latents(z), len(a))
 
-    def _theta_and_phi(self, latents: Mapping[str, Tensor], batch: int) -> tuple[Tensor, Tensor]:
-        """From one evaluation of the physics: where its derivative is taken the flux is, too."""
+    def _theta(self, latents: Mapping[str, Tensor], batch: int) -> Tensor:
         rank, s = len(self.tangent_entry), self.magic.s
+        if rank == 0:
+            return self.magic.weights.new_zeros(batch, 0)
         entry = torch.cat([self.tangent_entry, s * self.load_entry])
-        if not len(entry):
-            none = self.magic.weights.new_zeros(batch, 0)
-            return none, none
         # `one_hot` looks at its numbers, which no recording can.
         is_row = (entry // s)[:, None] == torch.arange(s, device=entry.device)
         rows = is_row.to(self.magic.weights).expand(batch, -1, -1)
-        tangents, fluxes = self.magic.at_rest(rows, latents)
-        theta = _entries(tangents[:, :rank], self.tangent_entry % s)
-        return theta, _entries(fluxes[:, rank:], self.load_entry)
+        found = self.magic.tangent_rows(rows, latents)[:, :rank]
+        return found.gather(-1, (self.tangent_entry % s).expand(batch, -1)[..., None])[..., 0]
 
-    def _stiffness(self, theta: Tensor) -> Tensor:
-        return torch.einsum("bq,qij->bij", (theta * self.k_unit).to(self.k), self.k)
+    def _phi(self, latents: Mapping[str, Tensor], batch: int) -> Tensor:
+        rank, s = len(self.load_entry), self.magic.s
+        if rank == 0:
+            return self.magic.weights.new_zeros(batch, 0)
+        zero = self.magic.weights.new_zeros(batch, len(self.magic.weights), s)
+        found = self.magic.fluxes_at(zero, latents)[:, -rank:]
+        return found.gather(-1, self.load_entry.expand(batch, -1)[..., None])[..., 0]
 
-    def _load(self, phi: Tensor) -> Tensor:
-        return (phi * self.g_unit).to(self.g) @ self.g
-
-    def _product_and_load(self, a: Tensor, z: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """K(z) a and g(z), (batch, n_rows) each."""
+    def _times(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        if len(self.tangent_entry) == 0:
+            return a.new_zeros(len(a), self.k.shape[1])
         if self.is_constant:
-            return a @ self.k[0].T, self.g
-        theta, phi = self._theta_and_phi(self.magic.latents(z), len(a))
-        return torch.einsum("bij,bj->bi", self._stiffness(theta), a), self._load(phi)
+            return a @ self.k[0].T
+        return torch.einsum("bij,bj->bi", self.stiffness(a, z), a)
 
     def load(self, a: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """g(z), (batch, n_rows)."""
         if self.is_constant:
             return self.g
-        return self._load(self.phi(a, z))
-
-
-def _entries(of_points: Tensor, index: Tensor) -> Tensor:
-    """One entry of each point, (batch, n_points) of (batch, n_points, s)."""
-    found: Tensor = of_points.gather(-1, index.expand(len(of_points), -1)[..., None])[..., 0]
-    return found
+        return (self.phi(a, z) * self.g_unit).to(self.g) @ self.g

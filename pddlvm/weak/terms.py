@@ -249,22 +249,20 @@ class TermEvaluator(nn.Module):
         """w * flux, (batch, n_points, s)."""
         return self.weights[:, None] * self._map(self.term.flux, e, self._linked(latents))
 
-    def at_rest(self, rows: Tensor, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows of d flux/de at e = 0, one at each point, and flux there, (batch, n_points, s) each.
+    def tangent_rows(self, rows: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
+        """Rows of d flux/de at e = 0, one at each point, (batch, n_points, s).
 
         Args:
             rows: 1 at the row of a point and 0 elsewhere, (batch, n_points, s).
             latents: the fields.
         """
 
-        def at_point(
-            row: Tensor, x: Tensor, values: dict[str, Tensor | float]
-        ) -> tuple[Tensor, Tensor]:
-            flux, pull = vjp(lambda e: self.term.flux(e, x, values), torch.zeros_like(row))[:2]
-            return pull(row)[0], flux
+        def at_point(row: Tensor, x: Tensor, values: dict[str, Tensor | float]) -> Tensor:
+            pull = vjp(lambda e: self.term.flux(e, x, values), torch.zeros_like(row))[1]
+            found: Tensor = pull(row)[0]
+            return found
 
-        tangents, fluxes = self._map(at_point, rows, self._linked(latents))
-        return tangents, fluxes
+        return self._map(at_point, rows, self._linked(latents))
 
     def by_latents(
         self, function: Callable[[dict[str, Tensor]], Tensor], z: Mapping[str, Tensor]
@@ -301,13 +299,16 @@ class TermEvaluator(nn.Module):
         e: Tensor,
         values: dict[str, Tensor],
         n_at_once: int | None = None,
-    ) -> Any:
+    ) -> Tensor:
         """The point function over all points and the batch, (batch, n_points, ...)."""
 
         def at_point(e: Tensor, x: Tensor, values: dict[str, Tensor]) -> Any:
             return function(e, x, {**values, **self.numbers})
 
-        return vmap(vmap(at_point, chunk_size=n_at_once), in_dims=(0, None, 0))(e, self.x, values)
+        result: Tensor = vmap(vmap(at_point, chunk_size=n_at_once), in_dims=(0, None, 0))(
+            e, self.x, values
+        )
+        return result
 
 
 def _lookup(name: str, fields: Fields, region: Region) -> Field | float:
