@@ -31,6 +31,8 @@ __all__ = ["SpaceTimeNewton"]
 _MAX_STEPS = 40
 _ROUND_OFF = 1e-12
 _SHRINK = (1.0, 0.5, 0.25, 0.1, 0.03)
+_ROUNDING_GROWTH = 4
+"""Second derivatives on n Chebyshev nodes multiply rounding by n to this power."""
 
 
 class SpaceTimeNewton:
@@ -116,6 +118,8 @@ class SpaceTimeNewton:
     def log_tail(self, n: Tensor, unit: Tensor) -> Tensor:
         """log of what the nodes hardly resolve of u given there, relative to a size of u.
 
+        Nor can it be smaller than the rounding of a solve.
+
         Args:
             n: nodal values, (batch, n_values).
             unit: the size, one number, or one for each unknown.
@@ -124,10 +128,10 @@ class SpaceTimeNewton:
             (batch, 1), float64; of several unknowns of the root of their mean square.
         """
         logs = []
+        rounding = torch.finfo(torch.float64).eps * max(self.nodes) ** _ROUNDING_GROWTH
         for part, size in zip(self._parts(n.double()), unit.reshape(-1), strict=True):
             found = tail(part.reshape(len(part), *self.nodes), self.form.ansatz.series)
-            found = found.clamp(min=torch.finfo(found.dtype).tiny).log()
-            logs.append(found[:, None] - float(size.log()))
+            logs.append((found / float(size) + rounding).log()[:, None])
         if len(logs) == 1:
             return logs[0]
         return 0.5 * (2 * torch.stack(logs)).logsumexp(0) - 0.5 * math.log(len(logs))

@@ -5,7 +5,7 @@ import torch
 
 import pddlvm
 from pddlvm import fem
-from pddlvm.galerkin.gauss_newton import GaussNewton, ResidualRows
+from pddlvm.galerkin.gauss_newton import GaussNewton, ResidualRows, Rows
 from problems import poisson
 from problems.poisson import diffusion, load
 
@@ -63,6 +63,35 @@ def test_a_search_that_got_stuck_begins_again():
     assert found.misfit.median() < len(model.sigma_residual)
     assert (found.misfit <= stuck.misfit).all()
     assert torch.equal(found.xi[-1], stuck.xi[-1])
+
+
+class NearOnly(Rows):
+    """Explained in a small ball around the truth alone, and nowhere else a way there."""
+
+    n = 1
+
+    def __init__(self, truth):
+        self.truth = truth
+
+    def __call__(self, of, xi):
+        distance = (xi - self.truth).norm(dim=-1, keepdim=True)
+        return torch.where(distance < 0.28, distance, 100.0 + 0 * distance)
+
+
+def test_a_search_begins_again_near_its_start_too():
+    """Of draws of the prior none comes near the truth, nor on its way to where the prior is."""
+    prior = poisson.make(4, n_terms=4).prior
+    xi = torch.full((1, 4), 1.5)
+    truth = xi + torch.tensor([0.15, -0.15, 0.15, -0.15])
+    search = GaussNewton(prior, NearOnly(truth))
+    of, unknown = (xi,), torch.ones_like(xi)
+    assert search._search(of, xi, unknown, 20).misfit > 1e3
+    found = search(of, xi, unknown, 20)
+    assert found.misfit < 1
+    assert (found.xi - truth).norm() < 0.28
+    # What is known stays.
+    held = search(of, xi, 0 * unknown, 20)
+    assert torch.equal(held.xi, xi)
 
 
 def test_a_known_block_is_kept_and_makes_the_other_certain(model):
