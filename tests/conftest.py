@@ -29,8 +29,6 @@ def few_draws():
     """Trainings of tests end with a rough calibration; who tests error bars calibrates anew."""
     with (
         patch("pddlvm.galerkin.calibration.default_n_samples", return_value=128),
-        patch("pddlvm.trajectory.calibration._N_SAMPLES", 64),
-        patch("pddlvm.trajectory.calibration._N_NONLINEAR", 64),
         patch("pddlvm.collocation.calibration.default_n_samples", return_value=32),
         patch("pddlvm.collocation.calibration._N_FINE", 8),
     ):
@@ -50,6 +48,8 @@ def small_models(pytestconfig):
         patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width=64),
         patch("pddlvm.reduced.reduction._N_SNAPSHOTS", 128),
         patch("pddlvm.trajectory.reduction._N_SNAPSHOTS", 128),
+        patch("pddlvm.trajectory.calibration._N_SAMPLES", 64),
+        patch("pddlvm.trajectory.calibration._N_NONLINEAR", 64),
         patch("pddlvm.galerkin.solved_draws._N_DRAWS", 1024),
         patch("pddlvm.collocation.projection._N_DRAWS", 1024),
     ):
