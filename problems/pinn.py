@@ -1,11 +1,14 @@
-"""Time-dependent nonlinear problems in strong form, for maps that need no mesh.
+"""Nonlinear problems in strong form, for maps that need no mesh.
 
     heat               u_t = (1 / gamma) ((kappa u + 1 / kappa) u_x)_x      (0, 2 pi) x (0, 2)
     Burgers            u_t + u u_x = nu u_xx                                (-1, 1) x (0, 1)
     reaction-diffusion u_t = D u_xx + rate u^2 + f(x; z)                    (0, 1) x (0, 1)
+    heat in the plane  u_t = D (u_xx + u_yy) + q(x, y; z)                   (0, 1)^2 x (0, 1)
+    Navier-Stokes      psi_y D psi_x - psi_x D psi_y = D^2 psi / Re,   D = d_xx + d_yy
 
 The first is the case of Vadeboncoeur et al., arXiv 2208.04856, section 4. References are exact
-for Burgers (`problems.cole_hopf`), by `problems.method_of_lines` else, and for validation only.
+for Burgers (`problems.cole_hopf`), on the nodes for a flow, by `problems.method_of_lines` else, and
+for validation only.
 """
 
 import math
@@ -16,10 +19,20 @@ import torch
 from torch import Tensor
 
 import pddlvm
-from pddlvm import fem
+from pddlvm import fem, links
 from problems import cole_hopf, method_of_lines
 
-__all__ = ["make_burgers", "make_heat", "make_reaction_diffusion"]
+__all__ = [
+    "make_burgers",
+    "make_heat",
+    "make_heat_2d",
+    "make_navier_stokes",
+    "make_reaction_diffusion",
+]
+
+
+HEAT, WIDTH = 5.0, 0.15
+"""Of the source in the plane."""
 
 
 def heat(u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
@@ -125,9 +138,7 @@ def make_reaction_diffusion(
     if not (isinstance(rate, float | int) and math.isfinite(rate)):
         raise pddlvm.InputError(f"rate must be a finite number, got {rate!r}")
     box = pddlvm.Box(x=(0.0, 1.0), t=(0.0, 1.0))
-    f = pddlvm.KarhunenLoeve.on(
-        fem.Space(fem.interval(256)), 5, length=0.2, link=pddlvm.links.identity
-    )
+    f = pddlvm.KarhunenLoeve.on(fem.Space(fem.interval(256)), 5, length=0.2, link=links.identity)
     return pddlvm.CollocationProblem(
         "reaction-diffusion",
         box,
@@ -143,6 +154,102 @@ def make_reaction_diffusion(
             box,
             grid,
         ),
+    )
+
+
+def heat_2d(
+    u_t: Tensor,
+    u_xx: Tensor,
+    u_yy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    diffusivity: Tensor,
+    x0: Tensor,
+    y0: Tensor,
+) -> Tensor:
+    """Residual of a plate that is heated around (x0, y0)."""
+    near = torch.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * WIDTH**2))
+    return u_t - diffusivity * (u_xx + u_yy) - HEAT * near
+
+
+def make_heat_2d(
+    grid: tuple[int, int, int] = (25, 25, 21), nodes: tuple[int, int, int] = (16, 16, 12)
+) -> pddlvm.CollocationProblem:
+    """A cold plate whose edges stay cold, heated around an uncertain place from the start on.
+
+    Diffusivity U[0.05, 0.2], and the place of the source U[0.3, 0.7] in x and in y.
+
+    Args:
+        grid: points in x, y and t on which solutions are compared and inverted.
+        nodes: Chebyshev nodes in x, y and t, also of the reference solutions.
+    """
+    box = pddlvm.Box(x=(0.0, 1.0), y=(0.0, 1.0), t=(0.0, 1.0))
+    edges = [side(c) for c in ("x", "y") for side in (box.start, box.end)]
+    place = pddlvm.Uniform(0.3, 0.7)
+    return pddlvm.CollocationProblem(
+        "heat in the plane",
+        box,
+        heat_2d,
+        fields={
+            "diffusivity": pddlvm.Constant(pddlvm.Uniform(0.05, 0.2)),
+            "x0": pddlvm.Constant(place),
+            "y0": pddlvm.Constant(place),
+        },
+        hard=[box.start("t"), *edges],
+        stretch={"t": pddlvm.Graded()},
+        grid=grid,
+        nodes=nodes,
+    )
+
+
+def navier_stokes(
+    psi_x: Tensor,
+    psi_y: Tensor,
+    psi_xxx: Tensor,
+    psi_xxy: Tensor,
+    psi_xyy: Tensor,
+    psi_yyy: Tensor,
+    psi_xxxx: Tensor,
+    psi_xxyy: Tensor,
+    psi_yyyy: Tensor,
+    Re: Tensor,
+) -> Tensor:
+    """The vorticity -D psi of the velocity (psi_y, -psi_x) is carried along, and diffuses."""
+    carried = psi_y * (psi_xxx + psi_xyy) - psi_x * (psi_xxy + psi_yyy)
+    return carried - (psi_xxxx + 2 * psi_xxyy + psi_yyyy) / Re
+
+
+def _lid(x: Tensor, y: Tensor, skew: Tensor) -> Tensor:
+    return (4 * x * (1 - x)) ** 2 * (1 + skew * (2 * x - 1)) * y**2 * (y - 1)
+
+
+def make_navier_stokes(
+    grid: tuple[int, int] = (41, 41), nodes: tuple[int, int] = (24, 24)
+) -> pddlvm.CollocationProblem:
+    """A steady flow in a cavity, by its stream function psi; the pressure is eliminated.
+
+    The lid y = 1 moves with 16 x^2 (1 - x)^2 (1 + skew (2 x - 1)), smooth at both corners, the
+    walls are at rest: psi and its slope are held all around. Re = exp(z), z ~ U[ln 10, ln 100], and
+    skew ~ U[-0.5, 0.5].
+
+    Args:
+        grid: points in x and y on which solutions are compared and inverted.
+        nodes: Chebyshev nodes in x and y, also of the reference solutions.
+    """
+    box = pddlvm.Box(x=(0.0, 1.0), y=(0.0, 1.0))
+    return pddlvm.CollocationProblem(
+        "Navier-Stokes",
+        box,
+        navier_stokes,
+        unknowns=("psi",),
+        fields={
+            "Re": pddlvm.Constant(pddlvm.Uniform(math.log(10.0), math.log(100.0)), link=links.exp),
+            "skew": pddlvm.Constant(pddlvm.Uniform(-0.5, 0.5)),
+        },
+        lift=_lid,
+        hard=[side(c, with_slope=True) for c in box.names for side in (box.start, box.end)],
+        grid=grid,
+        nodes=nodes,
     )
 
 

@@ -133,19 +133,22 @@ class LearntBasis(nn.Module):
                 "model.forward(z.double()), or choose other units"
             )
 
-    def watched_jet(self, c: Tensor, z: Tensor, change: Jet) -> tuple[Jet, dict[str, Tensor]]:
+    def watched_jet(self, c: Tensor, z: Tensor, nodal: Jet) -> tuple[Jet, dict[str, Tensor]]:
         """Jet of u and values at the watched points.
 
         Args:
             c: (batch, m).
             z: (batch, d).
-            change: jet along x that is added to u, at the nodes, stacks of (batch, n_nodes) each;
-                or empty.
+            nodal: jet along x of u less its lift, at the nodes, stacks of (batch, n_nodes) each: it
+                is then that of the polynomial there, whatever c is; or empty.
         """
-        jet, values = self.watched.jet(self.problem, c, z)
-        if change:
-            matrices = self.problem.form.matrices(self.watched.s, self.problem.nodes)
-            boxed = {i: e.reshape(-1, *self.problem.nodes) for i, e in change.items()}
-            found = {i: chebyshev.at_points(e, matrices) for i, e in boxed.items()}
-            jet = {i: u + found[i].reshape(u.shape) for i, u in jet.items()}
-        return jet, values
+        if not nodal:
+            return self.watched.jet(self.problem, c, z)
+        ansatz, s = self.problem.ansatz, self.watched.s
+        matrices = self.problem.form.matrices(s, self.problem.nodes)
+        x = ansatz.place(s, z).x
+        lift, jet = ansatz.lift_jet(z, x), {}
+        for i, n in nodal.items():
+            found = chebyshev.at_points(n.reshape(-1, *self.problem.nodes), matrices)
+            jet[i] = found.reshape(*n.shape[:-1], -1) + lift[i]
+        return jet, ansatz.values(z, x)

@@ -13,6 +13,8 @@ factors are those of the solutions that were found, with what the nodes miss: th
 will give it.
 """
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from pddlvm.collocation.model import CollocationMaps
 from pddlvm.collocation.references import References
 from pddlvm.galerkin.gauss_newton import inverse_features
 from pddlvm.latent.rows import Rows
+from pddlvm.linalg.derivatives import linearise
 from pddlvm.strong import chebyshev
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.nearby import nearby_error
@@ -43,6 +46,7 @@ _N_CENTRES, _N_CENTRES_FINE = 8, 4
 """Factorisations; those on finer nodes fill the memory."""
 _TO_ROUNDING = 1e-6
 _N_INVERSE = 1024
+_N_WIDTHS = 32
 _CHUNK = 128
 
 
@@ -57,7 +61,7 @@ def calibrate(model: CollocationMaps, n_samples: int | None, seed: int) -> None:
     if model.references is None or model.references.drawn_with != (n_samples, seed):
         calibrate_forward(model, n_samples, seed)
     _calibrate_inverse(model, seed)
-    _calibrate_misfit(model)
+    _judge_inverse(model)
 
 
 def calibrate_forward(model: CollocationMaps, n_samples: int, seed: int) -> None:
@@ -199,14 +203,28 @@ def _calibrate_inverse(model: CollocationMaps, seed: int) -> None:
             model.uncertainty.fit_inverse_shape(0, pattern, scores, unknown)
 
 
-def _calibrate_misfit(model: CollocationMaps) -> None:
-    """Both misfits of the references, by which those of a query are judged."""
+def _judge_inverse(model: CollocationMaps) -> None:
+    """Misfits and widths of the references, by which those of a query are judged."""
     assert model.references is not None
     references = model.references.to(model.sigma_residual)
     u, none = references.u, torch.zeros_like(references.xi)
     with torch.no_grad():
-        model.plausibility.fit(0, model.misfit(u, model.invert(u, none, none)[0]))
+        mean, std = model.invert(u, none, none)
+        model.plausibility.fit(0, model.misfit(u, mean))
         model.plausibility.fit(1, model.inverse_map.outside(u))
+    # Derivatives in float64: the last layer has large weights that cancel.
+    forward_map, basis = deepcopy(model.forward_map).double().cpu(), model.basis
+    xi, u = references.xi[:_N_WIDTHS].double().cpu(), references.u[:_N_WIDTHS].double().cpu()
+    unit = basis.unit_at_nodes.reshape(-1, 1).cpu()
+    shapes = (unit * basis.at_nodes.double().cpu()).T
+    scale = model.problem.unknowns.beside_vectors(basis.unit.cpu(), len(model.problem.grid_points))
+
+    def on_grid(xi: Tensor) -> Tensor:
+        z = model.problem.prior.unstandardise(xi)
+        return basis.field_of(forward_map(xi)[0] @ shapes, z) / scale
+
+    found, slopes = linearise(on_grid, xi)
+    model.widths.fit(std, slopes, u / scale - found)
 
 
 def _patterns(model: CollocationMaps, n: int) -> list[Tensor]:

@@ -130,6 +130,14 @@ class CollocationLikelihood:
         """r / scale, (batch, n_points), or the stack of these."""
         return self.scaled_at(*at.jet(self.problem, c, z))
 
+    def size(self, at: Collocation, c: Tensor, z: Tensor) -> Tensor:
+        """Root mean square of r / scale, () or a stack of each equation."""
+        r = self.scaled(at, c, z)
+        size = r.square().mean((-2, -1), keepdim=r.ndim > 2).sqrt()
+        # An equation that is fulfilled is weighed as the others are.
+        largest = size.max()
+        return torch.where(size > 0, size, largest if largest > 0 else 1.0)
+
     def scaled_at(self, jet: Jet, values: Mapping[str, Tensor]) -> Tensor:
         """r / scale where u has the given jet, (batch, n_points), or the stack of these."""
         scale = self.problem.scale_function({i: u.detach() for i, u in jet.items()}, values)

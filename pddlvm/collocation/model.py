@@ -46,6 +46,7 @@ from pddlvm.latent.plausibility import Plausibility, judged
 from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.rows import Rows
 from pddlvm.latent.uncertainty import Uncertainty
+from pddlvm.latent.widths import Widths
 from pddlvm.strong.jets import Jet
 from pddlvm.strong.newton import SpaceTimeNewton
 from pddlvm.strong.points import PointSampler, Sobol
@@ -117,7 +118,7 @@ class CollocationMaps(LatentModel):
             n_values, hard = finer.n_values, (~finer.free).nonzero()[:, 0].numpy()
             n_errors, each = ERROR_MODES[-1].stop, np.arange(n_unknowns)
             self.uncertainty = Uncertainty(problem.prior, n_errors, n_values, hard, dtype, each)
-        self.plausibility = Plausibility()
+        self.plausibility, self.widths = Plausibility(), Widths(d)
         self.register_buffer("sigma_residual", torch.full((1,), tolerance, dtype=dtype))
         one = torch.ones_like(self.basis.unit)
         self.register_buffer("residual_unit", problem.unknowns.beside_stacks(one))
@@ -228,15 +229,15 @@ class CollocationMaps(LatentModel):
         with torch.no_grad():
             xi = self.problem.prior.standardise(work).to(like)
             c, log_variance = self.forward_map(xi)
-            e = self.newton.change(self.basis.nodal(c), work, corrections) if corrections else {}
-            residual = size = self.log_residual(c, work, e)
-            if points is not None and not e:
+            nodal = self.basis.nodal(c)
+            jet = self.newton.corrected(nodal, work, corrections) if corrections else {}
+            residual = size = self.log_residual(c, work, jet)
+            if points is not None and not jet:
                 mean = self.basis.at_points(c, work, x)
             else:
-                nodal = self.basis.nodal(c)
-                nodal = nodal + self.problem.unknowns.join(e[()]) if e else nodal
+                nodal = self.problem.unknowns.join(jet[()]) if jet else nodal
                 mean = self.basis.field_of(nodal, work, points)
-                size = self.newton.log_tail(nodal, self.basis.unit).to(like) if e else residual
+                size = self.newton.log_tail(nodal, self.basis.unit).to(like) if jet else residual
         if not extrapolate:
             self.basis.check(mean, xi, z.dtype)
 
@@ -260,10 +261,7 @@ class CollocationMaps(LatentModel):
         return FieldForward(mean, x.to(z), norm.to(z), shape, unknowns, std, spread)
 
     def norm(self, u: Tensor) -> Tensor:
-        """Root mean square of u on the grid, (..., n_dofs) -> (...,).
-
-        Of several unknowns of all of them, each relative to its size U.
-        """
+        """Root mean square of u on the grid, (..., n_dofs) -> (...,); of several each over U."""
         return self.basis.norm(self.problem.check_solution(u))
 
     @out_of_inference
@@ -304,7 +302,7 @@ class CollocationMaps(LatentModel):
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
-        return judged(found, misfit.to(u), p_value, _ADVICE)
+        return judged(found, misfit.to(u), p_value, _ADVICE, self.widths.told)
 
     def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
         """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""
@@ -325,6 +323,10 @@ class CollocationMaps(LatentModel):
         mean, log_variance = self.read_field(u, *arguments)
         mean = self.problem.prior.clamp_standard(mean)
         return mean * (1 - known) + xi_known, log_variance
+
+    @property
+    def inverse_verdict(self) -> str:  # noqa: D102
+        return self.widths.verdict
 
     def after_loading(self) -> None:  # noqa: D102
         self.basis.freeze()
@@ -348,15 +350,15 @@ class CollocationMaps(LatentModel):
 
     # --- shared with the calibration --------------------------------------------------------------
 
-    def log_residual(self, c: Tensor, z: Tensor, change: Jet | None = None) -> Tensor:
+    def log_residual(self, c: Tensor, z: Tensor, nodal: Jet | None = None) -> Tensor:
         """log of the root mean square of r / scale, relative to that of the lift, (batch, 1).
 
         Args:
             c: (batch, n_modes).
             z: (batch, d).
-            change: jet along x that is added to u, given at the nodes, stacks of (batch, n_nodes).
+            nodal: of a corrected mean in the place of c, see `LearntBasis.watched_jet`.
         """
-        jet, values = self.basis.watched_jet(c, z, change or {})
+        jet, values = self.basis.watched_jet(c, z, nodal or {})
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
         square = r.square().mean(-1, keepdim=True)
         square = square if self.problem.unknowns.n == 1 else square.mean(0)
@@ -376,11 +378,7 @@ class CollocationMaps(LatentModel):
         z = self.problem.prior.sample((64,), seed=self.seed)
         c = self.sigma_residual.new_zeros(len(z), self.n_modes)
         with torch.no_grad():
-            r = self.zero_residual.scaled(self.basis.watched, c, z)
-        size = r.square().mean((-2, -1), keepdim=r.ndim > 2).sqrt()
-        # An equation that the lift fulfils is weighed as the others are.
-        largest = size.max()
-        self.residual_unit.copy_(torch.where(size > 0, size, largest if largest > 0 else 1.0))
+            self.residual_unit.copy_(self.zero_residual.size(self.basis.watched, c, z))
 
     @torch.no_grad()
     def _residual_at(self, s: Tensor, generator: torch.Generator) -> Tensor:

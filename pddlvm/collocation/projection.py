@@ -10,14 +10,11 @@ millisecond each. A matrix costs a hundred residuals here and serves a draw to i
 digits; `pddlvm.linalg.newton` forms it anew, for draws that start anywhere.
 """
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 
 from pddlvm.collocation.likelihood import Collocation
 from pddlvm.collocation.model import CollocationMaps
-from pddlvm.strong.jets import pull_back
 
 __all__ = ["GalerkinProjection", "fit_branch"]
 
@@ -108,14 +105,14 @@ class GalerkinProjection:
         """A in the orthonormal functions, (n, k, k), relative to a size, and that size."""
         jet, values = self.at.jet(self.problem, c, z)
         _, found = self.problem.residual_function.linearise(jet, values)
-        _, first, second = self.problem.ansatz.place(self.at.s, z)
-        volume, shape = self._volume(z), (len(z), len(self.at.s[0]))
+        placed = self.problem.ansatz.place(self.at.s, z)
+        volume, shape = placed.volume, (len(z), len(self.at.s[0]))
         sizes = self.unit.reshape(-1)
         slopes = [
             {
                 (a, i): ((sizes[a] / size) * slope * volume).expand(shape)
                 for a, own in enumerate(of_row)
-                for i, slope in pull_back(own, first, second).items()
+                for i, slope in placed.pull_back(own).items()
             }
             for of_row, size in zip(found, sizes, strict=True)
         ]
@@ -133,8 +130,5 @@ class GalerkinProjection:
         jet, values = self.at.jet(self.problem, c, z)
         r = self.problem.residual_function(jet, values).expand_as(jet[()])
         unknowns = self.problem.unknowns
-        return unknowns.join(r * self._volume(z) / unknowns.beside_stacks(self.unit)) @ self.tested
-
-    def _volume(self, z: Tensor) -> Tensor:
-        """dx / ds at the nodes, broadcastable to (n, n_nodes)."""
-        return reduce(torch.mul, self.problem.ansatz.place(self.at.s, z)[1])
+        volume = self.problem.ansatz.place(self.at.s, z).volume
+        return unknowns.join(r * volume / unknowns.beside_stacks(self.unit)) @ self.tested

@@ -311,6 +311,11 @@ class LatentModel(nn.Module, ABC):
         """`mesh_of` in parts, with their times; one part where there is no time."""
         yield 0.0, self.mesh_of(z, n_samples, seed)
 
+    @property
+    def inverse_verdict(self) -> str:
+        """On the inverse map, as it was found by a calibration; one that searches has none."""
+        return "accept"
+
     def after_loading(self) -> None:
         """Bring up to date what is not in the state."""
 

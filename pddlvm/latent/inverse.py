@@ -15,6 +15,7 @@ from pddlvm.basics.checks import broadcast_batch, check_level, check_shape
 from pddlvm.basics.random import generator_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import unflatten
+from pddlvm.latent.widths import verdict_on_width
 from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["Inverse", "known_inverse"]
@@ -42,6 +43,7 @@ class Inverse:
         p_value: probability that a true solution (with the noise that was given) has a larger
             misfit, (...,); None before a calibration.
         advice: what to try where it is small.
+        told: to what the forward map tells xi, (d,), where that is known: see `Widths`.
     """
 
     xi_mean: Tensor
@@ -51,19 +53,22 @@ class Inverse:
     misfit: Tensor | None = None
     p_value: Tensor | None = None
     advice: str = ""
+    told: Tensor | None = None
 
     @property
     def verdict(self) -> list[str] | str:
-        """Accept, or reject with the reason and what to try; a list for a batch of solutions."""
+        """Accept, refine or reject with the reason and what to try; a list for a batch."""
         if self.p_value is None:
             texts = [_UNKNOWN] * self.xi_mean.shape[:-1].numel()
         else:
-            texts = [self._verdict(p) for p in self.p_value.flatten().tolist()]
+            stds = self.xi_std.reshape(-1, self.xi_std.shape[-1])
+            pairs = zip(self.p_value.flatten().tolist(), stds, strict=True)
+            texts = [self._verdict(p, std) for p, std in pairs]
         return texts if self.xi_mean.ndim > 1 else texts[0]
 
-    def _verdict(self, p_value: float) -> str:
+    def _verdict(self, p_value: float, std: Tensor) -> str:
         if p_value >= _SURPRISING:
-            return "accept"
+            return "accept" if self.told is None else verdict_on_width(std, self.told)
         return f"reject: these parameters do not explain u (p = {p_value:.1e}); {self.advice}"
 
     @property

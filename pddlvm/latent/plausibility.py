@@ -59,11 +59,17 @@ class Plausibility(nn.Module):
         return None if p is None or q is None else smaller_of_two(p, q)
 
 
-def judged(found: Inverse, misfit: Tensor, p_value: Tensor | None, advice: str) -> Inverse:
-    """The same with its misfit (n_batch,), and what that says."""
+def judged(
+    found: Inverse,
+    misfit: Tensor,
+    p_value: Tensor | None,
+    advice: str,
+    told: Tensor | None = None,
+) -> Inverse:
+    """The same with its misfit (n_batch,), and what that and its width say."""
     batch = found.xi_mean.shape[:-1]
     p_value = None if p_value is None else p_value.to(misfit).reshape(batch)
-    return replace(found, misfit=misfit.reshape(batch), p_value=p_value, advice=advice)
+    return replace(found, misfit=misfit.reshape(batch), p_value=p_value, advice=advice, told=told)
 
 
 def smaller_of_two(p: Tensor, q: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
 from pddlvm.strong.domain import Box, Face, Stretch
-from pddlvm.strong.jets import Index, Jet, chain, product
+from pddlvm.strong.jets import Index, Jet, product
+from pddlvm.strong.placed import Placed
 from pddlvm.strong.pointwise import FieldValues, PointFunction
 from pddlvm.strong.series import CHEBYSHEV, FOURIER
 
@@ -75,14 +76,14 @@ class Ansatz:
         at = dict(zip(self.box.names, x, strict=True))
         return at | self.fields(z, at)
 
-    def place(self, s: Sequence[Tensor], z: Tensor) -> tuple[list[Tensor], ...]:
-        """x, X' and X'' of each coordinate at s, (n_points,) or (n_samples, n_points) each."""
+    def place(self, s: Sequence[Tensor], z: Tensor) -> Placed:
+        """Where s is, (n_points,) or (n_samples, n_points) for each coordinate."""
         values = self.fields(z, {})
         placed = [
             self.stretch[c].place(at, self.box.intervals[c], values)
             for c, at in zip(self.box.names, s, strict=True)
         ]
-        return tuple(list(part) for part in zip(*placed, strict=True))
+        return Placed(tuple(own[0] for own in placed), tuple(own[1:] for own in placed))
 
     def locate(self, x: Sequence[Tensor], z: Tensor) -> list[Tensor]:
         """s of x, (n_points,) or (n_samples, n_points) each."""
@@ -114,18 +115,18 @@ class Ansatz:
         """How many the trunk reads."""
         return len(self.box.names) + len(self.periodic)
 
-    def _features_of(self, c: str, s: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Those of a coordinate with their first and second derivatives."""
+    def _features_of(self, c: str, s: Tensor) -> list[tuple[Tensor, ...]]:
+        """Those of a coordinate with their first derivatives, up to the fourth."""
+        pi, zero, one = math.pi, torch.zeros_like(s), torch.ones_like(s)
         if c in self.periodic:
-            cosine, sine = torch.cos(math.pi * s), torch.sin(math.pi * s)
+            cosine, sine = torch.cos(pi * s), torch.sin(pi * s)
             return [
-                (cosine, -math.pi * sine, -(math.pi**2) * cosine),
-                (sine, math.pi * cosine, -(math.pi**2) * sine),
+                (cosine, -pi * sine, -(pi**2) * cosine, pi**3 * sine, pi**4 * cosine),
+                (sine, pi * cosine, -(pi**2) * sine, -(pi**3) * cosine, pi**4 * sine),
             ]
-        one = torch.ones_like(s)
         if c in self.odd:
-            return [(2 * s * s - 1, 4 * s, 4 * one)]
-        return [(s, one, torch.zeros_like(s))]
+            return [(2 * s * s - 1, 4 * s, 4 * one, zero, zero)]
+        return [(s, one, zero, zero, zero)]
 
     def factor(self, s: Sequence[Tensor]) -> Jet:
         """F, zero on the hard faces, and its derivatives along s, (n_points,) each, or stacks."""
@@ -168,7 +169,7 @@ class Ansatz:
         return self.unknowns.partials(lift, x, self.indices)
 
     def assemble(
-        self, n: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor], z: Tensor
+        self, n: Mapping[Index, Tensor], s: Sequence[Tensor], z: Tensor
     ) -> tuple[Jet, dict[str, Tensor]]:
         """Jet of u along x and the values there, from the jet of F n along s.
 
@@ -177,12 +178,12 @@ class Ansatz:
             s: reference coordinates, (n_points,) each.
             z: (n_samples, d).
         """
-        x, first, second = self.place(s, z)
-        jet = chain(n, first, second)
-        lift = self.lift_jet(z, x)
-        return {i: v + lift[i] for i, v in jet.items()}, self.values(z, x)
+        placed = self.place(s, z)
+        lift = self.lift_jet(z, placed.x)
+        jet = {i: v + lift[i] for i, v in placed.chain(n).items()}
+        return jet, self.values(z, placed.x)
 
-    def weighted(self, phi: Mapping[tuple[int, ...], Tensor], s: Sequence[Tensor]) -> Jet:
+    def weighted(self, phi: Mapping[Index, Tensor], s: Sequence[Tensor]) -> Jet:
         """Jet of F phi along s, from that of phi, ([n_unknowns,] n_points, m) each."""
         # The factor of several unknowns has an axis of samples, of length 1.
         factor = {i: f if self.unknowns.n == 1 else f[:, 0] for i, f in self.factor(s).items()}
@@ -196,7 +197,7 @@ class Ansatz:
                 [torch.full_like(at, end) if j == i else at for j, at in enumerate(s)]
                 for end in (-1, 1)
             ]
-            first, last = (self.lift_jet(z, self.place(at, z)[0]) for at in ends)
+            first, last = (self.lift_jet(z, self.place(at, z).x) for at in ends)
             if not all(torch.allclose(first[k], last[k], atol=1e-8) for k in self.indices):
                 raise ProblemError(
                     f"problem {name!r} is not periodic in {c}: the lift or a derivative of it "
@@ -208,7 +209,7 @@ class Ansatz:
         for c in self.odd:
             i = self.box.names.index(c)
             mirrored = [-at if j == i else at for j, at in enumerate(s)]
-            x, back = self.place(s, z)[0], self.place(mirrored, z)[0]
+            x, back = self.place(s, z).x, self.place(mirrored, z).x
             u, v = self.lift_jet(z, x)[()], self.lift_jet(z, back)[()]
             if not (torch.allclose(x[i], -back[i]) and torch.allclose(u, -v)):
                 raise ProblemError(

@@ -32,14 +32,21 @@ def _weights(n: int) -> Tensor:
     return w
 
 
-def derivative(n: int) -> Tensor:
-    """D with D f = f' at the nodes, exact for polynomials of degree n - 1, (n, n)."""
+def derivative(n: int, order: int = 1) -> Tensor:
+    """D with D f = f^(order) at the nodes, exact for polynomials of degree n - 1, (n, n).
+
+        D^k_ij = k (D^{k-1}_ii w_j / w_i - D^{k-1}_ij) / (s_i - s_j)
+
+    (Welfert, SIAM J. Numer. Anal. 34, 1997): powers of the first would lose digits.
+    """
     s, w = nodes(n), _weights(n)
     difference = s[:, None] - s + torch.eye(n, dtype=torch.float64)
-    d = (w / w[:, None]) / difference
-    d.fill_diagonal_(0.0)
-    # The rows sum to zero: more accurate than the formula of the diagonal.
-    d.diagonal().copy_(-d.sum(1))
+    d = torch.eye(n, dtype=torch.float64)
+    for k in range(1, order + 1):
+        d = k * (d.diagonal()[:, None] * w / w[:, None] - d) / difference
+        d.fill_diagonal_(0.0)
+        # The rows sum to zero: more accurate than a formula of the diagonal.
+        d.diagonal().copy_(-d.sum(1))
     return d
 
 
@@ -97,7 +104,8 @@ def at_points(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """
     first, *others = (m if m.ndim == 3 else m[None] for m in matrices)
     # (batch, n_points, n_2 ... n_k): then one axis less with each row of a point.
-    found = (first @ values.flatten(2)).unflatten(-1, values.shape[2:] or (1,))
+    flat = values.reshape(*values.shape[:2], -1)
+    found = (first @ flat).unflatten(-1, values.shape[2:] or (1,))
     for matrix in others:
         rows = matrix.reshape(*matrix.shape, *[1] * (found.ndim - 3))
         found = (rows * found).sum(2)

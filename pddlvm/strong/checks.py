@@ -14,7 +14,7 @@ from pddlvm.parameters.space import ParameterSpace
 from pddlvm.strong.ansatz import Ansatz
 from pddlvm.strong.domain import Affine, Box, Face, Stretch
 from pddlvm.strong.form import StrongForm
-from pddlvm.strong.jets import Jet
+from pddlvm.strong.jets import Jet, partials
 from pddlvm.strong.pointwise import Condition, PointFunction
 from pddlvm.strong.unknowns import Unknowns
 
@@ -113,48 +113,61 @@ def check_conditions(form: StrongForm) -> None:
     ansatz, name = form.ansatz, form.name
     hard = dict(zip(form.unknowns.names, ansatz.hard, strict=True))
     for condition in form.conditions:
-        u = condition.field
-        if condition.face.side in (face.side for face in hard[u]):
+        u, c = condition.field, condition.face.coordinate
+        is_hard = condition.face.side in (face.side for face in hard[u])
+        if is_hard and _order(form, u, c) <= 2:
             raise ProblemError(
                 f"problem {name!r} has a Condition at the {condition.face}, which is in `hard`: "
                 f"{u} equals the lift there, and the condition has no effect. Leave out one of "
                 "them; the values of a hard face are those of the lift"
             )
-    soft = {u: [c.face for c in form.conditions if c.field == u] for u in hard}
-    held = {u: {face.side: face for face in (*hard[u], *soft[u])} for u in hard}
-    for i, c in enumerate(ansatz.box.names):
+    for c in ansatz.box.names:
         if c not in ansatz.periodic:
-            _check_orders(form, i, c, held)
+            _check_orders(form, c, hard)
 
 
-def _check_orders(
-    form: StrongForm, i: int, c: str, held: Mapping[str, Mapping[tuple[str, bool], Face]]
-) -> None:
+def _order(form: StrongForm, u: str, c: str) -> int:
+    """Highest order of the derivatives of an unknown along a coordinate."""
+    a, i = form.unknowns.number(u), form.ansatz.box.names.index(c)
+    read = form.residual_function.derivatives.values()
+    return max((index.count(i) for own, index in read if own == a), default=0)
+
+
+def _check_orders(form: StrongForm, c: str, hard: Mapping[str, Sequence[Face]]) -> None:
     """Raise a ProblemError if a derivative along a coordinate has too few conditions."""
     box, name = form.ansatz.box, form.name
     ends = box.start(c), box.end(c)
-    orders = dict.fromkeys(form.unknowns.names, 0)
-    for a, index in form.residual_function.derivatives.values():
-        u = form.unknowns.names[a]
-        orders[u] = max(orders[u], index.count(i))
+    # How many each unknown has at each end.
+    held: dict[str, list[int]] = {}
+    for u, faces in hard.items():
+        given = [f.side for f in faces for _ in range(2 if f.with_slope else 1)]
+        given += [own.face.side for own in form.conditions if own.field == u]
+        held[u] = [given.count(end.side) for end in ends]
+    orders = {u: _order(form, u, c) for u in hard}
     # Of several equations of first order some have their condition elsewhere: pressures none.
-    anywhere = any(face.side in own for own in held.values() for face in ends)
-    if max(orders.values()) == 1 and not anywhere:
+    if max(orders.values()) == 1 and not any(map(sum, held.values())):
         raise ProblemError(
             f"problem {name!r} has a first derivative along {c} and no condition at "
             f"its start or end: an initial condition is missing. Add box.start({c!r}) to "
             "`hard`, or a Condition there"
         )
-    for u, own in held.items():
-        missing = [face for face in ends if face.side not in own]
-        with_slope = any(own[f.side].with_slope for f in ends if f.side in own)
-        if orders[u] == 2 and missing and not with_slope:
-            of_u = f" of {u}" if form.unknowns.n > 1 else ""
+    for u, counts in held.items():
+        of_u = f" of {u}" if form.unknowns.n > 1 else ""
+        missing = [end for end, count in zip(ends, counts, strict=True) if count == 0]
+        if orders[u] == 2 and missing and max(counts) < 2:
             raise ProblemError(
                 f"problem {name!r} has second derivatives{of_u} along {c} and no condition at "
                 f"the {' and the '.join(map(str, missing))}: add the face to `hard`, or a "
                 "Condition there; of an initial value problem hold both at the start, "
                 f"box.start({c!r}, with_slope=True)"
+            )
+        if orders[u] > 2 and sum(counts) < orders[u]:
+            raise ProblemError(
+                f"problem {name!r} has derivatives{of_u} of order {orders[u]} along {c}, which "
+                f"need as many conditions at its start and end, and there are {sum(counts)}: a "
+                f"clamped end is box.end({c!r}, with_slope=True) in `hard`; a supported one is "
+                "in `hard` and has a Condition on the second derivative; a free one has two, on "
+                "the second and on the third"
             )
 
 
@@ -280,11 +293,30 @@ def _check_alone(
 
 
 def _check_places(ansatz: Ansatz, s: Sequence[Tensor], z: Tensor) -> None:
-    whole, alone = ansatz.place(s, z)[0], ansatz.place(s, z[:1])[0]
+    whole, alone = ansatz.place(s, z).x, ansatz.place(s, z[:1]).x
     for c, x, one in zip(ansatz.box.names, whole, alone, strict=True):
         first = x if x.ndim == 1 else x[:1]
         if not torch.allclose(first, one, rtol=1e-8):
             raise ProblemError(f"the stretch of {c} depends on other samples; make it elementwise")
+    for i, c in enumerate(ansatz.box.names):
+        _check_slopes(ansatz, i, c, s[i], z)
+
+
+def _check_slopes(ansatz: Ansatz, i: int, c: str, s: Tensor, z: Tensor) -> None:
+    """Raise a ProblemError where a stretch has other derivatives than it says."""
+    constants, interval = ansatz.fields(z, {}), ansatz.box.intervals[c]
+    order = max(index.count(i) for index in ansatz.indices)
+    _, *slopes = ansatz.stretch[c].place(s, interval, constants)
+    along = [(0,) * k for k in range(1, order + 1)]
+    jet = partials(lambda at: ansatz.stretch[c].place(at, interval, constants)[0], [s], along)
+    for k, index in enumerate(along):
+        said = slopes[k] if k < len(slopes) else torch.zeros(())
+        if not torch.allclose(said.to(s).expand_as(jet[index]), jet[index], rtol=1e-6, atol=1e-9):
+            raise ProblemError(
+                f"the stretch of {c} gives a derivative of order {k + 1} that is not that of its "
+                "place; return x, X', X'' ... up to the order of the equation, but for those at "
+                "the end that vanish everywhere"
+            )
 
 
 def _cannot(who: str, error: Exception) -> ProblemError:

@@ -24,7 +24,6 @@ from pddlvm.basics.owned import own_fields, owned
 __all__ = ["Affine", "Box", "Face", "Graded", "Sinh", "Stretch"]
 
 Values = Mapping[str, Tensor]
-Placed = tuple[Tensor, Tensor, Tensor]
 
 _ROUNDING = 5e-4
 """Of an interval."""
@@ -129,8 +128,11 @@ class Stretch(ABC):
     """The map between one coordinate and its reference coordinate, both ways, elementwise."""
 
     @abstractmethod
-    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:
-        """x, X' > 0 and X'' at s in [-1, 1], given the values of the parameters."""
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> tuple[Tensor, ...]:
+        """x, X' > 0, X'' ... up to the fourth derivative, at s in [-1, 1].
+
+        Derivatives that vanish everywhere may be left out at the end.
+        """
 
     @abstractmethod
     def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:
@@ -146,10 +148,10 @@ class Stretch(ABC):
 class Affine(Stretch):
     """x = middle + half length * s."""
 
-    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> tuple[Tensor, ...]:  # noqa: D102
         low, high = interval
         half = 0.5 * (high - low)
-        return 0.5 * (low + high) + half * s, s.new_full((), half), s.new_zeros(())
+        return 0.5 * (low + high) + half * s, s.new_full((), half)
 
     def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:  # noqa: D102
         low, high = interval
@@ -172,7 +174,7 @@ class Graded(Stretch):
     def __post_init__(self) -> None:
         check_real(0, a=self.a)
 
-    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> tuple[Tensor, ...]:  # noqa: D102
         low, high = interval
         q, scale = 0.5 * (1 + s), (high - low) / (1 + self.a)
         return (
@@ -211,11 +213,12 @@ class Sinh(Stretch):
     def reads(self) -> tuple[str, ...]:  # noqa: D102
         return argument_names(self.width, "lambda viscosity: ...")
 
-    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> Placed:  # noqa: D102
+    def place(self, s: Tensor, interval: tuple[float, float], values: Values) -> tuple[Tensor, ...]:  # noqa: D102
         width, a, b = self._constants(interval, values)
         high, low = (width * e for e in (torch.exp(a + b * s), torch.exp(-a - b * s)))
-        from_centre = 0.5 * (high - low)
-        return self.centre + from_centre, 0.5 * b * (high + low), b**2 * from_centre
+        from_centre, slope = 0.5 * (high - low), 0.5 * b * (high + low)
+        bend = b**2 * from_centre
+        return self.centre + from_centre, slope, bend, b**2 * slope, b**2 * bend
 
     def locate(self, x: Tensor, interval: tuple[float, float], values: Values) -> Tensor:  # noqa: D102
         width, a, b = self._constants(interval, values)

@@ -18,13 +18,14 @@ def nodes(n: int) -> Tensor:
     return -1 + 2 * torch.arange(n, dtype=torch.float64) / n
 
 
-def derivative(n: int) -> Tensor:
-    """D with D f = f' at the nodes, exact for waves up to (n - 1) / 2 in the period, (n, n)."""
+def derivative(n: int, order: int = 1) -> Tensor:
+    """D with D f = f^(order) there, exact for waves up to (n - 1) / 2 in the period, (n, n)."""
     j = torch.arange(n, dtype=torch.float64)
     apart = j[:, None] - j
     sign = 1 - 2 * (apart.abs() % 2)
     sine = torch.sin(math.pi * apart / n) + torch.eye(n, dtype=torch.float64)
-    return (0.5 * math.pi * sign / sine).fill_diagonal_(0.0)
+    d = (0.5 * math.pi * sign / sine).fill_diagonal_(0.0)
+    return torch.linalg.matrix_power(d, order)
 
 
 def interpolation(s: Tensor, n: int) -> Tensor:

@@ -2,29 +2,31 @@
 
 A derivative is named by the positions of its coordinates: () is the value, (0,) the first
 derivative along the first coordinate, (0, 0) the second. A jet maps these names to tensors. Orders
-up to two.
+up to four.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ProblemError
+from pddlvm.strong.partitions import Index, splittings
 
 __all__ = [
+    "HIGHEST",
     "Index",
     "Jet",
-    "chain",
     "closure",
     "parse_derivative",
     "partials",
     "product",
-    "pull_back",
     "rows_of",
 ]
 
-Index = tuple[int, ...]
+HIGHEST = 4
+"""Order of a derivative."""
 Jet = dict[Index, Tensor]
 
 
@@ -32,7 +34,7 @@ def parse_derivative(name: str, coordinates: Sequence[str], unknown: str = "u") 
     """The index that `u`, `u_x`, `u_xt` ... stands for; None where a name is no derivative of u.
 
     Raises:
-        ProblemError: a derivative of an order above two.
+        ProblemError: a derivative of an order above four.
     """
     if name == unknown:
         return ()
@@ -46,18 +48,17 @@ def parse_derivative(name: str, coordinates: Sequence[str], unknown: str = "u") 
             return None
         index.append(at)
         rest = rest[len(coordinates[at]) :]
-    if len(index) > 2:
+    if len(index) > HIGHEST:
         raise ProblemError(
-            f"{name!r} is a derivative of order {len(index)}; orders up to 2 are supported. Write "
-            "the equation as a system of lower order, with several unknowns"
+            f"{name!r} is a derivative of order {len(index)}; orders up to {HIGHEST} are "
+            "supported. Write the equation as a system of lower order, with several unknowns"
         )
     return tuple(sorted(index))
 
 
 def closure(indices: Iterable[Index]) -> tuple[Index, ...]:
-    """The indices with all that they need: the value and the first derivatives of the second."""
-    wanted = set(indices)
-    found = {()} | {(i,) for index in wanted for i in index} | wanted
+    """The indices with all that the rules of products and compositions need: their parts."""
+    found = {()} | {part for index in indices for _, part, _ in splittings(tuple(sorted(index)))}
     return tuple(sorted(found, key=lambda index: (len(index), index)))
 
 
@@ -85,58 +86,12 @@ def _slope(u: Tensor, x: Tensor) -> Tensor:
 
 def product(f: Mapping[Index, Tensor], g: Mapping[Index, Tensor]) -> Jet:
     """(f g)_ij = f_ij g + f_i g_j + f_j g_i + f g_ij, for the indices of g."""
-    found: Jet = {(): f[()] * g[()]}
-    for index in g:
-        if len(index) == 1:
-            found[index] = f[index] * g[()] + f[()] * g[index]
-        elif len(index) == 2:
-            i, j = index[:1], index[1:]
-            found[index] = f[index] * g[()] + f[i] * g[j] + f[j] * g[i] + f[()] * g[index]
-    return found
-
-
-def chain(n: Mapping[Index, Tensor], first: Sequence[Tensor], second: Sequence[Tensor]) -> Jet:
-    """From derivatives along s to derivatives along x = X(s), coordinate by coordinate.
-
-        n_x = n_s / X',   n_xx = (n_ss - n_x X'') / X'^2,   n_xy = n_st / (X' Y')
-
-    Args:
-        n: jet along s.
-        first: X' of each coordinate.
-        second: X'' of each coordinate.
-    """
-    found: Jet = {(): n[()]}
-    for index in n:
-        if len(index) == 1:
-            found[index] = n[index] / first[index[0]]
-    for index in n:
-        if len(index) == 2:
-            i, j = index
-            top = n[index] - found[(i,)] * second[i] if i == j else n[index]
-            found[index] = top / (first[i] * first[j])
-    return found
+    return {
+        index: reduce(torch.add, [count * f[a] * g[b] for count, a, b in splittings(index)])
+        for index in g
+    }
 
 
 def rows_of(jet: Jet, rows: Tensor | slice) -> Jet:
     """That of some samples."""
     return {index: u[..., rows, :] for index, u in jet.items()}
-
-
-def pull_back(
-    slopes: Mapping[Index, Tensor], first: Sequence[Tensor], second: Sequence[Tensor]
-) -> Jet:
-    """Coefficients a_s with sum a_x D_x = sum a_s D_s, the transpose of `chain`."""
-    found: Jet = {}
-
-    def add(index: Index, value: Tensor) -> None:
-        found[index] = found[index] + value if index in found else value
-
-    for index, slope in slopes.items():
-        if len(index) < 2:
-            add(index, slope / first[index[0]] if index else slope)
-            continue
-        i, j = index
-        add(index, slope / (first[i] * first[j]))
-        if i == j:
-            add((i,), -slope * second[i] / first[i] ** 3)
-    return found

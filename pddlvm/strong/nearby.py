@@ -2,28 +2,23 @@
 
     P^{-1} J(u; z) e  =  -P^{-1} r(u; z),      P = J(u_k; z_k),   z_k the nearest of a few draws
 
-A factorisation costs n^3 on n nodes, an iteration n^2, and a draw needs some five.
+A factorisation costs n^3 on n nodes, an iteration n^2, and a draw needs some five. In three
+dimensions each draw has a P of its own, see `pddlvm.strong.separable`.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pddlvm.linalg.farthest_points import farthest_points
-from pddlvm.linalg.krylov import gmres
 from pddlvm.strong.jets import Jet, rows_of
 from pddlvm.strong.newton import SpaceTimeNewton
+from pddlvm.strong.preconditioned import Preconditioned, Solve
 
 __all__ = ["nearby_error"]
 
-_CHUNK = 128
+_CHUNK, _MOST_VALUES = 128, 2**18
+"""Samples at a time, and their values at nodes."""
 _BUDGET = 40
-_MISSED = 2.0
-"""Times the tolerance: what is farther off did not converge."""
-
-Solve = Callable[[Tensor], Tensor]
 
 
 def nearby_error(
@@ -47,57 +42,54 @@ def nearby_error(
         tolerance: part of each step that may be left; its square is left of the error.
         unit: in which parts are measured, of all values or of each, (n_values,).
     """
-    xi = xi.double().cpu()
-    middle = int(xi.norm(dim=1).argmin())
-    centres = torch.from_numpy(farthest_points(xi.numpy(), min(n_centres, len(xi)), middle))
-    solves = [newton.factorise(rows_of(jet, k), z[k]) for k in centres.split(1)]
-    nearest = torch.cdist(xi, xi[centres]).argmin(dim=1)
+    chunk = max(1, min(_CHUNK, _MOST_VALUES // newton.n_values))
+    inverses = _Nearest(newton, jet, z, xi, n_centres) if not newton.is_separable else None
     found = []
-    for rows in torch.arange(len(z)).split(_CHUNK):
+    for rows in torch.arange(len(z)).split(chunk):
         at, part = rows_of(jet, rows), z[rows]
-        system = _System(newton, newton.tangent(at, part), solves, nearest[rows], unit)
-        found.append(_of_chunk(system, at, part, tolerance))
+        inverse = newton.separable(at, part) if inverses is None else inverses.of(rows)
+        system = Preconditioned(newton.tangent(at, part), inverse, unit)
+        found.append(_of_chunk(newton, system, at, part, tolerance))
     return torch.cat(found)
 
 
-def _of_chunk(system: "_System", jet: Jet, z: Tensor, tolerance: float) -> Tensor:
-    newton, budget = system.newton, torch.full((len(z),), _BUDGET)
+def _of_chunk(
+    newton: SpaceTimeNewton, system: Preconditioned, jet: Jet, z: Tensor, tolerance: float
+) -> Tensor:
     e = torch.zeros(len(z), newton.n_values, dtype=torch.float64)
     is_found = torch.ones(len(z), dtype=torch.bool)
     for _ in range(2):
-        b = system.solve(newton.rows(newton.correct(jet, e, z), z))
-        target = tolerance * b.norm(dim=1)
-        change, _ = gmres(system, b, target, budget)
-        is_found &= (b - system.apply(change)).norm(dim=1) <= _MISSED * target
-        e = e + system.unit * change
+        rows = newton.rows(newton.correct(jet, e, z), z)
+        change, converged = system.error(rows, tolerance, _BUDGET)
+        is_found &= converged
+        e = e + change
     astray = (~is_found).nonzero()[:, 0]
     e[astray] = newton.error(rows_of(jet, astray), z[astray])
     return e
 
 
-@dataclass(frozen=True)
-class _System:
-    """P^{-1} J for a batch; vectors are errors at the nodes over their unit, (batch, n_values)."""
+class _Nearest:
+    """The factors at the nearest of a few draws."""
 
-    newton: SpaceTimeNewton
-    tangent: Callable[[Tensor], Tensor]
-    solves: list[Solve]
-    nearest: Tensor
-    unit: Tensor | float
+    def __init__(
+        self, newton: SpaceTimeNewton, jet: Jet, z: Tensor, xi: Tensor, n_centres: int
+    ) -> None:
+        xi = xi.double().cpu()
+        middle = int(xi.norm(dim=1).argmin())
+        centres = torch.from_numpy(farthest_points(xi.numpy(), min(n_centres, len(xi)), middle))
+        self._solves = [newton.factorise(rows_of(jet, k), z[k]) for k in centres.split(1)]
+        self._nearest = torch.cdist(xi, xi[centres]).argmin(dim=1)
+        self._n_values = newton.n_values
 
-    def solve(self, rows: Tensor) -> Tensor:
-        """-P^{-1} of rows, the residual at the free nodes."""
-        e = rows.new_zeros(len(rows), self.newton.n_values)
-        for k in self.nearest.unique().tolist():
-            own = self.nearest == k
-            e[own] = self.solves[k](rows[own])
-        return e / self.unit
+    def of(self, samples: Tensor) -> Solve:
+        """-P^-1 of some samples."""
+        nearest = self._nearest[samples]
 
-    def apply(self, p: Tensor) -> Tensor:
-        return -self.solve(self.tangent(self.unit * p))
+        def solve(rows: Tensor) -> Tensor:
+            e = rows.new_zeros(len(rows), self._n_values)
+            for k in nearest.unique().tolist():
+                own = nearest == k
+                e[own] = self._solves[k](rows[own])
+            return e
 
-    def precondition_skew(self, r: Tensor) -> Tensor:
-        return r
-
-    def riesz(self, r: Tensor) -> Tensor:
-        return r
+        return solve

@@ -12,7 +12,7 @@ residuals; here a residual is cheap beside a dense solve, and samples go one by 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property, reduce
 
 import torch
@@ -21,15 +21,19 @@ from torch import Tensor
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.strong.domain import Face
 from pddlvm.strong.form import StrongForm
-from pddlvm.strong.held_rows import ConditionRows, HeldRows, SlopeRows
+from pddlvm.strong.held_rows import held_rows
 from pddlvm.strong.interpolation import interpolate
-from pddlvm.strong.jets import Index, Jet, pull_back, rows_of
+from pddlvm.strong.jets import Index, Jet, rows_of
+from pddlvm.strong.placed import Placed
+from pddlvm.strong.preconditioned import Preconditioned, Solve
+from pddlvm.strong.separable import Separable
 from pddlvm.strong.series import tail
 
 __all__ = ["SpaceTimeNewton"]
 
 _MAX_STEPS = 40
 _ROUND_OFF = 1e-12
+_EXACT, _BUDGET, _MOST_FACTORISED = 1e-10, 60, 4000
 _SHRINK = (1.0, 0.5, 0.25, 0.1, 0.03)
 _ROUNDING_GROWTH = 4
 """Second derivatives on n Chebyshev nodes multiply rounding by n to this power."""
@@ -52,7 +56,7 @@ class SpaceTimeNewton:
         self.n_values = form.unknowns.n * self.n_nodes
         self.free = torch.cat([self._inside(faces) for faces in form.ansatz.hard])
         """Which values at nodes are unknown, (n_unknowns n_nodes,)."""
-        self._held = [*self._conditions(), *self._slopes()]
+        self._held = held_rows(form, self.nodes, self.free)
 
     def error(self, jet: Jet, z: Tensor) -> Tensor:
         """e of a Newton step from u and of another with the same matrix, (n_samples, n_values).
@@ -66,15 +70,15 @@ class SpaceTimeNewton:
         found = []
         for i in range(len(z)):
             at, one = rows_of(jet, slice(i, i + 1)), z[i : i + 1]
-            solve = self.factorise(at, one)
+            solve = self.solver(at, one)
             e = solve(self.rows(at, one))
             found.append(e + solve(self.rows(self.correct(at, e, one), one)))
         return torch.cat(found) if found else torch.zeros(0, self.n_values, dtype=torch.float64)
 
     def tangent(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
         """The linearised problem at u: e (n_samples, n_values) -> its rows (n_samples, n_free)."""
-        geometry = self.form.ansatz.place(self.s, z)
-        values = self.form.ansatz.values(z, geometry[0])
+        placed = self.form.ansatz.place(self.s, z)
+        values = self.form.ansatz.values(z, placed.x)
         equations = self.form.residual_function.linearise(jet, values)[1]
         held = [(row, row.linearise(jet, values)) for row in self._held]
         slopes = [*equations, *(found for _, found in held)]
@@ -82,7 +86,7 @@ class SpaceTimeNewton:
 
         def apply(e: Tensor) -> Tensor:
             parts = self._parts(e)
-            along = [{i: self._along_x(i, part, geometry) for i in wanted} for part in parts]
+            along = [{i: self._along_x(i, part, placed) for i in wanted} for part in parts]
 
             def row(slopes: list[Jet]) -> Tensor:
                 pairs = zip(slopes, along, strict=True)
@@ -97,23 +101,23 @@ class SpaceTimeNewton:
 
     def jet(self, n: Tensor, z: Tensor) -> Jet:
         """Jet along x of lift + n, n given at the nodes (n_samples, n_values), z float64."""
-        lift = self.form.ansatz.lift_jet(z, self.form.ansatz.place(self.s, z)[0])
+        lift = self.form.ansatz.lift_jet(z, self.form.ansatz.place(self.s, z).x)
         start = {k: u.double().expand(*u.shape[:-2], len(z), self.n_nodes) for k, u in lift.items()}
         return self.correct(start, n.double(), z)
 
-    def change(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
-        """Sum of n_steps Newton steps from u: a jet at the nodes, on the device of n.
+    def corrected(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
+        """Jet along x of n + e, e from Newton steps at lift + n; at the nodes, on the device of n.
 
         Args:
-            n: nodal values of u, (n_samples, n_values).
+            n: u less its lift, given at the nodes, (n_samples, n_values).
             z: (n_samples, d).
             n_steps: at least 1.
         """
-        z = z.double().cpu()
-        start = jet = self.jet(n.cpu(), z)
+        z, total = z.double().cpu(), n.double().cpu()
         for _ in range(n_steps):
-            jet = self.correct(jet, self.error(jet, z), z)
-        return {index: (jet[index] - start[index]).to(n.device) for index in jet}
+            total = total + self.error(self.jet(total, z), z)
+        nothing = dict.fromkeys(self.form.ansatz.indices, torch.zeros(()))
+        return {k: u.to(n.device) for k, u in self.correct(nothing, total, z).items()}
 
     def log_tail(self, n: Tensor, unit: Tensor) -> Tensor:
         """log of what the nodes hardly resolve of u given there, relative to a size of u.
@@ -138,10 +142,10 @@ class SpaceTimeNewton:
 
     def correct(self, jet: Jet, e: Tensor, z: Tensor) -> Jet:
         """The jet of u + e along x."""
-        geometry = self.form.ansatz.place(self.s, z)
+        placed = self.form.ansatz.place(self.s, z)
         parts = self._parts(e)
         return {
-            k: u + self.form.unknowns.of_parts([self._along_x(k, one, geometry) for one in parts])
+            k: u + self.form.unknowns.of_parts([self._along_x(k, one, placed) for one in parts])
             for k, u in jet.items()
         }
 
@@ -171,7 +175,7 @@ class SpaceTimeNewton:
         """The first damped step from the lift, (1, n_values); zero if none lowers the residual."""
         jet = self.jet(torch.zeros(1, self.n_values, dtype=torch.float64), z)
         rows = self.rows(jet, z)
-        e = self.factorise(jet, z)(rows)
+        e = self.solver(jet, z)(rows)
         found = self._damped(jet, e, z, rows.norm())
         return torch.zeros_like(e) if found is None else found[0] * e
 
@@ -205,7 +209,7 @@ class SpaceTimeNewton:
         jet = self.jet(total, z)
         size = self.rows(jet, z).norm()
         for _ in range(_MAX_STEPS):
-            e = self.factorise(jet, z)(self.rows(jet, z))
+            e = self.solver(jet, z)(self.rows(jet, z))
             if not torch.isfinite(e).all():
                 break
             found = self._damped(jet, e, z, size)
@@ -227,14 +231,58 @@ class SpaceTimeNewton:
             "more nodes or a stretch that resolves the layers"
         )
 
-    def factorise(self, jet: Jet, z: Tensor) -> Callable[[Tensor], Tensor]:
-        """The linearised problem at one u: rows (n, n_free) -> e without them, (n, n_values)."""
-        geometry = self.form.ansatz.place(self.s, z)
-        values = self.form.ansatz.values(z, geometry[0])
+    def solver(self, jet: Jet, z: Tensor) -> Solve:
+        """The linearised problem at one u: rows (1, n_free) -> e without them, (1, n_values)."""
+        if not self.is_separable:
+            return self.factorise(jet, z)
+        system = Preconditioned(self.tangent(jet, z), self.separable(jet, z))
+
+        def solve(rows: Tensor) -> Tensor:
+            e, is_found = system.error(rows, _EXACT, _BUDGET)
+            if is_found.all() or not torch.isfinite(rows).all():
+                return e
+            if self.n_values <= _MOST_FACTORISED:
+                return self.factorise(jet, z)(rows)
+            raise ConvergenceError(
+                f"the linearised equations of problem {self.form.name!r} on the nodes {self.nodes} "
+                f"could not be solved for z = {z[0].tolist()}: their coefficients vary too much "
+                f"for an iteration. With at most {_MOST_FACTORISED} nodes they are factorised"
+            )
+
+        return solve
+
+    @property
+    def is_separable(self) -> bool:
+        """Are coefficients averaged for a preconditioner, in the place of factors? From 3D on."""
+        return len(self.nodes) > 2 and not self._held
+
+    def separable(self, jet: Jet, z: Tensor) -> Solve:
+        """-P^-1 with the coefficients at u averaged, rows (n, n_free) -> e (n, n_values)."""
+        placed = self.form.ansatz.place(self.s, z)
+        values = self.form.ansatz.values(z, placed.x)
         equations = self.form.residual_function.linearise(jet, values)[1]
-        matrix = torch.cat([self._row_of_matrix(slopes, geometry) for slopes in equations])
+        inverses = [
+            Separable(placed.pull_back(of_row[a]), self._derivatives, self._free_along(faces))
+            for a, (of_row, faces) in enumerate(zip(equations, self.form.ansatz.hard, strict=True))
+        ]
+        numbers = [int(part.sum()) for part in self.free.chunk(len(inverses))]
+
+        def solve(rows: Tensor) -> Tensor:
+            e = rows.new_zeros(len(rows), self.n_values)
+            parts = zip(inverses, rows.split(numbers, dim=1), strict=True)
+            e[:, self.free] = -torch.cat([inverse.solve(part) for inverse, part in parts], dim=1)
+            return e
+
+        return solve
+
+    def factorise(self, jet: Jet, z: Tensor) -> Solve:
+        """The linearised problem at one u: rows (n, n_free) -> e without them, (n, n_values)."""
+        placed = self.form.ansatz.place(self.s, z)
+        values = self.form.ansatz.values(z, placed.x)
+        equations = self.form.residual_function.linearise(jet, values)[1]
+        matrix = torch.cat([self._row_of_matrix(slopes, placed) for slopes in equations])
         for row in self._held:
-            found = self._row_of_matrix(row.linearise(jet, values), geometry)
+            found = self._row_of_matrix(row.linearise(jet, values), placed)
             matrix[row.rows] = found[row.nodes]
         factors = torch.linalg.lu_factor(matrix[self.free][:, self.free])
 
@@ -247,7 +295,7 @@ class SpaceTimeNewton:
 
     def rows(self, jet: Jet, z: Tensor) -> Tensor:
         """The residual at the free nodes, (n_samples, n_free)."""
-        values = self.form.ansatz.values(z, self.form.ansatz.place(self.s, z)[0])
+        values = self.form.ansatz.values(z, self.form.ansatz.place(self.s, z).x)
         r = self.form.residual_function(jet, values).expand_as(jet[()])
         rows = self.form.unknowns.join(r).clone()
         # Where two rows are given for a value it is the later one.
@@ -270,72 +318,48 @@ class SpaceTimeNewton:
         nowhere = torch.zeros(self.n_nodes, dtype=torch.bool)
         return ~reduce(torch.logical_or, map(self._on, faces), nowhere)
 
-    def _conditions(self) -> Iterator[HeldRows]:
-        functions = self.form.condition_functions
-        for condition, function in zip(self.form.conditions, functions, strict=True):
-            at = self.form.unknowns.number(condition.field) * self.n_nodes
-            nodes = self._on(condition.face).nonzero()[:, 0]
-            nodes = nodes[self.free[at + nodes]]
-            yield ConditionRows(at + nodes, nodes, function)
+    def _free_along(self, faces: Iterable[Face]) -> list[slice]:
+        """Nodes along each coordinate that lie on none of these."""
+        sides = {face.side for face in faces}
+        names = zip(self.form.ansatz.box.names, self.nodes, strict=True)
+        return [slice(int((c, False) in sides), n - ((c, True) in sides)) for c, n in names]
 
-    def _slopes(self) -> Iterator[HeldRows]:
-        numbers = torch.arange(self.n_nodes).reshape(self.nodes)
-        for a, faces in enumerate(self.form.ansatz.hard):
-            for face in faces:
-                if face.with_slope:
-                    axis = self.form.ansatz.box.names.index(face.coordinate)
-                    last, step = (self.nodes[axis] - 1, -1) if face.is_end else (0, 1)
-                    nodes, beside = (numbers.select(axis, k).flatten() for k in (last, last + step))
-                    rows = a * self.n_nodes + beside
-                    held = self.free[rows]
-                    yield SlopeRows(rows[held], nodes[held], self.form.ansatz, a, face.coordinate)
-
-    def _row_of_matrix(self, slopes: list[Jet], geometry: tuple[list[Tensor], ...]) -> Tensor:
+    def _row_of_matrix(self, slopes: list[Jet], placed: Placed) -> Tensor:
         """sum_a dr/du_a D_a of one row of r, on the nodes of all unknowns, for one sample."""
         nothing = torch.zeros(self.n_nodes, self.n_nodes, dtype=torch.float64)
-        blocks = [self._matrix(own, geometry) if own else nothing for own in slopes]
+        blocks = [self._matrix(own, placed) if own else nothing for own in slopes]
         return torch.cat(blocks, dim=1)
 
-    def _matrix(self, slopes: Jet, geometry: tuple[list[Tensor], ...]) -> Tensor:
+    def _matrix(self, slopes: Jet, placed: Placed) -> Tensor:
         """The same for one unknown."""
-        _, first, second = geometry
-        along_s = pull_back(slopes, first, second)
+        along_s = placed.pull_back(slopes)
         terms = [
             a.expand(1, self.n_nodes)[0][:, None] * self._operators[index]
             for index, a in along_s.items()
         ]
         return torch.stack(terms).sum(0)
 
-    def _along_x(self, index: Index, e: Tensor, geometry: tuple[list[Tensor], ...]) -> Tensor:
-        _, first, second = geometry
-        along = self._along_s(index, e)
-        if len(index) < 2:
-            return along / first[index[0]] if index else along
-        i, j = index
-        if i == j:
-            along = along - self._along_s((i,), e) * second[i] / first[i]
-        return along / (first[i] * first[j])
+    def _along_x(self, index: Index, e: Tensor, placed: Placed) -> Tensor:
+        terms = [a * self._along_s(k, e) for k, a in placed.along_s(index).items()]
+        return reduce(torch.add, terms)
 
     def _along_s(self, index: Index, e: Tensor) -> Tensor:
         values = e.reshape(len(e), *self.nodes)
-        for i in index:
-            values = (values.movedim(1 + i, -1) @ self._derivatives[i].T).movedim(-1, 1 + i)
+        for i in set(index):
+            d = self._derivatives[i][index.count(i)]
+            values = (values.movedim(1 + i, -1) @ d.T).movedim(-1, 1 + i)
         return values.flatten(1)
 
     @cached_property
-    def _derivatives(self) -> list[Tensor]:
-        """D along each coordinate, (n_i, n_i) each."""
+    def _derivatives(self) -> list[list[Tensor]]:
+        """D^0 to D^4 along each coordinate, (n_i, n_i) each."""
         along = zip(self.form.ansatz.series, self.nodes, strict=True)
-        return [own.derivative(n) for own, n in along]
+        return [[own.derivative(n, order) for order in range(5)] for own, n in along]
 
     @cached_property
     def _operators(self) -> dict[Index, Tensor]:
         """D_a on the nodes of the box, (n_nodes, n_nodes) each."""
-        found = {}
-        for index in self.form.ansatz.indices:
-            factors = []
-            for i, d in enumerate(self._derivatives):
-                power = index.count(i)
-                factors.append(torch.linalg.matrix_power(d, power))
-            found[index] = reduce(torch.kron, factors)
-        return found
+        return {
+            index: reduce(torch.kron, [d[index.count(i)] for i, d in enumerate(self._derivatives)])
+            for index in self.form.ansatz.indices
+        }

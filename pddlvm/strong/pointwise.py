@@ -197,7 +197,7 @@ class FieldValues:
         found: dict[str, Tensor] = {}
         for name, field in self._fields.items():
             if not isinstance(field, Field):
-                found[name] = torch.as_tensor(float(field)).to(z)
+                found[name] = torch.as_tensor(float(field), dtype=torch.float64).to(z)
                 continue
             part = z[:, self._slices[name]]
             if name not in self._along:

@@ -7,6 +7,7 @@ conditions are rows of the residual. Of several unknowns u, v, ... r has a row f
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from pddlvm.strong.checks import (
 )
 from pddlvm.strong.domain import Affine, Box, Face, Stretch
 from pddlvm.strong.form import StrongForm
-from pddlvm.strong.jets import closure
+from pddlvm.strong.jets import HIGHEST, closure
 from pddlvm.strong.newton import SpaceTimeNewton
 from pddlvm.strong.pointwise import Condition, FieldValues, PointFunction
 from pddlvm.strong.unknowns import Unknowns
@@ -379,7 +380,8 @@ def _one() -> Tensor:
 
 def _names_in(box: Box, unknowns: Unknowns) -> dict[str, str]:
     """What functions read beside fields: u, its derivatives, and the coordinates."""
-    derivatives = [a + b for a in box.names for b in ("", *box.names)]
+    orders = range(1, HIGHEST + 1)
+    derivatives = ["".join(d) for k in orders for d in product(box.names, repeat=k)]
     of_u = {u: "the solution" if unknowns.n == 1 else "an unknown" for u in unknowns.names}
     taken = {
         **of_u,

@@ -17,7 +17,7 @@ class Series:
 
     Attributes:
         nodes: n -> s_j, (n,).
-        derivative: n -> D, (n, n).
+        derivative: n, order -> D, (n, n).
         interpolation: s, n -> matrix from values at the nodes to values at s.
         hats: the same, piecewise linear.
         quadrature_weights: n -> weights at the nodes, (n,).
@@ -25,7 +25,7 @@ class Series:
     """
 
     nodes: Callable[[int], Tensor]
-    derivative: Callable[[int], Tensor]
+    derivative: Callable[[int, int], Tensor]
     interpolation: Callable[[Tensor, int], Tensor]
     hats: Callable[[Tensor, int], Tensor]
     quadrature_weights: Callable[[int], Tensor]

@@ -67,6 +67,7 @@ class TrainingResult:
             up to a constant; of the part that the stage of the training is about).
         certificates: relative residuals of the trained forward map on fresh draws.
         was_short: did the limit on the seconds end it after a few steps?
+        inverse_verdict: that on the inverse map.
     """
 
     n_steps: int
@@ -76,11 +77,13 @@ class TrainingResult:
     history: list[dict[str, float]] = field(repr=False)
     certificates: Certificates
     was_short: bool = False
+    inverse_verdict: str = "accept"
 
     @property
     def verdict(self) -> str:
-        """Is the forward map good enough? "accept", or what is wrong and what to try."""
-        found = self.certificates.verdict
+        """Are the maps good enough? "accept", or what is wrong and what to try."""
+        both = self.certificates.verdict, self.inverse_verdict
+        found = "; ".join(text for text in both if text != "accept") or "accept"
         if found == "accept" or not self.was_short:
             return found
         return (
@@ -105,7 +108,7 @@ def train(
     resume: bool = False,
     record: Record | None = None,
 ) -> TrainingResult:
-    """Train both maps, calibrate them, and say whether the forward map is good enough.
+    """Train both maps, calibrate them, and say whether they are good enough.
 
     Under torchrun, or where torch.distributed is initialised, all processes call it with the same
     arguments and share out the batch; the first one decides, shows and writes.
@@ -201,7 +204,16 @@ def train(
         names = tuple(stage.name for stage in stages)
         found = certificates(model)
         was_short = at.step < min(_FEW_STEPS, budget.steps)
-        return TrainingResult(at.step, clock.seconds, where, names, at.history, found, was_short)
+        return TrainingResult(
+            at.step,
+            clock.seconds,
+            where,
+            names,
+            at.history,
+            found,
+            was_short,
+            model.inverse_verdict,
+        )
 
 
 @dataclass(frozen=True)

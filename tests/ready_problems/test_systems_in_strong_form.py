@@ -67,6 +67,50 @@ def test_a_beam_bends_as_its_moment_over_its_stiffness():
     np.testing.assert_allclose(u, cumulative_simpson(slope, x=x, initial=0), rtol=0, atol=1e-8)
 
 
+def clamped(stiffness, taper, load, x):
+    """Deflection by two integrals of the moment q x^2 / 2 + a x + b over the stiffness."""
+    fine = np.linspace(0, 1, 2001)
+
+    def twice(moment):
+        slope = cumulative_simpson(moment / (1 + taper * fine) / stiffness, x=fine, initial=0)
+        return slope, cumulative_simpson(slope, x=fine, initial=0)
+
+    parts = [twice(m) for m in (0.5 * load * fine**2, fine, np.ones_like(fine))]
+    # No slope and no deflection at the end.
+    matrix = np.array([[part[k][-1] for part in parts] for k in range(2)])
+    a, b = np.linalg.solve(matrix[:, 1:], -matrix[:, 0])
+    return np.interp(x, fine, parts[0][1] + a * parts[1][1] + b * parts[2][1])
+
+
+def test_a_clamped_beam_of_constant_section_is_exact():
+    problem = beam.make_clamped()
+    z = torch.tensor([[2.0, 0.0, 100.0]], dtype=torch.float64)
+    x = problem.axes[0]
+    u = problem.solve(z)[0]
+    torch.testing.assert_close(u, 100 / 48 * (x * (1 - x)) ** 2, rtol=0, atol=1e-11)
+
+
+def test_a_tapered_beam_bends_as_its_moment_over_its_stiffness():
+    problem = beam.make_clamped()
+    z = problem.prior.sample((3,), seed=0)
+    for one, u in zip(z.numpy(), problem.solve(z).numpy(), strict=True):
+        np.testing.assert_allclose(u, clamped(*one, problem.axes[0].numpy()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_model_of_the_clamped_beam():
+    problem = beam.make_clamped(grid=41)
+    model = pddlvm.LatentVariableModel(problem, seed=0)
+    pddlvm.train(model, max_steps=500, calibrate=False)
+    model.calibrate(256)
+    z = problem.prior.sample((100,), seed=5)
+    u, forward = problem.solve(z), model.forward(z)
+    error = forward.mean - u
+    assert (error.norm(dim=1) / u.norm(dim=1)).mean() < 1e-3
+    held = (error.abs() <= 2 * forward.std)[forward.std > 0].double().mean()
+    assert 0.9 < held < 0.99
+
+
 # --- FitzHugh-Nagumo ---------------------------------------------------------------------------
 
 
