@@ -52,25 +52,28 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def packages(path: Path) -> set[str]:
     """First parts of the dotted names that a file imports."""
     return {name.split(".")[0] for name in imports(parsed(path))}
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_only_fem_imports_scikit_fem(path):
-    assert "skfem" not in packages(path) or path.parent.name == "fem"
+def importing(*names: str) -> set[Path]:
+    """Files of the package that import one of these."""
+    return {path for path in ENGINE if packages(path) & set(names)}
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_only_latent_imports_pyro(path):
-    assert "pyro" not in packages(path) or path.parent.name == "latent"
+def test_only_fem_imports_scikit_fem():
+    assert {path.parent.name for path in importing("skfem")} == {"fem"}
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_only_plot_imports_matplotlib(path):
-    drawing = packages(path) & {"matplotlib", "mpl_toolkits"}
-    assert not drawing or path.parent.name == "plot" or name_of(path).endswith("runs/figures.py")
+def test_only_latent_imports_pyro():
+    assert {path.parent.name for path in importing("pyro")} == {"latent"}
+
+
+def test_only_plot_imports_matplotlib():
+    drawing = importing("matplotlib", "mpl_toolkits") - {ROOT / "pddlvm" / "runs" / "figures.py"}
+    assert {path.parent.name for path in drawing} == {"plot"}
 
 
 def own_imports(path: Path) -> set[str]:
@@ -121,16 +124,15 @@ def test_folders_of_tests_are_those_of_the_packages():
     assert folders <= {*ORDER, "ready_problems"}
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_the_engine_does_not_import_problems(path):
-    assert not packages(path) & {"problems", "examples", "benchmarks", "tests"}
+def test_the_engine_does_not_import_problems():
+    assert importing("problems", "examples", "benchmarks", "tests") == set()
 
 
-@pytest.mark.parametrize("path", [*ENGINE, *PROBLEMS], ids=name_of)
-def test_imports_are_absolute_and_without_star(path):
-    nodes = ast.walk(parsed(path))
-    lines = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-    assert not any(node.level or node.names[0].name == "*" for node in lines)
+def test_imports_are_absolute_and_without_star():
+    for path in (*ENGINE, *PROBLEMS):
+        nodes = ast.walk(parsed(path))
+        lines = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not any(node.level or node.names[0].name == "*" for node in lines), path
 
 
 @pytest.mark.parametrize("module", [pddlvm, fem, linalg, links], ids=lambda m: m.__name__)
@@ -176,9 +178,9 @@ def private_uses(tree: ast.AST) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", PROBLEMS, ids=name_of)
-def test_problems_use_public_names_only(path):
-    assert private_uses(parsed(path)) == set()
+def test_problems_use_public_names_only():
+    used = {name_of(path): private_uses(parsed(path)) for path in PROBLEMS}
+    assert {name: found for name, found in used.items() if found} == {}
 
 
 @pytest.mark.parametrize(
@@ -226,11 +228,11 @@ def test_no_import_cycles():
     assert "pddlvm.models" in TopologicalSorter(graph).static_order()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pddlvm" / "fem").glob("*.py")), ids=name_of)
-def test_fem_is_the_first_link_of_the_chain(path):
-    used = {name for name in imports(parsed(path)) if name.startswith("pddlvm")}
+def test_fem_is_the_first_link_of_the_chain():
     below = {"pddlvm.basics.checks", "pddlvm.basics.errors"}
-    assert all(name.startswith("pddlvm.fem") or name in below for name in used)
+    for path in (ROOT / "pddlvm" / "fem").glob("*.py"):
+        used = {name for name in imports(parsed(path)) if name.startswith("pddlvm")}
+        assert all(name.startswith("pddlvm.fem") or name in below for name in used), path
 
 
 def of_kind(base: type) -> set[str]:
@@ -261,10 +263,10 @@ def asked_kinds(tree: ast.AST) -> set[str]:
     return names & set(KINDS)
 
 
-@pytest.mark.parametrize("path", [*ENGINE, *PROBLEMS], ids=name_of)
-def test_nobody_asks_which_kind_of_problem_or_model_it_is(path):
-    package = path.relative_to(ROOT).parts[1].removesuffix(".py")
-    assert all(package in KINDS[name] for name in asked_kinds(parsed(path)))
+def test_nobody_asks_which_kind_of_problem_or_model_it_is():
+    for path in (*ENGINE, *PROBLEMS):
+        package = path.relative_to(ROOT).parts[1].removesuffix(".py")
+        assert all(package in KINDS[name] for name in asked_kinds(parsed(path))), path
 
 
 @pytest.mark.parametrize("kind", ["Problem", "pddlvm.Problem | int", "(CollocationModel, str)"])

@@ -130,6 +130,15 @@ class Region:
         return tuple(slice(*pair) for pair in pairwise(ends.tolist()))
 
     @cached_property
+    def arguments(self) -> tuple[tuple[str, slice | int, tuple[int, ...]], ...]:
+        """What point functions read of e: name, place and shape of each; a number has an index."""
+        found: list[tuple[str, slice | int, tuple[int, ...]]] = []
+        for number, part in enumerate(self.parts):
+            for (name, shape), place in zip(part.shapes.items(), self.columns(number), strict=True):
+                found.append((name, place if shape else place.start, shape))
+        return tuple(found)
+
+    @cached_property
     def matrix(self) -> sp.csr_matrix:
         """B, sparse, (n_cells * n_quadrature * s, n_dofs)."""
         n_cells, n_quadrature, s, n_local = self.shape

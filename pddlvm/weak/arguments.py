@@ -59,9 +59,9 @@ def call(
 ) -> Any:
     """What a function returns at one point, e (s,)."""
     known = {"x": x}
-    for number, part in enumerate(region.parts):
-        for (name, shape), place in zip(part.shapes.items(), region.columns(number), strict=True):
-            known[name] = e[place].reshape(shape)
+    for name, place, shape in region.arguments:
+        # Each operation costs as much at one point as at a thousand.
+        known[name] = e[place].reshape(shape) if len(shape) > 1 else e[place]
     if not region.is_mixed:
         first = [known.pop(name) for name in _FIRST]
         further = {k: v for k, v in known.items() if k in _names(function, region)}

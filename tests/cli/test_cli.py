@@ -58,6 +58,21 @@ class Answer:
 Call = Callable[..., Answer]
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory) -> Path:
+    """A file for `--config`: a training is compared with few reference solutions."""
+    path = tmp_path_factory.mktemp("config") / "few.toml"
+    path.write_text("n_validation = 5\n")
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pddlvm.runs.figures._DPI", 30)
+        yield
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -79,11 +94,12 @@ def call(monkeypatch, capsys) -> Call:
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
+def run_folder(tmp_path_factory, few) -> Path:
     """A finished run of a small problem."""
     path = tmp_path_factory.mktemp("runs") / "line"
     with pytest.MonkeyPatch.context() as patch:
         arguments = ["train", "poisson-1d", "--set", "n=8", "--max-steps", "30", "--seed", "1"]
+        arguments += ["--config", str(few)]
         patch.setattr(sys, "argv", ["pddlvm", *arguments, "--out", str(path), "--json"])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -204,14 +220,15 @@ def test_validate_compares_with_the_reference_solver(run_folder, call: Call):
 
 
 @pytest.fixture(scope="module")
-def trajectories(tmp_path_factory) -> Path:
+def trajectories(tmp_path_factory, few) -> Path:
     """A finished run of a problem in time on a mesh."""
     path = tmp_path_factory.mktemp("runs") / "plate"
     with pytest.MonkeyPatch.context() as patch:
         settings = ("n=10", "n_terms=2", "n_steps=10")
         options = [x for one in settings for x in ("--set", one)]
         arguments = ["train", f"{heat.__file__}:make", *options, "--max-steps", "20", "--json"]
-        patch.setattr(sys, "argv", ["pddlvm", *arguments, "--out", str(path)])
+        arguments += ["--config", str(few), "--out", str(path)]
+        patch.setattr(sys, "argv", ["pddlvm", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
     assert not ended.value.code
@@ -289,22 +306,26 @@ def own(tmp_path: Path) -> str:
     return str(tmp_path / "own.py")
 
 
-def test_a_problem_in_a_file_is_executed_only_when_it_is_named(own, call: Call, tmp_path: Path):
+def test_a_problem_in_a_file_is_executed_only_when_it_is_named(
+    own, few, call: Call, tmp_path: Path
+):
     out = tmp_path / "run"
-    done = call("train", f"{own}:make", "--set", "n=6", "--max-steps", 3, "--out", out)
+    quick = ("--set", "n=6", "--max-steps", 3, "--config", few)
+    done = call("train", f"{own}:make", *quick, "--out", out)
     assert done.code == 0, done.err
     refused = call("forward", out, "--draws", 1)
     assert refused.code == 1 and "--problem" in refused.err
     assert call("forward", out, "--draws", 1, "--problem", f"{own}:make").code == 0
 
 
-def test_a_figure_that_cannot_be_drawn_costs_no_run(call: Call, tmp_path: Path, monkeypatch):
+def test_a_figure_that_cannot_be_drawn_costs_no_run(few, call: Call, tmp_path: Path, monkeypatch):
     def fails(*arguments: object, **options: object):
         raise RuntimeError("latex could not be found")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
     out = tmp_path / "run"
-    done = call("train", "poisson-1d", "--set", "n=6", "--max-steps", 3, "--out", out)
+    quick = ("--set", "n=6", "--max-steps", 3, "--config", few)
+    done = call("train", "poisson-1d", *quick, "--out", out)
     assert done.code == 0 and "verdict" in done.out
     assert "'Training: " in done.err and "latex could not be found" in done.err
     page = (out / "report.html").read_text()

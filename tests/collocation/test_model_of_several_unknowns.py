@@ -53,13 +53,13 @@ def problem():
 def trained(problem):
     model = build(problem, seed=0)
     pddlvm.train(model, max_steps=400, calibrate=False)
-    model.calibrate(128)
+    model.calibrate(64)
     return model
 
 
 @pytest.fixture(scope="module")
 def draws(problem):
-    z = problem.prior.sample((60,), seed=3)
+    z = problem.prior.sample((40,), seed=3)
     return z, problem.solve(z)
 
 

@@ -49,6 +49,7 @@ def test_a_face_may_count_from_the_last_vertex_so_far(read, tmp_path: Path):
     assert np.array_equal(found.t, expected.t) and found.t.shape == (3, 2)
 
 
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -72,6 +73,7 @@ def test_what_may_never_end_is_refused(name: str, text: str, read, tmp_path: Pat
         read(tmp_path / name)
 
 
+@pytest.mark.usefixtures("own_process")
 def test_a_reader_that_waits_for_ever_is_ended(read, tmp_path: Path, monkeypatch):
     mesh = fem.unit_square(2)
     meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)]).write(tmp_path / "a.xml")
@@ -82,6 +84,7 @@ def test_a_reader_that_waits_for_ever_is_ended(read, tmp_path: Path, monkeypatch
         read(tmp_path / "a.xml")
 
 
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory")
 @pytest.mark.parametrize("n_values", [3 * 10**6, 10**8])
 def test_a_small_file_that_grows_is_refused(n_values: int, tmp_path: Path):
@@ -107,6 +110,7 @@ def test_data_beside_an_xdmf_file_are_read(data_format: str, tmp_path: Path):
     assert fem.read_mesh(tmp_path / "a.xdmf").nelements == mesh.nelements
 
 
+@pytest.mark.usefixtures("own_process")
 def test_limits_grow_with_the_data_beside_an_xdmf_file(tmp_path: Path, monkeypatch):
     mesh = fem.unit_square(8)
     raw = meshio.Mesh(mesh.p.T, [("triangle", mesh.t.T)])

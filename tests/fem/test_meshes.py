@@ -180,6 +180,7 @@ def test_names_written_by_scikit_fem_are_read(tmp_path):
     assert set(mesh.boundaries) == {"left", "right", "bottom", "top"}
 
 
+@pytest.mark.usefixtures("own_process")
 def test_reading_prints_nothing(capfd):
     fem.read_mesh(MESHES / "plate.msh")
     assert capfd.readouterr() == ("", "")
@@ -227,6 +228,7 @@ def test_text_file_is_no_mesh(tmp_path, suffix, text):
         fem.read_mesh(path)
 
 
+@pytest.mark.usefixtures("own_process")
 def test_failed_reading_prints_nothing(tmp_path, capfd):
     (tmp_path / "notes.msh").write_text("a text\n")
     with pytest.raises(MeshError):

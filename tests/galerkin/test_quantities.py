@@ -86,12 +86,19 @@ def case(request):
     return model, quantity_of(model.problem)
 
 
+@pytest.fixture(scope="module")
+def solved(case):
+    """Two hundred z, numbers of single precision, and their solutions."""
+    problem = case[0].problem
+    z = problem.prior.sample((10, 20), seed=1).float().double()
+    return z, problem.solve(z)
+
+
 @pytest.mark.parametrize(("corrections", "dtype"), [(0, torch.float32), (1, torch.float64)])
-def test_bounds_hold_on_two_hundred_draws(case, dtype, corrections):
+def test_bounds_hold_on_two_hundred_draws(case, solved, dtype, corrections):
     model, quantity = case
-    z = model.problem.prior.sample((10, 20), seed=1).to(dtype)
-    u = model.problem.solve(z)
-    found = model.forward(z, corrections=corrections).of(quantity)
+    z, u = solved
+    found = model.forward(z.to(dtype), corrections=corrections).of(quantity)
     assert found.mean.shape == (10, 20, quantity.n) and found.mean.dtype == dtype
     assert found.error_bound.dtype == torch.float64
     error = (found.mean.double() - quantity.apply(u)).abs()

@@ -114,8 +114,8 @@ def model() -> pddlvm.LatentVariableModel:
         # Wide, as by default: an error is to be added that is large beside its own.
         forward_network=pddlvm.NeuralGaussian(3, 8, width=192, log_variance=-9.0),
     )
-    pddlvm.train(trained, max_steps=200, calibrate=False)
-    trained.calibrate(1024)
+    pddlvm.train(trained, max_steps=100, calibrate=False)
+    trained.calibrate(768)
     return trained
 
 

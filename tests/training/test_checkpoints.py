@@ -4,6 +4,7 @@ import os
 import signal
 import tracemalloc
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,13 @@ def line() -> pddlvm.Problem:
     return poisson.make_1d(8)
 
 
+@cache
+def reduction_of(problem):
+    return pddlvm.reduce(problem, seed=3)
+
+
 def new_model(problem) -> pddlvm.LatentVariableModel:
-    return pddlvm.LatentVariableModel(problem, seed=3)
+    return pddlvm.LatentVariableModel(problem, reduction=reduction_of(problem), seed=3)
 
 
 def state(model: pddlvm.LatentVariableModel) -> dict[str, torch.Tensor]:

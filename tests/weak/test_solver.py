@@ -286,6 +286,7 @@ def test_a_step_at_rest_passes_where_the_lifting_tears_at_cells():
 def test_without_a_step_at_rest_newton_tears_them(monkeypatch):
     monkeypatch.setattr(newton.ReferenceSolver, "_step_at_rest", lambda *_: None)
     monkeypatch.setattr(newton, "_MAX_SECANT_STEPS", 0)
+    monkeypatch.setattr(newton, "_MAX_ITERATIONS", 15)
     with pytest.raises(ConvergenceError):
         torn(rubber).solve(double([0.5], [0.25]))
 
