@@ -302,7 +302,9 @@ class CollocationMaps(LatentModel):
         found = known_inverse(
             mean.to(u), std.to(u), shape, xi_known, known, batch, self.problem.prior
         )
-        return judged(found, misfit.to(u), p_value, _ADVICE, self.widths.told)
+        return judged(
+            found, misfit.to(u), p_value, _ADVICE, self.widths.told.to(u.device, copy=True)
+        )
 
     def misfit(self, u: Tensor, xi: Tensor) -> Tensor:
         """How badly xi explains fields on the grid, (batch,): distance of its mean, relative."""
