@@ -1,4 +1,4 @@
-"""Derivatives by z or u that nobody computes are refused, instead of being zero."""
+"""Derivatives by z or u: those of the forward map are right, all others are refused, not zero."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import pddlvm
-from problems import pinn, poisson
+from problems import nonlinear_poisson, pinn, poisson, thermal_block
 
 Function = Callable[[Tensor], Tensor]
 
@@ -30,14 +30,119 @@ def functions(model: pddlvm.LatentVariableModel) -> dict[str, tuple[Function, Te
     z = model.problem.prior.sample((1,), seed=0)
     u = torch.zeros(1, model.problem.n_dofs, dtype=torch.float64)
     found = {
-        "forward": (lambda z: model.forward(z).mean, z),
         "solve": (model.problem.solve, z),
         "inverse": (lambda u: model.inverse(u).mean, u),
     }
     if isinstance(model, pddlvm.GalerkinModel):
         found["refine"] = (lambda z: model.refine(z).u, z)
         found["start"] = (lambda u: model.refine(z, u=u).u, u)
+    else:
+        found["forward"] = (lambda z: model.forward(z).mean, z)
     return found
+
+
+def trained(problem: pddlvm.Problem) -> pddlvm.LatentVariableModel:
+    # A certificate of all modes would be nothing but rounding.
+    basis = pddlvm.ResidualEnriched(8)
+    model = pddlvm.LatentVariableModel(problem, basis=basis, seed=0, dtype=torch.float64)
+    pddlvm.train(model, max_steps=10, calibrate=False)
+    model.calibrate(64)
+    return model
+
+
+MAKE = {
+    "linear": lambda: poisson.make(8, n_terms=3),
+    "sum of few parts": lambda: thermal_block.make(n=12),
+    "nonlinear": lambda: nonlinear_poisson.make(6, n_terms=3),
+    "no potential": lambda: nonlinear_poisson.make_advection_diffusion(6, 2),
+}
+ANSWERS = {
+    "mean": lambda forward: forward.mean,
+    "std": lambda forward: forward.std,
+    "certificate": lambda forward: forward.residual_norm,
+}
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def differentiable(request) -> pddlvm.LatentVariableModel:
+    return trained(MAKE[request.param]())
+
+
+@pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_derivatives_of_the_forward_map_are_those_of_differences(
+    differentiable, answer, corrections
+):
+    model, read = differentiable, ANSWERS[answer]
+    prior, generator = model.problem.prior, torch.Generator().manual_seed(1)
+    is_linear = model.problem.is_linear
+    # A solution in the basis has the derivative of one, and few steps from afar have not.
+    n = corrections if is_linear else 4 * corrections
+    z = prior.sample((2,), seed=3)
+    along = prior.units[1] * torch.randn(z.shape, generator=generator, dtype=z.dtype)
+
+    there = read(model.forward(z, corrections=n))
+    weights = torch.randn(there.shape, generator=generator, dtype=z.dtype) / there.norm()
+
+    def total(z: Tensor) -> Tensor:
+        return (read(model.forward(z, corrections=n)) * weights).sum()
+
+    at = z.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(total(at), at)
+    h = 1e-4
+    difference = (total(z + h * along) - total(z - h * along)) / (2 * h)
+    torch.testing.assert_close((slope * along).sum(), difference, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_held_has_no_derivative_and_makes_no_nan():
+    model = trained(poisson.make(4, n_terms=2))
+    z = model.problem.prior.sample(seed=0).requires_grad_()
+    forward = model.forward(z, corrections=1)
+    (slope,) = torch.autograd.grad(forward.std.sum() + forward.mean.sum(), z)
+    assert torch.isfinite(slope).all()
+    fixed = torch.from_numpy(model.problem.fixed_dofs)
+    assert (forward.std[fixed] == 0).all()
+    assert forward.error_bound is not None and not forward.error_bound.requires_grad
+
+
+def test_what_a_graph_changes_is_nothing_but_the_graph(differentiable):
+    z = differentiable.problem.prior.sample((3,), seed=5)
+    for n in (0, 1):
+        plain, recorded = (differentiable.forward(x, n) for x in (z, z.clone().requires_grad_()))
+        for read in ANSWERS.values():
+            # A correction without a graph may need no mesh, and rounds in another order.
+            torch.testing.assert_close(read(recorded).detach(), read(plain), rtol=1e-5, atol=1e-9)
+
+
+def test_a_derivative_of_a_derivative_of_a_correction_is_refused():
+    model = trained(poisson.make(4, n_terms=2))
+    z = model.problem.prior.sample(seed=0).requires_grad_()
+    for read in ANSWERS.values():
+        with pytest.raises(pddlvm.InputError, match="first derivatives only"):
+            torch.autograd.grad(read(model.forward(z, 1)).sum(), z, create_graph=True)
+
+
+def test_jacobians_by_rows_and_quantities(differentiable):
+    problem = differentiable.problem
+    z = problem.prior.sample(seed=4)
+    found = torch.autograd.functional.jacobian(lambda x: differentiable.forward(x).mean, z)
+    assert found.shape == (problem.n_dofs, problem.n_parameters)
+    quantity = pddlvm.Quantity(problem, torch.ones(1, problem.n_dofs, dtype=z.dtype), "sum")
+    own = torch.autograd.functional.jacobian(
+        lambda x: quantity.apply(differentiable.forward(x).mean), z
+    )
+    torch.testing.assert_close(own[0], found.sum(0))
+    with pytest.raises(pddlvm.InputError, match=r"quantity\.apply"):
+        differentiable.forward(z.requires_grad_()).of(quantity)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_transforms_of_functions_are_refused(differentiable):
+    z = differentiable.problem.prior.sample((1,), seed=0)
+    with pytest.raises(pddlvm.InputError, match="backwards"):
+        torch.func.jacrev(lambda x: differentiable.forward(x).mean)(z)
+    with forward_ad.dual_level(), pytest.raises(pddlvm.InputError, match="backwards"):
+        differentiable.forward(forward_ad.make_dual(z, torch.ones_like(z)))
 
 
 @pytest.mark.parametrize(

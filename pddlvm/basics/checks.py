@@ -25,6 +25,7 @@ __all__ = [
     "broadcast_batch",
     "check_all",
     "check_axis",
+    "check_backward",
     "check_corrections",
     "check_count",
     "check_finite",
@@ -41,6 +42,7 @@ __all__ = [
     "check_share",
     "check_vectors",
     "is_integer",
+    "is_recorded",
     "kinds_checked",
     "numbers_of",
 ]
@@ -224,6 +226,17 @@ def check_no_gradient(values: Tensor, name: str) -> Tensor:
     return values
 
 
+def check_backward(values: Tensor, name: str) -> Tensor:
+    """Return values, or raise an InputError if derivatives by them are asked for but backwards."""
+    if isinstance(values, Tensor) and _is_transformed(values):
+        raise InputError(
+            f"{name} is inside of a torch.func transform or of forward mode; derivatives are taken "
+            f"backwards, of {name}.requires_grad_(): a gradient by backward(), torch.autograd.grad "
+            "or torch.autograd.functional.jacobian"
+        )
+    return values
+
+
 def check_predictions(values: Tensor, xi: Tensor) -> None:
     """Raise a ConvergenceError if predictions (batch, n) at xi (batch, d) are not finite."""
     finite = torch.isfinite(values)
@@ -311,8 +324,16 @@ def _is_number(value: Any) -> bool:
     return is_real and not isinstance(value, bool)
 
 
+def is_recorded(values: Tensor) -> bool:
+    """Does somebody wait for derivatives backwards?"""
+    return values.requires_grad and torch.is_grad_enabled()
+
+
 def _is_differentiated(values: Tensor) -> bool:
+    return is_recorded(values) or _is_transformed(values)
+
+
+def _is_transformed(values: Tensor) -> bool:
     # Within jacrev, jvp and vmap a tensor is wrapped; it need not say that it requires a gradient.
     is_wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(values)
-    is_recorded = values.requires_grad and torch.is_grad_enabled()
-    return is_wrapped or is_recorded or unpack_dual(values).tangent is not None
+    return is_wrapped or unpack_dual(values).tangent is not None

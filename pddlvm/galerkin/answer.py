@@ -1,4 +1,7 @@
-"""Answers of the forward map of a finite element problem: means now, variances when asked for."""
+"""Answers of the forward map of a finite element problem: means now, variances when asked for.
+
+They are differentiable in a z that requires a gradient.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pddlvm.basics.checks import check_predictions
+from pddlvm.basics.checks import check_predictions, is_recorded
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.galerkin.bounds import ErrorBounds, reduced_coercivity
 from pddlvm.galerkin.forward import Forward
+from pddlvm.galerkin.implicit import certificate, solved
 from pddlvm.galerkin.refinement import correct, refine
 from pddlvm.latent.prediction import unflatten
 from pddlvm.reduced.online import Certificate
@@ -28,19 +32,22 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         corrections: Newton steps in the reduced basis.
         corrected: the coefficients after these, (batch, n_modes), where they are known.
     """
-    if corrections and corrected is None and model.online is not None:
+    recorded = is_recorded(z)
+    if corrections and corrected is None and model.online is not None and not recorded:
         return _solved(model, z)
-    with torch.no_grad():
+    with torch.set_grad_enabled(recorded):
         like = model.sigma_residual
         # Standardised before it is rounded: the prior may be narrow and far from zero.
-        flat_z = z.detach().to(like.device, torch.float64, copy=True)
-        flat_z = flat_z.reshape(-1, z.shape[-1])
+        flat_z = z.to(like.device, torch.float64, copy=True).reshape(-1, z.shape[-1])
         flat = model.problem.prior.standardise(flat_z).to(like)
         c, log_variance = model.forward_map(flat)
         if corrected is not None:
             c = corrected.to(like.device)
         elif corrections:
-            c = correct(model.exact, model.reduced, c, flat_z, corrections)
+            with torch.no_grad():
+                c = correct(model.exact, model.reduced, c, flat_z, corrections)
+            if recorded:
+                c = solved(model.exact, c.double().cpu(), flat_z.cpu()).to(c)
         check_predictions(c, flat)
         # Corrections are exact to more digits than the matrices of the map.
         shown = (model.exact if corrections else model.reduced).representation
@@ -51,33 +58,36 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
     calibrated, reduced = Unchanged(model.uncertainty), Unchanged(model.reduced)
 
     @cache
-    @torch.no_grad()
     def residual_norm() -> Tensor:
         reduced()
-        mean = shown.solution(augmented, torch.float64).cpu()
-        reference = model.reduction.reference
-        found = refine(model.exact, reference, mean, flat_z.cpu(), max_iterations=0)
-        return found.residual_norm.reshape(batch).to(z)
+        with torch.set_grad_enabled(recorded):
+            mean, there = shown.solution(augmented, torch.float64).cpu(), flat_z.cpu()
+            reference, fixed = model.reduction.reference, (mean.detach(), there.detach())
+            found = refine(model.exact, reference, *fixed, max_iterations=0).residual_norm
+            if recorded:
+                found = certificate(model.exact, reference, found, mean, there)
+            return found.reshape(batch).to(z)
 
-    @torch.no_grad()
     def variances() -> tuple[Tensor, Tensor]:
         reduced()
         calibrated().warn_if_not_fitted()
-        norm = residual_norm().reshape(-1, 1).to(flat) if corrections else None
-        var_c, var_rest = model.variances(flat, flat_z, c, log_variance, norm)
-        return unflatten(var_c, batch), unflatten(var_rest, batch)
+        with torch.set_grad_enabled(recorded):
+            norm = residual_norm().reshape(-1, 1).to(flat) if corrections else None
+            var_c, var_rest = model.variances(flat, flat_z, c, log_variance, norm)
+            return unflatten(var_c, batch), unflatten(var_rest, batch)
 
     @torch.no_grad()
     def bounds(mean: Callable[[], Tensor]) -> ErrorBounds | None:
         reduced()
-        flat_mean = mean().reshape(len(flat_z), -1).to("cpu", torch.float64)
-        found: ErrorBounds | None = model.certifier(flat_mean, flat_z.cpu())
+        flat_mean = mean().detach().reshape(len(flat_z), -1).to("cpu", torch.float64)
+        found: ErrorBounds | None = model.certifier(flat_mean, flat_z.detach().cpu())
         return found
 
     @torch.no_grad()
     def stability() -> Tensor:
         reduced()
-        return reduced_coercivity(model.exact, c.to("cpu", torch.float64), flat_z.cpu())
+        there = flat_z.detach().cpu()
+        return reduced_coercivity(model.exact, c.detach().to("cpu", torch.float64), there)
 
     return Forward(
         c=unflatten(c.to(z), batch),

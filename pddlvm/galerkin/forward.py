@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from pddlvm.basics.checks import check_shape
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
@@ -23,6 +24,7 @@ from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.uncertainty import Uncertainty
+from pddlvm.linalg.derivatives import root
 from pddlvm.linalg.low_rank import LowRank, columns_of
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
@@ -104,7 +106,10 @@ class Forward:
         # A value is off by up to half of its last digit, evenly.
         rounding = torch.finfo(std.dtype).eps / math.sqrt(12) * self.mean.abs()
         fixed = self.representation.fixed.to(rounding.device)
-        return torch.hypot(std, rounding.index_fill(-1, fixed, 0.0))
+        rounding = rounding.index_fill(-1, fixed, 0.0)
+        if std.requires_grad:
+            return root(std.square() + rounding.square())
+        return torch.hypot(std, rounding)
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -158,9 +163,14 @@ class Forward:
         The first answer of a model prepares adjoint solutions, in about the time of its basis.
 
         Raises:
-            InputError: a quantity of another problem.
+            InputError: a quantity of another problem, or z requires a gradient.
         """
         self._reduced()
+        if self._z.requires_grad:
+            raise InputError(
+                "z requires a gradient, and forward(z).of(quantity) has none; take that of "
+                "quantity.apply(forward(z).mean), or give z.detach()"
+            )
         return OneQuantity(self, quantity, self._primal_dual(quantity))
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:

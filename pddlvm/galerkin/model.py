@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import (
+    check_backward,
     check_corrections,
     check_flag,
     check_kind,
@@ -160,7 +161,8 @@ class GalerkinMaps(LatentModel):
         """Predict solutions, with uncertainty.
 
         Args:
-            z: parameters, (..., d), in the support of the prior.
+            z: parameters, (..., d), in the support of the prior. Where they require a gradient,
+                `.mean`, `.std` and `.residual_norm` have one: backwards, and once.
             corrections: Newton steps in the reduced basis with the full residual, per query; the
                 error then is that of the basis.
 
@@ -169,12 +171,12 @@ class GalerkinMaps(LatentModel):
             `.residual_norm`. Its dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
-                the solution leaves the range of its dtype.
+            InputError, SupportError: z is no parameter vector of the prior, or is inside of a
+                torch.func transform; the solution leaves the range of its dtype.
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
         check_corrections(corrections)
-        return forward_of(self, self.problem.prior.check(check_no_gradient(z, "z")), corrections)
+        return forward_of(self, self.problem.prior.check(check_backward(z, "z")), corrections)
 
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         work, representation = z.double(), self.reduced.representation

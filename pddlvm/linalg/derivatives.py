@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["linearise", "linearise_at_once"]
+__all__ = ["linearise", "linearise_at_once", "root"]
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,6 +21,14 @@ def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, 
 def linearise_at_once(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """The same with all columns in one pass: of functions whose derivatives torch can batch."""
     return _linearise(function, x, _at_once)
+
+
+def root(x: Tensor) -> Tensor:
+    """sqrt x of numbers that are not negative; where x is zero for good its derivative is zero."""
+    if not x.requires_grad:
+        return x.sqrt()
+    is_zero = x == 0
+    return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, x).sqrt())
 
 
 def _linearise(

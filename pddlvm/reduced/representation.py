@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError
+from pddlvm.linalg.derivatives import root
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
@@ -165,7 +166,7 @@ class Representation(nn.Module):
         return self.units.u * (a @ self.rows).double() + self.offset
 
     def solution(self, a: Tensor, dtype: torch.dtype) -> Tensor:
-        """u of augmented coefficients (..., n_columns), (..., n_dofs), without gradients.
+        """u of augmented coefficients (..., n_columns), (..., n_dofs).
 
         Raises:
             InputError: u leaves the range of the dtype.
@@ -173,11 +174,13 @@ class Representation(nn.Module):
         self.check_range(a, dtype)
         shape = (a @ self.rows).to(dtype)
         unit = torch.tensor(self.units.u, dtype=dtype, device=shape.device)
-        return torch.addcmul(self.offset.to(dtype), shape, unit, out=shape)
+        # In place: the mesh may be large. A graph needs what would be written over.
+        where = None if shape.requires_grad else shape
+        return torch.addcmul(self.offset.to(dtype), shape, unit, out=where)
 
     def check_range(self, a: Tensor, dtype: torch.dtype) -> None:
         """Raise an InputError if u of augmented coefficients leaves the range of the dtype."""
-        self.check_size(float(a.abs().max()) if a.numel() else 0.0, dtype)
+        self.check_size(float(a.detach().abs().max()) if a.numel() else 0.0, dtype)
 
     def check_size(self, a: float, dtype: torch.dtype) -> None:
         """The same, for the largest of the coefficients."""
@@ -199,7 +202,7 @@ class Representation(nn.Module):
             var_rest: (batch, n_dofs).
             like: its dtype and device are those of the result: U may leave the range of others.
         """
-        return self.units.u * (var_c @ self.vectors.square().T + var_rest).sqrt().to(like)
+        return self.units.u * root(var_c @ self.vectors.square().T + var_rest).to(like)
 
     def test(self, r: Tensor) -> Tensor:
         """W^T r / E of residuals on the free degrees of freedom, (batch, n_free), float64, CPU."""
