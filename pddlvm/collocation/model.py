@@ -326,6 +326,10 @@ class CollocationMaps(LatentModel):
         mean = self.problem.prior.clamp_standard(mean)
         return mean * (1 - known) + xi_known, log_variance
 
+    def relative_bars(self, z: Tensor) -> Tensor:  # noqa: D102
+        found = self.forward(z)
+        return self.norm(found.std) / self.norm(found.mean).square().mean().sqrt()
+
     @property
     def inverse_verdict(self) -> str:  # noqa: D102
         return self.widths.verdict
@@ -353,13 +357,7 @@ class CollocationMaps(LatentModel):
     # --- shared with the calibration --------------------------------------------------------------
 
     def log_residual(self, c: Tensor, z: Tensor, nodal: Jet | None = None) -> Tensor:
-        """log of the root mean square of r / scale, relative to that of the lift, (batch, 1).
-
-        Args:
-            c: (batch, n_modes).
-            z: (batch, d).
-            nodal: of a corrected mean in the place of c, see `LearntBasis.watched_jet`.
-        """
+        """log |r / scale| of `LearntBasis.watched_jet`, relative to that of the lift, (batch, 1)."""
         jet, values = self.basis.watched_jet(c, z, nodal or {})
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
         square = r.square().mean(-1, keepdim=True)

@@ -317,6 +317,13 @@ class LatentModel(nn.Module, ABC):
         """
         yield 0.0, self.mesh_of(z, n_samples, seed)
 
+    def relative_bars(self, z: Tensor) -> Tensor | None:
+        """Error bars of the map relative to solutions, (batch,), where a residual may not see all.
+
+        A residual on a mesh does, in its norm.
+        """
+        return None
+
     @property
     def inverse_verdict(self) -> str:
         """On the inverse map, as it was found by a calibration; one that searches has none."""

@@ -15,6 +15,11 @@ from problems import pinn, poisson
         ((0.01, 0.5, 0.001, 0.002), "refine"),
         ((0.9, 0.99, 0.3, 0.5), "reject"),
         ((0.9, torch.inf, 0.3, torch.inf), "reject"),
+        ((0.01, 0.05, 0.001, 0.002, 0.05), "accept"),
+        (
+            (0.01, 0.05, 0.001, 0.002, 0.3),
+            "refine: 5 % of the predictions have error bars above 30 %",
+        ),
     ],
 )
 def test_the_verdict_follows_the_largest_residuals(values, word):
@@ -24,6 +29,28 @@ def test_the_verdict_follows_the_largest_residuals(values, word):
 @pytest.fixture(scope="module")
 def problem() -> pddlvm.Problem:
     return poisson.make(6, n_terms=2)
+
+
+def test_in_strong_form_error_bars_are_looked_at_too():
+    """A condition that nothing holds: the residual in the box is small, and u is wrong."""
+    box = pddlvm.Box(x=(0.0, 1.0))
+    line = pddlvm.CollocationProblem(
+        "line",
+        box,
+        lambda u_xx, f: u_xx + f,
+        fields={"f": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))},
+        hard=[box.start("x")],
+        conditions=[pddlvm.Condition(box.end("x"), lambda u_x: u_x, tolerance=1e3)],
+        grid=(21,),
+        nodes=(12,),
+    )
+    model = pddlvm.LatentVariableModel(line, n_functions=8, seed=0)
+    result = pddlvm.train(model, max_steps=60)
+    z = line.prior.sample((50,), seed=1)
+    u = line.solve(z)
+    error = (model.forward(z).mean - u).norm(dim=1) / u.norm(dim=1)
+    assert result.certificates.high < 0.1 < float(error.median())
+    assert "error bars above" in result.verdict
 
 
 def test_a_map_that_is_hardly_trained_needs_its_corrections(problem):
