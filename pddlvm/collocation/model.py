@@ -357,7 +357,7 @@ class CollocationMaps(LatentModel):
     # --- shared with the calibration --------------------------------------------------------------
 
     def log_residual(self, c: Tensor, z: Tensor, nodal: Jet | None = None) -> Tensor:
-        """log |r / scale| of `LearntBasis.watched_jet`, relative to that of the lift, (batch, 1)."""
+        """log |r / scale| of `LearntBasis.watched_jet` relative to that of the lift, (batch, 1)."""
         jet, values = self.basis.watched_jet(c, z, nodal or {})
         r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
         square = r.square().mean(-1, keepdim=True)

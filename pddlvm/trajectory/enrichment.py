@@ -32,7 +32,9 @@ __all__ = ["Shapes", "find_shapes", "full_error"]
 
 Array = NDArray[np.float64]
 
-_BLOCK, _N_NEW, _N_POD = 4, 12, 256
+_BLOCK, _N_SMALL, _N_NEW, _N_POD = 4, 6, 12, 256
+"""Draws at a time, and blocks of them in a row whose errors are to be small: few draws tell little
+of rare ones."""
 _N_FINAL, _N_NONLINEAR = 24, 320
 """Draws of a nonlinear problem that the last points, and principal components, are found by."""
 _INDEPENDENT, _NOISE = 1e-10, 1e-2
@@ -88,7 +90,7 @@ def find_shapes(
     v = _orthonormal(norm, v, fields.each(problem.history(z)[..., free].flatten(0, 1).numpy().T))
     # Noise of a pressure would be a shape with nothing to test it.
     least = 0.0 if len(reference.sizes) == 1 else (_NOISE * tolerance) ** 2
-    errors: list[float] = []
+    errors, n_small = list[float](), 0
     points = Explored(reference, parts, seed)
     while True:
         z = problem.prior.sample((_BLOCK,), generator=generator)
@@ -102,13 +104,19 @@ def find_shapes(
         size = np.maximum(size, off)
         errors.append(float((off / size).mean()))
         bar.say(f"{v.shape[1]} shapes: estimated error {errors[-1]:.1e}")
-        if points.is_ready and (v.shape[1] >= n_most or (off <= tolerance * size).all()):
+        is_small = (off <= tolerance * size).all()
+        n_small = n_small + 1 if is_small else 0
+        if points.is_ready and (v.shape[1] >= n_most or n_small >= _N_SMALL):
             break
+        if is_small and points.is_ready:
+            continue
         w = np.sqrt(problem.scheme.weights)[None, :, None] / size[:, None, None]
         new = [
             _principal(norm, x, _N_NEW, least) for x in fields.parts((e * w).reshape(-1, len(free)))
         ]
-        v = _orthonormal(norm, v, fields.tested(np.hstack(new)))
+        n_before, v = v.shape[1], _orthonormal(norm, v, fields.tested(np.hstack(new)))
+        if v.shape[1] == n_before and points.is_ready:
+            break
     if parts.nonlinear:
         steps = points.finish(steps, problem.prior.sample((_N_FINAL,), generator=generator))
     n_draws = _N_NONLINEAR if parts.nonlinear else _N_POD
@@ -182,8 +190,10 @@ def _principal(norm: sp.csr_matrix, x: Array, n: int, least: float) -> Array:
 def _orthonormal(norm: sp.csr_matrix, v: Array, x: Array) -> Array:
     """(V, X) with X orthonormal to V and in itself; what says nothing new is dropped."""
     for _ in range(2):
+        # Relative to what was given: what a whole space leaves of it is rounding.
+        given = np.einsum("ik,ik->k", x, norm @ x).max(initial=0.0)
         x = x - v @ (v.T @ (norm @ x))
         values, vectors = np.linalg.eigh(x.T @ (norm @ x))
-        kept = values > _INDEPENDENT * max(values.max(initial=0.0), np.finfo(float).tiny)
+        kept = values > _INDEPENDENT * max(given, np.finfo(float).tiny)
         x = x @ (vectors[:, kept] / np.sqrt(values[kept]))
     return np.hstack([v, x])

@@ -31,7 +31,7 @@ _FIRST_SHAPES, _MOST_SHAPES, _MOST_MODES = 48, 96, 128
 """Shapes of each field that are looked for at first, and at most."""
 _MOST_TERMS, _FEW_TERMS, _SEED = 1500, 300, 271828
 """Of polynomials, which each take eight solutions."""
-_MULTIPLE = 16
+_MULTIPLE, _ROUND_OFF = 16, 1e-8
 _SPARE = 1.6
 """Shapes that are kept, relative to those of the model: they tell how far it is off."""
 
@@ -121,7 +121,10 @@ def reduce_trajectories(
         n_fields = len(problem.fields_of_u)
         most = int(_SPARE * (n_shapes or n_fields * _FIRST_SHAPES))
         common = find_parts(problem), ReferenceMarch(problem)
-        shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed, bar)
+        # Where so many are asked for, they are wanted; of several fields the last may be noise.
+        is_asked = n_shapes is not None and n_fields == 1
+        least = _ROUND_OFF if is_asked else _TAIL_OF_SHAPES / 4
+        shapes = find_shapes(*common, most, least, seed, bar)
         most_shapes = n_fields * _MOST_SHAPES
         if n_shapes is None and _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes) * 4 > 3 * most:
             bar.say("more shapes")
@@ -129,6 +132,7 @@ def reduce_trajectories(
             v = shapes.steps.v.numpy()
             shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed + 1, bar, v)
         wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes)
+        # Where there are fewer, the rest of trajectories is rounding.
         m = min(wanted, shapes.steps.n)
         steps = shapes.steps.first(m)
         bar.say("modes of space and time")

@@ -122,7 +122,7 @@ def test_reduced_trajectories_of_each_field_are_the_solutions(kind):
 @pytest.fixture(scope="module")
 def model():
     made = pddlvm.LatentVariableModel(cavity(), n_shapes=24, n_modes=24)
-    pddlvm.train(made, max_steps=60)
+    pddlvm.train(made, max_steps=120)
     return made
 
 
