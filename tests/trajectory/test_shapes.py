@@ -8,7 +8,7 @@ import pddlvm
 
 @pytest.fixture(scope="module")
 def problem():
-    return parabolic.make("moving", 8, 10)
+    return parabolic.make("moving", 6, 8)
 
 
 def test_a_march_has_a_certificate_of_the_size_of_its_error(problem):
