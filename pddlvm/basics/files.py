@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any, BinaryIO
 
 import torch
@@ -33,6 +34,7 @@ __all__ = [
     "read_content",
     "remove_older",
     "replacing",
+    "replacing_by_name",
     "write_content",
     "write_text",
 ]
@@ -106,6 +108,20 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise RunFileError(
             f"{str(path)!r} was not written ({reason}); is the disk full?"
         ) from error
+
+
+@contextmanager
+def replacing_by_name(path: Path) -> Iterator[Path]:
+    """The same for what writes to names only: one that ends alike, whose content is taken.
+
+    Raises:
+        RunFileError: see `write_content`.
+    """
+    with replacing(path) as file, tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / f"written{path.suffix}"
+        yield written
+        with written.open("rb") as content:
+            copyfileobj(content, file)
 
 
 def _permissions(path: Path) -> int:

@@ -79,15 +79,14 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
     @torch.no_grad()
     def bounds(mean: Callable[[], Tensor]) -> ErrorBounds | None:
         reduced()
-        flat_mean = mean().detach().reshape(len(flat_z), -1).to("cpu", torch.float64)
-        found: ErrorBounds | None = model.certifier(flat_mean, flat_z.detach().cpu())
+        flat_mean = mean().reshape(len(flat_z), -1).to("cpu", torch.float64)
+        found: ErrorBounds | None = model.certifier(flat_mean, flat_z.cpu())
         return found
 
     @torch.no_grad()
     def stability() -> Tensor:
         reduced()
-        there = flat_z.detach().cpu()
-        return reduced_coercivity(model.exact, c.detach().to("cpu", torch.float64), there)
+        return reduced_coercivity(model.exact, c.to("cpu", torch.float64), flat_z.cpu())
 
     return Forward(
         c=unflatten(c.to(z), batch),

@@ -149,10 +149,6 @@ class Forward:
         found = self._error_bounds
         return self._shaped(self._stability() if found is None else found.coercivity)
 
-    def _check_no_gradient(self, name: str) -> None:
-        if self._z.requires_grad:
-            raise InputError(f"z requires a gradient, and {name} has none; give z.detach()")
-
     def field(self, name: str) -> OneField:
         """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
 
@@ -234,7 +230,8 @@ class Forward:
 
     @cached_property
     def _error_bounds(self) -> ErrorBounds | None:
-        self._check_no_gradient("error_bound")
+        if self._z.requires_grad:
+            raise InputError("z requires a gradient, and error_bound has none; give z.detach()")
         found = self._bounds(lambda: self.mean)
         if found is None or not ((found.upper < torch.inf).any() or not found.upper.numel()):
             return None

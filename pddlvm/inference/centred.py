@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pddlvm.inference.climb import newton_system, points
+from pddlvm.inference.climb import Points, newton_system, points, spread
 from pddlvm.inference.modes import objective
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
@@ -51,24 +51,19 @@ def _shift(surrogate: Surrogate, y: Tensor, eta: Tensor, factor: Tensor) -> Tens
     """From maxima eta (batch, d), of data sets (batch, n)."""
     error = surrogate.error(Coordinates.plain(surrogate.prior).xi_of(eta))
 
-    def system(eta: Tensor) -> tuple[Tensor, Tensor]:
-        """The curvature and g of points, (batch, d) or several such, one after the other."""
-        of = torch.arange(len(y)).repeat(len(eta) // len(y))
-        at = points(surrogate, eta, partial(objective, surrogate, y[of]))
-        noise = surrogate.observation.noise.precision(y[of] - at.data)
-        return newton_system(surrogate.prior, at, y[of], noise.widened(error.at(of)))
+    def gradient(of: Tensor, at: Points) -> Tensor:
+        precision = surrogate.observation.noise.precision(y[of] - at.data).widened(error.at(of))
+        return newton_system(surrogate.prior, at, y[of], precision)[1]
 
+    here = points(surrogate, eta, partial(objective, surrogate, y))
     # Of what g is the derivative of: a ridge that is turned by little lies beside itself.
-    curvature, here = system(eta)
-    lower, failed = torch.linalg.cholesky_ex(curvature)
-    identity = torch.eye(eta.shape[-1], dtype=eta.dtype).expand_as(lower)
-    own = torch.linalg.solve_triangular(lower.mT, identity, upper=True)
-    # Where there is no curvature the maximum stays.
-    own = torch.where(failed[:, None, None] > 0, 0.0, own)
+    own = spread(surrogate, y, here, error)
     step = _STEP * own.permute(2, 0, 1)
-    around = system(torch.cat([eta + step, eta - step]).flatten(0, 1))[1]
-    g = around.unflatten(0, (-1, len(y)))
-    second = (g.sum(0) - len(g) * here) / _STEP**2
+    around = torch.cat([eta + step, eta - step]).flatten(0, 1)
+    of = torch.arange(len(y)).repeat(len(around) // len(y))
+    g = gradient(of, points(surrogate, around, partial(objective, surrogate, y[of])))
+    middle = gradient(of[: len(y)], here)
+    second = (g.unflatten(0, (-1, len(y))).sum(0) - 2 * len(step) * middle) / _STEP**2
     shift = 0.5 * (own @ (own.mT @ second[..., None]))[..., 0]
     far = (shift.abs() / factor.square().sum(-1).sqrt()).amax(-1, keepdim=True)
     return torch.where(torch.isfinite(far), shift * (_FARTHEST / far).clamp(max=1), 0.0)

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Iterator
 from glob import escape
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import meshio
@@ -18,7 +16,7 @@ from pddlvm.basics.files import (
     check_folder_of,
     next_folder,
     remove_older,
-    replacing,
+    replacing_by_name,
     write_text,
 )
 from pddlvm.latent.core import LatentModel
@@ -181,12 +179,8 @@ def checked_path(path: str | Path, suffix: str) -> Path:
 
 
 def _write(mesh: meshio.Mesh, path: Path) -> None:
-    # meshio writes to names only.
-    with replacing(path) as file, TemporaryDirectory() as folder:
-        written = Path(folder) / "mesh.vtu"
+    with replacing_by_name(path) as written:
         mesh.write(written)
-        with written.open("rb") as content:
-            copyfileobj(content, file)
 
 
 def _numbered(mesh: meshio.Mesh, i: int) -> meshio.Mesh:

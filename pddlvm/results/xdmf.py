@@ -1,8 +1,6 @@
 """Time series of other programs: one XDMF file with the mesh once, and the values at each time."""
 
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import TemporaryDirectory
 
 from meshio.xdmf import TimeSeriesWriter
 from numpy.typing import ArrayLike
@@ -10,7 +8,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_count
 from pddlvm.basics.errors import InputError
-from pddlvm.basics.files import replacing
+from pddlvm.basics.files import replacing_by_name
 from pddlvm.latent.core import LatentModel
 from pddlvm.results.vtu import checked_path, series
 
@@ -52,13 +50,11 @@ def write_xdmf(
             f"an .xdmf file has the times of one z, got {len(z)}; write a .pvd file of a sweep"
         )
     meshes = series(model, z[0], times, n_samples, seed)
-    # meshio writes to names only.
-    with replacing(path) as file, TemporaryDirectory() as folder:
-        written = Path(folder) / "series.xdmf"
-        with TimeSeriesWriter(written, data_format="XML") as writer:
-            for i, (time, mesh) in enumerate(meshes):
-                if i == 0:
-                    writer.write_points_cells(mesh.points, mesh.cells)
-                writer.write_data(time, mesh.point_data, mesh.cell_data)
-        with written.open("rb") as content:
-            copyfileobj(content, file)
+    with (
+        replacing_by_name(path) as written,
+        TimeSeriesWriter(written, data_format="XML") as writer,
+    ):
+        for i, (time, mesh) in enumerate(meshes):
+            if i == 0:
+                writer.write_points_cells(mesh.points, mesh.cells)
+            writer.write_data(time, mesh.point_data, mesh.cell_data)

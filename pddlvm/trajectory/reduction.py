@@ -130,7 +130,7 @@ def reduce_trajectories(
             bar.say("more shapes")
             most = int(_SPARE * most_shapes)
             v = shapes.steps.v.numpy()
-            shapes = find_shapes(*common, most, _TAIL_OF_SHAPES / 4, seed + 1, bar, v)
+            shapes = find_shapes(*common, most, least, seed + 1, bar, v)
         wanted = n_shapes or _count(shapes.tails, _TAIL_OF_SHAPES, most_shapes)
         # Where there are fewer, the rest of trajectories is rounding.
         m = min(wanted, shapes.steps.n)
