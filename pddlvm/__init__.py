@@ -39,9 +39,10 @@ from pddlvm.models import (
     TrajectoryModel,
     load,
 )
+from pddlvm.parameters.distributions import Distribution
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
-from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.priors import LogNormal, LogUniform, Normal, Prior, Uniform
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.parameters.time import Time
@@ -117,6 +118,7 @@ __all__ = [
     "Diagnostics",
     "Diagonal",
     "Dirichlet",
+    "Distribution",
     "Dual",
     "Energy",
     "EnergyModes",
@@ -142,6 +144,7 @@ __all__ = [
     "LatinHypercube",
     "LinearObservation",
     "LogNormal",
+    "LogUniform",
     "Matern",
     "MatrixProblem",
     "MeanValue",

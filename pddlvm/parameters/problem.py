@@ -43,7 +43,7 @@ class ParametricProblem(ABC):
         self.fields = given_fields(fields, taken)
         self.random_fields = {k: f for k, f in self.fields.items() if isinstance(f, Field)}
         self.prior = ParameterSpace(
-            {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
+            {k: Block(f.size, f.prior, f.names) for k, f in self.random_fields.items()}
         )
 
     @property
