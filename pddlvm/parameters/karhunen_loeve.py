@@ -102,7 +102,6 @@ class KarhunenLoeve(Field):
         std: pointwise standard deviation before truncation, or its prior.
         inducing: points x_j, (n_inducing, dim).
         modes: lambda_i^{-1/2} sqrt(w_j) Q_ji, (n_inducing, n_terms).
-        largest: distance of two points of the domain.
         roots: of the correlation for unknown length or nu, see `pddlvm.parameters.scales`.
         gram: mean of psi_i psi_j over the domain, where there are roots.
     """
@@ -112,7 +111,6 @@ class KarhunenLoeve(Field):
     std: "float | Prior" = 1.0
     inducing: Tensor
     modes: Tensor
-    largest: float = 1.0
     roots: Tensor | None = None
     gram: Tensor | None = None
 
@@ -155,18 +153,10 @@ class KarhunenLoeve(Field):
         check_count(1, most, n_terms=n_terms)
         inducing, weights = _inducing_points(centroids, space.cell_volumes)
         root = np.sqrt(weights)
-        distance, largest = (
-            cdist(inducing, inducing),
-            float(np.hypot.reduce(np.ptp(space.mesh.p, axis=1))),
-        )
+        distance = cdist(inducing, inducing)
         scales = _scales(covariance, a, s)
-        correlation = _correlation(scales, covariance, a, largest)
-        kernel = correlation(distance) if callable(covariance) else None
-        if np.shape(kernel) != distance.shape or not np.isfinite(kernel).all():
-            raise InputError(
-                "covariance must be a function of an array of distances that returns an array of "
-                f"correlations, such as gaussian, exponential or Matern(1.5), got {covariance!r}"
-            )
+        _check_covariance(covariance, distance)
+        kernel = _correlation(scales, covariance, a, inducing)(distance)
         values, vectors = np.linalg.eigh(root[:, None] * kernel * root)
         kept = values > 1e-12 * values[-1]
         values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
@@ -190,7 +180,6 @@ class KarhunenLoeve(Field):
             std=s,
             inducing=torch.from_numpy(inducing),
             modes=torch.from_numpy(modes),
-            largest=largest,
             roots=None if roots is None else roots.tensor,
             gram=None if roots is None else roots.gram,
         )
@@ -199,6 +188,10 @@ class KarhunenLoeve(Field):
     def scales(self) -> Scales | None:
         """Those that are unknown."""
         return _scales(self.covariance, self.length, self.std)
+
+    @cached_property
+    def _correlation(self) -> Covariance:
+        return _correlation(self.scales, self.covariance, self.length, self.inducing.numpy())
 
     @property
     def size(self) -> int:  # noqa: D102
@@ -229,9 +222,8 @@ class KarhunenLoeve(Field):
     def shapes(self, points: Points) -> Tensor:  # noqa: D102
         std = 1.0 if isinstance(self.std, Prior) else self.std
         inducing, modes = self.inducing.numpy(), std * self.modes.numpy()
-        correlation = _correlation(self.scales, self.covariance, self.length, self.largest)
         chunks = [
-            correlation(cdist(points.x[i : i + _CHUNK], inducing)) @ modes
+            self._correlation(cdist(points.x[i : i + _CHUNK], inducing)) @ modes
             for i in range(0, len(points.x), _CHUNK)
         ]
         return torch.from_numpy(np.concatenate(chunks))
@@ -243,7 +235,7 @@ class KarhunenLoeve(Field):
         more of it is lost.
 
         Raises:
-            InputError: length and nu are known.
+            InputError: length and nu are known, or z has another size.
         """
         if self.scales is None or self._roots is None:
             raise InputError("lost_variance is for fields whose length or nu is unknown")
@@ -266,6 +258,18 @@ def _given(name: str, scale: "float | Prior | Distribution") -> "float | Prior":
     return found
 
 
+def _check_covariance(covariance: Covariance, distance: Array) -> None:
+    if isinstance(covariance, Matern):
+        return
+    few = distance[:8, :8]
+    found = covariance(few) if callable(covariance) else None
+    if np.shape(found) != few.shape or not np.isfinite(found).all():
+        raise InputError(
+            "covariance must be a function of an array of distances that returns an array of "
+            f"correlations, such as gaussian, exponential or Matern(1.5), got {covariance!r}"
+        )
+
+
 def _scales(covariance: Covariance, length: "float | Prior", std: "float | Prior") -> Scales | None:
     """Those that are unknown, None where all are known."""
     nu = covariance.nu if isinstance(covariance, Matern) else 0.0
@@ -277,7 +281,7 @@ def _scales(covariance: Covariance, length: "float | Prior", std: "float | Prior
     return Scales(of_length, of_nu, of_std, kernel, (known[0], known[1]))
 
 
-def _scaled(covariance: Covariance, distance: Array, length: float, nu: float) -> Array:
+def _scaled(covariance: Covariance, distance: Array, length: float, nu: float = 0.0) -> Array:
     return covariance(distance / length)
 
 
@@ -286,13 +290,14 @@ def _matern(covariance: Covariance, distance: Array, length: float, nu: float) -
 
 
 def _correlation(
-    scales: Scales | None, covariance: Covariance, length: "float | Prior", largest: float
-) -> Callable[[Array], Array]:
+    scales: Scales | None, covariance: Covariance, length: "float | Prior", inducing: Array
+) -> Covariance:
     """Correlation as a function of distances; its mean where length or nu is unknown."""
     if scales is not None and (scales.length or scales.nu):
-        return scales.mean_correlation(largest)
+        # Points of the mesh are a little outside of the box of those that are its centroids.
+        return scales.mean_correlation(2 * float(np.linalg.norm(np.ptp(inducing, axis=0))))
     assert not isinstance(length, Prior)
-    return lambda distance: covariance(distance / length)
+    return partial(_scaled, covariance, length=length)
 
 
 def _inducing_points(x: Array, volumes: Array) -> tuple[Array, Array]:

@@ -28,7 +28,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.parameters.priors import Normal, Prior
 from pddlvm.parameters.product import Product
 
-__all__ = ["Roots", "Scales", "Unknown", "positive"]
+__all__ = ["Roots", "Scales", "Table", "Unknown", "positive"]
 
 Array = NDArray[np.float64]
 Kernel = Callable[[Array, float, float], Array]
@@ -109,6 +109,19 @@ class Roots:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A correlation by a spline in the root of the distance, up to the largest one."""
+
+    spline: CubicSpline
+    largest: float
+
+    def __call__(self, distance: Array) -> Array:
+        """Correlation at distances."""
+        found: Array = self.spline(np.sqrt(np.minimum(distance, self.largest)))
+        return found
+
+
+@dataclass(frozen=True)
 class Scales:
     """Which scales are unknown, in the order in which they stand in z before the terms.
 
@@ -135,19 +148,13 @@ class Scales:
         given = [(s.prior, 1) for s in (self.length, self.nu, self.std) if s is not None]
         return Product((*given, (Normal(), n_terms)))
 
-    def mean_correlation(self, largest: float) -> Callable[[Array], Array]:
-        """The mean over the prior as a function of distances up to `largest`, by a table."""
+    def mean_correlation(self, largest: float) -> "Table":
+        """The mean over the prior as a function of distances up to `largest`."""
         # Finer where kernels that are not smooth have their corner.
         r = largest * np.linspace(0, 1, _N_TABLE) ** 2
         lengths, nus = self._spread(self.length, 0), self._spread(self.nu, 1)
         values = np.mean([self.kernel(r, length, nu) for length in lengths for nu in nus], axis=0)
-        table = CubicSpline(np.sqrt(r), values)
-
-        def correlation(distance: Array) -> Array:
-            found: Array = table(np.sqrt(distance))
-            return found
-
-        return correlation
+        return Table(CubicSpline(np.sqrt(r), values), largest)
 
     def roots(self, modes: Array, distance: Array, gram: Array) -> Roots:
         """Roots for modes = lambda^{-1/2} sqrt(w) Q of the mean, (n, m), and distances (n, n).
@@ -209,7 +216,8 @@ class Scales:
         return (of_length[..., None, None] * of_nu).sum(-3)
 
     def _spread(self, scale: Unknown | None, which: int) -> Any:
-        return [self.known[which]] if scale is None else scale.spread(_N_MEAN)
+        n = _N_MEAN if self.length is None or self.nu is None else _N_MEAN // 2
+        return [self.known[which]] if scale is None else scale.spread(n)
 
     def _nodes(self, scale: Unknown | None, which: int, degree: int) -> Any:
         return [self.known[which]] if scale is None else scale.nodes(degree)
