@@ -30,7 +30,7 @@ from pddlvm.collocation.likelihood import Causal
 from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
-from pddlvm.inference.posterior import Posterior, PosteriorSolution
+from pddlvm.inference.posterior import Level, Posterior, PosteriorError, PosteriorSolution
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.models import (
     CollocationModel,
@@ -51,6 +51,7 @@ from pddlvm.reduced.reduction import reduce
 from pddlvm.results.exported import Exported, export_maps
 from pddlvm.results.vtu import write_solution
 from pddlvm.sensors.correlated import AR1
+from pddlvm.sensors.model_error import ModelError
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,
@@ -142,6 +143,7 @@ __all__ = [
     "KarhunenLoeve",
     "LatentVariableModel",
     "LatinHypercube",
+    "Level",
     "LinearObservation",
     "LogNormal",
     "LogUniform",
@@ -150,6 +152,7 @@ __all__ = [
     "MeanValue",
     "MeshError",
     "Method",
+    "ModelError",
     "Natural",
     "NeuralGaussian",
     "Newmark",
@@ -164,6 +167,7 @@ __all__ = [
     "PointSampler",
     "Population",
     "Posterior",
+    "PosteriorError",
     "PosteriorSolution",
     "Prior",
     "Problem",

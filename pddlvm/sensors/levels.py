@@ -16,10 +16,10 @@ from pddlvm.parameters.priors import Prior
 
 __all__ = ["Levels"]
 
-_ROUNDS = 4
-_ROUGH, _FINE = 15, 31
-"""Points along each axis."""
-_WIDE, _REACH = 6.0, 6.5
+_ROUNDS = 5
+_ROUGH, _FINE, _FINEST = 11, 25, 41
+"""Points along each axis: of a search, of an integral, and of what is drawn from."""
+_WIDE, _REACH = 10.0, 6.5
 """Standard deviations of the prior at first, and of the integrand in the end, to each side."""
 
 
@@ -63,13 +63,16 @@ class Levels:
         weights = (-0.5 * t.square().sum(-1)).exp()
         return t, weights / weights.sum()
 
-    def joint(self, square: Tensor, values: Tensor, n_missing: Tensor) -> tuple[Tensor, Tensor]:
+    def joint(
+        self, square: Tensor, values: Tensor, n_missing: Tensor, n: int = _FINE
+    ) -> tuple[Tensor, Tensor]:
         """Scores (..., n_points, 2), and log p(w, t) with the weight of each, (..., n_points).
 
         Args:
             square: w_i^2, (..., n).
             values: lambda_i, (..., n); the last numbers of axes agree with those of `square`.
             n_missing: how many w_i are none, (...,).
+            n: points along each axis.
 
         Up to the constants of normal densities.
         """
@@ -83,20 +86,24 @@ class Levels:
                 found = (weights * (t - centre[..., None, :]).square()).sum(-2).sqrt()
                 # A grid that is too coarse to see the width is narrowed all the same.
                 spread = torch.maximum(1.1 * found, spread * _REACH * 1.2 / _ROUGH)
-            t = self._grid(centre, spread, _FINE)
-            step = (2 * _REACH * spread / (_FINE - 1)).log()
+            t = self._grid(centre, spread, n)
+            step = (2 * _REACH * spread / (n - 1)).log()
             step = step * step.new_tensor(self._is_unknown)
         value = self._value(t, square, values, n_missing)
         return t, value + step.sum(-1, keepdim=True)
 
-    def drawn(self, t: Tensor, value: Tensor, generator: torch.Generator) -> Tensor:
-        """One draw of t for each integral, (..., 1, 2); between points of the grid."""
-        weights = value.detach().softmax(-1)
+    def drawn(
+        self, square: Tensor, values: Tensor, n_missing: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """One draw of t given each w, (..., 2), for the arguments of `joint`."""
+        t, value = self.joint(square, values, n_missing, _FINEST)
+        weights = value.softmax(-1)
         rows = weights.reshape(-1, weights.shape[-1]).multinomial(1, generator=generator)
         index = rows.reshape(*weights.shape[:-1], 1, 1).expand(*weights.shape[:-1], 1, 2)
-        step = (t.amax(-2, keepdim=True) - t.amin(-2, keepdim=True)) / (_FINE - 1)
-        uniform = torch.rand(index.shape, generator=generator, dtype=t.dtype)
-        return t.gather(-2, index) + (uniform - 0.5) * step
+        # Anywhere between points of the grid.
+        step = (t.amax(-2) - t.amin(-2)) / (_FINEST - 1)
+        uniform = torch.rand(step.shape, generator=generator, dtype=t.dtype)
+        return t.gather(-2, index)[..., 0, :] + (uniform - 0.5) * step
 
     @property
     def _is_unknown(self) -> list[float]:

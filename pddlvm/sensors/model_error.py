@@ -24,7 +24,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pddlvm.basics.checks import check_count, check_kind, check_real, numbers_of
+from pddlvm.basics.checks import check_count, check_real, numbers_of
 from pddlvm.basics.errors import InputError
 from pddlvm.linalg.low_rank import LowRank
 from pddlvm.linalg.precision import Precision
@@ -41,6 +41,7 @@ __all__ = ["Discrepant", "ModelError"]
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _MOST = 2**23
 """Numbers that are held at a time."""
+_N_DRAWN = 256
 _RAREST = 1e-300
 
 
@@ -122,7 +123,9 @@ class Discrepant(Noise):
         error: what K is of.
     """
 
-    def __init__(self, noise: "Gaussian | UnknownStd", correlation: Tensor, error: ModelError) -> None:
+    def __init__(
+        self, noise: "Gaussian | UnknownStd", correlation: Tensor, error: ModelError
+    ) -> None:
         self.n, self.noise, self.error, self._correlation = noise.n, noise, error, correlation
         level: float | Prior = 1.0
         self._of_noise = torch.eye(self.n, dtype=torch.float64)
@@ -132,7 +135,7 @@ class Discrepant(Noise):
             self._of_noise = noise.covariance()
         assert not isinstance(error.std, Distribution)
         self.levels = Levels(level, error.std)
-        self._everything = _Spectrum.of(self._of_noise, correlation, torch.ones(1, self.n).bool())
+        self._everything = _Spectrum.of(self._of_noise, correlation, torch.ones(self.n).bool())
 
     def __repr__(self) -> str:
         return f"{self.error!r}.at({self.n} sensors, {self.noise!r})"
@@ -147,12 +150,12 @@ class Discrepant(Noise):
     def sample(  # noqa: D102
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
-        t = torch.randn(*shape, 1, 2, generator=generator, dtype=torch.float64)
+        t = torch.randn(*shape, 2, generator=generator, dtype=torch.float64)
         s, a = self.levels.of(t)
         own = self._everything
-        std = (s.square() + a.square() * own.values[0]).sqrt()
+        std = (s.square() + a.square() * own.values).sqrt()
         w = torch.randn(*shape, self.n, generator=generator, dtype=torch.float64)
-        return (std * w) @ own.coloured[0].T
+        return (std * w) @ own.coloured.T
 
     def widened(self, seen: Tensor, error: LowRank) -> Widened:  # noqa: D102
         # In units of an unknown s its middle: s^2 (C + error / s_0^2).
@@ -160,13 +163,13 @@ class Discrepant(Noise):
         return _WidenedDiscrepant(seen, self, _Spectrum.of(covariance, self._correlation, seen))
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
-        flat = misfit.reshape(-1, self.n)
+        flat = misfit.reshape(-1, self.n).cpu()
         size = max(1, _MOST // (self.n * self.levels.n_points))
         found = [self.spectral(part, self._of(part)) for part in flat.split(size)]
         return (torch.cat(found) if found else flat.sum(-1)).reshape(misfit.shape[:-1]).to(misfit)
 
     def spectral(self, misfit: Tensor, spectrum: "_Spectrum") -> Tensor:
-        """Log density of misfits (..., batch, n), by the spectrum of noise and error of the batch."""
+        """Log density of misfits (..., batch, n), by the spectra of the batch."""
         square = spectrum.white(misfit).square()
         value = self.levels.joint(square, spectrum.values, spectrum.n_missing)[1]
         found: Tensor = value.logsumexp(-1)
@@ -196,10 +199,9 @@ class Discrepant(Noise):
         t, weights = self.levels.prior_points
         s_all, a_all = self.levels.of(t)
         # Each level makes of the size a weighted sum of chi-squares, about c chi^2_m.
-        is_seen = (spectrum.matrix.square().sum(-1) > 0)[..., None, :]
-        ratio = (s_all.square() + a_all.square() * spectrum.values[..., None, :]) * is_seen
-        ratio = ratio / typical[..., None, :]
-        first, second = ratio.sum(-1), ratio.square().sum(-1)
+        ratio = s_all.square() + a_all.square() * spectrum.values[..., None, :]
+        ratio, share = ratio / typical[..., None, :], spectrum.share[..., None, :]
+        first, second = (ratio * share).sum(-1), (ratio.square() * share).sum(-1)
         size = (square / typical).sum(-1, keepdim=True) * first / second
         tails = scipy.stats.chi2.sf(size.cpu().numpy(), (first.square() / second).cpu().numpy())
         tail = (tails * weights.numpy()).sum(-1).clip(_RAREST, 1.0)
@@ -223,7 +225,7 @@ class Discrepant(Noise):
         normal = torch.randn(2, *misfit.shape, generator=generator, dtype=torch.float64)
         # Matheron's rule: a draw of both, moved by what it differs from the misfits.
         own = self._everything
-        field = a * (own.values[0].sqrt() * normal[0]) @ own.coloured[0].T
+        field = a * (own.values.sqrt() * normal[0]) @ own.coloured.T
         noise = s * normal[1] @ torch.linalg.cholesky(self._of_noise).T
         left = misfit.double() - field - noise
         spectrum = self._of(misfit)
@@ -232,11 +234,13 @@ class Discrepant(Noise):
         return field + a.square() * weights @ self._correlation, a[..., 0]
 
     def _drawn(self, misfit: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        spectrum = self._of(misfit)
-        square = spectrum.white(misfit.double()).square()
-        t, value = self.levels.joint(square, spectrum.values, spectrum.n_missing)
-        s, a = self.levels.of(self.levels.drawn(t, value, generator))
-        return s.squeeze(-1).squeeze(-1), a.squeeze(-1).squeeze(-1)
+        flat, found = misfit.detach().double().cpu().reshape(-1, self.n), []
+        for part in flat.split(_N_DRAWN):
+            own = self._of(part)
+            square = own.white(part).square()
+            found.append(self.levels.drawn(square, own.values, own.n_missing, generator))
+        s, a = self.levels.of(torch.cat(found).reshape(*misfit.shape[:-1], 2))
+        return s[..., 0], a[..., 0]
 
     def _of(self, misfit: Tensor) -> "_Spectrum":
         """Of the values that misfits (..., n) have: one for all where none is missing."""
@@ -257,12 +261,14 @@ class _Spectrum:
         values: lambda, (..., n); zero of what is missing.
         log_scale: log |L|, (...,).
         n_missing: (...,).
+        share: 1 of directions that measured, 0 of what is missing, (..., n).
     """
 
     matrix: Tensor
     values: Tensor
     log_scale: Tensor
     n_missing: Tensor
+    share: Tensor
 
     @classmethod
     def of(cls, covariance: Tensor, correlation: Tensor, seen: Tensor) -> "_Spectrum":
@@ -274,20 +280,21 @@ class _Spectrum:
         half = torch.linalg.solve_triangular(factor, correlation * both, upper=False)
         inner = torch.linalg.solve_triangular(factor, half.mT, upper=False)
         values, vectors = torch.linalg.eigh(0.5 * (inner + inner.mT))
-        matrix = torch.linalg.solve_triangular(factor, vectors, upper=False, left=True)
-        matrix = torch.linalg.solve_triangular(factor.mT, vectors, upper=True).mT * seen[..., None, :]
+        matrix = (
+            torch.linalg.solve_triangular(factor.mT, vectors, upper=True).mT * seen[..., None, :]
+        )
         log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return cls(matrix, values.clamp(min=0), log_scale, (~seen).sum(-1).double())
+        share = (vectors.square() * seen[..., None]).sum(-2)
+        return cls(matrix, values.clamp(min=0), log_scale, (~seen).sum(-1).double(), share)
 
     def at(self, index: Tensor) -> "_Spectrum":
         """Those of some of the batch."""
-        parts = (self.matrix, self.values, self.log_scale, self.n_missing)
+        parts = (self.matrix, self.values, self.log_scale, self.n_missing, self.share)
         return _Spectrum(*(part[index] for part in parts))
 
     def white(self, misfit: Tensor) -> Tensor:
         """W misfit, (..., n)."""
-        whole: Tensor = misfit.nan_to_num().double()
-        return (self.matrix.to(whole.device) @ whole[..., None])[..., 0]
+        return (self.matrix @ misfit.nan_to_num().double()[..., None])[..., 0]
 
     @property
     def coloured(self) -> Tensor:
