@@ -166,9 +166,9 @@ def refine(
         min_iterations: of a sample that is good enough at the start.
     """
     chunk = reduced.representation.problem.solver.chunk
-    goal = tolerance, reduction, max_iterations, min_iterations
+    size, limits = (tolerance, reduction), (max_iterations, min_iterations)
     parts = [
-        vars(_refine(reduced, reference, *piece, *goal)).values()
+        vars(_refine(reduced, reference, *piece, *size, *limits)).values()
         for piece in zip(u.split(chunk), z.split(chunk), strict=True)
     ]
     return Refined(*(torch.cat(part) for part in zip(*parts, strict=True)))
