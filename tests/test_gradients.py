@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 from functools import cache
 
+import parabolic
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 import pddlvm
-from problems import nonlinear_poisson, pinn, poisson, thermal_block
+from problems import nonlinear_heat, nonlinear_poisson, pinn, poisson, shell, thermal_block
 
 Function = Callable[[Tensor], Tensor]
 
@@ -32,7 +33,6 @@ def functions(model: pddlvm.LatentVariableModel) -> dict[str, tuple[Function, Te
     z = model.problem.prior.sample((1,), seed=0)
     u = torch.zeros(1, model.problem.n_dofs, dtype=torch.float64)
     found = {
-        "solve": (model.problem.solve, z),
         "inverse": (lambda u: model.inverse(u).mean, u),
     }
     if isinstance(model, pddlvm.GalerkinModel):
@@ -194,6 +194,40 @@ def test_corrections_in_three_coordinates_have_no_derivative_and_say_so():
         model.forward(z, corrections=1)
 
 
+REFERENCES = {
+    **{name: MAKE[name] for name in MAKE.keys() - IN_STRONG_FORM},
+    "shell": lambda: shell.make_roof(4),
+    "in time": lambda: parabolic.make("heat", 3, 4),
+    "nonlinear in time": lambda: nonlinear_heat.make(10, n_terms=2, n_steps=4),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+def test_reference_solutions_are_differentiable(name):
+    problem = REFERENCES[name]()
+    z = problem.prior.sample((2,), seed=3)
+    generator = torch.Generator().manual_seed(1)
+    along = problem.prior.units[1] * torch.randn(z.shape, generator=generator, dtype=z.dtype)
+    u = problem.solve(z)
+    weights = torch.randn(u.shape, generator=generator, dtype=u.dtype) / u.norm()
+    at = z.clone().requires_grad_()
+    there = problem.solve(at)
+    torch.testing.assert_close(there.detach(), u)
+    (slope,) = torch.autograd.grad((there * weights).sum(), at)
+    h = 1e-3
+    ends = [(problem.solve(z + s * h * along) * weights).sum() for s in (-2, -1, 1, 2)]
+    difference = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
+    torch.testing.assert_close((slope * along).sum(), difference, rtol=1e-5, atol=1e-8)
+    with pytest.raises(pddlvm.InputError, match="first derivatives only"):
+        torch.autograd.grad(problem.solve(at).sum(), at, create_graph=True)
+
+
+def test_reference_solutions_in_strong_form_have_no_derivative_and_say_so():
+    problem = two_unknowns()
+    with pytest.raises(pddlvm.ProblemError, match="no derivatives by z"):
+        problem.solve(problem.prior.sample(seed=0).requires_grad_())
+
+
 def test_jacobians_by_rows_and_quantities(differentiable):
     problem = differentiable.problem
     z = problem.prior.sample(seed=4)
@@ -255,8 +289,6 @@ def test_forward_mode_is_refused_too(model):
 
 
 def test_stresses_have_no_derivatives_either():
-    from problems import shell
-
     problem = shell.make_roof(4)
     z, u = problem.prior.sample(seed=0), torch.zeros(problem.n_dofs, dtype=torch.float64)
     with pytest.raises(pddlvm.InputError, match="u requires a gradient"):

@@ -28,8 +28,8 @@ class _Once(torch.autograd.Function):
         # Only with create_graph: what was held would have no derivative, and nobody told.
         if torch.is_grad_enabled():
             raise InputError(
-                "corrected answers have first derivatives only, and create_graph asks for more; "
-                "those of corrections=0 have all"
+                "solutions and corrected answers have first derivatives only, and create_graph "
+                "asks for more; those of model.forward(z), corrections=0, have all"
             )
         return gradients[0]
 
