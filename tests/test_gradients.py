@@ -198,7 +198,7 @@ REFERENCES = {
     **{name: MAKE[name] for name in MAKE.keys() - IN_STRONG_FORM},
     "shell": lambda: shell.make_roof(4),
     "in time": lambda: parabolic.make("heat", 3, 4),
-    "nonlinear in time": lambda: nonlinear_heat.make(10, n_terms=2, n_steps=4),
+    "nonlinear in time": lambda: nonlinear_heat.make(10, n_terms=2, n_steps=10),
 }
 
 
