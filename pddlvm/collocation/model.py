@@ -31,7 +31,7 @@ from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.error_field import ERROR_MODES, ErrorField, finer_nodes
-from pddlvm.collocation.field import FieldForward, Spread
+from pddlvm.collocation.field import Asked, FieldForward, Spread
 from pddlvm.collocation.inverse_networks import InverseField, PrincipalGaussian
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
 from pddlvm.collocation.references import References
@@ -258,7 +258,8 @@ class CollocationMaps(LatentModel):
         norm, unknowns = unflatten(residual.exp(), batch)[..., 0], self.problem.unknowns
         shape = self.uncertainty.forward_shape(level)
         mean = unflatten(mean.to(z), batch)
-        return FieldForward(mean, x.to(z), norm.to(z), shape, unknowns, std, spread)
+        asked = Asked(self.problem, work.cpu(), points is None, self.law_of(corrections))
+        return FieldForward(mean, x.to(z), norm.to(z), shape, unknowns, std, spread, asked)
 
     def norm(self, u: Tensor) -> Tensor:
         """Root mean square of u on the grid, (..., n_dofs) -> (...,); of several each over U."""
