@@ -107,7 +107,8 @@ class FieldForward:
         """What is asked of the values on the grid, with a law of its own; without bounds.
 
         Raises:
-            InputError: a quantity of another problem, or an answer at points of its own.
+            InputError: a quantity of another problem, an answer at points of its own, or a z that
+                requires a gradient.
         """
         asked = self._asked
         check_quantity(asked.problem, quantity)
@@ -116,7 +117,12 @@ class FieldForward:
                 f"the quantity {quantity.name!r} reads the grid of the problem, and this answer is "
                 "at points of its own; ask model.forward(z).of(quantity)"
             )
-        u = self.mean.detach().reshape(-1, self.mean.shape[-1]).to("cpu", torch.float64)
+        if asked.z.requires_grad:
+            raise InputError(
+                "z requires a gradient, and forward(z).of(quantity) has none in strong form; take "
+                "that of quantity(forward(z).mean, z), or give z.detach()"
+            )
+        u = self.mean.reshape(-1, self.mean.shape[-1]).to("cpu", torch.float64)
 
         def known(value: Tensor) -> tuple[Tensor, Tensor]:
             with unseen():
