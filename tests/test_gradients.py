@@ -234,18 +234,56 @@ def test_jacobians_by_rows_and_quantities(differentiable):
     found = torch.autograd.functional.jacobian(lambda x: differentiable.forward(x).mean, z)
     assert found.shape == (problem.n_dofs, problem.n_parameters)
     quantity = pddlvm.Quantity(problem, torch.ones(1, problem.n_dofs, dtype=z.dtype), "sum")
-    own = torch.autograd.functional.jacobian(
-        lambda x: quantity.apply(differentiable.forward(x).mean), z
-    )
+    own = torch.autograd.functional.jacobian(lambda x: quantity(differentiable.forward(x).mean), z)
     torch.testing.assert_close(own[0], found.sum(0))
 
 
-def test_quantities_have_no_derivative_and_say_so(finite_elements):
-    problem = finite_elements.problem
-    quantity = pddlvm.Quantity(problem, torch.ones(problem.n_dofs, dtype=torch.float64), "sum")
-    z = problem.prior.sample(seed=4).requires_grad_()
-    with pytest.raises(pddlvm.InputError, match=r"quantity\.apply"):
-        finite_elements.forward(z).of(quantity)
+@cache
+def quantity_of(made_of: str, name: str) -> pddlvm.Quantity:
+    """Several rows, and functions of u, and of u and z."""
+    problem = made(made_of).problem
+    n, i = problem.n_dofs, int(problem.free_dofs[3])
+    functional = {
+        "averages": torch.linspace(-1, 1, 2 * n, dtype=torch.float64).reshape(2, n),
+        "maximum": pddlvm.maximum(problem),
+        "mixed": lambda u, z: torch.stack([(u**2).sum(-1) * z[:, 0], u[:, i] ** 3], -1),
+    }[name]
+    return pddlvm.Quantity(problem, functional, name)
+
+
+@pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.parametrize("part", ["mean", "std"])
+@pytest.mark.parametrize("name", ["averages", "maximum", "mixed"])
+@pytest.mark.parametrize("made_of", sorted(MAKE.keys() - IN_STRONG_FORM))
+def test_derivatives_of_quantities_are_those_of_differences(made_of, name, part, corrections):
+    model, quantity = made(made_of), quantity_of(made_of, name)
+    n = corrections if model.problem.is_linear else 4 * corrections
+    z = model.problem.prior.sample((2,), seed=3)
+    unit = getattr(model.forward(z, corrections=n).of(quantity), part).abs().mean()
+
+    def answer(z: Tensor) -> Tensor:
+        return getattr(model.forward(z, corrections=n).of(quantity), part) / unit
+
+    # What adjoint solutions leave of a quantity is 1e-9 of it on these meshes, near its rounding.
+    tolerances = {"eps": 1e-4, "rtol": 1e-3, "atol": 1e-4}
+    assert torch.autograd.gradcheck(answer, z.requires_grad_(), **tolerances)
+    torch.testing.assert_close(answer(z).detach(), answer(z.detach()), rtol=1e-5, atol=1e-9)
+
+
+def test_bounds_of_quantities_have_no_derivative():
+    model, quantity = made("linear"), quantity_of("linear", "averages")
+    z = model.problem.prior.sample(seed=0)
+    assert model.forward(z).of(quantity).bound is not None
+    with pytest.raises(pddlvm.InputError, match="error_bound has none"):
+        _ = model.forward(z.requires_grad_()).of(quantity).bound
+
+
+def test_quantities_in_strong_form_have_no_derivative_and_say_so():
+    model = made("strong form")
+    quantity = pddlvm.Quantity(model.problem, pddlvm.maximum(model.problem))
+    z = model.problem.prior.sample(seed=4).requires_grad_()
+    with pytest.raises(pddlvm.InputError, match=r"take that of quantity\(forward\(z\)"):
+        model.forward(z).of(quantity)
 
 
 @pytest.mark.parametrize("name", ["error_bound", "error_interval", "stability"])

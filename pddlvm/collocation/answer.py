@@ -14,7 +14,7 @@ from torch import Tensor
 from pddlvm.basics.checks import is_recorded
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.unchanged import Unchanged
-from pddlvm.collocation.field import FieldForward, Spread
+from pddlvm.collocation.field import Asked, FieldForward, Spread
 from pddlvm.latent.prediction import unflatten
 from pddlvm.linalg.derivatives import only_once
 from pddlvm.strong.jets import Jet, rows_of
@@ -73,7 +73,8 @@ def forward_of(
     norm = unflatten(residual.exp(), batch)[..., 0].to(z)
     shape = model.uncertainty.forward_shape(level)
     mean = unflatten(mean.to(z), batch)
-    return FieldForward(mean, x.detach().to(z), norm, shape, problem.unknowns, std, spread)
+    asked = Asked(problem, work.cpu(), points is None, model.law_of(corrections))
+    return FieldForward(mean, x.detach().to(z), norm, shape, problem.unknowns, std, spread, asked)
 
 
 def _corrected(newton: SpaceTimeNewton, nodal: Tensor, z: Tensor, n_steps: int) -> Jet:
