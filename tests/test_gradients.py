@@ -127,11 +127,9 @@ def test_jacobians_by_rows_and_quantities(differentiable):
     found = torch.autograd.functional.jacobian(lambda x: differentiable.forward(x).mean, z)
     assert found.shape == (problem.n_dofs, problem.n_parameters)
     quantity = pddlvm.Quantity(problem, torch.ones(1, problem.n_dofs, dtype=z.dtype), "sum")
-    own = torch.autograd.functional.jacobian(
-        lambda x: quantity.apply(differentiable.forward(x).mean), z
-    )
+    own = torch.autograd.functional.jacobian(lambda x: quantity(differentiable.forward(x).mean), z)
     torch.testing.assert_close(own[0], found.sum(0))
-    with pytest.raises(pddlvm.InputError, match=r"quantity\.apply"):
+    with pytest.raises(pddlvm.InputError, match=r"quantity\(forward"):
         differentiable.forward(z.requires_grad_()).of(quantity)
 
 

@@ -169,7 +169,7 @@ class Forward:
         if self._z.requires_grad:
             raise InputError(
                 "z requires a gradient, and forward(z).of(quantity) has none; take that of "
-                "quantity.apply(forward(z).mean), or give z.detach()"
+                "quantity(forward(z).mean), or give z.detach()"
             )
         return OneQuantity(self, quantity, self._primal_dual(quantity))
 
@@ -268,7 +268,7 @@ class OneQuantity:
         return self._shaped(found).to(self.whole.c.dtype)
 
     @cached_property
-    def error_bound(self) -> Tensor | None:
+    def bound(self) -> Tensor | None:
         """Upper bound of |l(u) - mean|, (..., n), float64; None where there is none.
 
         Rigorous as `Forward.error_bound` is, of this mean with its rounding.

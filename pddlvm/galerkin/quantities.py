@@ -18,14 +18,11 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.by_object import ByObject
-from pddlvm.basics.checks import check_kind
-from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.galerkin.bounds import Certifier, Improved, times_stiffness
-from pddlvm.parameters.identity import is_like
 from pddlvm.reduced.adjoint import adjoint_of
 from pddlvm.reduced.reference import Reference
-from pddlvm.sensors.quantity import Quantity
+from pddlvm.sensors.quantity import Quantity, check_quantity
 from pddlvm.weak.problem import Problem
 
 __all__ = ["PrimalDual", "PrimalDuals"]
@@ -150,14 +147,7 @@ class PrimalDuals:
         Raises:
             InputError: it belongs to another problem.
         """
-        check_kind(Quantity, quantity=quantity)
-        problem = self._problem
-        if not is_like(problem, quantity.problem):
-            raise InputError(
-                f"the quantity {quantity.name!r} is of problem {quantity.problem.name!r}, the "
-                f"model of {problem.name!r} or of one with another mesh, other fields or other "
-                "physics; make the quantity of model.problem"
-            )
+        check_quantity(self._problem, quantity)
         if quantity not in self._made:
-            self._made[quantity] = PrimalDual(problem, self._reference, quantity)
+            self._made[quantity] = PrimalDual(self._problem, self._reference, quantity)
         return self._made[quantity]

@@ -20,7 +20,6 @@ from torch import Tensor
 from pddlvm.basics.checks import (
     broadcast_batch,
     check_finite,
-    check_kind,
     check_shape,
     check_vectors,
 )
@@ -31,8 +30,7 @@ from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.linalg.low_rank import LowRank
-from pddlvm.parameters.identity import is_like
-from pddlvm.sensors.quantity import Quantity
+from pddlvm.sensors.quantity import Quantity, check_quantity
 from pddlvm.trajectory.functionals import Functionals, KeptFunctionals
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
@@ -116,13 +114,8 @@ class TrajectoryForward:
         Raises:
             InputError: a quantity of another problem, or an answer at other times than the steps.
         """
-        check_kind(Quantity, quantity=quantity)
         problem = self._modes.steps.problem
-        if not is_like(problem, quantity.problem):
-            raise InputError(
-                f"the quantity {quantity.name!r} is of problem {quantity.problem.name!r}, the "
-                f"answer of {problem.name!r} or of one with another mesh, fields or steps"
-            )
+        check_quantity(problem, quantity)
         if len(self.times) != problem.n_times or (self.times != problem.times).any():
             raise InputError(
                 f"the quantity {quantity.name!r} reads all steps, and this answer is at "
@@ -320,9 +313,9 @@ class TrajectoryQuantity:
     Attributes:
         mean: (..., n).
         std: root mean square of their errors, (..., n).
-        error_bound: None: there are no rigorous bounds in time.
+        bound: None: there are no rigorous bounds in time.
     """
 
     mean: Tensor
     std: Tensor
-    error_bound: None = None
+    bound: None = None

@@ -118,15 +118,15 @@ def test_quantities_of_trajectories_are_applied(model):
     problem = model.problem
     u = problem.solve(problem.prior.sample((2,), seed=0))
     quantity = pddlvm.Quantity(problem, sensors(problem))
-    torch.testing.assert_close(quantity.apply(u), sensors(problem).apply(u))
+    torch.testing.assert_close(quantity(u), sensors(problem).apply(u))
     found = model.forward(problem.prior.sample((2,), seed=0), corrections=2)
-    torch.testing.assert_close(found.values(quantity.matrix), quantity.apply(found.mean))
+    torch.testing.assert_close(found.values(quantity.matrix), quantity(found.mean))
     of_both = found.of(quantity)
-    torch.testing.assert_close(of_both.mean, quantity.apply(found.mean))
+    torch.testing.assert_close(of_both.mean, quantity(found.mean))
     rows = torch.from_numpy(quantity.matrix.toarray())
     variance = found.covariance(rows).diagonal(dim1=-2, dim2=-1)
     torch.testing.assert_close(of_both.std.square(), variance)
-    assert of_both.error_bound is found.error_bound is found.error_interval is None
+    assert of_both.bound is found.error_bound is found.error_interval is None
 
 
 def test_quantities_of_others_are_refused(model):
