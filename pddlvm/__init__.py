@@ -27,6 +27,10 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
+from pddlvm.decisions.placement import Placement, place_sensors
+from pddlvm.decisions.propagation import Propagated, propagate
+from pddlvm.decisions.rare import RareEvent, rare_event
+from pddlvm.decisions.sensitivity import SobolIndices, sobol_indices
 from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
@@ -157,6 +161,7 @@ __all__ = [
     "Observation",
     "ParameterSpace",
     "Piecewise",
+    "Placement",
     "PointObservation",
     "PointSampler",
     "Population",
@@ -165,13 +170,16 @@ __all__ = [
     "Prior",
     "Problem",
     "ProblemError",
+    "Propagated",
     "Quantity",
+    "RareEvent",
     "ResidualEnriched",
     "ResonanceWarning",
     "RunFileError",
     "ShellStresses",
     "Sinh",
     "Sobol",
+    "SobolIndices",
     "StaleError",
     "Stepping",
     "SteppingMethod",
@@ -202,9 +210,13 @@ __all__ = [
     "links",
     "load",
     "mask_matrix",
+    "place_sensors",
     "plot",
+    "propagate",
+    "rare_event",
     "reduce",
     "shell_stresses",
+    "sobol_indices",
     "supports",
     "train",
     "validate",

@@ -15,7 +15,7 @@ AT_POINT = 0.05725576523730292
 
 
 def of(problem: pddlvm.Problem, z: torch.Tensor) -> torch.Tensor:
-    return cookies.quantity(problem).apply(problem.solve(z))[..., 0]
+    return cookies.quantity(problem)(problem.solve(z))[..., 0]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_cells_that_no_circle_cuts_need_no_quadrature_of_degree_8():
 def test_quantity_integrates_over_the_middle():
     problem = cookies.make(20)
     x = torch.from_numpy(problem.space.dof_points)
-    found = cookies.quantity(problem).apply(torch.stack([torch.ones(len(x)).double(), x[:, 0]]))
+    found = cookies.quantity(problem)(torch.stack([torch.ones(len(x)).double(), x[:, 0]]))
     # The area of [0.4, 0.6]^2, and half of it.
     torch.testing.assert_close(found[:, 0], torch.tensor([0.04, 0.02]).double())
 
