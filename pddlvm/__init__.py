@@ -54,6 +54,7 @@ from pddlvm.reduced.reduction import reduce
 from pddlvm.results.exported import Exported, export_maps
 from pddlvm.results.vtu import write_solution
 from pddlvm.sensors.correlated import AR1
+from pddlvm.sensors.functionals import boundary_flux, compliance, maximum
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,
@@ -62,6 +63,7 @@ from pddlvm.sensors.observation import (
     PointObservation,
     average_matrix,
     gradient_matrix,
+    integral_matrix,
     mask_matrix,
 )
 from pddlvm.sensors.quantity import Quantity
@@ -200,16 +202,20 @@ __all__ = [
     "Whitened",
     "WorkerError",
     "average_matrix",
+    "boundary_flux",
+    "compliance",
     "exponential",
     "export_maps",
     "fem",
     "gaussian",
     "gradient_matrix",
+    "integral_matrix",
     "learn_population",
     "linalg",
     "links",
     "load",
     "mask_matrix",
+    "maximum",
     "place_sensors",
     "plot",
     "propagate",

@@ -14,6 +14,7 @@ learnt functions of space and time for one in strong form.
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
@@ -28,6 +29,7 @@ from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
+from pddlvm.latent.quantity_laws import QuantityLaws
 from pddlvm.latent.rows import Rows
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import (
@@ -267,6 +269,11 @@ class LatentModel(nn.Module, ABC):
                 "physics; make the observation of model.problem"
             )
         return self._surrogate(observation, corrections)
+
+    @cached_property
+    def quantity_law(self) -> QuantityLaws:
+        """Laws of quantities, (quantity, corrections) -> law."""
+        return QuantityLaws(self)
 
     def check_known(
         self, z_known: dict[str, Tensor] | None, batch: torch.Size, like: Tensor

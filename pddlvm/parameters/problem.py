@@ -20,7 +20,7 @@ from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors,
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.parallel import Watch, each
-from pddlvm.fem.where import Patch
+from pddlvm.fem.where import Patch, Where
 from pddlvm.parameters.fields import Field, Fields
 from pddlvm.parameters.given import given_fields
 from pddlvm.parameters.sensitivities import Sensitivities
@@ -229,8 +229,10 @@ class ParametricProblem(ABC):
             "the nodes of the grid, by LinearObservation"
         )
 
-    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:
-        """Matrix from u, or one of its fields, to its means over patches.
+    def averages(
+        self, patches: Sequence[Patch], field: str = "u", is_mean: bool = True
+    ) -> sp.csr_matrix:
+        """Matrix from u, or one of its fields, to its means or integrals over patches.
 
         It is (n_patches * n_components, n_dofs).
 
@@ -240,6 +242,29 @@ class ParametricProblem(ABC):
         raise InputError(
             "average_matrix needs Lagrange elements; in strong form give the weights of your mean "
             "to LinearObservation"
+        )
+
+    def forces(self, u: Tensor, z: Tensor) -> Tensor:
+        """r(u, z) on all degrees of freedom, (batch, n_dofs): where u is held, what holds it.
+
+        Raises:
+            InputError: the problem is not a steady one of finite elements.
+        """
+        raise self._without_forces
+
+    def held_on(self, where: Where, field: str = "u") -> sp.csr_matrix:
+        """Rows that add what holds each component of a field on a boundary, (n_components, n_dofs).
+
+        Raises:
+            InputError: nothing holds it there; or as `forces`.
+        """
+        raise self._without_forces
+
+    @property
+    def _without_forces(self) -> InputError:
+        return InputError(
+            f"fluxes through boundaries and compliances are of steady finite element problems, and "
+            f"problem {self.name!r} is none; give a function of u, or rows of your own, to Quantity"
         )
 
     def seen_at(self, matrix: sp.csr_matrix, times: "ArrayLike | Tensor | None") -> sp.csr_matrix:

@@ -42,6 +42,7 @@ __all__ = [
     "PointObservation",
     "average_matrix",
     "gradient_matrix",
+    "integral_matrix",
     "mask_matrix",
     "rows_of",
 ]
@@ -294,7 +295,7 @@ def gradient_matrix(
 
 
 def average_matrix(
-    problem: ParametricProblem, patches: Sequence[Patch], field: str = "u"
+    problem: ParametricProblem, patches: Sequence[Patch] = (None,), field: str = "u"
 ) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
@@ -302,7 +303,7 @@ def average_matrix(
         problem: of finite elements, not a shell.
         patches: names of subdomains, or functions that say which points x (n, dim) belong to one,
             (n,) booleans: `lambda x: np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.5) < 0.1`. These are
-            evaluated at the points of the quadrature, a few in each cell.
+            evaluated at the points of the quadrature, a few in each cell. None is the whole domain.
         field: of a solution that has several, the one whose means are asked for.
 
     Raises:
@@ -310,6 +311,14 @@ def average_matrix(
     """
     check_kind(ParametricProblem, problem=problem)
     return problem.averages(patches, field)
+
+
+def integral_matrix(
+    problem: ParametricProblem, patches: Sequence[Patch] = (None,), field: str = "u"
+) -> sp.csr_matrix:
+    """Rows that give the integral of u over patches: those of `average_matrix` times their size."""
+    check_kind(ParametricProblem, problem=problem)
+    return problem.averages(patches, field, is_mean=False)
 
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:

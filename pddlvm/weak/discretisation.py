@@ -85,13 +85,17 @@ class Discretisation(nn.Module):
 
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z), (batch, n_free)."""
+        return self.forces(u, z)[:, self.free]
+
+    def forces(self, u: Tensor, z: Tensor) -> Tensor:
+        """The same on all degrees of freedom, (batch, n_dofs): where u is held, what holds it."""
         blocks = self.prior.split(z)
         full = torch.zeros_like(u)
         for terms in self._groups:
             e = terms[0].strains(u)
             fluxes = reduce(torch.add, [term.fluxes_of(e, blocks) for term in terms])
             full = full + terms[0].operator.adjoint(fluxes.flatten(-2))
-        return full[:, self.free]
+        return full
 
     def balanced(self, r: Tensor) -> Tensor:
         """r + C lambda, (..., n_free): the residual of a constrained problem, else r itself."""
