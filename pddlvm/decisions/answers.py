@@ -1,17 +1,16 @@
-"""A quantity of many draws, by what is cheap and close: g(xi), with one number for its error.
-
-    g(xi) = q(u(xi), z(xi)),     s^2 = mean over few draws of (g - m)^2 + t^2
+"""A quantity of many draws, by what is cheap and close: g(xi) = q(u(xi), z(xi)).
 
 u is the solution in the reduced basis where that costs no mesh (a sum of few operators), else what
-the forward map says; for a q that is not linear always a corrected solution. m and t are mean and
-standard deviation of the model's own answer (`forward.of`), which is dearer.
+the forward map says; for a q that is not linear always the corrected solution.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pddlvm.basics.errors import InputError
 from pddlvm.latent.core import LatentModel
 from pddlvm.sensors.observation import LinearObservation
 from pddlvm.sensors.quantity import Quantity, check_quantity
@@ -52,9 +51,19 @@ class Answers:
 
     @torch.no_grad()
     def error(self, xi: Tensor) -> Tensor:
-        """s, over draws (n_draws, d), (n,)."""
-        z = self.prior.unstandardise(xi)
-        found = self.model.forward(z, corrections=self.model.cheap_corrections).of(self.quantity)
+        """Root mean square error of g as the model itself says, over draws (n_draws, d), (n,).
+
+        Raises:
+            InputError: the model has no error bars of quantities.
+        """
+        z, corrections = self.prior.unstandardise(xi), self.model.cheap_corrections
+        forward: Any = self.model.forward(z, corrections=corrections)
+        if not hasattr(forward, "of"):
+            raise InputError(
+                "models in strong form have no error bars of quantities; ask for some "
+                "reference_solves, which say how wrong the surrogate is"
+            )
+        found = forward.of(self.quantity)
         squares = (self(xi) - found.mean.double()).square() + found.std.double().square()
         return squares.mean(0).sqrt()
 

@@ -25,6 +25,8 @@ _VARIATION = 1.5
 """Of weights, standard deviation over mean, that a level may have."""
 _N_PARTS, _N_STEPS = 3, 15
 _LEAST_SHARE = 0.02
+_SHORT, _FLOOR = 1e-9, 1e-9
+"""Length of a mean without a direction, and a variance that no part is below."""
 _HALVINGS = 50
 _WIDER, _SHARE_WIDER = 1.5, 0.1
 
@@ -131,11 +133,9 @@ def _fit(eta: Tensor, share: Tensor, generator: torch.Generator) -> Mixture:
     d = eta.shape[1]
     size = float(1 / share.square().sum())
     start = torch.multinomial(share, _N_PARTS, generator=generator)
-    found = Mixture(
-        torch.full((_N_PARTS,), 1 / _N_PARTS, dtype=torch.float64),
-        eta[start],
-        torch.eye(d, dtype=torch.float64).expand(_N_PARTS, d, d),
-    )
+    one = torch.eye(d, dtype=torch.float64)
+    equal = torch.full((_N_PARTS,), 1 / _N_PARTS, dtype=torch.float64)
+    found = Mixture(equal, eta[start], one.expand(_N_PARTS, d, d))
     for _ in range(_N_STEPS):
         parts = share[:, None] * found.log_parts(eta).softmax(1)
         kept = parts.sum(0) > _LEAST_SHARE
@@ -144,8 +144,12 @@ def _fit(eta: Tensor, share: Tensor, generator: torch.Generator) -> Mixture:
         means = (parts.T @ eta) / weights[:, None]
         away = eta - means[:, None]
         covariances = (away * parts.T[..., None]).mT @ away / weights[:, None, None]
-        # As if 2 d more draws had the covariance of the prior.
-        more = (2 * d / (size * weights))[:, None, None]
-        covariances = (covariances + more * torch.eye(d, dtype=torch.float64)) / (1 + more)
+        # As if more draws had that of the prior, but for the direction of the mean.
+        along = means / means.norm(dim=1, keepdim=True).clamp(min=_SHORT)
+        own = torch.einsum("ki,kij,kj->k", along, covariances, along)
+        expected = one + (own - 1)[:, None, None] * along[:, :, None] * along[:, None]
+        more = (0.5 * d**2 / (size * weights))[:, None, None]
+        covariances = (covariances + more * expected) / (1 + more)
+        covariances = covariances + _FLOOR * one
         found = Mixture(weights / weights.sum(), means, torch.linalg.cholesky(covariances))
     return found

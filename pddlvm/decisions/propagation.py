@@ -1,15 +1,16 @@
 """Distribution of a quantity over a prior or a posterior, its mean without a surrogate's bias.
 
-    P(q > v)  =  mean_i Phi((g_i - v) / s)                  g_i = g(z_i), s the error of g
     E q       =  f- + alpha (E g - g-)                      f-, g- means over the same few z
-    var       =  S^2 (1/m + (E g - g-)^2 / sum (g_j - g-)^2) + alpha^2 var(mean_i g_i)
+    var       =  s^2 (1/m + (E g - g-)^2 / sum (g_j - g-)^2) + alpha^2 var(mean_i g_i)
+    P(q > v)  =  mean_i Phi((f- + alpha (g_i - g-) - v) / s)
 
-f_j = q(u(z_j)) are m reference solutions, alpha the slope of f on g by least squares, and S^2 what
-it leaves of f, with m - 2 degrees of freedom: a control variate with its optimal coefficient, as
-in multifidelity Monte Carlo of two levels (Peherstorfer, Willcox and Gunzburger, SIAM J. Sci.
-Comput. 38, 2016). However wrong g is, E q is that of the finite element model; a good g makes its
-interval narrow. The interval is Student's of a regression: exact where f is linear in g up to
-normal numbers, and for others as m grows.
+g_i are values of the surrogate at many z, f_j = q(u(z_j)) those of m reference solutions, alpha the
+slope of f on g by least squares, and s^2 what it leaves of f, with m - 2 degrees of freedom: a
+control variate with its optimal coefficient, as in multifidelity Monte Carlo of two levels
+(Peherstorfer, Willcox and Gunzburger, SIAM J. Sci. Comput. 38, 2016). However wrong g is, E q is
+that of the finite element model; a good g makes its interval narrow. The interval is Student's of a
+regression: exact where f is linear in g up to normal numbers, and for others as m grows. Without
+reference solutions the line is g itself, and s the error that the model has for this quantity.
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,16 @@ class Propagated:
 
     @cached_property
     def surrogate_error(self) -> Tensor:
-        """s, root mean square of its error as the model says, (n,)."""
+        """s, what the surrogate leaves of the quantity, (n,).
+
+        By the reference solutions; without any, the error that the model has for this quantity,
+        which `forward(z).of` fits to solutions of its own when it is first asked.
+
+        Raises:
+            InputError: there are no reference solves, and the model no errors of quantities.
+        """
+        if len(self.solved):
+            return self._line.left
         self._model()
         some = self.z[torch.linspace(0, len(self.z) - 1, _N_FOR_ERROR).round().long()]
         return self._answers.error(self._answers.prior.standardise(some))
@@ -107,9 +117,9 @@ class Propagated:
         if not ((levels > 0) & (levels < 1)).all():
             raise InputError(f"p must be probabilities between 0 and 1, got {p!r}")
         flat = levels.reshape(-1, 1)
-        reach = 10 * self.surrogate_error
-        low = (self.values.amin(0) - reach).expand(len(flat), -1)
-        high = (self.values.amax(0) + reach).expand(len(flat), -1)
+        values, reach = self._expected, 10 * self.surrogate_error
+        low = (values.amin(0) - reach).expand(len(flat), -1)
+        high = (values.amax(0) + reach).expand(len(flat), -1)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             is_below = torch.stack([self._distribution(x) for x in middle]) < flat
@@ -123,7 +133,7 @@ class Propagated:
         Raises:
             InputError: there were none.
         """
-        return self._regression[0]
+        return self._line.at(self.mean)
 
     def corrected_interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of Student's interval of `corrected_mean`, (n,) each.
@@ -134,37 +144,29 @@ class Propagated:
         Raises:
             InputError: there were no reference solves.
         """
-        tail = 0.5 - 0.5 * check_level(level)
-        mean, std = self._regression
-        reach = float(student.isf(tail, len(self.solved) - 2)) * std
-        return mean - reach, mean + reach
+        tail, line = 0.5 - 0.5 * check_level(level), self._line
+        variance = line.variance(self.mean) + (line.slope * self.mean_error).square()
+        reach = float(student.isf(tail, len(self.solved) - 2)) * variance.sqrt()
+        return self.corrected_mean - reach, self.corrected_mean + reach
 
     @cached_property
-    def _regression(self) -> tuple[Tensor, Tensor]:
-        """E q and its standard error, (n,) each."""
-        m = len(self.solved)
-        if not m:
+    def _line(self) -> "_Line":
+        if not len(self.solved):
             raise InputError(
                 "there were no reference solves; ask propagate(..., reference_solves=50)"
             )
-        f, g = self.solved, self.predicted
-        df, dg = f - f.mean(0), g - g.mean(0)
-        square = dg.square().sum(0)
-        # A surrogate that says the same everywhere tells nothing.
-        says = square > 0
-        square = torch.where(says, square, 1.0)
-        alpha = torch.where(says, (df * dg).sum(0) / square, 0.0)
-        away = self.mean - g.mean(0)
-        left = (df - alpha * dg).square().sum(0) / (m - 2)
-        variance = left * (1 / m + torch.where(says, away.square() / square, 0.0))
-        variance = variance + (alpha * self.mean_error).square()
-        return f.mean(0) + alpha * away, variance.sqrt()
+        return _Line.of(self.predicted, self.solved)
+
+    @cached_property
+    def _expected(self) -> Tensor:
+        """f that goes with each g, (n_draws, n)."""
+        return self._line.at(self.values) if len(self.solved) else self.values
 
     def _distribution(self, at: Tensor) -> Tensor:
         """P(q <= at), (n,)."""
         # Values without an error have a step.
         s = self.surrogate_error.clamp(min=torch.finfo(self.values.dtype).tiny)
-        return torch.special.ndtr((at - self.values) / s).mean(0)
+        return torch.special.ndtr((at - self._expected) / s).mean(0)
 
     def _levels(self, value: "float | Tensor", name: str) -> Tensor:
         found = torch.as_tensor(numbers_of(value, name))
@@ -174,6 +176,41 @@ class Propagated:
                 f"quantity {self.quantity.name!r}, got shape {tuple(found.shape)}"
             )
         return found.expand(self.quantity.n)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """f on g by least squares, of m pairs, for each of n numbers.
+
+    Attributes:
+        f, g: means, (n,).
+        slope: alpha, (n,); zero where g says the same everywhere.
+        square: sum (g_j - g-)^2, (n,), infinite there.
+        left: s, (n,).
+        m: pairs.
+    """
+
+    f: Tensor
+    g: Tensor
+    slope: Tensor
+    square: Tensor
+    left: Tensor
+    m: int
+
+    @classmethod
+    def of(cls, g: Tensor, f: Tensor) -> "_Line":
+        df, dg, m = f - f.mean(0), g - g.mean(0), len(f)
+        square = dg.square().sum(0)
+        square = torch.where(square > 0, square, torch.inf)
+        slope = (df * dg).sum(0) / square
+        left = ((df - slope * dg).square().sum(0) / (m - 2)).sqrt()
+        return cls(f.mean(0), g.mean(0), slope, square, left, m)
+
+    def at(self, g: Tensor) -> Tensor:
+        return self.f + self.slope * (g - self.g)
+
+    def variance(self, g: Tensor) -> Tensor:
+        return self.left.square() * (1 / self.m + (g - self.g).square() / self.square)
 
 
 def propagate(

@@ -36,8 +36,9 @@ _PILOT = 3
 """Solves for one that says what the surrogate is off by."""
 _N_NEAR = 4000
 _WORTH = 3
-"""How many solves the model's own word on its error is worth."""
-_N_FOR_ERROR = 64
+"""How many solves the first guess of s is worth."""
+_GUESS, _N_FOR_SPREAD = 1e-2, 256
+"""s in parts of the spread of g, before anything is solved."""
 _N_SHOWN = 1000
 _TINY = 1e-300
 
@@ -110,8 +111,8 @@ def rare_event(
             "make one of each, or of their maximum"
         )
     generator = generator_of(check_seed(seed))
-    some = even_draws(answers.prior, _N_FOR_ERROR, seed).flatten(0, 1)
-    s = max(float(answers.error(some)[0]), torch.finfo(some.dtype).eps * abs(value), _TINY)
+    spread = float(answers(even_draws(answers.prior, _N_FOR_SPREAD, seed)).std())
+    s = max(_GUESS * spread, torch.finfo(torch.float64).eps * abs(value), _TINY)
     event = _Event(answers, value, 0.0, s, Mixture.standard(answers.prior.size))
     event = event.found(generator)
     pilot = event.near(event.draws(_N_NEAR, generator), reference_solves // _PILOT, generator)

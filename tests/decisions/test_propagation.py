@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small import strong
 
 import pddlvm
 from pddlvm.decisions.answers import Answers
@@ -65,15 +66,15 @@ def test_intervals_hold_the_mean_of_the_finite_element_model(linear_model, bent)
     problem = linear_model.problem
     quantity = average(problem)
     mean, std = moments(problem, quantity)
-    n, hits, means, widths = 200, 0, [], []
+    n, hits, means, widths = 120, 0, [], []
     for seed in range(n):
         found = pddlvm.propagate(linear_model, quantity, 256, reference_solves=8, seed=seed)
         low, high = found.corrected_interval(0.9)
         hits += bool(low <= mean <= high)
         means.append(float(found.corrected_mean))
         widths.append(float(high - low))
-    # Two standard deviations of 200 trials are 0.042.
-    assert abs(hits / n - 0.9) < 0.05
+    # Two standard deviations of 120 trials are 0.055.
+    assert abs(hits / n - 0.9) < 0.06
     means = torch.tensor(means)
     assert abs(float(means.mean()) - mean) < 3 * float(means.std()) / math.sqrt(n)
     # Eight solves alone leave an interval of 1.34 std; the surrogate, as wrong as it is, a half.
@@ -147,3 +148,51 @@ def test_without_solves_there_is_no_corrected_mean(linear_model):
     found = pddlvm.propagate(linear_model, average(linear_model.problem), 100)
     with pytest.raises(pddlvm.InputError, match="reference_solves=50"):
         _ = found.corrected_mean
+
+
+@pytest.mark.parametrize("n_solves", [0, 12])
+def test_distribution_of_a_linear_problem(linear_model, n_solves):
+    problem = linear_model.problem
+    quantity = average(problem)
+    mean, std = moments(problem, quantity)
+    found = pddlvm.propagate(linear_model, quantity, reference_solves=n_solves)
+    p = torch.tensor([0.01, 0.3, 0.5, 0.975]).double()
+    expected = mean + std * torch.special.ndtri(p)
+    torch.testing.assert_close(found.quantiles(p)[:, 0], expected, rtol=0, atol=0.01 * std)
+    assert float(found.exceedance(mean + 2 * std)) == pytest.approx(0.02275, rel=0.02)
+    assert found.quantiles(0.5).shape == (1,)
+    assert float(found.exceedance(found.quantiles(0.3))) == pytest.approx(0.7, abs=1e-4)
+
+
+def test_distributions_have_the_error_of_the_surrogate_in_them(linear_model, bent):
+    problem = linear_model.problem
+    quantity = average(problem)
+    mean, std = moments(problem, quantity)
+    found = pddlvm.propagate(linear_model, quantity, reference_solves=60)
+    g, f = found.predicted[:, 0], found.solved[:, 0]
+    line = torch.linalg.lstsq(torch.stack([torch.ones_like(g), g], 1), f[:, None]).solution
+    left = f - line[0] - line[1] * g
+    expected = float((left.square().sum() / 58).sqrt())
+    assert float(found.surrogate_error) == pytest.approx(expected, rel=1e-9)
+    low, high = found.quantiles([0.05, 0.95])[:, 0].tolist()
+    # The law of f is normal; that of the line is narrower by what it leaves.
+    assert high - low == pytest.approx(2 * 1.645 * std, rel=0.1)
+    assert 0.5 * (high + low) == pytest.approx(mean, abs=0.2 * std)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.5, [0.5, math.nan]])
+def test_levels_that_are_no_probabilities_are_refused(linear_model, p):
+    found = pddlvm.propagate(linear_model, average(linear_model.problem), 100, reference_solves=3)
+    with pytest.raises(pddlvm.InputError, match="between 0 and 1"):
+        found.quantiles(p)
+    with pytest.raises(pddlvm.InputError, match="a number or 1"):
+        found.exceedance(torch.zeros(2))
+
+
+def test_in_strong_form_the_error_is_that_of_reference_solves():
+    model = strong()
+    quantity = pddlvm.Quantity(model.problem, torch.ones(model.problem.n_dofs))
+    with pytest.raises(pddlvm.InputError, match="reference_solves"):
+        pddlvm.propagate(model, quantity, 50).exceedance(1.0)
+    found = pddlvm.propagate(model, quantity, 50, reference_solves=5)
+    assert 0 <= float(found.exceedance(found.corrected_mean)) <= 1
