@@ -27,6 +27,10 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
+from pddlvm.decisions.placement import Placement, place_sensors
+from pddlvm.decisions.propagation import Propagated, propagate
+from pddlvm.decisions.rare import RareEvent, rare_event
+from pddlvm.decisions.sensitivity import SobolIndices, sobol_indices
 from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
@@ -165,6 +169,7 @@ __all__ = [
     "Observation",
     "ParameterSpace",
     "Piecewise",
+    "Placement",
     "PointObservation",
     "PointSampler",
     "Population",
@@ -174,13 +179,16 @@ __all__ = [
     "Prior",
     "Problem",
     "ProblemError",
+    "Propagated",
     "Quantity",
+    "RareEvent",
     "ResidualEnriched",
     "ResonanceWarning",
     "RunFileError",
     "ShellStresses",
     "Sinh",
     "Sobol",
+    "SobolIndices",
     "StaleError",
     "Stepping",
     "SteppingMethod",
@@ -215,9 +223,13 @@ __all__ = [
     "load",
     "mask_matrix",
     "maximum",
+    "place_sensors",
     "plot",
+    "propagate",
+    "rare_event",
     "reduce",
     "shell_stresses",
+    "sobol_indices",
     "supports",
     "train",
     "validate",

@@ -18,6 +18,7 @@ from examples import (
     inverse_real_data,
     optimal_roof,
     pinn_heat,
+    place_sensors,
     poisson_linear,
     poisson_mesh_file,
     poisson_nonlinear,
@@ -44,6 +45,14 @@ def test_thermal_block(tmp_path: Path):
     report = thermal_block.main([*arguments, "--out", str(tmp_path)])
     assert {p.name for p in tmp_path.iterdir()} == {"bounds.png", "report.txt"}
     assert all(found.violations == 0 for found in report.effectivity.values())
+
+
+def test_places_of_sensors(tmp_path: Path):
+    small = ["--n", "8", "--terms", "3", "--side", "2", "--data", "6", "--chain-steps", "60"]
+    medians = place_sensors.main([*small, "--steps", "40", "--out", str(tmp_path)])
+    assert {p.name for p in tmp_path.iterdir()} == {"sensors.png", "report.txt"}
+    # Three parameters and four sensors: all beat the prior, whose log volume is 0.
+    assert all(volume < -0.5 for volume, _ in medians.values())
 
 
 @pytest.mark.slow

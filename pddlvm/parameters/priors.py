@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from pddlvm.basics.owned import own_fields
 
 _FAR = 12.0
 """Standard deviations; no search goes farther, and no draw comes near."""
+_N_TABLE = 2**14 + 1
+"""Places where a distribution function is tabulated."""
 _LARGEST_LOG = 700.0
 """exp(z) and exp(-z) are float64 numbers up to there."""
 
@@ -85,6 +88,24 @@ class Prior(ABC):
     def sample_standard(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Draws of xi, float64."""
 
+    def from_normal(self, eta: Tensor) -> Tensor:
+        """xi = F^-1(Phi(eta)), elementwise: distributed as the prior says where eta ~ N(0, 1).
+
+        F is the distribution function of xi, by default from a table of its density.
+        """
+        low, high = self.standard_bounds
+        grid = torch.linspace(max(low, -_FAR), min(high, _FAR), _N_TABLE, dtype=torch.float64)
+        middle = 0.5 * (grid[1:] + grid[:-1])
+        shares = self.standard_log_prob(middle).softmax(0).cumsum(0)
+        levels = torch.cat([shares.new_zeros(1), shares]).numpy()
+        # Each end of the table from its own side, or its digits would be lost.
+        shares = self.standard_log_prob(middle.flip(0)).softmax(0).cumsum(0)
+        from_above = torch.cat([shares.new_zeros(1), shares]).numpy()
+        tail = torch.special.ndtr(-eta.detach().double().cpu().abs()).numpy()
+        left = np.interp(tail, levels, grid.numpy())
+        right = np.interp(tail, from_above, grid.flip(0).numpy())
+        return torch.where(eta < 0, torch.from_numpy(left).to(eta), torch.from_numpy(right).to(eta))
+
 
 class StandardNormal(Prior):
     """Base of those with xi ~ N(0, 1)."""
@@ -96,6 +117,9 @@ class StandardNormal(Prior):
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def from_normal(self, eta: Tensor) -> Tensor:  # noqa: D102
+        return eta
 
 
 @dataclass(frozen=True)
@@ -167,6 +191,9 @@ class Uniform(Prior):
         draw = torch.rand(shape, generator=generator, dtype=torch.float64)
         return _ROOT_3 * (2 * draw - 1)
 
+    def from_normal(self, eta: Tensor) -> Tensor:  # noqa: D102
+        return _ROOT_3 * torch.special.erf(eta / math.sqrt(2.0))
+
 
 @dataclass(frozen=True)
 class LogUniform(Prior):
@@ -210,6 +237,9 @@ class LogUniform(Prior):
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
         return self._log.sample_standard(shape, generator)
+
+    def from_normal(self, eta: Tensor) -> Tensor:  # noqa: D102
+        return self._log.from_normal(eta)
 
 
 @dataclass(frozen=True)

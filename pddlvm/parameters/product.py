@@ -56,6 +56,9 @@ class Product(Prior):
         drawn = [prior.sample_standard((*shape[:-1], n), generator) for prior, n in self.parts]
         return torch.cat(drawn, dim=-1)
 
+    def from_normal(self, eta: Tensor) -> Tensor:  # noqa: D102
+        return self._joined(lambda prior, part: prior.from_normal(part), eta)
+
     def _joined(self, function: Callable[[Prior, Tensor], Tensor], x: Tensor) -> Tensor:
         found = x.split([n for _, n in self.parts], dim=-1)
         pairs = zip(self.parts, found, strict=True)

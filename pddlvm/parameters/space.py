@@ -111,6 +111,13 @@ class ParameterSpace:
             dim=-1,
         )
 
+    def from_normal(self, eta: Tensor) -> Tensor:
+        """Standard coordinates xi of independent standard normal numbers eta, (..., d)."""
+        parts = self._parts(eta, "eta")
+        return torch.cat(
+            [block.prior.from_normal(parts[name]) for name, block in self.blocks.items()], dim=-1
+        )
+
     def standard_log_prob(self, xi: Tensor) -> Tensor:
         """Log density of the standard coordinates xi, (...,)."""
         parts = self._parts(xi, "xi")
