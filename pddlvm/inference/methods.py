@@ -22,7 +22,7 @@ from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import check_seed
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.centred import MOST_CENTRED, centred
-from pddlvm.inference.density import Density, Draws
+from pddlvm.inference.density import Density, Draws, Later
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.exact import Exact, exact
 from pddlvm.inference.finite_element_density import FiniteElementPosterior
@@ -152,11 +152,32 @@ class Found:
 
 def _laplace(query: Query, bar: ProgressBar) -> Found:
     found = query.laplace if query.start is not None else query.searched(bar.show)
-    around = found
+    search = partial(_found, found)
     if FEW < query.surrogate.prior.size <= MOST_CENTRED:
-        around = replace(found, modes=centred(query.surrogate, query.y, found.modes))
-    gaussians = Gaussians(around.modes, around.masses)
-    return _gaussian(query, gaussians, around.density, partial(_found, found))
+        around = _Around(query, found)
+        density = Later(around.density)
+        return Found(density, _of_density(query, density), search=search, tails=around.tails)
+    return _gaussian(query, Gaussians(found.modes, found.masses), found.density, search)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Gaussians around means, made when they are first asked for: they cost as much as a search."""
+
+    query: Query
+    found: Laplace
+
+    @cached_property
+    def _means(self) -> Laplace:
+        modes = centred(self.query.surrogate, self.query.y, self.found.modes)
+        return replace(self.found, modes=modes)
+
+    def density(self) -> Density:
+        return self._means.density
+
+    def tails(self) -> Tensor:
+        gaussians = Gaussians(self._means.modes, self._means.masses)
+        return tails(self.query.surrogate, self.query.y, gaussians)
 
 
 def _amortized(query: Query, bar: ProgressBar) -> Found:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.parallel import Watch, each, nobody
+from pddlvm.inference.basins import N_BETWEEN
 from pddlvm.inference.laplace import Laplace, laplace
-from pddlvm.inference.modes import N_DRAWS, starts
+from pddlvm.inference.modes import N_STARTS, starts
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
@@ -13,8 +14,6 @@ __all__ = ["search"]
 
 _MOST = 2**23
 """Numbers of an array that is held at a time."""
-_PER_DOF = 4
-"""Solutions of a data set that are formed at once."""
 
 
 def search(surrogate: Surrogate, y: Tensor, watch: Watch = nobody) -> Laplace:
@@ -25,7 +24,8 @@ def search(surrogate: Surrogate, y: Tensor, watch: Watch = nobody) -> Laplace:
         y: (batch, n), float64; NaN where nothing was measured.
         watch: told which share is done.
     """
-    per_set = N_DRAWS * y.shape[1] + _PER_DOF * surrogate.observation.problem.n_dofs
+    per_value = 1 + surrogate.prior.size + N_BETWEEN
+    per_set = (1 + N_STARTS) * y.shape[1] * per_value + surrogate.observation.problem.n_dofs
     chunks = y.split(max(1, _MOST // per_set))
     same = (surrogate.prior,)
     return _joined(each(_of_chunk, surrogate, chunks, what=_in_words, watch=watch, same=same))
