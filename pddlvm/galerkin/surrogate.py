@@ -50,10 +50,12 @@ class _InBasis(ModelSurrogate):
 
     def __init__(self, model: GalerkinMaps, observation: Observation) -> None:
         super().__init__(model, model.problem.prior, observation)
-        basis = model.exact.representation.basis
         self._rows: Tensor | None = None
         if isinstance(observation, LinearObservation):
-            self._rows = torch.from_numpy(observation.matrix @ basis.numpy())
+            shown = model.exact.representation
+            self._rows, offset = shown.seen(observation.matrix)
+            self._rows = shown.units.u * self._rows
+            self._rows[:, shown.n_modes] += offset
 
     @property
     def _at_once(self) -> int:

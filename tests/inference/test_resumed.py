@@ -127,8 +127,8 @@ def test_a_chain_goes_on_where_it_was(model, sensors, y, tmp_path, monkeypatch):
             start = torch.zeros(2, model.problem.n_parameters, dtype=torch.float64)
             generator = torch.Generator().manual_seed(0)
             state = start_at(target, start)
-            for _ in range(2):
-                state, _ = transition(target, state, 0.3, generator)
+            for _ in range(6):
+                state, _ = transition(target, state, 0.1, generator)
             return state.w
 
     counted, calls = stopping(density_module._each, 1000)
