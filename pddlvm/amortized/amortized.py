@@ -24,7 +24,6 @@ from torch import Tensor
 from pddlvm.amortized.families import FAMILIES, Diagonal, Family
 from pddlvm.amortized.proposals import Proposals
 from pddlvm.amortized.resampled import Resampled
-from pddlvm.amortized.signature import SEED, signature
 from pddlvm.basics.checks import check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_content
@@ -32,6 +31,7 @@ from pddlvm.basics.summary import summarise
 from pddlvm.inference.density import Density
 from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.search import search
+from pddlvm.latent.signature import SEED, signature
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.identity import mark_of
 from pddlvm.parameters.space import ParameterSpace

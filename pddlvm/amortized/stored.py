@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pddlvm.amortized.amortized import Amortized, Compression, Context
 from pddlvm.amortized.families import FAMILIES, Diagonal
-from pddlvm.amortized.signature import SEED, agrees, signature
 from pddlvm.basics.checks import check_path
 from pddlvm.basics.errors import RunFileError
 from pddlvm.basics.files import check_tensor, decoding, read_content
 from pddlvm.basics.random import seeded
 from pddlvm.latent.core import LatentModel
+from pddlvm.latent.signature import SEED, agrees, signature
 from pddlvm.parameters.identity import adopt
 from pddlvm.sensors.observation import Observation
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
-from pddlvm.basics.checks import check_shape
+from pddlvm.basics.checks import check_kind, check_shape
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
@@ -28,8 +28,10 @@ from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import Uncertainty, unseen
 from pddlvm.linalg.derivatives import root
 from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.parameters.identity import is_like
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
+from pddlvm.sensors.observation import LinearObservation
 from pddlvm.sensors.quantity import Quantity, check_quantity
 
 __all__ = ["Forward"]
@@ -97,6 +99,27 @@ class Forward:
         # Boundary values that follow z have no error bar, and so all digits.
         values = shown.boundary_values(self._z).to(found).reshape(*found.shape[:-1], -1)
         return found.index_copy(-1, shown.fixed.to(found.device), values)
+
+    def at(self, observation: LinearObservation) -> Tensor:
+        """Means of what sensors see, (..., n), of the rows that they touch: no field is formed.
+
+        Args:
+            observation: linear sensors of this problem.
+
+        Raises:
+            InputError: of another problem, or not linear.
+        """
+        check_kind(LinearObservation, observation=observation)
+        shown = self._shown
+        if not is_like(shown.problem, observation.problem):
+            raise InputError(
+                f"the observation is of problem {observation.problem.name!r}, the answer of "
+                f"{shown.problem.name!r} or of one with another mesh or other fields"
+            )
+        shown.check_range(self._augmented, self.c.dtype)
+        rows, offset = (x.to(self._augmented.device) for x in shown.seen(observation.matrix))
+        found = shown.units.u * (self._augmented.double() @ rows.T) + offset
+        return found.to(self.c)
 
     @cached_property
     def std(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pddlvm.amortized.amortized import NO_GAPS, Amortized
 from pddlvm.amortized.families import Family
-from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
+from pddlvm.amortized.kept import ANYTHING, KeptDensity
 from pddlvm.amortized.stored import load_amortized
 from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
@@ -25,9 +25,11 @@ from pddlvm.inference.whole_field import inverse_of_noisy
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import save
+from pddlvm.latent.signature import checksum
 from pddlvm.results.vtu import write_pvd, write_vtu
 from pddlvm.results.xdmf import write_xdmf
 from pddlvm.sensors.observation import Observation, PointObservation
+from pddlvm.training.checkpoints import Checkpoints
 from pddlvm.training.fit import Budget
 
 __all__ = ["InferringModel"]
@@ -47,6 +49,8 @@ class InferringModel(LatentModel):
         n_chains: int = 4,
         seed: int = 0,
         progress: bool = False,
+        checkpoints: Checkpoints | None = None,
+        resume: bool = False,
     ) -> Posterior:
         """Posterior of the parameters from noisy, partial data.
 
@@ -64,13 +68,18 @@ class InferringModel(LatentModel):
             n_chains: Markov chains of "nuts" and "exact".
             seed: of everything random.
             progress: show a progress bar, as `train` does; of "exact" by data sets.
+            checkpoints: where to keep what was found, every so many seconds: data sets, of
+                "laplace" chunks of them, and the solves of chains of "exact". All files stay.
+            resume: go on with the job in the folder of `checkpoints`, if there is one.
 
         Returns:
             `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
             `.check()`, `.to_arviz()`.
 
         Raises:
-            InputError: data of the wrong length, an observation of another problem, no such method.
+            InputError: data of the wrong length, an observation of another problem, no such method;
+                checkpoints of another job, or of one that `resume` does not go on with.
+            RunFileError: the folder of the checkpoints is in use, or cannot be written to.
             ConvergenceError: predictions are not finite where the data lead, or nowhere.
         """
         return infer(
@@ -83,6 +92,8 @@ class InferringModel(LatentModel):
             n_chains=n_chains,
             seed=seed,
             progress=progress,
+            checkpoints=checkpoints,
+            resume=resume,
         )
 
     @with_gradients

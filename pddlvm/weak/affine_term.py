@@ -108,8 +108,9 @@ class AffineTerm(nn.Module):
         parts = (a @ self.k.reshape(rank * n_rows, n).T).unflatten(-1, (rank, n_rows))
         parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
         unit = torch.cat([self.k_unit, self.g_unit])
+        # The few fields, and not the many rows, are multiplied by the slopes.
         return {
-            name: ((slope * unit)[..., None] * parts).mT @ self.magic.latent_slopes(name, z)
+            name: (((slope * unit)[..., None] * self.magic.latent_slopes(name, z)).mT @ parts).mT
             for name, slope in self._by_latents(len(a), z)[1].items()
         }
 
