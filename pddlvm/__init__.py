@@ -34,7 +34,7 @@ from pddlvm.decisions.sensitivity import SobolIndices, sobol_indices
 from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
-from pddlvm.inference.posterior import Posterior, PosteriorSolution
+from pddlvm.inference.posterior import Level, Posterior, PosteriorError, PosteriorSolution
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.models import (
     CollocationModel,
@@ -43,9 +43,10 @@ from pddlvm.models import (
     TrajectoryModel,
     load,
 )
+from pddlvm.parameters.distributions import Distribution
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
-from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.priors import LogNormal, LogUniform, Normal, Prior, Uniform
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.parameters.time import Time
@@ -55,6 +56,7 @@ from pddlvm.results.exported import Exported, export_maps
 from pddlvm.results.vtu import write_solution
 from pddlvm.sensors.correlated import AR1
 from pddlvm.sensors.functionals import boundary_flux, compliance, maximum
+from pddlvm.sensors.model_error import ModelError
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,
@@ -123,6 +125,7 @@ __all__ = [
     "Diagnostics",
     "Diagonal",
     "Dirichlet",
+    "Distribution",
     "Dual",
     "Energy",
     "EnergyModes",
@@ -146,13 +149,16 @@ __all__ = [
     "KarhunenLoeve",
     "LatentVariableModel",
     "LatinHypercube",
+    "Level",
     "LinearObservation",
     "LogNormal",
+    "LogUniform",
     "Matern",
     "MatrixProblem",
     "MeanValue",
     "MeshError",
     "Method",
+    "ModelError",
     "Natural",
     "NeuralGaussian",
     "Newmark",
@@ -168,6 +174,7 @@ __all__ = [
     "PointSampler",
     "Population",
     "Posterior",
+    "PosteriorError",
     "PosteriorSolution",
     "Prior",
     "Problem",

@@ -16,6 +16,7 @@ from examples import (
     generative_poisson,
     inverse_poisson,
     inverse_real_data,
+    optimal_roof,
     pinn_heat,
     place_sensors,
     poisson_linear,
@@ -119,6 +120,20 @@ def test_shell(tmp_path: Path):
     assert names >= {"forward.png", "inverse.png", "shell.vtu", "report.txt"}
     # The basis is good to its tolerance, 1e-5 in energy.
     assert report.relative_l2_corrected < 1e-4
+
+
+@pytest.mark.slow
+def test_optimal_roof(tmp_path: Path):
+    arguments = ["--n", "10", "--steps", "100", "--seconds", "60", "--out", str(tmp_path)]
+    design, by_map, by_solves = optimal_roof.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} >= {"optimum.png", "report.txt"}
+    solve = design.problem.solve
+    uniform, there = (float(design.compliance(solve, z)) for z in (design.uniform, by_map.z))
+    assert there < 0.95 * uniform
+    assert by_map.compliance == pytest.approx(there, rel=1e-3)
+    # Nothing that matters is left for an optimiser that solves the PDE.
+    assert by_solves.compliance > 0.999 * there
+    assert float(design.volume(by_map.z)) <= 0.25 * (1 + 1e-6)
 
 
 @pytest.mark.slow

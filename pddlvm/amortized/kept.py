@@ -10,10 +10,10 @@ from pddlvm.amortized.amortized import Amortized
 
 __all__ = ["ANYTHING", "KeptDensity", "checksum"]
 
-Asked = tuple[float | None, int | None, int]
-"""Seconds, steps and seed of a training."""
+Asked = tuple[float | None, int | None, int, float]
+"""Seconds, steps and seed of a training, and the share of gaps in its data."""
 
-ANYTHING: Asked = (None, None, 0)
+ANYTHING: Asked = (None, None, 0, 0.0)
 """What a call asks for that names none of them."""
 
 

@@ -18,9 +18,7 @@ from pddlvm.galerkin.forward import Forward
 from pddlvm.galerkin.implicit import certificate, solved
 from pddlvm.galerkin.refinement import correct, refine
 from pddlvm.latent.prediction import unflatten
-from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.reduced.online import Certificate
-from pddlvm.sensors.quantity import Quantity
 
 __all__ = ["forward_of"]
 
@@ -58,7 +56,6 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         shown.check_range(augmented, z.dtype)
     batch = z.shape[:-1]
     calibrated, reduced = Unchanged(model.uncertainty), Unchanged(model.reduced)
-    mapped = Unchanged(model.forward_map)
 
     @cache
     def residual_norm() -> Tensor:
@@ -86,10 +83,6 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         found: ErrorBounds | None = model.certifier(flat_mean, flat_z.cpu())
         return found
 
-    def law(quantity: Quantity, level: int) -> QuantityLaw:
-        mapped()
-        return model.quantity_law(quantity, level)
-
     @torch.no_grad()
     def stability() -> Tensor:
         reduced()
@@ -108,7 +101,7 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         _stability=stability,
         _primal_dual=model.primal_dual,
         _certifier=lambda: model.certifier,
-        _law=law,
+        _law=model.law_of(min(1, corrections) if model.problem.is_linear else corrections),
         _z=flat_z.cpu(),
     )
 
@@ -171,6 +164,6 @@ def _solved(model: Any, z: Tensor) -> Forward:
         _stability=lambda: certificate().lower,
         _primal_dual=model.primal_dual,
         _certifier=lambda: model.certifier,
-        _law=model.quantity_law,
+        _law=model.law_of(1),
         _z=flat_z,
     )

@@ -63,7 +63,7 @@ class Forward:
     _stability: Callable[[], Tensor]
     _primal_dual: Callable[[Quantity], PrimalDual]
     _certifier: Callable[[], Certifier]
-    _law: Callable[[Quantity, int], QuantityLaw]
+    _law: Callable[[Quantity], QuantityLaw]
     _z: Tensor
 
     @property
@@ -193,7 +193,7 @@ class Forward:
             self._refuse_gradient()
             return None if dual is None else dual.bound(means, self._z, given, self._certifier())
 
-        law = partial(self._law, quantity, self.level)
+        law = partial(self._law, quantity)
         return OneQuantity(quantity, value, known, law, bound, self.c)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:

@@ -103,12 +103,8 @@ class _InBasis(ModelSurrogate):
 
     def _implicit(self, xi: Tensor, c: Tensor, k: Tangent, of_lift: Tensor) -> Tensor:
         """dc/dxi of the reduced solution, (batch, n_modes, d)."""
-        with torch.enable_grad():
-            at = xi.detach().requires_grad_()
-            z = self.prior.unstandardise(at)
-            # Each parameter is a function of its own coordinate.
-            (unit,) = torch.autograd.grad(z.sum(), at)
-        slope = self._reduced.slope(c, z.detach()) * unit[:, None] + k.of_lift @ of_lift
+        z, by_xi = self.prior.with_slope(xi)
+        slope = by_xi(self._reduced.slope(c, z)) + k.of_lift @ of_lift
         return -k.solve(slope)
 
 

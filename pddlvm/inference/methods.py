@@ -160,11 +160,6 @@ def _laplace(query: Query, bar: ProgressBar) -> Found:
 
 
 def _amortized(query: Query, bar: ProgressBar) -> Found:
-    if torch.isnan(query.y).any():
-        raise InputError(
-            "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
-            "'laplace', 'variational', 'nuts' and 'exact' leave missing values out"
-        )
     density = query.network(query.observation, query.y)
     return Found(density, _of_density(query, density))
 

@@ -26,8 +26,9 @@ class OneQuantity:
 
     The law of the error is fitted to this quantity, when it is first asked for and once for each
     model and number of corrections, on `n_draws` draws of the prior whose reference solutions are
-    found for it: 1024, of large problems fewer, at least 128. Later quantities of the problem use
-    the same solutions. Each of the n numbers has a law of its own; draws of all of them are joint.
+    found for it: 1024, of large problems fewer, at least 128; in strong form 128, and none after
+    corrections. Later quantities of the problem use the same solutions. Each of the n numbers has a
+    law of its own; draws of all of them are joint.
 
     Attributes:
         quantity: q.

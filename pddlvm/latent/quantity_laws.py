@@ -29,10 +29,10 @@ def n_draws_of(problem: ParametricProblem) -> int:
     return max(_LEAST, min(_MOST, _NUMBERS // prod(problem.solution_shape)))
 
 
-def solved_draws(problem: ParametricProblem) -> tuple[Tensor, Tensor]:
+def solved_draws(problem: ParametricProblem, n: int) -> tuple[Tensor, Tensor]:
     """Parameters (n, d) and their reference solutions, the same whenever they are asked for."""
     if problem not in _SOLVED:
-        z = problem.prior.sample((n_draws_of(problem),), seed=_SEED)
+        z = problem.prior.sample((n,), seed=_SEED)
         _SOLVED[problem] = z, problem.solve(z)
     return _SOLVED[problem]
 
@@ -41,7 +41,7 @@ class QuantityLaws:
     """Those of a model, as it is.
 
     Args:
-        model: any; `model.forward(z, corrections=level).of(quantity)` are its answers.
+        model: any; `model.forward(z, corrections).of(quantity)` are its answers.
     """
 
     def __init__(self, model: Any) -> None:
@@ -54,19 +54,20 @@ class QuantityLaws:
 
     @out_of_inference
     @torch.no_grad()
-    def __call__(self, quantity: Quantity, level: int) -> QuantityLaw:
+    def __call__(self, quantity: Quantity, corrections: int) -> QuantityLaw:
         """The law of a quantity after so many corrections.
 
         Raises:
             ConvergenceError: a reference solution of a draw was not found.
+            InputError: in strong form, after corrections.
         """
         laws = self._made.setdefault(quantity, {})
-        if level not in laws or not laws[level][0].is_same:
+        if corrections not in laws or not laws[corrections][0].is_same:
             same = Unchanged(self._model)
-            z, u = solved_draws(self._model.problem)
-            answer = self._model.forward(z, corrections=level).of(quantity)
+            z, u = self._model.solved_draws(corrections)
+            answer = self._model.forward(z, corrections=corrections).of(quantity)
             value = answer.value()
             features, log_size = answer.known(value)
             errors = quantity(u, z) - value
-            laws[level] = same, QuantityLaw.of_errors(features, log_size, errors)
-        return laws[level][1]
+            laws[corrections] = same, QuantityLaw.of_errors(features, log_size, errors)
+        return laws[corrections][1]
