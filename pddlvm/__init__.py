@@ -82,6 +82,7 @@ from pddlvm.transient.stepping import (
     Stepping,
     SteppingMethod,
 )
+from pddlvm.umbridge.posterior import BlackBoxDraws, UMBridgePosterior
 from pddlvm.validation.inference import InferenceReport, validate_inference
 from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
@@ -103,6 +104,7 @@ __all__ = [
     "Affine",
     "Amortized",
     "BackwardEuler",
+    "BlackBoxDraws",
     "Box",
     "Causal",
     "Chebyshev",
@@ -184,6 +186,7 @@ __all__ = [
     "TrainingResult",
     "TrajectoryModel",
     "TransientProblem",
+    "UMBridgePosterior",
     "UncalibratedWarning",
     "Uniform",
     "UniformPoints",
