@@ -1,11 +1,13 @@
 """`pddlvm serve`: the maps of a run for programs that speak UM-Bridge."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.http_server import Server
 from pddlvm.cli.common import MisuseError, OwnProblem, RunFolder, printable
 from pddlvm.models import LatentVariableModel
 from pddlvm.parameters.problem import ParametricProblem
@@ -15,8 +17,8 @@ from pddlvm.runs.sources import find, is_file
 from pddlvm.runs.tables import Measurements, read_measurements
 from pddlvm.sensors.observation import LinearObservation, PointObservation
 from pddlvm.sensors.quantity import Quantity
+from pddlvm.umbridge.protocol import respond
 from pddlvm.umbridge.served import served
-from pddlvm.umbridge.server import Server
 
 __all__ = ["serve_command"]
 
@@ -70,7 +72,7 @@ def serve_command(
         data=None if measured is None else (measured.observation, measured.y),
         corrections=corrections,
     )
-    with Server(functions, host, port) as server:
+    with Server(partial(respond, functions), host, port) as server:
         for function in functions:
             typer.echo(
                 printable(f"{function.name}: {function.n_inputs} -> {function.n_outputs} numbers")

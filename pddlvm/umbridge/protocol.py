@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError, InputError
+from pddlvm.basics.http_server import Request, Response
 from pddlvm.umbridge.served import Served
 
-__all__ = ["Answer", "answer"]
+__all__ = ["Answer", "answer", "respond"]
 
 _OK, _BAD, _NOT_FOUND, _FAILED = 200, 400, 404, 500
 _DERIVATIVES = ("Gradient", "ApplyJacobian")
@@ -67,6 +68,13 @@ def answer(functions: Sequence[Served], method: str, path: str, body: bytes) -> 
         return _refusal(_BAD, "InvalidInput", str(error))
     except ConvergenceError as error:
         return _refusal(_FAILED, "InvalidOutput", str(error))
+
+
+def respond(functions: Sequence[Served], request: Request) -> Response:
+    """The same as HTTP."""
+    found = answer(functions, request.method, request.path, request.body)
+    body = json.dumps(found.content, allow_nan=False).encode()
+    return Response(found.status, body, "application/json")
 
 
 def _refusal(status: int, kind: str, message: str) -> Answer:

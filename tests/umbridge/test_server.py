@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pddlvm.basics.errors import InputError
-from pddlvm.umbridge.server import MAX_BYTES, Server
+from pddlvm.basics.http_server import MAX_BYTES, Server
 
 Z = [1.2, -0.7]
 
@@ -73,12 +73,12 @@ def test_a_port_in_use_is_named():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is in use"):
-            Server([], "127.0.0.1", port)
+            Server(print, "127.0.0.1", port)
 
 
 def test_a_host_that_is_not_ours_is_named():
     with pytest.raises(InputError, match=r"cannot listen at port 0 of '203\.0\.113\.1'"):
-        Server([], "203.0.113.1", 0)
+        Server(print, "203.0.113.1", 0)
 
 
 @pytest.mark.parametrize("length", [str(MAX_BYTES + 1), "-1", "many", "9" * 5000])

@@ -1,22 +1,20 @@
-"""An HTTP server of functions for any number of clients at once, each in a thread of its own.
+"""A small HTTP server: requests in, answers out, each client in a thread of its own.
 
-It is a few lines of the standard library, where the server of the package `umbridge` always listens
-to all networks and answers what is not of the protocol by a traceback.
+It is the standard library's, made to listen where it is told and nowhere else, to answer what is
+not HTTP in words, and never by a traceback.
 """
 
 import errno
-import json
 import socketserver
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from pddlvm.basics.errors import InputError
-from pddlvm.umbridge.protocol import Answer, answer
-from pddlvm.umbridge.served import Served
 
-__all__ = ["MAX_BYTES", "Server"]
+__all__ = ["MAX_BYTES", "Request", "Response", "Server"]
 
 MAX_BYTES = 2**26
 """Of a request."""
@@ -24,16 +22,43 @@ _SECONDS = 120.0
 """That a client may be silent."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a client asks.
+
+    Attributes:
+        method: GET or POST.
+        path: with what follows a question mark.
+        headers: by their names in lower case.
+        body: of a POST.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Response:
+    """What it is answered."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Server(socketserver.ThreadingMixIn, HTTPServer):
     """Listens from when it is made; `serve_forever` answers.
 
     Args:
-        functions: what is served.
+        respond: what clients are answered.
         host: name or address to listen at.
         port: of the host; 0 for one that is free.
 
     Attributes:
-        functions: what is served.
+        respond: what clients are answered.
 
     Raises:
         InputError: the port is in use, or not allowed; there is no such host.
@@ -41,8 +66,8 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, functions: Sequence[Served], host: str, port: int) -> None:
-        self.functions = tuple(functions)
+    def __init__(self, respond: Callable[[Request], Response], host: str, port: int) -> None:
+        self.respond = respond
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
@@ -70,42 +95,53 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         """What clients are given."""
         return f"http://{self.server_address[0]!s}:{self.port}"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves before it is answered is nobody's fault."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            traceback.print_exc(file=sys.stderr)
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
+    server_version, sys_version = "pddlvm", ""
     timeout = _SECONDS
     # Head and body of an answer leave together: apart, the second waits for a client's word.
     wbufsize = -1
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._write(answer(self.server.functions, "GET", self.path, b""))
+        self._answer(b"")
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         is_number = length.isascii() and length.isdigit() and len(length) < 20
         if not (is_number and int(length) <= MAX_BYTES):
             self.close_connection = True
-            message = f"a request needs its length, at most {MAX_BYTES} bytes"
-            self._write(Answer(411, {"error": {"type": "InvalidInput", "message": message}}))
+            said = f"a request needs its length, at most {MAX_BYTES} bytes\n"
+            self._write(Response(411, said.encode(), "text/plain; charset=utf-8"))
             return
-        body = self.rfile.read(int(length))
+        self._answer(self.rfile.read(int(length)))
+
+    def _answer(self, body: bytes) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
         try:
-            found = answer(self.server.functions, "POST", self.path, body)
+            found = self.server.respond(Request(str(self.command), self.path, headers, body))
         except Exception:
             # The fault is ours: it is for who runs the server to read.
             traceback.print_exc(file=sys.stderr)
-            found = Answer(500, {"error": {"type": "InternalError", "message": "see the server"}})
+            found = Response(500, b"the server failed; it says why\n", "text/plain; charset=utf-8")
         self._write(found)
 
-    def _write(self, found: Answer) -> None:
-        content = json.dumps(found.content, allow_nan=False).encode()
+    def _write(self, found: Response) -> None:
         self.send_response(found.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Type", found.content_type)
+        self.send_header("Content-Length", str(len(found.body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in found.headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(found.body)
 
     def log_message(self, format: str, *values: object) -> None:
         """Nothing is said of each request: there are thousands."""
