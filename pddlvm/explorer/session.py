@@ -108,7 +108,8 @@ class Session:
         shown = self._component(values, state) if values.ndim == 2 else values
         arrays: dict[str, Array] = {"values": shown}
         if self.domain.is_shell and state.view not in ("sigma", "posterior sigma", "error"):
-            displaced = values if values.ndim == 2 else self.domain.at_points(mean, state.field)
+            own = next(iter(self.domain.fields))
+            displaced = values if values.ndim == 2 else self.domain.at_points(mean, own)
             arrays["displacement"] = displaced
         if self.domain.kind == "line" and state.view in ("mean", "draw"):
             arrays["sigma"] = self._component(self._sigma(found, state), state)

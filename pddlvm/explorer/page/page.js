@@ -119,7 +119,7 @@ function shown(answer, view) {
   $("caption").textContent = caption() + enlarged;
   $("residual").textContent = answer.residual === null ? "∞" : percent(answer.residual);
   pill($("verdict"), $("reason"), answer.verdict);
-  $("milliseconds").textContent = `${written(answer.milliseconds, 2)} ms`;
+  $("milliseconds").textContent = duration(answer.milliseconds);
   for (const id of ["bound", "boundname"]) $(id).hidden = answer.bound === undefined || answer.bound === null;
   $("bound").textContent = answer.bound === null ? "–" : percent(answer.bound);
   const isStale = solvedAt !== null && solvedAt !== key();
@@ -128,6 +128,7 @@ function shown(answer, view) {
   showSensors();
 }
 
+const duration = (ms) => (ms < 1000 ? `${written(ms, 2)} ms` : `${written(ms / 1000, 2)} s`);
 const percent = (x) => (x === null ? "–" : x >= 1e-4 ? `${written(100 * x, 2)} %` : written(x, 2));
 const key = () => JSON.stringify([state.z, state.corrections]);
 const seen = () => state.sensors.map((s) => { Object.defineProperty(s, "shown", { value: !scene.times.length || s.time === state.time, configurable: true }); return s; });
@@ -235,7 +236,7 @@ function showPosterior() {
   if (!posterior) return;
   pill($("pverdict"), $("preason"), posterior.verdict);
   $("pvalue").textContent = written(posterior.pValue, 2);
-  $("pms").textContent = `${written(posterior.milliseconds, 2)} ms`;
+  $("pms").textContent = duration(posterior.milliseconds);
   const shares = rows.map(({ p }, i) => (posterior.quantiles[2][i] - posterior.quantiles[0][i]) / (p.high - p.low)).filter((s) => s < 0.5).length;
   $("narrow").textContent = `${shares} of ${rows.length}`;
 }
@@ -287,7 +288,7 @@ async function solve() {
     solvedAt = at;
     $("relative").textContent = percent(found.relative);
     $("inside").textContent = found.inside === null ? "–" : `${written(100 * found.inside, 3)} %`;
-    $("seconds").textContent = found.seconds < 1 ? `${written(1e3 * found.seconds, 2)} ms` : `${written(found.seconds, 2)} s`;
+    $("seconds").textContent = duration(1e3 * found.seconds);
     $("solved").hidden = false;
     if (scene.kind === "line") { picture.view.setReference?.(found.arrays.reference); picture.redraw(); }
     tabs();
@@ -332,7 +333,11 @@ async function start() {
   sliders();
   picture = new Picture(Object.fromEntries(["picture", "draw", "over", "bar"].map((id) => [id, $(id)])), scene, {
     click: addSensor,
-    drawn: () => { if (picture?.view.answer) document.body.dataset.pictures = Number(document.body.dataset.pictures ?? 0) + 1; },
+    drawn: () => {
+      if (!picture?.view.answer) return;
+      document.body.dataset.pictures = Number(document.body.dataset.pictures ?? 0) + 1;
+      document.body.dataset.first ??= performance.now();
+    },
     over: (found, x, y) => {
       $("tip").hidden = !found;
       if (!found) return;
