@@ -214,7 +214,7 @@ function parameterRow(p) {
   slider.addEventListener("input", () => { state.z[i] = Number(valueAt(p, slider.value / STEPS).toPrecision(6)); number.value = written(state.z[i], 4); update(); });
   number.addEventListener("change", () => { const z = Number(number.value); if (number.value.trim() && Number.isFinite(z)) { state.z[i] = Math.min(p.high, Math.max(p.low, z)); update(); } sliders(); });
   rows.push({ p, slider, number, band });
-  return element("div", { className: "parameter" }, element("span", { textContent: p.name, title: p.name }), element("div", { className: "track" }, slider, band), number);
+  return element("div", { className: "parameter" }, element("span", { textContent: p.name.match(/\[\d+\]$/)?.[0] ?? p.name, title: p.name }), element("div", { className: "track" }, slider, band), number);
 }
 
 function sliders() {

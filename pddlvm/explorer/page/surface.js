@@ -29,7 +29,7 @@ void main() {
     vec3 m = normalize(n);
     float front = abs(dot(m, normalize(vec3(-0.35, 0.45, 0.82))));
     float shine = pow(abs(dot(m, normalize(vec3(-0.2, 0.3, 0.95)))), 40.0);
-    c = c * (0.45 + 0.6 * front) + 0.10 * shine;
+    c = c * (0.62 + 0.45 * front) + 0.10 * shine;
   }
   colour = vec4(c, 1.0);
 }`;
