@@ -40,6 +40,7 @@ def explore_command(
     opened = Run.open(run)
     model = opened.model(opened.problem(problem))
     session = Session(model, opened.config.problem, str(opened.info.get("verdict", "")))
+    session.prepare()
     is_here = _is_loopback(host)
     if token is None:
         token = "" if is_here else secrets.token_urlsafe(_N_BYTES)

@@ -49,6 +49,7 @@ class Domain:
         times: at which there are states; none where there is no time.
         fields: of u, name -> number of components.
         is_shell: is it drawn with its displacement?
+        solver: what reference solutions are found with.
         forward: model, z (d,), corrections, number of the time -> the prediction of that state.
         state: whole solutions (..., *solution_shape), number of the time -> (..., n_dofs).
         at_points: a state (n_dofs,), name of a field -> its values (n_points, n_components).
@@ -64,6 +65,7 @@ class Domain:
     times: tuple[float, ...]
     fields: dict[str, int]
     is_shell: bool
+    solver: str
     forward: Forward
     state: Callable[[Tensor, int], Tensor]
     at_points: Callable[[Array, str], Array]
@@ -157,6 +159,7 @@ def _in_a_box(problem: CollocationProblem) -> Domain:
         times=times,
         fields=dict.fromkeys(fields, 1),
         is_shell=False,
+        solver="the reference solver",
         forward=lambda model, z, corrections, k: _AtTime(
             model.forward(z, corrections=corrections), partial(_flip, state, k)
         ),
@@ -227,6 +230,7 @@ def _mesh(problem: Problem, **parts: Any) -> Domain:
         axes=("x", "y", "z")[: problem.dim],
         fields=components,
         is_shell=is_shell,
+        solver="finite elements",
         at_points=at_points,
         **parts,
     )

@@ -2,6 +2,7 @@
 
     scene        what there is: sliders, fields, the picture without values
     answer       the values of a view at z, certificate, verdict, milliseconds
+    bound        a rigorous bound of the error at z, where there is one
     posterior    what readings say about z
     solve        the true error at z, by the reference solver
 
@@ -61,6 +62,11 @@ class Session:
         self._solved: _Kept[tuple[Tensor, float]] = _Kept()
         self._read: _Kept[Readings] = _Kept()
 
+    def prepare(self) -> None:
+        """Answer once: what is made at first use is there then."""
+        middle, _ = self.model.problem.prior.units
+        self.answer(self.read({"z": middle.tolist()}))
+
     def read(self, given: Any) -> State:
         """The state that a browser sent, see `read_state`."""
         return read_state(given, self.model.problem.prior, self.domain, self._fields)
@@ -77,6 +83,7 @@ class Session:
             "fields": domain.fields,
             "parameterFields": list(self._fields),
             "isShell": domain.is_shell,
+            "solver": domain.solver,
             "isCalibrated": self.model.is_calibrated,
             "views": VIEWS,
             "blocks": blocks_of(problem.prior),
@@ -121,10 +128,18 @@ class Session:
             "milliseconds": 1e3 * seconds,
             "sensors": self._seen(state),
         }
-        bound = getattr(found, "error_bound", None)
-        if bound is not None:
-            head["bound"] = finite(bound / self.model.norm(found.mean))
         return Message(head, arrays)
+
+    def bound(self, state: State) -> Message:
+        """Upper bound of the error of the mean, relative to it; none where there is none.
+
+        It may cost a hundred times what the mean does.
+        """
+        found = self.domain.forward(self.model, state.z, state.corrections, state.k)
+        bound = getattr(found, "error_bound", None)
+        return Message(
+            {"bound": None if bound is None else finite(bound / self.model.norm(found.mean))}
+        )
 
     def posterior(self, state: State) -> Message:
         """What the readings say of each parameter, and the verdict on that."""

@@ -1,7 +1,7 @@
-"""The page of a session over HTTP: five files, and six questions.
+"""The page of a session over HTTP: its files, and questions.
 
-    GET    /  and the files of the page             POST   /api/scene, draw, answer, posterior,
-                                                           solve, load      JSON -> `Message`
+    GET    /  and the files of the page             POST   /api/scene, draw, load, answer, bound,
+                                                           posterior, solve      JSON -> `Message`
 
 Who may ask: a browser that was given the token, where there is one; by the name of this machine, so
 that no other page's name leads here (DNS rebinding); and with a header that forms and other pages
@@ -67,6 +67,7 @@ class Site:
             "/api/draw": session.draw,
             "/api/load": session.load,
             "/api/answer": lambda given: session.answer(read(given)),
+            "/api/bound": lambda given: session.bound(read(given)),
             "/api/posterior": lambda given: session.posterior(read(given)),
             "/api/solve": lambda given: session.solve(read(given)),
         }

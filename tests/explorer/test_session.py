@@ -58,7 +58,7 @@ def test_values_are_those_of_the_model(plane, given):
         sigma = plane.answer(plane.read(asked | {"view": "sigma"})).arrays["values"]
         assert np.allclose(sigma, found.std.numpy(), rtol=1e-12)
         bound = float(found.error_bound / model.norm(found.mean))
-        assert answer.head["bound"] == pytest.approx(bound, rel=1e-9)
+        assert plane.bound(plane.read(asked)).head["bound"] == pytest.approx(bound, rel=1e-9)
     draw = plane.answer(plane.read(asked | {"view": "draw", "seed": 3})).arrays["values"]
     assert np.allclose(draw, found.sample(seed=3).numpy())
     field = plane.answer(plane.read(asked | {"view": "parameter"})).arrays["values"]
@@ -203,3 +203,5 @@ def test_all_views_of_all_kinds_of_problems(make, kind, n_times, given):
         shown = session.answer(session.read(asked | {"view": view}))
         assert np.isfinite(shown.arrays["values"]).all()
     assert session.solve(session.read(asked)).head["relative"] is not None
+    session.bound(session.read(asked)).encode()
+    session.prepare()

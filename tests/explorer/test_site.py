@@ -68,8 +68,9 @@ def test_nothing_of_a_model_becomes_html_and_nothing_is_evaluated():
 @pytest.mark.parametrize(
     "path",
     [
-        "/../session.py", "/page/../../../x.toml", "//etc/passwd",
-        "/%2e%2e/%2e%2e/etc/passwd", "/index.html/../../site.py", "/file:///etc/passwd", "/api/scene", "/" + "a" * 10**6, "/\x00",
+        "/../session.py", "/page/../../../x.toml", "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd",
+        "/index.html/../../site.py", "/file:///etc/passwd", "/api/scene", "/" + "a" * 10**6,
+        "/\x00",
     ],
 )  # fmt: skip
 def test_paths_reach_no_other_file(site, path):
@@ -88,7 +89,7 @@ def test_answers_are_what_the_session_says(site, plane, given):
     assert decoded(post(site, "draw", 7).body)[0]["z"] == plane.draw(7).head["z"]
 
 
-@pytest.mark.parametrize("question", ["scene", "answer", "posterior", "solve", "draw", "load"])
+@pytest.mark.parametrize("question", ["answer", "bound", "posterior", "solve", "draw", "load"])
 @pytest.mark.parametrize(
     "body",
     [
@@ -105,8 +106,6 @@ def test_answers_are_what_the_session_says(site, plane, given):
 )
 def test_hostile_questions_are_refused_in_plain_words(site, question, body):
     found = post(site, question, body)
-    if question == "scene" and found.status == 200:
-        return
     assert found.status in (400, 422)
     assert found.content_type.startswith("text/plain") and len(found.body) < 3000
 

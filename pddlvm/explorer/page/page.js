@@ -37,7 +37,8 @@ function newest(question) {
   return async function run() {
     if (isBusy) { isDue = true; return; }
     isBusy = true;
-    try { do { isDue = false; await question(); } while (isDue); } catch (error) { complain(error); } finally { isBusy = false; }
+    document.body.classList.add("busy");
+    try { do { isDue = false; await question(); } while (isDue); } catch (error) { complain(error); } finally { isBusy = false; document.body.classList.remove("busy"); }
   };
 }
 
@@ -51,11 +52,29 @@ const update = newest(async () => {
   keep();
 });
 
+// A bound is dear: it is asked for when the parameters rest, and once for each of them.
+let resting, boundAt = null;
+function rest() {
+  if (boundAt === key()) return;
+  boundAt = key();
+  clearTimeout(resting);
+  for (const id of ["bound", "boundname"]) $(id).classList.add("stale");
+  resting = setTimeout(async () => {
+    const at = key();
+    try {
+      const { bound } = await ask("bound", sent());
+      if (at !== key()) return;
+      for (const id of ["bound", "boundname"]) { $(id).hidden = bound === null; $(id).classList.remove("stale"); }
+      $("bound").textContent = percent(bound);
+    } catch (error) { complain(error); }
+  }, 400);
+}
+
 const infer = newest(async () => {
   const has = state.sensors.some((s) => s.y.some((v) => v !== null));
   if (!has) { posterior = null; showPosterior(); return; }
   $("posterior").hidden = false;
-  $("pverdict").textContent = "inferring …";
+  $("pverdict").textContent = "inferring …"; $("pverdict").className = "pill"; $("preason").textContent = "";
   try { posterior = await ask("posterior", sent()); } catch (error) { posterior = null; showPosterior(); throw error; }
   showPosterior();
   if (state.view.startsWith("posterior")) update();
@@ -120,8 +139,7 @@ function shown(answer, view) {
   $("residual").textContent = answer.residual === null ? "∞" : percent(answer.residual);
   pill($("verdict"), $("reason"), answer.verdict);
   $("milliseconds").textContent = duration(answer.milliseconds);
-  for (const id of ["bound", "boundname"]) $(id).hidden = answer.bound === undefined || answer.bound === null;
-  $("bound").textContent = answer.bound === null ? "–" : percent(answer.bound);
+  rest();
   const isStale = solvedAt !== null && solvedAt !== key();
   $("solved").classList.toggle("quiet", isStale);
   if (isStale) forget();
@@ -295,7 +313,7 @@ async function solve() {
     if (scene.kind !== "line") choose("error");
   } catch (error) { complain(error); } finally {
     $("solve").disabled = false;
-    $("solve").textContent = "Solve with finite elements";
+    $("solve").textContent = `Solve with ${scene.solver}`;
   }
 }
 
@@ -321,6 +339,7 @@ async function start() {
   $("title").textContent = scene.title;
   $("size").textContent = `${scene.nParameters} parameters, ${scene.nDofs.toLocaleString("en")} unknowns${scene.times.length ? `, ${scene.times.length} times` : ""}`;
   if (scene.verdict) { $("training").hidden = false; pill($("training"), null, scene.verdict); $("training").textContent = `training: ${$("training").textContent}`; }
+  $("solve").textContent = `Solve with ${scene.solver}`;
   state = (await restored()) ?? fresh();
   for (const view of scene.views) {
     const button = element("button", { textContent: NAMES[view] ?? view });

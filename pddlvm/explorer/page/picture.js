@@ -20,11 +20,15 @@ export class Picture {
     this.resize();
   }
 
+  // What lies over a plane, axes and sensors, stays where it is when values change.
   show(answer, range, lut) {
+    const sensors = JSON.stringify(this.sensors.map((s) => [s.x, s.shown]));
+    this.isOverDue ||= !this.view.isFlat || sensors !== this.drawnSensors;
+    this.drawnSensors = sensors;
     this.view.show(answer);
     this.range = range;
     this.lut = lut;
-    this.redraw();
+    this.due();
   }
 
   resize() {
@@ -34,25 +38,33 @@ export class Picture {
     this.elements.over.width = width * ratio;
     this.elements.over.height = height * ratio;
     this.ratio = ratio;
+    this.isOverDue = true;
     this.draw();
   }
 
   // At most once a frame.
-  redraw() {
+  due() {
     if (this.isDue) return;
     this.isDue = true;
     requestAnimationFrame(() => { this.isDue = false; this.draw(); });
   }
 
+  redraw() { this.isOverDue = true; this.due(); }
+
   draw() {
     const style = styleOf(this.elements.picture);
     this.view.draw(this.range, style, this.sensors, this.lut, this.hasMesh);
+    if (this.isOverDue) this.drawOver(style);
+    this.isOverDue = !this.view.answer;
+    this.events.drawn();
+  }
+
+  drawOver(style) {
     const c = this.elements.over.getContext("2d"), r = this.ratio;
     c.setTransform(r, 0, 0, r, 0, 0);
     c.clearRect(0, 0, this.elements.over.width, this.elements.over.height);
     if (this.view.answer && this.view.drawAxes) this.view.drawAxes(c, style);
     this.sensors.forEach((sensor, i) => this.drawSensor(c, sensor, i));
-    this.events.drawn();
   }
 
   drawSensor(c, sensor, i) {

@@ -1,7 +1,8 @@
 // A field on triangles, in the plane or on surfaces in space, by WebGL.
 //
-// Each triangle has corners of its own, so that values may belong to points or to cells, and edges
-// of solids stay sharp. When an answer comes, values alone go to the graphics card.
+// Values of the points of a plane are drawn by numbers of points. Else each triangle has corners of
+// its own, so that values may belong to cells, and edges of solids stay sharp. When an answer comes,
+// values alone go to the graphics card.
 
 import { table, ticks, written } from "./colours.js";
 
@@ -40,7 +41,7 @@ export class Surface {
   constructor(canvas, scene) {
     this.canvas = canvas;
     this.isFlat = scene.kind === "plane";
-    const gl = (this.gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true }));
+    const gl = (this.gl = canvas.getContext("webgl2", { antialias: !isSoftware() }));
     if (!gl) throw new Error("this browser has no WebGL, by which fields are drawn");
     this.points = scene.arrays.points;
     this.cells = Uint32Array.from(scene.arrays.cells);
@@ -49,13 +50,14 @@ export class Surface {
     this.place = this.points;
     this.program = program(gl);
     this.at = (name) => gl.getUniformLocation(this.program, name);
-    this.buffers = { position: gl.createBuffer(), normal: gl.createBuffer(), value: gl.createBuffer(), edges: gl.createBuffer(), border: gl.createBuffer() };
+    this.buffers = { position: gl.createBuffer(), normal: gl.createBuffer(), value: gl.createBuffer(), edges: gl.createBuffer(), border: gl.createBuffer(), numbers: gl.createBuffer() };
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.buffers.numbers);
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, this.cells, gl.STATIC_DRAW);
     this.luts = {};
     for (const name of ["viridis", "magma"]) this.luts[name] = texture(gl, table(name));
     this.measure();
     this.edges = edgesOf(this.cells, this.points, this.isFlat);
-    this.values = new Float32Array(this.cells.length);
-    this.upload("normal", normalsOf(this.points, this.cells));
+    if (!this.isFlat) this.upload("normal", normalsOf(this.points, this.cells));
     this.home();
   }
 
@@ -86,24 +88,28 @@ export class Surface {
 
   show(answer) {
     const { values, displacement } = answer.arrays, isNodal = values.length === this.points.length / 3;
-    this.answer = answer; this.isNodal = isNodal; this.raw = values;
-    for (let k = 0; k < this.cells.length; k++) this.values[k] = values[isNodal ? this.cells[k] : this.owners[(k / 3) | 0]];
-    this.upload("value", this.values);
-    if (displacement || !this.placed) this.move(displacement);
+    const isShared = this.isFlat && isNodal, isMoved = displacement || isShared !== this.isShared;
+    this.answer = answer; this.isNodal = isNodal; this.isShared = isShared; this.raw = values;
+    if (isShared) this.upload("value", values);
+    else {
+      this.values ??= new Float32Array(this.cells.length);
+      for (let k = 0; k < this.cells.length; k++) this.values[k] = values[isNodal ? this.cells[k] : this.owners[(k / 3) | 0]];
+      this.upload("value", this.values);
+    }
+    if (isMoved) this.move(displacement);
   }
+
+  valueAt(corner) { return this.isNodal ? this.raw[this.cells[corner]] : this.raw[this.owners[(corner / 3) | 0]]; }
 
   // Displacements, enlarged to a tenth of the size at first, and by as much from then on.
   move(displacement) {
-    this.placed = true;
     if (displacement) {
       let most = 0;
       for (let i = 0; i < displacement.length; i += 3) most = Math.max(most, Math.hypot(displacement[i], displacement[i + 1], displacement[i + 2]));
       this.enlarged ??= most > 0 ? Number((0.1 * this.extent / most).toPrecision(2)) : 1;
       this.place = this.points.map((x, i) => x + this.enlarged * displacement[i]);
     }
-    const corners = new Float32Array(3 * this.cells.length);
-    for (let k = 0; k < this.cells.length; k++) for (let c = 0; c < 3; c++) corners[3 * k + c] = this.place[3 * this.cells[k] + c];
-    this.upload("position", corners);
+    this.upload("position", this.isShared ? this.place : this.lines(this.cells));
     if (displacement) this.upload("normal", normalsOf(this.place, this.cells));
     this.upload("edges", this.lines(this.edges.all));
     this.upload("border", this.lines(this.edges.border));
@@ -147,9 +153,11 @@ export class Surface {
     gl.uniform1f(this.at("lit"), this.isFlat ? 0 : 1);
     gl.uniform1f(this.at("levels"), this.isNodal ? 12 : 0);
     gl.uniform4f(this.at("plain"), 0, 0, 0, 0);
-    this.bind("position", 3); this.bind("normal", 3); this.bind("value", 1);
+    this.bind("position", 3); this.bind("value", 1);
+    if (!this.isFlat) this.bind("normal", 3);
     gl.enable(gl.POLYGON_OFFSET_FILL); gl.polygonOffset(1, 1);
-    gl.drawArrays(gl.TRIANGLES, 0, this.cells.length);
+    if (this.isShared) gl.drawElements(gl.TRIANGLES, this.cells.length, gl.UNSIGNED_INT, 0);
+    else gl.drawArrays(gl.TRIANGLES, 0, this.cells.length);
     gl.disable(gl.POLYGON_OFFSET_FILL);
     gl.enable(gl.BLEND); gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
     if (hasMesh) this.strokes("edges", this.edges.all.length, [0, 0, 0, 0.28]);
@@ -197,7 +205,7 @@ export class Surface {
     if (!best) return null;
     const [k, ...weights] = best, mix = (of) => weights.reduce((sum, weight, i) => sum + weight * of(t[k + i], k + i), 0);
     const x = this.axes.map((_, c) => mix((i) => this.points[3 * i + c]));
-    return { x, value: mix((_, i) => this.values[i]) };
+    return { x, value: mix((_, corner) => this.valueAt(corner)) };
   }
 
   project(sensor) {
@@ -257,6 +265,12 @@ export class Surface {
   }
 
   zoom(factor) { this.factor = Math.max(0.3, Math.min(30, this.factor * factor)); }
+}
+
+// Drawn by the processor, smooth edges of triangles cost more than they are worth.
+function isSoftware() {
+  const gl = document.createElement("canvas").getContext("webgl2"), known = gl?.getExtension("WEBGL_debug_renderer_info");
+  return known ? /swiftshader|llvmpipe|software/i.test(gl.getParameter(known.UNMASKED_RENDERER_WEBGL)) : false;
 }
 
 function stroke(c, x0, y0, x1, y1) { c.beginPath(); c.moveTo(x0, y0); c.lineTo(x1, y1); c.stroke(); }
@@ -326,17 +340,23 @@ function normalsOf(points, cells) {
 
 // Pairs of points: all edges, and those that are of one triangle, or creases.
 function edgesOf(cells, points, isFlat) {
-  const known = new Map(), n = points.length / 3, faces = facesOf(points, cells);
-  for (let k = 0; k < cells.length; k += 3) for (let i = 0; i < 3; i++) {
-    const a = cells[k + i], b = cells[k + ((i + 1) % 3)], key = Math.min(a, b) * n + Math.max(a, b);
-    if (known.has(key)) known.get(key).push(k); else known.set(key, [k]);
+  const n = points.length / 3, faces = isFlat ? null : facesOf(points, cells), m = cells.length;
+  const keys = new Float64Array(m), order = new Uint32Array(m);
+  for (let k = 0; k < m; k++) {
+    const a = cells[k], b = cells[k % 3 === 2 ? k - 2 : k + 1];
+    keys[k] = Math.min(a, b) * n + Math.max(a, b);
+    order[k] = k;
   }
-  const all = [], border = [];
-  for (const [key, owners] of known) {
-    const pair = [Math.floor(key / n), key % n];
-    const isBorder = owners.length === 1 || (!isFlat && owners.length === 2 && Math.abs(cosine(faces, owners[0], owners[1])) < CREASE);
+  order.sort((a, b) => keys[a] - keys[b]);
+  const all = [], border = [], face = (i) => 3 * ((order[i] / 3) | 0);
+  for (let i = 0; i < m; ) {
+    let j = i + 1;
+    while (j < m && keys[order[j]] === keys[order[i]]) j++;
+    const key = keys[order[i]], pair = [Math.floor(key / n), key % n];
+    const isCrease = faces && j - i === 2 && Math.abs(cosine(faces, face(i), face(i + 1))) < CREASE;
     all.push(...pair);
-    if (isBorder) border.push(...pair);
+    if (j - i === 1 || isCrease) border.push(...pair);
+    i = j;
   }
   return { all: Uint32Array.from(all), border: Uint32Array.from(border) };
 }
