@@ -55,11 +55,11 @@ def deflections(model: pddlvm.GalerkinModel, n_samples: int, path: Path) -> int:
     tip = pddlvm.average_matrix(problem, [lambda x: x[:, 1] > 7 / 8])
     quantity = pddlvm.Quantity(problem, tip[:1], "deflection along x")
     z = problem.prior.sample((n_samples,), seed=1)
-    exact = quantity.apply(problem.solve(z))[:, 0]
+    exact = quantity(problem.solve(z))[:, 0]
     found = model.forward(z).of(quantity)
-    assert found.error_bound is not None
-    plain = (quantity.apply(model.forward(z).mean)[:, 0] - exact).abs()
-    error, bound = (found.mean[:, 0] - exact).abs(), found.error_bound[:, 0]
+    assert found.bound is not None
+    plain = (quantity(model.forward(z).mean)[:, 0] - exact).abs()
+    error, bound = (found.mean[:, 0] - exact).abs(), found.bound[:, 0]
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(MICRO * exact, MICRO * found.mean[:, 0], "o", ms=4)

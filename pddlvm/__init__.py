@@ -27,10 +27,14 @@ from pddlvm.basics.errors import (
 )
 from pddlvm.collocation.inverse_networks import GridGaussian
 from pddlvm.collocation.likelihood import Causal
+from pddlvm.decisions.placement import Placement, place_sensors
+from pddlvm.decisions.propagation import Propagated, propagate
+from pddlvm.decisions.rare import RareEvent, rare_event
+from pddlvm.decisions.sensitivity import SobolIndices, sobol_indices
 from pddlvm.galerkin.covariances import Dual, EnergyNorm, Isotropic, Natural, Whitened
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.methods import Method
-from pddlvm.inference.posterior import Posterior, PosteriorSolution
+from pddlvm.inference.posterior import Level, Posterior, PosteriorError, PosteriorSolution
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.models import (
     CollocationModel,
@@ -39,9 +43,10 @@ from pddlvm.models import (
     TrajectoryModel,
     load,
 )
+from pddlvm.parameters.distributions import Distribution
 from pddlvm.parameters.fields import Chebyshev, Constant, Field, Piecewise
 from pddlvm.parameters.karhunen_loeve import KarhunenLoeve, Matern, exponential, gaussian
-from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.priors import LogNormal, LogUniform, Normal, Prior, Uniform
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.parameters.surface_field import SurfaceField
 from pddlvm.parameters.time import Time
@@ -50,6 +55,8 @@ from pddlvm.reduced.reduction import reduce
 from pddlvm.results.exported import Exported, export_maps
 from pddlvm.results.vtu import write_solution
 from pddlvm.sensors.correlated import AR1
+from pddlvm.sensors.functionals import boundary_flux, compliance, maximum
+from pddlvm.sensors.model_error import ModelError
 from pddlvm.sensors.noise import Gaussian, Noise, StudentT, UnknownStd
 from pddlvm.sensors.observation import (
     FunctionObservation,
@@ -58,6 +65,7 @@ from pddlvm.sensors.observation import (
     PointObservation,
     average_matrix,
     gradient_matrix,
+    integral_matrix,
     mask_matrix,
 )
 from pddlvm.sensors.quantity import Quantity
@@ -119,6 +127,7 @@ __all__ = [
     "Diagnostics",
     "Diagonal",
     "Dirichlet",
+    "Distribution",
     "Dual",
     "Energy",
     "EnergyModes",
@@ -142,13 +151,16 @@ __all__ = [
     "KarhunenLoeve",
     "LatentVariableModel",
     "LatinHypercube",
+    "Level",
     "LinearObservation",
     "LogNormal",
+    "LogUniform",
     "Matern",
     "MatrixProblem",
     "MeanValue",
     "MeshError",
     "Method",
+    "ModelError",
     "Natural",
     "NeuralGaussian",
     "Newmark",
@@ -159,21 +171,26 @@ __all__ = [
     "Observation",
     "ParameterSpace",
     "Piecewise",
+    "Placement",
     "PointObservation",
     "PointSampler",
     "Population",
     "Posterior",
+    "PosteriorError",
     "PosteriorSolution",
     "Prior",
     "Problem",
     "ProblemError",
+    "Propagated",
     "Quantity",
+    "RareEvent",
     "ResidualEnriched",
     "ResonanceWarning",
     "RunFileError",
     "ShellStresses",
     "Sinh",
     "Sobol",
+    "SobolIndices",
     "StaleError",
     "Stepping",
     "SteppingMethod",
@@ -195,19 +212,27 @@ __all__ = [
     "Whitened",
     "WorkerError",
     "average_matrix",
+    "boundary_flux",
+    "compliance",
     "exponential",
     "export_maps",
     "fem",
     "gaussian",
     "gradient_matrix",
+    "integral_matrix",
     "learn_population",
     "linalg",
     "links",
     "load",
     "mask_matrix",
+    "maximum",
+    "place_sensors",
     "plot",
+    "propagate",
+    "rare_event",
     "reduce",
     "shell_stresses",
+    "sobol_indices",
     "supports",
     "train",
     "validate",

@@ -13,6 +13,7 @@ from pddlvm import fem
 from pddlvm.linalg import SuperLU
 from problems import (
     bayesian_poisson,
+    cookies,
     elasticity,
     elastodynamics,
     heat,
@@ -57,6 +58,7 @@ READY = {
     "hot plate": lambda: nonlinear_heat.make(10, 2, 10),
     "pulse": lambda: elastodynamics.make(3, 2, 10),
     "bump": lambda: transport.make(6, 10),
+    "cookies": lambda: cookies.make(10),
     "discs": lambda: nonstationary_thermal_block.make(10, 10),
     "heat": lambda: pinn.make_heat((6, 6)),
     "Burgers": lambda: pinn.make_burgers((6, 6)),

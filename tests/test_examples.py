@@ -16,7 +16,9 @@ from examples import (
     generative_poisson,
     inverse_poisson,
     inverse_real_data,
+    optimal_roof,
     pinn_heat,
+    place_sensors,
     poisson_linear,
     poisson_mesh_file,
     poisson_nonlinear,
@@ -43,6 +45,14 @@ def test_thermal_block(tmp_path: Path):
     report = thermal_block.main([*arguments, "--out", str(tmp_path)])
     assert {p.name for p in tmp_path.iterdir()} == {"bounds.png", "report.txt"}
     assert all(found.violations == 0 for found in report.effectivity.values())
+
+
+def test_places_of_sensors(tmp_path: Path):
+    small = ["--n", "8", "--terms", "3", "--side", "2", "--data", "6", "--chain-steps", "60"]
+    medians = place_sensors.main([*small, "--steps", "40", "--out", str(tmp_path)])
+    assert {p.name for p in tmp_path.iterdir()} == {"sensors.png", "report.txt"}
+    # Three parameters and four sensors: all beat the prior, whose log volume is 0.
+    assert all(volume < -0.5 for volume, _ in medians.values())
 
 
 @pytest.mark.slow
@@ -110,6 +120,20 @@ def test_shell(tmp_path: Path):
     assert names >= {"forward.png", "inverse.png", "shell.vtu", "report.txt"}
     # The basis is good to its tolerance, 1e-5 in energy.
     assert report.relative_l2_corrected < 1e-4
+
+
+@pytest.mark.slow
+def test_optimal_roof(tmp_path: Path):
+    arguments = ["--n", "10", "--steps", "100", "--seconds", "60", "--out", str(tmp_path)]
+    design, by_map, by_solves = optimal_roof.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} >= {"optimum.png", "report.txt"}
+    solve = design.problem.solve
+    uniform, there = (float(design.compliance(solve, z)) for z in (design.uniform, by_map.z))
+    assert there < 0.95 * uniform
+    assert by_map.compliance == pytest.approx(there, rel=1e-3)
+    # Nothing that matters is left for an optimiser that solves the PDE.
+    assert by_solves.compliance > 0.999 * there
+    assert float(design.volume(by_map.z)) <= 0.25 * (1 + 1e-6)
 
 
 @pytest.mark.slow

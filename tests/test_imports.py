@@ -20,7 +20,7 @@ MODULES = {"fem": fem, "linalg": linalg, "links": links}
 ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "transient", "strong", "sensors"),
     *("latent", "reduced", "galerkin", "trajectory", "collocation"),
-    *("training", "sampling", "inference", "amortized", "results"),
+    *("training", "sampling", "inference", "amortized", "decisions", "results"),
     *("models", "validation", "plot", "runs", "umbridge", "explorer", "cli", "__main__"),
 )
 """Packages, and the modules `models` and `__main__`, from the ground up.

@@ -9,6 +9,9 @@ A network that reads y alone has to resolve the noise against the whole range of
 estimates the parameters, and the next sees what their prediction leaves, in units of the noise:
 
     context  =  eta_0(y),   P y,   arsinh P (y - h(eta_0(y)))
+
+Of data with gaps it also sees which values are there; the others are y's mean in the one part, and
+what is predicted in the other.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,6 @@ from torch import Tensor
 from pddlvm.amortized.families import FAMILIES, Diagonal, Family
 from pddlvm.amortized.proposals import Proposals
 from pddlvm.amortized.resampled import Resampled
-from pddlvm.amortized.signature import SEED, signature
 from pddlvm.basics.checks import check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import write_content
@@ -29,12 +31,20 @@ from pddlvm.basics.summary import summarise
 from pddlvm.inference.density import Density
 from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.search import search
+from pddlvm.latent.signature import SEED, signature
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.identity import mark_of
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["Amortized", "Compression", "Context"]
+__all__ = ["NO_GAPS", "Amortized", "Compression", "Context"]
+
+NO_GAPS = (
+    "y has missing values (NaN), and the amortised posterior was not trained with gaps: call "
+    "model.amortize(observation, gaps=0.5) first, for data of which up to a half is missing; "
+    "'laplace', 'variational', 'nuts' and 'exact' leave missing values out without that"
+)
+_ROUNDING = 1e-6
 
 _EDGE, _WILD = 6.0, 1e6
 _MARGIN = 1.1
@@ -85,15 +95,22 @@ class Context:
     Attributes:
         surrogate: predicts data.
         compression: of y.
+        gaps: largest share of the values that may be missing; 0 where none may be.
         estimate: a Gaussian whose mean estimates eta from the data alone, once it is trained.
     """
 
     surrogate: Surrogate
     compression: Compression
+    gaps: float = 0.0
     estimate: Diagonal | None = None
 
+    @staticmethod
+    def size(n: int, d: int, gaps: float) -> int:
+        """Length of a context of n values and d parameters."""
+        return d + (3 if gaps else 2) * n
+
     def __call__(self, y: Tensor) -> Tensor:
-        """(batch, n) float64 -> (batch, d + 2 n) float32."""
+        """(batch, n) float64 -> (batch, `size`) float32."""
         plain = Coordinates.plain(self.surrogate.prior)
         eta = y.new_zeros(len(y), self.surrogate.prior.size)
         with torch.no_grad():
@@ -105,8 +122,12 @@ class Context:
         return context
 
     def _at(self, plain: Coordinates, eta: Tensor, y: Tensor) -> Tensor:
-        misfit = y - self.surrogate.predict(plain.xi_of(eta))
-        parts = [eta, self.compression.of_data(y), self.compression.of_misfit(misfit)]
+        seen = ~torch.isnan(y)
+        misfit = torch.where(seen, y - self.surrogate.predict(plain.xi_of(eta)), 0.0)
+        whole = torch.where(seen, y, self.compression.centre)
+        parts = [eta, self.compression.of_data(whole), self.compression.of_misfit(misfit)]
+        if self.gaps:
+            parts.append(seen.to(y))
         # Numbers that are too large for float32, and NaN, are foreign to any training.
         return torch.cat(parts, dim=-1).nan_to_num(nan=_WILD).clamp(-_WILD, _WILD).float()
 
@@ -118,7 +139,7 @@ class Amortized:
     Attributes:
         family: the density.
         context: what it reads.
-        range: largest sizes of what it read in training, (d + 2 n,).
+        range: largest sizes of what it read in training.
         seconds: of the training.
         n_steps: of the training.
     """
@@ -140,6 +161,8 @@ class Amortized:
         y = check_vectors(y, "y", n, f"have {n} values, one per sensor")
         if y.ndim != 2:
             raise InputError(f"y must have shape (batch, n), got {tuple(y.shape)}")
+        if not self.context.gaps and torch.isnan(y).any():
+            raise InputError(NO_GAPS)
         return y.double().cpu()
 
     def resampled(self, y: Tensor) -> Resampled:
@@ -174,7 +197,12 @@ class Amortized:
         return context.clamp(-limit, limit)
 
     def _is_foreign(self, context: Tensor) -> Tensor:
-        return (self._bounded(context) != context).any(-1)
+        found, gaps = (self._bounded(context) != context).any(-1), self.context.gaps
+        if not gaps:
+            return found
+        # The share of what is there comes last.
+        seen = context[:, -self.context.surrogate.observation.n :].mean(-1)
+        return found | (1 - seen > gaps + _ROUNDING)
 
     def save(self, path: str | Path) -> None:
         """Write it to a file for `LatentVariableModel.load_amortized`; replaced in one step.
@@ -195,6 +223,7 @@ class Amortized:
             "estimate": context.estimate.state_dict(),
             "compression": vars(context.compression),
             "range": self.range,
+            "gaps": self.context.gaps,
             "seconds": self.seconds,
             "n_steps": self.n_steps,
             "mark": mark_of(context.surrogate.observation.problem),

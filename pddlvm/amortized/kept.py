@@ -1,19 +1,15 @@
 """Amortised densities that a model keeps, and what they were made of: others are stale."""
 
 from dataclasses import dataclass
-from hashlib import sha256
-
-import torch
-from torch import nn
 
 from pddlvm.amortized.amortized import Amortized
 
-__all__ = ["ANYTHING", "KeptDensity", "checksum"]
+__all__ = ["ANYTHING", "KeptDensity"]
 
-Asked = tuple[float | None, int | None, int]
-"""Seconds, steps and seed of a training."""
+Asked = tuple[float | None, int | None, int, float]
+"""Seconds, steps and seed of a training, and the share of gaps in its data."""
 
-ANYTHING: Asked = (None, None, 0)
+ANYTHING: Asked = (None, None, 0, 0.0)
 """What a call asks for that names none of them."""
 
 
@@ -34,13 +30,3 @@ class KeptDensity:
     def serves(self, weights: str, asked: Asked) -> bool:
         """Is it what such a model would train again?"""
         return self.weights == weights and asked in (self.asked, ANYTHING)
-
-
-def checksum(module: nn.Module) -> str:
-    """Of all parameters and buffers."""
-    found = sha256()
-    for value in module.state_dict().values():
-        # A copy: one that was expanded has no stride of its own.
-        flat = value.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
-        found.update(flat.view(torch.uint8).numpy())
-    return found.hexdigest()

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pddlvm.amortized.amortized import Amortized, Compression, Context
 from pddlvm.amortized.families import FAMILIES, Diagonal
-from pddlvm.amortized.signature import SEED, agrees, signature
 from pddlvm.basics.checks import check_path
 from pddlvm.basics.errors import RunFileError
 from pddlvm.basics.files import check_tensor, decoding, read_content
 from pddlvm.basics.random import seeded
 from pddlvm.latent.core import LatentModel
+from pddlvm.latent.signature import SEED, agrees, signature
 from pddlvm.parameters.identity import adopt
 from pddlvm.sensors.observation import Observation
 
@@ -40,18 +40,21 @@ def load_amortized(model: LatentModel, path: str | Path, observation: Observatio
                 f"{str(path)!r} was trained for another model, other sensors or other noise; train "
                 "a density for these (model.amortize, or another file on the command line)"
             )
-        n, d = observation.n, surrogate.prior.size
+        n, d, gaps = observation.n, surrogate.prior.size, float(content["gaps"])
+        if not 0 <= gaps < 1:
+            raise ValueError("an impossible share of missing values")
+        size = Context.size(n, d, gaps)
         with seeded(SEED):
-            family, estimate = FAMILIES[content["family"]](d + 2 * n, d), Diagonal(d + 2 * n, d)
+            family, estimate = FAMILIES[content["family"]](size, d), Diagonal(size, d)
         _restore(family, content["density"])
         _restore(estimate, content["estimate"])
         shapes = {"centre": (n,), "matrix": (n, n), "std": (n,)}
         parts = {k: check_tensor(content["compression"][k], k, s) for k, s in shapes.items()}
-        context = Context(surrogate, Compression(**parts), estimate)
+        context = Context(surrogate, Compression(**parts), gaps, estimate)
         seconds, n_steps = float(content["seconds"]), int(content["n_steps"])
         if not (0 <= seconds < math.inf and n_steps > 0):
             raise ValueError("an impossible training")
-        seen = check_tensor(content["range"], "range", (d + 2 * n,), torch.float32)
+        seen = check_tensor(content["range"], "range", (size,), torch.float32)
         found = Amortized(family, context, seen, seconds, n_steps)
         here, saved = found.answers(content["predicted"]), content["answers"]
         if here.shape != saved.shape or ((here - saved).abs() > _SAME * saved[:, :1]).any():

@@ -10,7 +10,7 @@ from torch import Tensor
 from pddlvm.amortized.amortized import Amortized, Compression, Context
 from pddlvm.amortized.families import Diagonal, Family, Flow
 from pddlvm.basics.checks import check_kind
-from pddlvm.basics.errors import ConvergenceError
+from pddlvm.basics.errors import ConvergenceError, InputError
 from pddlvm.basics.random import seeded
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
@@ -39,23 +39,30 @@ def amortize(
     family: Callable[[int, int], Family] | None,
     budget: Budget,
     seed: int,
+    gaps: float = 0.0,
 ) -> Amortized:
     """See `LatentVariableModel.amortize`."""
     start = time.perf_counter()
+    check_kind(int | float, gaps=gaps)
+    if not 0 <= gaps < 1:
+        raise InputError(
+            f"gaps must be from 0 to below 1, the largest share of y that is missing, got {gaps}"
+        )
     surrogate = model.surrogate(observation, corrections=1)
     generator = torch.Generator().manual_seed(seed)
     simulator = _Simulator.of(surrogate, generator, budget)
-    n, d = observation.n, surrogate.prior.size
+    d = surrogate.prior.size
+    size = Context.size(observation.n, d, gaps)
     with seeded(seed):
-        estimate = Diagonal(d + 2 * n, d)
-        density = (Flow if family is None else family)(d + 2 * n, d)
+        estimate = Diagonal(size, d)
+        density = (Flow if family is None else family)(size, d)
     check_kind(Family, **{"what family returns": density})
-    data_alone = Context(surrogate, simulator.compression())
+    data_alone = Context(surrogate, simulator.compression(), float(gaps))
     left = budget.since(start)
     n_steps = _train(estimate, data_alone, simulator, left.share(_ESTIMATE_SHARE))
     context = replace(data_alone, estimate=estimate)
     n_steps += _train(density, context, simulator, left.share(1 - _ESTIMATE_SHARE))
-    seen = context(simulator(_N_RANGE)[1]).abs().amax(0)
+    seen = context(simulator(_N_RANGE, gaps)[1]).abs().amax(0)
     return Amortized(density, context, seen, time.perf_counter() - start, n_steps)
 
 
@@ -99,12 +106,18 @@ class _Simulator:
         factor = torch.linalg.cholesky_ex(error)[0]
         return cls(surrogate, pool, torch.cat(data), factor, generator)
 
-    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
-        """xi (n, d) and data (n, n_sensors)."""
+    def __call__(self, n: int, gaps: float = 0.0) -> tuple[Tensor, Tensor]:
+        """xi (n, d) and data (n, n_sensors), of each of which a share up to gaps is missing."""
         rows = torch.randint(len(self.xi), (n,), generator=self.generator)
         white = torch.randn(n, len(self.factor), generator=self.generator, dtype=torch.float64)
         noise = self.surrogate.observation.noise.sample((n,), self.generator)
-        return self.xi[rows], self.data[rows] + white @ self.factor.T + noise
+        y = self.data[rows] + white @ self.factor.T + noise
+        if gaps:
+            share = gaps * torch.rand(n, 1, generator=self.generator, dtype=torch.float64)
+            # The values that come first of all in a random order are there, one at least.
+            order = torch.rand(y.shape, generator=self.generator).argsort(-1).argsort(-1)
+            y = torch.where(order < (y.shape[1] * (1 - share)).ceil(), y, torch.nan)
+        return self.xi[rows], y
 
     def compression(self) -> Compression:
         """Of the data of this simulator."""
@@ -120,7 +133,7 @@ def _train(family: Family, context: Context, simulator: _Simulator, budget: Budg
     for share, loss in family.losses():
 
         def drawn(loss: Callable[[Tensor, Tensor, Tensor], Tensor] = loss) -> Tensor:
-            xi, y = simulator(_BATCH)
+            xi, y = simulator(_BATCH, context.gaps)
             z = (prior.unstandardise(xi) - centre) / scale
             return loss(plain.eta_of(xi).float(), z.float(), context(y))
 

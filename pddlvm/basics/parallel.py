@@ -60,6 +60,7 @@ def each(
     what: Callable[[I], str],
     watch: Watch = nobody,
     same: Sequence[object] = (),
+    done: Callable[[int, R], None] | None = None,
 ) -> list[R]:
     """function(shared, item, watch) for each item, in their order.
 
@@ -70,6 +71,7 @@ def each(
         what: an item in words, for messages.
         watch: is told the share of all items.
         same: parts of `shared` that results refer to: they are not sent back, but those here.
+        done: is given the number and the answer of an item as soon as those before have theirs.
 
     Raises:
         InputError: the work cannot be pickled.
@@ -83,6 +85,8 @@ def each(
         found = []
         for item, step in zip(items, steps, strict=True):
             found.append(function(shared, item, step))
+            if done is not None:
+                done(len(found) - 1, found[-1])
             step(1.0)
         return found
     run, unpacked = _sent(backend, function, shared, same)
@@ -109,6 +113,8 @@ def each(
                 error = answer.error
                 continue
             answers.append(answer)
+            if done is not None:
+                done(len(answers) - 1, answer)
             _show(watch, len(answers) - 1, n, 1.0)
     except Exception as death:
         if not isinstance(death, BrokenExecutor) and type(death).__name__ not in _DEAD:

@@ -35,13 +35,18 @@ class Unchanged(Generic[M]):
         Raises:
             StaleError: it has changed.
         """
-        if [x._version for x in self._tensors] != self._versions:
+        if not self.is_same:
             raise StaleError(
                 "the model has changed since this answer was given (it was trained, calibrated or "
                 "loaded), and a part that was not asked for until now would be that of another "
                 "model; ask the model again, or read all parts before it changes"
             )
         return self.module
+
+    @property
+    def is_same(self) -> bool:
+        """Is it what it was?"""
+        return [x._version for x in self._tensors] == self._versions
 
     def __getstate__(self) -> tuple[Any, ...]:
         pairs = zip(self._tensors, self._versions, strict=True)

@@ -9,7 +9,6 @@ import typer
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.http_server import Server
 from pddlvm.cli.common import MisuseError, OwnProblem, RunFolder, printable
-from pddlvm.models import LatentVariableModel
 from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.runs.folder import Run
 from pddlvm.runs.series import read_places, read_series
@@ -73,12 +72,10 @@ def serve_command(
         corrections=corrections,
     )
     with Server(partial(respond, functions), host, port) as server:
-        for function in functions:
-            typer.echo(
-                printable(f"{function.name}: {function.n_inputs} -> {function.n_outputs} numbers")
-            )
-        if not functions[0].has_derivatives:
-            typer.echo(_why_not(model))
+        for one in functions:
+            without = "" if one.has_derivatives else ", no Gradient and no ApplyJacobian"
+            said = f"{one.name}: {one.n_inputs} -> {one.n_outputs} numbers{without}"
+            typer.echo(printable(said))
         typer.echo(f"{server.url} (Ctrl-C ends it)")
         server.serve_forever()
 
@@ -116,8 +113,3 @@ def _quantities(name: str, problem: ParametricProblem) -> list[Quantity]:
     if not quantities or len(quantities) < len(several):
         raise InputError(f"{name!r} must return a pddlvm.Quantity of its problem, or a list")
     return quantities
-
-
-def _why_not(model: LatentVariableModel) -> str:
-    where = "in time" if len(model.problem.solution_shape) > 1 else "in strong form"
-    return f"no Gradient and no ApplyJacobian: a problem {where} has no derivatives by z"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.collocation.field import Spread
+from pddlvm.linalg.derivatives import root
 from pddlvm.strong.interpolation import interpolate
 from pddlvm.strong.problem import CollocationProblem
 
@@ -63,12 +64,12 @@ class ErrorField:
             var_rest: (batch, n_values).
         """
         if self.swings:
-            variance = self._hats(var_rest.sqrt()).double().square()
+            variance = self._hats(root(var_rest)).double().square()
             for k in range(self.modes.shape[1]):
                 variance = variance + var_c[:, k, None] * self._mode(k).square()
-            found = variance.sqrt()
+            found = root(variance)
         else:
-            found = self._hats((var_c @ self.modes.square().T + var_rest).sqrt()).double()
+            found = self._hats(root(var_c @ self.modes.square().T + var_rest)).double()
         # Exactly zero where u is prescribed, whatever round-off says.
         is_hard = self.problem.ansatz.is_hard(self._x).to(found.device)
         return torch.where(is_hard, 0.0, self.with_unit(found))

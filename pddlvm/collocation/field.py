@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import scipy.sparse as sp
 import torch
@@ -10,13 +10,19 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from pddlvm.basics.checks import check_shape, check_vectors
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.one_quantity import OneQuantity, along, log_size_of
 from pddlvm.latent.prediction import OneField, symmetric_interval
+from pddlvm.latent.quantity_law import QuantityLaw
+from pddlvm.latent.uncertainty import unseen
 from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.sensors.quantity import Quantity, check_quantity
+from pddlvm.strong.problem import CollocationProblem
 from pddlvm.strong.unknowns import Unknowns
 
-__all__ = ["FieldForward", "Spread"]
+__all__ = ["Asked", "FieldForward", "Spread"]
 
 _NUGGET = 0.05
 
@@ -43,6 +49,23 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What was asked of a model.
+
+    Attributes:
+        problem: in strong form.
+        z: (batch, d), float64 on the CPU.
+        is_grid: on the grid of the problem?
+        law: of quantities.
+    """
+
+    problem: CollocationProblem
+    z: Tensor
+    is_grid: bool
+    law: Callable[[Quantity], QuantityLaw]
+
+
+@dataclass(frozen=True)
 class FieldForward:
     """q(u | z) at points of the box: on the grid of the problem, or where it was asked for.
 
@@ -61,6 +84,7 @@ class FieldForward:
     unknowns: Unknowns
     _std: Callable[[], Tensor]
     _spread: Callable[[], Spread]
+    _asked: Asked
 
     def __repr__(self) -> str:
         return f"FieldForward(mean {tuple(self.mean.shape)} at {len(self.points)} points)"
@@ -78,6 +102,37 @@ class FieldForward:
         """
         self.unknowns.number(name)
         return OneField(self, self.unknowns.slices(len(self.points))[name])
+
+    def of(self, quantity: Quantity) -> OneQuantity:
+        """What is asked of the values on the grid, with a law of its own; without bounds.
+
+        Raises:
+            InputError: a quantity of another problem, an answer at points of its own, or a z that
+                requires a gradient.
+        """
+        asked = self._asked
+        check_quantity(asked.problem, quantity)
+        if not asked.is_grid:
+            raise InputError(
+                f"the quantity {quantity.name!r} reads the grid of the problem, and this answer is "
+                "at points of its own; ask model.forward(z).of(quantity)"
+            )
+        if asked.z.requires_grad:
+            raise InputError(
+                "z requires a gradient, and forward(z).of(quantity) has none in strong form; take "
+                "that of quantity(forward(z).mean, z), or give z.detach()"
+            )
+        u = self.mean.reshape(-1, self.mean.shape[-1]).to("cpu", torch.float64)
+
+        def known(value: Tensor) -> tuple[Tensor, Tensor]:
+            with unseen():
+                size = along(quantity, u, asked.z, self._variance_along)
+            rho = self.residual_norm.reshape(-1, 1).to(u).clamp(min=torch.finfo(u.dtype).eps)
+            xi = asked.problem.prior.standardise(asked.z)
+            return torch.cat([xi, rho.log()], dim=1), log_size_of(size, value)
+
+        value, law = partial(quantity, u, asked.z), partial(asked.law, quantity)
+        return OneQuantity(quantity, value, known, law, lambda given: None, self.mean)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_points) each.
@@ -132,6 +187,13 @@ class FieldForward:
         modes = spread.modes[:, touched] * spread.var_c.sqrt()[:, None, :]
         shapes = torch.stack([torch.from_numpy(rows @ one.numpy()) for one in modes])
         return LowRank(shapes, rows, spread.rest[:, touched].square())
+
+    def _variance_along(self, slope: Tensor) -> Tensor:
+        """Of slope . u, slope (batch or 1, n_points), (batch,)."""
+        spread = self.spread.to(torch.device("cpu"))
+        # Of linear quantities one slope, and modes that may be the same for all z.
+        seen = (slope[:, None] @ spread.modes)[:, 0]
+        return (seen.square() * spread.var_c).sum(-1) + (slope * spread.rest).square().sum(-1)
 
     @cached_property
     def spread(self) -> Spread:

@@ -138,9 +138,13 @@ class CollocationLikelihood:
         largest = size.max()
         return torch.where(size > 0, size, largest if largest > 0 else 1.0)
 
-    def scaled_at(self, jet: Jet, values: Mapping[str, Tensor]) -> Tensor:
-        """r / scale where u has the given jet, (batch, n_points), or the stack of these."""
-        scale = self.problem.scale_function({i: u.detach() for i, u in jet.items()}, values)
+    def scaled_at(self, jet: Jet, values: Mapping[str, Tensor], *, held: bool = True) -> Tensor:
+        """r / scale where u has the given jet, (batch, n_points), or the stack of these.
+
+        Held, the scale counts as a constant of u in derivatives: a training would else enlarge it.
+        """
+        seen = {i: u.detach() for i, u in jet.items()} if held else jet
+        scale = self.problem.scale_function(seen, values)
         r = self.problem.residual_function(jet, values)
         return (r / scale).expand_as(jet[()])
 

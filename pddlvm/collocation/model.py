@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import (
+    check_backward,
     check_corrections,
     check_count,
     check_kind,
@@ -27,11 +28,11 @@ from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.owned import owned
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import check_seed, seeded
-from pddlvm.basics.unchanged import Unchanged
+from pddlvm.collocation.answer import forward_of
 from pddlvm.collocation.basis import LearntBasis
 from pddlvm.collocation.branch import Branch
 from pddlvm.collocation.error_field import ERROR_MODES, ErrorField, finer_nodes
-from pddlvm.collocation.field import FieldForward, Spread
+from pddlvm.collocation.field import FieldForward
 from pddlvm.collocation.inverse_networks import InverseField, PrincipalGaussian
 from pddlvm.collocation.likelihood import Causal, CollocationLikelihood
 from pddlvm.collocation.references import References
@@ -43,7 +44,6 @@ from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse, known_inverse
 from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged
-from pddlvm.latent.prediction import unflatten
 from pddlvm.latent.rows import Rows
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.latent.widths import Widths
@@ -149,7 +149,7 @@ class CollocationMaps(LatentModel):
         """Draws of u on the grid from q(u | z), (batch, n_dofs), without the rest of the spread."""
         c, log_variance = self.forward_map(xi)
         size = self.log_residual(c, z) if self.is_calibrated else None
-        var_c, _ = self._variances(xi, size, log_variance)
+        var_c, _ = self.variances(xi, size, log_variance)
         field = self.error_field(z)
         error = (var_c.sqrt() * rows.normal_like(var_c)) @ field.modes.T
         return self.basis.on_grid(c, z) + field.with_unit(field.of_nodes(error.double()))
@@ -199,7 +199,8 @@ class CollocationMaps(LatentModel):
         """Predict solutions, with uncertainty.
 
         Args:
-            z: parameters, (..., d), in the support of the prior.
+            z: parameters, (..., d), in the support of the prior. Where they require a gradient,
+                `.mean`, `.std` and `.residual_norm` have one, backwards.
             corrections: Newton steps on the space-time nodes, a dense solve each per query; the
                 error then is that of the nodes.
             points: where, (n_points, k); by default on the grid of the problem.
@@ -212,53 +213,17 @@ class CollocationMaps(LatentModel):
             dtype and device are those of z.
 
         Raises:
-            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
-                a point is not in the box; the solution leaves the range of the dtype of z.
+            InputError, SupportError: z is no parameter vector of the prior, or is inside of a
+                torch.func transform; a point is not in the box; the solution leaves the range of
+                the dtype of z.
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
-        z = check_no_gradient(z, "z")
+        z = check_backward(z, "z")
         prior = self.problem.prior
         z = prior.vectors(z) if extrapolate else prior.check(z)
         check_corrections(corrections)
-        points = owned(points)
-        x = self.problem.grid_points if points is None else self.problem.box.check(points)
-        level = 1 if corrections else 0
-        batch, like, same = z.shape[:-1], self.sigma_residual, Unchanged(self)
-        # Standardised before it is rounded: the prior may be narrow and far from zero.
-        work = z.detach().to(like.device, torch.float64, copy=True).reshape(-1, z.shape[-1])
-        with torch.no_grad():
-            xi = self.problem.prior.standardise(work).to(like)
-            c, log_variance = self.forward_map(xi)
-            nodal = self.basis.nodal(c)
-            jet = self.newton.corrected(nodal, work, corrections) if corrections else {}
-            residual = size = self.log_residual(c, work, jet)
-            if points is not None and not jet:
-                mean = self.basis.at_points(c, work, x)
-            else:
-                nodal = self.problem.unknowns.join(jet[()]) if jet else nodal
-                mean = self.basis.field_of(nodal, work, points)
-                size = self.newton.log_tail(nodal, self.basis.unit).to(like) if jet else residual
-        if not extrapolate:
-            self.basis.check(mean, xi, z.dtype)
-
-        field = self.error_field(work, points, level)
-
-        def variances() -> tuple[Tensor, Tensor]:
-            same().uncertainty.warn_if_not_fitted()
-            return same()._variances(xi, size, log_variance, level)
-
-        @torch.no_grad()
-        def std() -> Tensor:
-            return field.std(*variances())
-
-        @torch.no_grad()
-        def spread() -> Spread:
-            return field.spread(*variances()).to(z.device)
-
-        norm, unknowns = unflatten(residual.exp(), batch)[..., 0], self.problem.unknowns
-        shape = self.uncertainty.forward_shape(level)
-        mean = unflatten(mean.to(z), batch)
-        return FieldForward(mean, x.to(z), norm.to(z), shape, unknowns, std, spread)
+        points = None if points is None else self.problem.box.check(owned(points))
+        return forward_of(self, z, corrections, points, not extrapolate)
 
     def norm(self, u: Tensor) -> Tensor:
         """Root mean square of u on the grid, (..., n_dofs) -> (...,); of several each over U."""
@@ -359,7 +324,7 @@ class CollocationMaps(LatentModel):
     def log_residual(self, c: Tensor, z: Tensor, nodal: Jet | None = None) -> Tensor:
         """log |r / scale| of `LearntBasis.watched_jet` relative to that of the lift, (batch, 1)."""
         jet, values = self.basis.watched_jet(c, z, nodal or {})
-        r = self.zero_residual.scaled_at(jet, values) / self.sigma * self.tolerance
+        r = self.zero_residual.scaled_at(jet, values, held=False) / self.sigma * self.tolerance
         square = r.square().mean(-1, keepdim=True)
         square = square if self.problem.unknowns.n == 1 else square.mean(0)
         return 0.5 * square.clamp(min=1e-24).log().to(c)
@@ -388,7 +353,7 @@ class CollocationMaps(LatentModel):
         r = self.zero_residual.scaled(self.basis.at(s), self.forward_map(xi)[0], z)
         return (r / self.residual_unit).abs().flatten(0, -2).mean(0)
 
-    def _variances(
+    def variances(
         self, xi: Tensor, size: Tensor | None, log_variance: Tensor, level: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Variances of the error modes (until calibrated, of c), and of the rest at the nodes."""

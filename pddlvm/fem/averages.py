@@ -1,4 +1,4 @@
-"""Means of u: over patches of a mesh, int_patch u dx / |patch|, and over the cells of a node."""
+"""Means of u over patches, int_patch u dx / |patch|, or integrals; means in the cells of a node."""
 
 from collections.abc import Callable, Sequence
 
@@ -32,20 +32,21 @@ def at_vertices(mesh: skfem.Mesh, at_corners: Region) -> sp.csr_matrix:
 
 
 def averages(
-    interior: Callable[[str | int | None], Region], patches: Sequence[Patch]
+    interior: Callable[[str | int | None], Region], patches: Sequence[Patch], is_mean: bool
 ) -> sp.csr_matrix:
-    """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
+    """Rows of means or integrals of u over patches, (n_patches * n_components, n_dofs).
 
     Args:
         interior: the cells of a named subdomain, or all cells.
-        patches: their names, or functions.
+        patches: their names, or functions; None for all cells.
+        is_mean: divide by the size of the patch.
 
     Raises:
         InputError: no patch, an unknown name, or a patch without points of the quadrature.
     """
     check_kind(Sequence, patches=patches)
     if not len(patches):
-        raise InputError("average_matrix needs at least one patch")
+        raise InputError("average_matrix and integral_matrix need at least one patch")
     found = []
     for patch in patches:
         region = interior(None if callable(patch) else patch)
@@ -56,7 +57,7 @@ def averages(
             raise InputError(
                 "a patch holds no quadrature point; make it larger, or refine the mesh"
             )
-        row = sp.csr_matrix(weights / weights.sum())
+        row = sp.csr_matrix(weights / weights.sum() if is_mean else weights)
         found += [
             row @ region.matrix[i :: region.shape[2]] for i in range(region.parts[0].sizes[0])
         ]

@@ -202,9 +202,10 @@ class MixedSpace:
         own = [s.evaluation(points, gradient=gradient) for s in self._spaces.values()]
         return _by_turns(own, len(points))
 
-    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
-        """Matrix from u to the means over patches of all components of all fields."""
-        return _by_turns([s.averages(patches) for s in self._spaces.values()], len(patches))
+    def averages(self, patches: Sequence[Patch], is_mean: bool = True) -> sp.csr_matrix:
+        """From u to means or integrals over patches of all components of all fields."""
+        own = [s.averages(patches, is_mean) for s in self._spaces.values()]
+        return _by_turns(own, len(patches))
 
     def at_nodes(self, u: Array) -> Array:
         """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components)."""

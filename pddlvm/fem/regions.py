@@ -221,8 +221,8 @@ class FunctionSpace(Protocol):
     def evaluation(self, points: Array, *, gradient: bool = False) -> sp.csr_matrix:
         """Matrix from u to its values, or gradients, at points."""
 
-    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
-        """Rows that give the mean of u over patches."""
+    def averages(self, patches: Sequence[Patch], is_mean: bool = True) -> sp.csr_matrix:
+        """Rows of means or integrals of u over patches."""
 
     def gram_matrices(self) -> tuple[sp.csc_matrix, sp.csc_matrix]:
         """Mass and Dirichlet-energy matrices, (n_dofs, n_dofs)."""

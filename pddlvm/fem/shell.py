@@ -240,7 +240,7 @@ class ShellSpace:
         shape = (3 * len(points), self.n_dofs)
         return sp.csr_matrix((data, (rows.ravel(), columns.ravel())), shape=shape)
 
-    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
+    def averages(self, patches: Sequence[Patch], is_mean: bool = True) -> sp.csr_matrix:
         """Not offered for shells."""
         raise InputError(
             "average_matrix needs Lagrange elements; for a shell give the weights of your mean to "

@@ -308,9 +308,9 @@ class Space:
         cells, local = located(self.mesh, check_points(points, self.dim))
         return self._evaluation(cells, local, int(gradient))
 
-    def averages(self, patches: Sequence[Patch]) -> sp.csr_matrix:
-        """Rows of the means of u over patches, (n_patches * n_components, n_dofs)."""
-        return averages(self.interior, patches)
+    def averages(self, patches: Sequence[Patch], is_mean: bool = True) -> sp.csr_matrix:
+        """Rows of means or integrals of u over patches, (n_patches * n_components, n_dofs)."""
+        return averages(self.interior, patches, is_mean)
 
     def at_nodes(self, u: Array) -> Array:
         """Values of u (n_dofs,) at the nodes of the mesh, (n_nodes, n_components).

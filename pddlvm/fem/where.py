@@ -81,8 +81,11 @@ class Subdomain:
 Where = str | int | Callable[[Tensor], object] | Facets | Nodes | Subdomain
 """A part of a boundary, see above."""
 
-Patch = str | int | Callable[[NDArray[np.float64]], NDArray[np.bool_]]
-"""A part of a domain: a named subdomain, or a function that says which points x (n, dim) it has."""
+Patch = str | int | Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None
+"""A part of a domain: a named subdomain, or a function that says which points x (n, dim) it has.
+
+None is all of it.
+"""
 
 
 def satisfying(contains: Callable[[Tensor], object], x: NDArray[np.float64], what: str) -> Index:

@@ -101,6 +101,7 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
         _stability=stability,
         _primal_dual=model.primal_dual,
         _certifier=lambda: model.certifier,
+        _law=model.law_of(min(1, corrections) if model.problem.is_linear else corrections),
         _z=flat_z.cpu(),
     )
 
@@ -163,5 +164,6 @@ def _solved(model: Any, z: Tensor) -> Forward:
         _stability=lambda: certificate().lower,
         _primal_dual=model.primal_dual,
         _certifier=lambda: model.certifier,
+        _law=model.law_of(1),
         _z=flat_z,
     )

@@ -7,14 +7,14 @@ coefficients is computed when it is asked for, and kept.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
-from pddlvm.basics.checks import check_shape
+from pddlvm.basics.checks import check_kind, check_shape
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
@@ -22,15 +22,19 @@ from pddlvm.fem.mixed import field_of
 from pddlvm.galerkin.bounds import Certifier, ErrorBounds
 from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.one_quantity import OneQuantity, along, log_size_of
 from pddlvm.latent.prediction import OneField, symmetric_interval
-from pddlvm.latent.uncertainty import Uncertainty
+from pddlvm.latent.quantity_law import QuantityLaw
+from pddlvm.latent.uncertainty import Uncertainty, unseen
 from pddlvm.linalg.derivatives import root
 from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.parameters.identity import is_like
 from pddlvm.reduced.representation import Representation
 from pddlvm.reduced.residual import ReducedModel
-from pddlvm.sensors.quantity import Quantity
+from pddlvm.sensors.observation import LinearObservation
+from pddlvm.sensors.quantity import Quantity, check_quantity
 
-__all__ = ["Forward", "OneQuantity"]
+__all__ = ["Forward"]
 
 _RELATIVE_FLOOR = 1e-7
 
@@ -61,6 +65,7 @@ class Forward:
     _stability: Callable[[], Tensor]
     _primal_dual: Callable[[Quantity], PrimalDual]
     _certifier: Callable[[], Certifier]
+    _law: Callable[[Quantity], QuantityLaw]
     _z: Tensor
 
     @property
@@ -94,6 +99,27 @@ class Forward:
         # Boundary values that follow z have no error bar, and so all digits.
         values = shown.boundary_values(self._z).to(found).reshape(*found.shape[:-1], -1)
         return found.index_copy(-1, shown.fixed.to(found.device), values)
+
+    def at(self, observation: LinearObservation) -> Tensor:
+        """Means of what sensors see, (..., n), of the rows that they touch: no field is formed.
+
+        Args:
+            observation: linear sensors of this problem.
+
+        Raises:
+            InputError: of another problem, or not linear.
+        """
+        check_kind(LinearObservation, observation=observation)
+        shown = self._shown
+        if not is_like(shown.problem, observation.problem):
+            raise InputError(
+                f"the observation is of problem {observation.problem.name!r}, the answer of "
+                f"{shown.problem.name!r} or of one with another mesh or other fields"
+            )
+        shown.check_range(self._augmented, self.c.dtype)
+        rows, offset = (x.to(self._augmented.device) for x in shown.seen(observation.matrix))
+        found = shown.units.u * (self._augmented.double() @ rows.T) + offset
+        return found.to(self.c)
 
     @cached_property
     def std(self) -> Tensor:
@@ -157,21 +183,41 @@ class Forward:
         """
         return OneField(self, field_of(self.representation.problem.space, name)[0])
 
-    def of(self, quantity: Quantity) -> "OneQuantity":
-        """Linear functionals of the solution, far better than those of the mean.
+    def of(self, quantity: Quantity) -> OneQuantity:
+        """What is asked of the solution, with an error bar of its own.
 
-        The first answer of a model prepares adjoint solutions, in about the time of its basis.
+        Linear quantities of linear problems are far better than those of the mean: the first answer
+        prepares adjoint solutions, in about the time of the basis.
 
         Raises:
-            InputError: a quantity of another problem, or z requires a gradient.
+            InputError: a quantity of another problem.
         """
         self._reduced()
-        if self._z.requires_grad:
-            raise InputError(
-                "z requires a gradient, and forward(z).of(quantity) has none; take that of "
-                "quantity.apply(forward(z).mean), or give z.detach()"
-            )
-        return OneQuantity(self, quantity, self._primal_dual(quantity))
+        check_quantity(self.representation.problem, quantity)
+        means = self.mean.reshape(len(self._z), -1).to("cpu", torch.float64)
+        if not quantity.is_linear:
+            value, dual = partial(quantity, means, self._z), None
+        else:
+            dual = self._primal_dual(quantity)
+            value = partial(dual.value, means, self._z)
+
+        def known(value: Tensor) -> tuple[Tensor, Tensor]:
+            tiny = torch.finfo(torch.float64).eps
+            rho = self.residual_norm.reshape(-1, 1).to(means).clamp(min=tiny)
+            xi = self.representation.problem.prior.standardise(self._z)
+            if dual is None or not dual.has_adjoint:
+                with unseen():
+                    size = along(quantity, means, self._z, self._variance_along)
+            else:
+                size = dual.rest(means, self._z) * rho * means.norm(dim=1, keepdim=True)
+            return torch.cat([xi, rho.log()], dim=1), log_size_of(size, value)
+
+        def bound(given: Tensor) -> Tensor | None:
+            self._refuse_gradient()
+            return None if dual is None else dual.bound(means, self._z, given, self._certifier())
+
+        law = partial(self._law, quantity)
+        return OneQuantity(quantity, value, known, law, bound, self.c)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each value, (..., n_dofs) each.
@@ -230,12 +276,22 @@ class Forward:
 
     @cached_property
     def _error_bounds(self) -> ErrorBounds | None:
-        if self._z.requires_grad:
-            raise InputError("z requires a gradient, and error_bound has none; give z.detach()")
+        self._refuse_gradient()
         found = self._bounds(lambda: self.mean)
         if found is None or not ((found.upper < torch.inf).any() or not found.upper.numel()):
             return None
         return found
+
+    def _refuse_gradient(self) -> None:
+        if self._z.requires_grad:
+            raise InputError("z requires a gradient, and error_bound has none; give z.detach()")
+
+    def _variance_along(self, slope: Tensor) -> Tensor:
+        """Of slope . u, slope (batch or 1, n_dofs), (batch,), float64 on the CPU."""
+        var_c, var_rest = (v.reshape(-1, v.shape[-1]).to(slope) for v in self._both_variances)
+        scaled = self.representation.units.u * self.spread.to(slope) * slope
+        shapes = scaled @ self.representation.vectors.to(slope)
+        return (shapes.square() * var_c).sum(-1) + (scaled.square() * var_rest).sum(-1)
 
     def _shaped(self, values: Tensor) -> Tensor:
         return values.reshape(self.c.shape[:-1]).to(self.c.device)
@@ -243,46 +299,3 @@ class Forward:
     @cached_property
     def _both_variances(self) -> tuple[Tensor, Tensor]:
         return self._variances()
-
-
-@dataclass(frozen=True)
-class OneQuantity:
-    """Functionals l(u) of a `Forward`.
-
-    Attributes:
-        whole: of the solution.
-        quantity: l.
-    """
-
-    whole: Forward
-    quantity: Quantity
-    _primal_dual: PrimalDual
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """l(m) - psi . r(m), (..., n): m the mean, psi a reduced adjoint solution.
-
-        Where the problem is not linear there is none, and it is l(m).
-        """
-        found = self._primal_dual.value(self._means, self.whole._z)
-        return self._shaped(found).to(self.whole.c.dtype)
-
-    @cached_property
-    def error_bound(self) -> Tensor | None:
-        """Upper bound of |l(u) - mean|, (..., n), float64; None where there is none.
-
-        Rigorous as `Forward.error_bound` is, of this mean with its rounding.
-        """
-        given = self.mean.reshape(len(self.whole._z), -1).to("cpu", torch.float64)
-        found = self._primal_dual.bound(self._means, self.whole._z, given, self.whole._certifier())
-        if found is None or not (torch.isfinite(found).any() or not found.numel()):
-            return None
-        return self._shaped(found)
-
-    @property
-    def _means(self) -> Tensor:
-        return self.whole.mean.reshape(len(self.whole._z), -1).to("cpu", torch.float64)
-
-    def _shaped(self, values: Tensor) -> Tensor:
-        c = self.whole.c
-        return values.reshape(*c.shape[:-1], -1).to(c.device)

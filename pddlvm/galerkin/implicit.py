@@ -7,35 +7,15 @@ The first is that of the solution in the basis: after few steps from far it is n
 steps. Derivatives of these derivatives are refused.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import InputError
 from pddlvm.galerkin.refinement import Tangent
+from pddlvm.linalg.derivatives import only_once
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
 
 __all__ = ["certificate", "solved"]
-
-
-class _Once(torch.autograd.Function):
-    """The identity, whose derivative has none."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Only with create_graph: where c went into a derivative it would be held, and nobody told.
-        if torch.is_grad_enabled():
-            raise InputError(
-                "corrected answers have first derivatives only, and create_graph asks for more; "
-                "those of corrections=0 have all"
-            )
-        return gradients[0]
 
 
 def solved(exact: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
@@ -52,8 +32,7 @@ def solved(exact: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
         k = Tangent(exact.tangent(c, z), exact.n_modes)
     r = representation.test(operators.residual(representation.expand(c, z), z))
     step = k.solve(r[..., None])[..., 0]
-    found: Tensor = _Once.apply(c - (step - step.detach()))
-    return found
+    return only_once(c - (step - step.detach()))
 
 
 def certificate(
@@ -68,5 +47,4 @@ def certificate(
     of_r = (r * dual).sum(-1) / (r.detach() * dual).sum(-1).clamp(min=tiny)
     of_u = (mean * primal).sum(-1) / (u * primal).sum(-1).clamp(min=tiny)
     change = of_r - of_u
-    found: Tensor = _Once.apply(value * (1 + change - change.detach()))
-    return found
+    return only_once(value * (1 + change - change.detach()))

@@ -18,14 +18,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.by_object import ByObject
-from pddlvm.basics.checks import check_kind
-from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.galerkin.bounds import Certifier, Improved, times_stiffness
-from pddlvm.parameters.identity import is_like
+from pddlvm.linalg.derivatives import root
 from pddlvm.reduced.adjoint import adjoint_of
 from pddlvm.reduced.reference import Reference
-from pddlvm.sensors.quantity import Quantity
+from pddlvm.sensors.quantity import Quantity, check_quantity
 from pddlvm.weak.problem import Problem
 
 __all__ = ["PrimalDual", "PrimalDuals"]
@@ -34,6 +32,8 @@ _ROUNDINGS = 8.0
 """How many times the rounding of a sum may be as large as that of its terms."""
 _SOLVED = 1e-6
 """Relative error of |s|, far above that of linear systems."""
+_EXACT = 1e-11
+"""Of |l|_X', the part of |s| that may be rounding."""
 
 
 class PrimalDual:
@@ -51,6 +51,13 @@ class PrimalDual:
         self._l = torch.from_numpy(quantity.matrix.toarray())
         self._free = self._l[:, self._operators.free]
         self._adjoint = adjoint_of(self._problem, self._reference, self._free.numpy())
+        rows = self._operators.balanced(self._free)
+        self._least = _EXACT**2 * (rows * reference.solve(rows)).sum(-1)
+
+    @property
+    def has_adjoint(self) -> bool:
+        """Are there adjoint solutions? Of a linear problem, but for what reads boundary values."""
+        return self._adjoint is not None
 
     def value(self, mean: Tensor, z: Tensor) -> Tensor:
         """l(m) - psi . r(m) of means (batch, n_dofs) at z (batch, d), (batch, n).
@@ -61,6 +68,10 @@ class PrimalDual:
             return mean @ self._l.T
         parts = [self._value(*part) for part in self._parts(mean, z)]
         return torch.cat(parts)
+
+    def rest(self, mean: Tensor, z: Tensor) -> Tensor:
+        """|s|_X', what adjoint solutions leave of the quantity, (batch, n); where there are any."""
+        return torch.cat([self._rest(*part) for part in self._parts(mean, z)])
 
     def bound(self, mean: Tensor, z: Tensor, given: Tensor, certifier: Certifier) -> Tensor | None:
         """Of |l(u) - given|, (batch, n); None where there is none.
@@ -88,6 +99,17 @@ class PrimalDual:
         assert adjoint is not None
         r = self._residual(held, z) @ adjoint.v
         return held @ self._l.T - (adjoint.solve(z) @ r[..., None])[..., 0]
+
+    def _rest(self, mean: Tensor, z: Tensor) -> Tensor:
+        adjoint = self._adjoint
+        assert adjoint is not None
+        held = self._operators.held(mean, z).detach()
+        psi = adjoint.solve(z) @ adjoint.v.T
+        s = self._operators.balanced(self._transposed(psi, z, held) - self._free)
+        riesz = self._reference.solve(s.detach().flatten(0, 1)).view_as(s)
+        square = (riesz * s).sum(-1)
+        # X^{-1} has no graph: half of the derivative is in the product. Rounding has none.
+        return root((2 * square - square.detach()).maximum(self._least))
 
     def _bound(
         self, of: tuple[Tensor, Tensor, Tensor], near: Improved, certifier: Certifier
@@ -150,14 +172,7 @@ class PrimalDuals:
         Raises:
             InputError: it belongs to another problem.
         """
-        check_kind(Quantity, quantity=quantity)
-        problem = self._problem
-        if not is_like(problem, quantity.problem):
-            raise InputError(
-                f"the quantity {quantity.name!r} is of problem {quantity.problem.name!r}, the "
-                f"model of {problem.name!r} or of one with another mesh, other fields or other "
-                "physics; make the quantity of model.problem"
-            )
+        check_quantity(self._problem, quantity)
         if quantity not in self._made:
-            self._made[quantity] = PrimalDual(problem, self._reference, quantity)
+            self._made[quantity] = PrimalDual(self._problem, self._reference, quantity)
         return self._made[quantity]

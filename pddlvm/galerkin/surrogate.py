@@ -31,8 +31,10 @@ from pddlvm.sensors.observation import LinearObservation, Observation
 __all__ = ["GalerkinSurrogate"]
 
 _ROUND_OFF = 1e-12
-_CHUNK = 256
+_CHUNK = 128
 """Predictions that are made at once: matrices of more leave the caches."""
+_MOST = 2**21
+"""Values of solutions that are formed at once."""
 
 
 class _InBasis(ModelSurrogate):
@@ -48,10 +50,18 @@ class _InBasis(ModelSurrogate):
 
     def __init__(self, model: GalerkinMaps, observation: Observation) -> None:
         super().__init__(model, model.problem.prior, observation)
-        basis = model.exact.representation.basis
         self._rows: Tensor | None = None
         if isinstance(observation, LinearObservation):
-            self._rows = torch.from_numpy(observation.matrix @ basis.numpy())
+            shown = model.exact.representation
+            self._rows, offset = shown.seen(observation.matrix)
+            self._rows = shown.units.u * self._rows
+            self._rows[:, shown.n_modes] += offset
+
+    @property
+    def _at_once(self) -> int:
+        """Predictions; corrections form solutions on the mesh."""
+        room = _MOST // self.model.problem.n_dofs if self.corrections else _CHUNK
+        return max(1, min(_CHUNK, room))
 
     @abstractmethod
     def coefficients(self, xi: Tensor) -> tuple[Tensor, Tangent | None]:
@@ -62,7 +72,8 @@ class _InBasis(ModelSurrogate):
         """dc/dxi, (batch, n_modes, d), with that of (1, b), (batch, n_lifts, d)."""
 
     def mean(self, xi: Tensor) -> Tensor:
-        parts = [self._augmented(part, self.coefficients(part)[0]) for part in xi.split(_CHUNK)]
+        parts = xi.split(self._at_once)
+        parts = [self._augmented(part, self.coefficients(part)[0]) for part in parts]
         return self._data(torch.cat(parts))
 
     def predict(self, xi: Tensor) -> Tensor:
@@ -70,7 +81,7 @@ class _InBasis(ModelSurrogate):
         return self._data(self._augmented(xi, c))
 
     def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [self._linearised(part) for part in xi.split(_CHUNK)]
+        parts = [self._linearised(part) for part in xi.split(self._at_once)]
         data, slope = (torch.cat(part) for part in zip(*parts, strict=True))
         return data, slope
 
@@ -103,12 +114,8 @@ class _InBasis(ModelSurrogate):
 
     def _implicit(self, xi: Tensor, c: Tensor, k: Tangent, of_lift: Tensor) -> Tensor:
         """dc/dxi of the reduced solution, (batch, n_modes, d)."""
-        with torch.enable_grad():
-            at = xi.detach().requires_grad_()
-            z = self.prior.unstandardise(at)
-            # Each parameter is a function of its own coordinate.
-            (unit,) = torch.autograd.grad(z.sum(), at)
-        slope = self._reduced.slope(c, z.detach()) * unit[:, None] + k.of_lift @ of_lift
+        z, by_xi = self.prior.with_slope(xi)
+        slope = by_xi(self._reduced.slope(c, z)) + k.of_lift @ of_lift
         return -k.solve(slope)
 
 
@@ -137,7 +144,7 @@ class GalerkinSurrogate(_InBasis):
         return self.uncorrected()
 
     def forward(self, z: Tensor) -> Prediction:  # noqa: D102
-        parts = self.prior.standardise(z).split(_CHUNK)
+        parts = self.prior.standardise(z).split(self._at_once)
         c = torch.cat([self.coefficients(part)[0] for part in parts])
         found: Prediction = forward_of(self.model, z, self.corrections, c)
         return found

@@ -20,10 +20,12 @@ from pddlvm.inference.modes import VALLEY, distinct, objective, value_at
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["Explored", "explore", "explore_roughly", "points_of"]
+__all__ = ["N_BETWEEN", "Explored", "explore", "explore_roughly", "points_of"]
 
 _ROUGH_DECREMENT = 0.1
-_WAY = torch.linspace(0, 1, 17, dtype=torch.float64)[1:-1, None, None]
+N_BETWEEN = 15
+"""Places on the way from a start to a maximum."""
+_WAY = torch.linspace(0, 1, N_BETWEEN + 2, dtype=torch.float64)[1:-1, None, None]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pddlvm.basics.parallel import Watch, each
 from pddlvm.inference.climb import Points, newton_system, points, spread
 from pddlvm.inference.modes import objective
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
+from pddlvm.sensors.widened import WidenedGaussian
 
 __all__ = ["MOST_CENTRED", "centred"]
 
@@ -28,7 +30,8 @@ _STEP = 0.05
 """Of the differences, in standard deviations."""
 _FARTHEST = 0.5
 """That a parameter is moved, in its standard deviations: beyond, the series says nothing."""
-_CHUNK = 64
+_CHUNK, _PER_WORKER = 64, 1024
+"""Data sets that are held at once; those of a part for workers."""
 
 
 def centred(surrogate: Surrogate, y: Tensor, modes: Coordinates) -> Coordinates:
@@ -41,18 +44,33 @@ def centred(surrogate: Surrogate, y: Tensor, modes: Coordinates) -> Coordinates:
     """
     n_modes, n_data = modes.centre.shape[:2]
     eta, factor = modes.centre.flatten(0, 1), modes.factor.flatten(0, 1)
-    parts = (x.split(_CHUNK) for x in (y.repeat(n_modes, 1), eta, factor))
-    shift = torch.cat([_shift(surrogate, *part) for part in zip(*parts, strict=True)])
-    centre = modes.centre + shift.unflatten(0, (n_modes, n_data))
+    parts = (x.split(_PER_WORKER) for x in (y.repeat(n_modes, 1), eta, factor))
+    found = each(_shifts, surrogate, list(zip(*parts, strict=True)), what=_in_words)
+    centre = modes.centre + torch.cat(found).unflatten(0, (n_modes, n_data))
     return Coordinates(modes.prior, centre, modes.factor)
+
+
+def _in_words(part: tuple[Tensor, ...]) -> str:
+    return f"the means of {len(part[0])} data sets"
+
+
+def _shifts(surrogate: Surrogate, part: tuple[Tensor, ...], watch: Watch) -> Tensor:
+    parts = zip(*(x.split(_CHUNK) for x in part), strict=True)
+    return torch.cat([_shift(surrogate, *few) for few in parts])
 
 
 def _shift(surrogate: Surrogate, y: Tensor, eta: Tensor, factor: Tensor) -> Tensor:
     """From maxima eta (batch, d), of data sets (batch, n)."""
     error = surrogate.error(Coordinates.plain(surrogate.prior).xi_of(eta))
+    noise = surrogate.observation.noise
+    both = noise.widened(~torch.isnan(y), error)
 
     def gradient(of: Tensor, at: Points) -> Tensor:
-        precision = surrogate.observation.noise.precision(y[of] - at.data).widened(error.at(of))
+        if isinstance(both, WidenedGaussian):
+            precision = both.precision.at(of)
+        else:
+            # That of noise which is not Gaussian depends on the misfit.
+            precision = noise.precision(y[of] - at.data).widened(error.at(of))
         return newton_system(surrogate.prior, at, y[of], precision)[1]
 
     here = points(surrogate, eta, partial(objective, surrogate, y))

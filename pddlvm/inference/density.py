@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of
 from pddlvm.parameters.space import ParameterSpace
 
-__all__ = ["Density", "Draws", "log_prob_of_z"]
+__all__ = ["Density", "Draws", "Later", "log_prob_of_z"]
 
 _N_QUANTILE_DRAWS = 4000
 
@@ -76,6 +77,41 @@ class Draws(Density):
         raise InputError(
             "a posterior of draws has no density; 'laplace', 'variational' and 'amortized' have one"
         )
+
+
+@dataclass(frozen=True)
+class Later(Density):
+    """A density that is made when it is first asked for something.
+
+    Attributes:
+        make: makes it.
+    """
+
+    make: Callable[[], Density]
+
+    @cached_property
+    def _made(self) -> Density:
+        return self.make()
+
+    @property
+    def mean(self) -> Tensor:  # noqa: D102
+        return self._made.mean
+
+    @property
+    def std(self) -> Tensor:  # noqa: D102
+        return self._made.std
+
+    def sample(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
+        return self._made.sample(shape, seed=seed)
+
+    def log_prob(self, z: Tensor) -> Tensor:  # noqa: D102
+        return self._made.log_prob(z)
+
+    def quantiles(self, levels: Tensor, *, seed: int) -> Tensor:  # noqa: D102
+        return self._made.quantiles(levels, seed=seed)
+
+    def propose(self, shape: tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:  # noqa: D102
+        return self._made.propose(shape, seed=seed)
 
 
 def log_prob_of_z(

@@ -7,18 +7,21 @@ One reference solve for each xi, whose factors also solve the adjoint equation
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.basics.owned import owned
+from pddlvm.inference.journal import Journal
 from pddlvm.sampling.coordinates import Coordinates
 from pddlvm.sampling.target import Target
 from pddlvm.sensors.observation import Observation
 
 __all__ = ["FiniteElementPosterior", "FiniteElementTarget"]
 
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 _BATCH = 8
 """Larger ones leave the caches."""
 
@@ -29,26 +32,32 @@ class FiniteElementPosterior:
     Args:
         observation: sensors and noise.
         y: data, (n,); NaN where nothing was measured.
+        solves: what was found before, and is written down, if anything is.
 
     Raises:
         ProblemError: the problem is not one of finite elements.
     """
 
-    def __init__(self, observation: Observation, y: Tensor) -> None:
+    def __init__(self, observation: Observation, y: Tensor, solves: Journal | None = None) -> None:
         self.prior, self.solutions = observation.problem.prior, observation.problem.sensitivities()
         self.observation = observation
         self.y = owned(observation.check(y)).double().cpu()
+        self._solves = solves
 
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density at xi (batch, d), (batch,); -inf where there is no solution."""
-        return _each(self._value, xi, _BATCH)[0]
+        return self._each(self._value, xi)[0]
 
     def log_prob_and_gradient(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (batch,) and its gradient (batch, d) at xi (batch, d).
 
         -inf and zero where there is no solution, or none of the adjoint equation.
         """
-        return _each(self._with_gradient, xi, _BATCH)
+        return self._each(self._with_gradient, xi)
+
+    def _each(self, evaluate: Evaluate, xi: Tensor) -> tuple[Tensor, Tensor]:
+        solve = partial(_each, evaluate, _BATCH)
+        return solve(xi) if self._solves is None else self._solves.answer(solve, xi)
 
     def _value(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         u = self.solutions.solve(self.prior.unstandardise(xi))
@@ -95,9 +104,7 @@ class FiniteElementTarget(Target):
         return value + jacobian.detach(), gradient
 
 
-def _each(
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], xi: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
+def _each(evaluate: Evaluate, size: int, xi: Tensor) -> tuple[Tensor, Tensor]:
     """Evaluate batches; -inf and zero where there is no solution."""
     found = []
     for part in xi.split(size):
@@ -106,7 +113,7 @@ def _each(
         except ConvergenceError:
             # Without a solution there is no density; one by one, to find out where.
             if len(part) > 1:
-                found.append(_each(evaluate, part, 1))
+                found.append(_each(evaluate, 1, part))
             else:
                 found.append((part.new_full((1,), -torch.inf), torch.zeros_like(part)))
     values, gradients = zip(*found, strict=True)

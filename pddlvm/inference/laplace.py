@@ -48,6 +48,8 @@ _MAX_MOVES = 5
 _DECREMENT, _NEAR_DECREMENT = 1e-6, 1e-4
 """Squared distance to the maximum, in posterior standard deviations, that ends an iteration; and of
 one that more data will move."""
+_LINEAR = 1e-5
+"""The same of steps along which the data are linear to a tenth of their length."""
 _TINY = 1e-12
 _HOPELESS, _LEAST_MASS = 50.0, 0.01
 """Log densities below the best, and the mass, with which a maximum does not count as a mode."""
@@ -205,7 +207,12 @@ def _with_errors(
         hessian, gradient = newton_system(surrogate.prior, here, y[rows], precision.at(rows))
         step = solve(hessian, gradient)
         decrement[rows] = (gradient * step).sum(-1)
-        goes_on = decrement[rows] >= _DECREMENT
+        is_last = decrement[rows] < _LINEAR
+        if is_last.any():
+            last, eta = rows[is_last], moved(here.eta, step)[is_last]
+            there = here.of(is_last).linear(eta, partial(log_density, last))
+            at = at.with_rows(last, here.of(is_last).or_better(there)[0])
+        goes_on = ~is_last
         if k == _MAX_MOVES or not goes_on.any():
             break
         rows, eta = rows[goes_on], moved(here.eta, step)[goes_on]

@@ -6,7 +6,7 @@ about comes from there too, when somebody asks for the verdict.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar, get_args
@@ -17,33 +17,26 @@ from torch import Tensor
 from pddlvm.basics.checks import check_count, check_kind
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import owned
-from pddlvm.basics.parallel import Watch, each, nobody
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import check_seed
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.inference.centred import MOST_CENTRED, centred
-from pddlvm.inference.density import Density, Draws
+from pddlvm.inference.density import Density, Draws, Later
 from pddlvm.inference.diagnostics import Diagnostics
-from pddlvm.inference.exact import Exact, exact
-from pddlvm.inference.finite_element_density import FiniteElementPosterior
-from pddlvm.inference.finite_element_surrogate import FiniteElements
-from pddlvm.inference.laplace import Laplace, laplace
+from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.mixture import Mixture
+from pddlvm.inference.of_each import density_of, exact_of, nuts_of, of_each, variational_of
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed_gaussian import PushedGaussian
+from pddlvm.inference.query import Network, Query
+from pddlvm.inference.resumed import job
 from pddlvm.inference.reweighted import FEW, Gaussians, reweighted, tails
-from pddlvm.inference.search import search
-from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
 from pddlvm.latent.core import LatentModel
-from pddlvm.latent.surrogate import Surrogate
 from pddlvm.parameters.space import ParameterSpace
-from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.coordinates import Coordinates
-from pddlvm.sampling.explore import dispersed
-from pddlvm.sampling.nuts import nuts
 from pddlvm.sampling.statistics import bulk_size, rhat, tail_size
-from pddlvm.sampling.variational import variational
 from pddlvm.sensors.observation import Observation
+from pddlvm.training.checkpoints import Checkpoints
 
 __all__ = ["Method", "Network", "Query", "infer", "posterior_of"]
 
@@ -51,79 +44,6 @@ Method = Literal["amortized", "laplace", "variational", "nuts", "exact"]
 """A method of `infer`, by its name."""
 R = TypeVar("R")
 LogDensity = Callable[[Tensor], Tensor]
-Network = Callable[[Observation, Tensor], Density]
-"""Gives the density of data by what was, or is, trained for such sensors."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a method is asked.
-
-    Attributes:
-        model: trained.
-        observation: sensors and noise.
-        network: of "amortized".
-        surrogate: predicts the data.
-        y: data sets, (n_data, n), float64.
-        n_samples: draws of each posterior, all chains together.
-        n_chains: Markov chains.
-        seed: of everything random.
-        start: unbounded parameters near the maxima, (n_data, n_starts, d), where they are known.
-    """
-
-    model: LatentModel
-    observation: Observation
-    network: Network
-    surrogate: Surrogate
-    y: Tensor
-    n_samples: int = 1000
-    n_chains: int = 4
-    seed: int = 0
-    start: Tensor | None = None
-
-    @cached_property
-    def laplace(self) -> Laplace:
-        """Laplace approximations of the data sets."""
-        return self.searched(nobody)
-
-    def searched(self, watch: Watch) -> Laplace:
-        """The same, searched for anew."""
-        if self.start is None:
-            return search(self.surrogate, self.y, watch)
-        return laplace(self.surrogate, self.y, self.start, is_near=True)
-
-    @cached_property
-    def finite_elements(self) -> Laplace:
-        """The same under the finite element model itself."""
-        return self.by_finite_elements(slice(None))
-
-    def by_finite_elements(self, rows: slice) -> Laplace:
-        """The same of some data sets."""
-        centre = self.laplace.modes.centre
-        # Where the surrogate found nothing, the centre of the prior is as good.
-        start = torch.where(self.laplace.converged[:, None], centre, 0.0)[:, rows]
-        return laplace(FiniteElements(self.sensors), self.y[rows], start.transpose(0, 1))
-
-    @property
-    def n_draws(self) -> int:
-        """Of each chain."""
-        return -(-self.n_samples // self.n_chains)
-
-    @cached_property
-    def sensors(self) -> Observation:
-        """Those of the observation, for z as the model has it."""
-        return self.observation.of(self.model.problem)
-
-    @property
-    def generator(self) -> torch.Generator:
-        """A new generator from the seed."""
-        return torch.Generator().manual_seed(self.seed)
-
-    def targets(self, i: int) -> tuple[list[SurrogateTarget], Tensor]:
-        """The surrogate density of a data set around each of its modes, and their masses."""
-        modes = self.laplace.modes_of(i)
-        targets = [SurrogateTarget(self.surrogate, self.y[i], m, self.generator) for m in modes]
-        return targets, self.laplace.masses[: len(modes), i]
 
 
 @dataclass(frozen=True)
@@ -152,19 +72,35 @@ class Found:
 
 def _laplace(query: Query, bar: ProgressBar) -> Found:
     found = query.laplace if query.start is not None else query.searched(bar.show)
-    around = found
+    search = partial(_found, found)
     if FEW < query.surrogate.prior.size <= MOST_CENTRED:
-        around = replace(found, modes=centred(query.surrogate, query.y, found.modes))
-    gaussians = Gaussians(around.modes, around.masses)
-    return _gaussian(query, gaussians, around.density, partial(_found, found))
+        around = _Around(query, found)
+        density = Later(around.density)
+        return Found(density, _of_density(query, density), search=search, tails=around.tails)
+    return _gaussian(query, Gaussians(found.modes, found.masses), found.density, search)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Gaussians around means, made when they are first asked for: they cost as much as a search."""
+
+    query: Query
+    found: Laplace
+
+    @cached_property
+    def _means(self) -> Laplace:
+        modes = centred(self.query.surrogate, self.query.y, self.found.modes)
+        return replace(self.found, modes=modes)
+
+    def density(self) -> Density:
+        return self._means.density
+
+    def tails(self) -> Tensor:
+        gaussians = Gaussians(self._means.modes, self._means.masses)
+        return tails(self.query.surrogate, self.query.y, gaussians)
 
 
 def _amortized(query: Query, bar: ProgressBar) -> Found:
-    if torch.isnan(query.y).any():
-        raise InputError(
-            "y has missing values (NaN), and the amortised posterior was trained with all sensors; "
-            "'laplace', 'variational', 'nuts' and 'exact' leave missing values out"
-        )
     density = query.network(query.observation, query.y)
     return Found(density, _of_density(query, density))
 
@@ -172,9 +108,9 @@ def _amortized(query: Query, bar: ProgressBar) -> Found:
 def _variational(query: Query, bar: ProgressBar) -> Found:
     centre, factor = query.laplace.modes.centre.clone(), query.laplace.modes.factor.clone()
     elbo = torch.full_like(query.laplace.masses, -torch.inf)
-    for i, modes in enumerate(_of_each(query, _variational_of, bar)):
-        for k, (best, value) in enumerate(modes):
-            centre[k, i], factor[k, i], elbo[k, i] = best.centre, best.factor, value
+    for i, best in enumerate(of_each(query, variational_of, bar)):
+        for part, found in zip((centre, factor, elbo), best, strict=True):
+            part[: len(found), i] = found
     coordinates = Coordinates(query.surrogate.prior, centre, factor)
     parts = [PushedGaussian(coordinates.of(k)) for k in range(len(elbo))]
     # The best masses of Gaussians that do not overlap.
@@ -197,31 +133,14 @@ def _gaussian(
     return Found(density, _of_density(query, density), search=search, tails=shapes)
 
 
-def _variational_of(query: Query, i: int, watch: Watch) -> list[tuple[Coordinates, float]]:
-    found = []
-    for target in query.targets(i)[0]:
-        mean, spread, elbo = variational(target, query.generator)
-        found.append((target.coordinates.moved(mean, spread), elbo))
-    return found
-
-
 def _nuts(query: Query, bar: ProgressBar) -> Found:
-    found, targets = zip(*_of_each(query, _nuts_of, bar), strict=True)
-    xi = torch.stack(found, dim=2)
-    return Found(_draws(query, xi), partial(_of_targets, targets), xi)
-
-
-def _nuts_of(query: Query, i: int, watch: Watch) -> tuple[Tensor, Charts]:
-    target, w, step = standardise(*query.targets(i), query.generator)
-    generator = torch.Generator().manual_seed(query.seed + i)
-    # More chains than explorers: some begin at the same place and part at once.
-    start = dispersed(target, w, query.n_chains, generator)
-    w = nuts(target, start, step, query.n_draws, generator, watch=watch)
-    return target.coordinates.xi_of(w), target
+    found = of_each(query, nuts_of, bar)
+    xi = torch.stack([one.xi for one in found], dim=2)
+    return Found(_draws(query, xi), partial(density_of, query, [one.target for one in found]), xi)
 
 
 def _exact(query: Query, bar: ProgressBar) -> Found:
-    found = _of_each(query, _exact_of, bar)
+    found = of_each(query, exact_of, bar)
     xi = torch.stack([one.xi for one in found], dim=2)
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)
@@ -232,27 +151,6 @@ def _exact(query: Query, bar: ProgressBar) -> Found:
         acceptance,
         shape,
         search=partial(_search_finite_elements, query),
-    )
-
-
-def _exact_of(query: Query, i: int, watch: Watch) -> Exact:
-    surrogate = query.targets(i) if query.laplace.converged[i] else None
-    posterior = FiniteElementPosterior(query.sensors, query.y[i])
-    start = partial(_of_finite_elements, query, i)
-    generator = torch.Generator().manual_seed(query.seed + i)
-    return exact(posterior, surrogate, start, query.n_chains, query.n_draws, generator)
-
-
-def _of_each(query: Query, method: Callable[[Query, int, Watch], R], bar: ProgressBar) -> list[R]:
-    """What a method finds for each data set, side by side where there are workers."""
-    _ = query.laplace  # Of all data sets together, once.
-    return each(
-        method,
-        query,
-        range(len(query.y)),
-        what=lambda i: f"the posterior of data set {i}",
-        watch=bar.show,
-        same=(query.surrogate, query.surrogate.prior),
     )
 
 
@@ -269,17 +167,6 @@ def _search_surrogate(query: Query) -> Laplace:
 
 def _search_finite_elements(query: Query) -> Laplace:
     return query.finite_elements
-
-
-def _of_targets(targets: Sequence[Charts], xi: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(targets)], dim=1)
-
-
-def _of_finite_elements(query: Query, i: int) -> tuple[list[Coordinates], Tensor]:
-    found = query.by_finite_elements(slice(i, i + 1))
-    modes = found.modes_of(0)
-    return modes, found.masses[: len(modes), 0]
 
 
 def _jumps(query: Query, xi: Tensor) -> Tensor:
@@ -315,6 +202,8 @@ def infer(
     n_chains: int,
     seed: int,
     progress: bool,
+    checkpoints: Checkpoints | None,
+    resume: bool,
 ) -> Posterior:
     """See `LatentVariableModel.infer`."""
     start = time.perf_counter()
@@ -332,8 +221,19 @@ def infer(
         raise InputError(f"y has no data set, its shape is {tuple(y.shape)}; give at least one")
     flat = y.reshape(-1, observation.n).double().cpu()
     surrogate = model.surrogate(observation, corrections=1)
-    query = Query(model, observation, network, surrogate, flat, n_samples, n_chains, seed)
-    with ProgressBar(progress) as bar:
+    asked = {"y": flat, "method": method, "n_samples": n_samples, "n_chains": n_chains}
+    if checkpoints is not None and method == "amortized":
+        raise InputError(
+            "'amortized' has nothing to keep but its network: "
+            "model.amortize(observation).save(path), and model.load_amortized(path, observation)"
+        )
+    with (
+        job(checkpoints, resume, model, observation, {**asked, "seed": seed}) as kept,
+        ProgressBar(progress) as bar,
+    ):
+        query = Query(
+            model, observation, network, surrogate, flat, n_samples, n_chains, seed, kept=kept
+        )
         bar.say(method)
         return posterior_of(query, method, y, bar, start)
 

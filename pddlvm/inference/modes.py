@@ -14,9 +14,13 @@ from torch import Tensor
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
-__all__ = ["N_DRAWS", "VALLEY", "distinct", "objective", "starts", "value_at"]
+__all__ = ["N_STARTS", "VALLEY", "distinct", "objective", "starts", "value_at"]
 
-N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _N_STARTS, _SEED = 256, 4, 8, 6, 0
+N_STARTS = 6
+"""Beside the centre."""
+_N_DRAWS, _N_TRIED, _N_NEIGHBOURS, _SEED = 256, 4, 8, 0
+_IN_CACHE = 2**17
+"""Misfits that are formed at once."""
 _SAME = 1.0
 """Standard deviations of a mode: two that are closer have a single maximum, or hardly two."""
 _WAY = torch.linspace(0, 1, 9, dtype=torch.float64)[1:-1]
@@ -34,20 +38,23 @@ def starts(surrogate: Surrogate, y: Tensor) -> Tensor:
     """
     prior, plain = surrogate.prior, Coordinates.plain(surrogate.prior)
     generator = torch.Generator().manual_seed(_SEED)
-    xi = prior.sample_standard((N_DRAWS,), generator=generator).to(y)
+    xi = prior.sample_standard((_N_DRAWS,), generator=generator).to(y)
     eta, data = plain.eta_of(xi), surrogate.uncorrected().mean(xi)
     error = data[:_N_TRIED] - surrogate.mean(xi[:_N_TRIED])
     # A map that is off by more than the data vary knows nothing: its correction is dear, but looks.
     if not error.square().mean() < data.var(0).mean():
         data = surrogate.mean(xi)
-    value = objective(surrogate, y[:, None], eta, data)
     # Each draw is the first of its own neighbours.
     near = torch.cdist(xi, xi).topk(1 + _N_NEIGHBOURS, largest=False).indices
-    is_best = (value >= value[:, near].amax(-1)) & torch.isfinite(value)
-    # By value, those that a neighbour beats after all others.
-    order = torch.where(is_best, value, value.clamp(min=-_HUGE) - _HUGE)
-    chosen = eta[order.topk(_N_STARTS).indices]
-    return torch.cat([torch.zeros_like(chosen[:, :1]), chosen], dim=1)
+    chosen = []
+    for part in y.split(max(1, _IN_CACHE // data.numel())):
+        value = objective(surrogate, part[:, None], eta, data)
+        is_best = (value >= value[:, near].amax(-1)) & torch.isfinite(value)
+        # By value, those that a neighbour beats after all others.
+        order = torch.where(is_best, value, value.clamp(min=-_HUGE) - _HUGE)
+        chosen.append(eta[order.topk(N_STARTS).indices])
+    first = eta.new_zeros(len(y), 1, prior.size)
+    return torch.cat([first, torch.cat(chosen)], dim=1)
 
 
 def distinct(

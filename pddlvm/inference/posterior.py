@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from pddlvm.inference.density import Density
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.finite_element_density import FiniteElementPosterior
 from pddlvm.latent.core import LatentModel
+from pddlvm.parameters.priors import Prior
 from pddlvm.sampling.statistics import khat
+from pddlvm.sensors.model_error import Discrepant
 from pddlvm.sensors.observation import Observation
 
-__all__ = ["Posterior", "PosteriorSolution"]
+__all__ = ["Level", "Posterior", "PosteriorError", "PosteriorSolution"]
+
+_N_LEVELS, _LEVEL_SEED = 1000, 5
+"""Draws of z, each with a draw of what is unknown of the noise."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,49 @@ class PosteriorSolution:
 
     mean: Tensor
     std: Tensor
+    samples: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the data say about a level that was not known: a standard deviation.
+
+    Attributes:
+        samples: (n_samples, ...), of as many draws of z.
+    """
+
+    samples: Tensor = field(repr=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (...,)."""
+        return self.samples.mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, (...,)."""
+        return self.samples.std(0)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval, (...,) each."""
+        tail = 0.5 - 0.5 * check_level(level)
+        return self.samples.quantile(tail, dim=0), self.samples.quantile(1 - tail, dim=0)
+
+
+@dataclass(frozen=True)
+class PosteriorError:
+    """What the data say about a model error at the sensors, those that did not measure too.
+
+    Attributes:
+        mean: (..., n).
+        std: (..., n).
+        level: of its standard deviation over all data, where that is unknown.
+        samples: (n_samples, ..., n).
+    """
+
+    mean: Tensor
+    std: Tensor
+    level: Level | None
     samples: Tensor = field(repr=False)
 
 
@@ -135,6 +184,55 @@ class Posterior:
         check_count(0, seed=seed)
         u = self._solutions(self.sample((n_samples,), seed=seed), seed + 1)
         return PosteriorSolution(u.mean(0), u.std(0), u)
+
+    @cached_property
+    def noise_std(self) -> "Level":
+        """What the data say about an unknown level of the noise, with z (`UnknownStd`).
+
+        The level that misfits of the draws show: an error of the forward map is in it.
+
+        Raises:
+            InputError: the level of the noise is known.
+        """
+        found = self._levels.get("noise_std")
+        if found is None:
+            raise InputError(
+                f"the level of the noise is known, {self.observation.noise!r}; give "
+                "pddlvm.UnknownStd(scale, spread, n) as the noise to infer it"
+            )
+        return Level(found)
+
+    @cached_property
+    def model_error(self) -> "PosteriorError":
+        """What the data say about the model error at the sensors (`ModelError`).
+
+        Raises:
+            InputError: the observation has no model error.
+        """
+        noise = self.observation.noise
+        if not isinstance(noise, Discrepant):
+            raise InputError(
+                "the observation has no model error; give one to it: PointObservation(problem, "
+                "points, noise_std, model_error=pddlvm.ModelError(std, length))"
+            )
+        generator = torch.Generator().manual_seed(_LEVEL_SEED)
+        samples, std = noise.draw_error(self._misfits, generator)
+        is_unknown = isinstance(noise.error.std, Prior)
+        level = Level(std.to(self.y)) if is_unknown else None
+        samples = samples.to(self.y)
+        return PosteriorError(samples.mean(0), samples.std(0), level, samples)
+
+    @cached_property
+    def _misfits(self) -> Tensor:
+        """y - h(u(z)) at draws, (n_draws, ..., n), float64 on the CPU."""
+        z = self.sample((_N_LEVELS,), seed=_LEVEL_SEED)
+        return (self.y - self.expected(z)).double().cpu()
+
+    @property
+    def _levels(self) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(_LEVEL_SEED)
+        found = self.observation.noise.draw_levels(self._misfits, generator)
+        return {name: value.to(self.y) for name, value in found.items()}
 
     def check(self, n_solves: int = 64, *, seed: int = 0) -> "Posterior":
         """The same posterior, with k-hat against the finite element likelihood as evidence.

@@ -44,15 +44,16 @@ class PushedGaussian(Density):
         return self._push(torch.randn(size, generator=generator, dtype=torch.float64))
 
     def quantiles(self, levels: Tensor, *, seed: int = 0) -> Tensor:
-        """Those of each parameter at levels (n,), (n, ..., d): z_i increases with eta_i alone."""
+        """Those of each parameter at levels (n,), (n, ..., d): z_i increases with x_i alone."""
         scores = ndtri(levels.double()).reshape(-1, *[1] * self.coordinates.centre.ndim)
         # The tails of a Gaussian have no end, numbers do.
-        return self._of_eta(self.coordinates.centre + scores.clamp(-_FAR, _FAR) * self._spread)
+        return self._of_mixed(self._middle + scores.clamp(-_FAR, _FAR) * self._spread)
 
     def cdf(self, z: Tensor) -> Tensor:
         """Probability of less than each parameter of z, (..., d)."""
-        eta = self.coordinates.eta_of(self.coordinates.prior.standardise(z))
-        return ndtr((eta - self.coordinates.centre) / self._spread)
+        prior = self.coordinates.prior
+        x = prior.mixed(self.coordinates.eta_of(prior.standardise(z)))
+        return ndtr((x - self._middle) / self._spread)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z, (...,), -inf outside the support."""
@@ -69,28 +70,33 @@ class PushedGaussian(Density):
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """By Gauss-Hermite quadrature of each parameter: z_i is a function of eta_i alone."""
-        here = self.coordinates
+        """By Gauss-Hermite quadrature of each parameter: z_i is a function of x_i alone."""
         nodes, weights = (
             torch.from_numpy(a)[:, None, None] for a in np.polynomial.hermite_e.hermegauss(_N_NODES)
         )
-        weights, shape = weights / weights.sum(), here.centre.shape
+        weights, shape = weights / weights.sum(), self._middle.shape
         means, stds, n = [], [], max(1, _MOST // (_N_NODES * shape[-1]))
-        flat = (x.reshape(-1, shape[-1]).split(n) for x in (here.centre, self._spread))
+        flat = (x.reshape(-1, shape[-1]).split(n) for x in (self._middle, self._spread))
         for centre, spread in zip(*flat, strict=True):
-            z = self._of_eta(centre + nodes * spread)
+            z = self._of_mixed(centre + nodes * spread)
             means.append((weights * z).sum(0))
             stds.append((weights * (z - means[-1]).square()).sum(0).sqrt())
         return torch.cat(means).reshape(shape), torch.cat(stds).reshape(shape)
 
     @property
-    def _spread(self) -> Tensor:
-        """Standard deviations of eta, (..., d)."""
-        return self.coordinates.factor.square().sum(-1).sqrt()
+    def _middle(self) -> Tensor:
+        """Means of x = L eta, (..., d): parameters with bounds are not correlated by the prior."""
+        return self.coordinates.prior.mixed(self.coordinates.centre)
 
-    def _of_eta(self, eta: Tensor) -> Tensor:
+    @property
+    def _spread(self) -> Tensor:
+        """Standard deviations of x, (..., d)."""
+        mixing, factor = self.coordinates.prior.mixing, self.coordinates.factor
+        return (factor if mixing is None else mixing @ factor).square().sum(-1).sqrt()
+
+    def _of_mixed(self, x: Tensor) -> Tensor:
         prior = self.coordinates.prior
-        return prior.unstandardise(Coordinates.plain(prior).xi_of(eta))
+        return prior.of_mixed(Coordinates.plain(prior).xi_of(x))
 
 
 _LOG_2PI = 1.8378770664093453

@@ -1,11 +1,16 @@
 """Laplace approximations of any number of data sets: in chunks that fit, side by side."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pddlvm.basics.parallel import Watch, each, nobody
+from pddlvm.basics.parallel import Watch, nobody
+from pddlvm.inference.basins import N_BETWEEN
 from pddlvm.inference.laplace import Laplace, laplace
-from pddlvm.inference.modes import N_DRAWS, starts
+from pddlvm.inference.modes import N_STARTS, starts
+from pddlvm.inference.resumed import Kept, parts_of
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.coordinates import Coordinates
 
@@ -13,22 +18,43 @@ __all__ = ["search"]
 
 _MOST = 2**23
 """Numbers of an array that is held at a time."""
-_PER_DOF = 4
-"""Solutions of a data set that are formed at once."""
 
 
-def search(surrogate: Surrogate, y: Tensor, watch: Watch = nobody) -> Laplace:
+def search(
+    surrogate: Surrogate, y: Tensor, watch: Watch = nobody, kept: Kept | None = None
+) -> Laplace:
     """Laplace approximations of data sets, from several starts each.
 
     Args:
         surrogate: predicts the data.
         y: (batch, n), float64; NaN where nothing was measured.
         watch: told which share is done.
+        kept: where what was found is kept, if anywhere.
     """
-    per_set = N_DRAWS * y.shape[1] + _PER_DOF * surrogate.observation.problem.n_dofs
+    per_value = 1 + surrogate.prior.size + N_BETWEEN
+    per_set = (1 + N_STARTS) * y.shape[1] * per_value + surrogate.observation.problem.n_dofs
     chunks = y.split(max(1, _MOST // per_set))
-    same = (surrogate.prior,)
-    return _joined(each(_of_chunk, surrogate, chunks, what=_in_words, watch=watch, same=same))
+    found = parts_of(
+        (kept, "searches"),
+        _of_chunk,
+        surrogate,
+        chunks,
+        pack=_packed,
+        unpack=partial(_unpacked, surrogate),
+        what=_in_words,
+        watch=watch,
+        same=(surrogate.prior,),
+    )
+    return _joined(found)
+
+
+def _packed(found: Laplace) -> list[Any]:
+    modes, *rest = vars(found).values()
+    return [modes.centre, modes.factor, *rest]
+
+
+def _unpacked(surrogate: Surrogate, centre: Tensor, factor: Tensor, *rest: Any) -> Laplace:
+    return Laplace(Coordinates(surrogate.prior, centre, factor), *rest)
 
 
 def _of_chunk(surrogate: Surrogate, y: Tensor, watch: Watch) -> Laplace:

@@ -14,6 +14,7 @@ learnt functions of space and time for one in strong form.
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
@@ -26,8 +27,11 @@ from torch.distributions import constraints
 
 from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
+from pddlvm.basics.unchanged import Unchanged
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.prediction import Prediction
+from pddlvm.latent.quantity_law import QuantityLaw
+from pddlvm.latent.quantity_laws import QuantityLaws, n_draws_of, solved_draws
 from pddlvm.latent.rows import Rows
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import (
@@ -42,6 +46,7 @@ from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.latent.uncertainty import Uncertainty
 from pddlvm.parameters.identity import is_like
 from pddlvm.sensors.observation import Observation
+from pddlvm.sensors.quantity import Quantity
 
 __all__ = ["LatentModel", "Stage", "supplied"]
 
@@ -267,6 +272,25 @@ class LatentModel(nn.Module, ABC):
                 "physics; make the observation of model.problem"
             )
         return self._surrogate(observation, corrections)
+
+    @cached_property
+    def quantity_law(self) -> QuantityLaws:
+        """Laws of quantities, (quantity, corrections) -> law."""
+        return QuantityLaws(self)
+
+    def solved_draws(self, corrections: int) -> tuple[Tensor, Tensor]:
+        """Draws z (n, d) and solutions u, by which quantities are judged after corrections."""
+        return solved_draws(self.problem, n_draws_of(self.problem))
+
+    def law_of(self, corrections: int) -> Callable[[Quantity], QuantityLaw]:
+        """The same for an answer that is given now, so long as the map is what it is."""
+        same = Unchanged(self.forward_map)
+
+        def law(quantity: Quantity) -> QuantityLaw:
+            same()
+            return self.quantity_law(quantity, corrections)
+
+        return law
 
     def check_known(
         self, z_known: dict[str, Tensor] | None, batch: torch.Size, like: Tensor

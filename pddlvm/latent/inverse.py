@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 from torch.special import ndtr, ndtri
 
 from pddlvm.basics.checks import broadcast_batch, check_level, check_shape
@@ -23,6 +24,8 @@ __all__ = ["Inverse", "known_inverse"]
 _FARTHEST = 9.0
 """Standard deviations beyond which a normal number has no weight in float64."""
 _N_NODES = 6
+_N_PAIRS, _INSIDE = 512, 1e-9
+"""Of even draws; and the ends of their levels."""
 _SURPRISING = 1e-3
 _UNKNOWN = "reject: nothing is known of the errors of this map; train it, or call model.calibrate()"
 
@@ -33,7 +36,8 @@ class Inverse:
 
         xi = m + s T(g),   g ~ N(0, 1) between alpha and beta,   xi(alpha), xi(beta) the bounds
 
-    Only Uniform blocks have bounds. Known parameters have s = 0 and are certain.
+    Only Uniform blocks have bounds. Known parameters have s = 0 and are certain. Moments and
+    quantiles of parameters that the prior correlates, functions of several xi, are those of draws.
 
     Attributes:
         xi_mean, xi_std: m and s, (..., d); m lies in the support.
@@ -84,7 +88,7 @@ class Inverse:
     @property
     def median(self) -> Tensor:
         """Median of each parameter, (..., d)."""
-        return self._quantile(torch.full_like(self.xi_mean, 0.5))
+        return self._marginal(0.5)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval of each parameter, (..., d) each.
@@ -92,8 +96,8 @@ class Inverse:
         Args:
             level: probability with which it holds the parameter, between 0 and 1.
         """
-        tail = torch.full_like(self.xi_mean, 0.5 - 0.5 * check_level(level))
-        return self._quantile(tail), self._quantile(1 - tail)
+        tail = 0.5 - 0.5 * check_level(level)
+        return self._marginal(tail), self._marginal(1 - tail)
 
     def sample(self, shape: int | tuple[int, ...] = (), *, seed: int | None = None) -> Tensor:
         """Parameters, (*shape, ..., d), all in the support of the prior."""
@@ -129,8 +133,34 @@ class Inverse:
             dim=-1,
         )
 
-    def _quantile(self, p: Tensor) -> Tensor:
+    def _marginal(self, p: float) -> Tensor:
         """z below which a parameter lies with probability p, (..., d)."""
+        found = self._quantile(torch.full_like(self.xi_mean, p))
+        if self._is_mixed is None:
+            return found
+        ordered, at = self._draws.sort(dim=0).values, p * len(self._draws) - 0.5
+        left = min(max(int(at), 0), len(ordered) - 2)
+        own = ordered[left].lerp(ordered[left + 1], min(max(at - left, 0.0), 1.0))
+        return torch.where(self._is_mixed, own, found)
+
+    @property
+    def _is_mixed(self) -> Tensor | None:
+        """Which parameters the prior correlates, (d,), where it does."""
+        mixing = self.prior.mixing
+        if mixing is None:
+            return None
+        return (mixing != torch.eye(len(mixing))).any(-1).to(self.xi_mean.device)
+
+    @cached_property
+    def _draws(self) -> Tensor:
+        """Even draws of z, (n, ..., d), each with its mirror image."""
+        half = SobolEngine(self.prior.size, scramble=True, seed=0).draw(_N_PAIRS)
+        levels = torch.cat([half, 1 - half]).to(self.xi_mean.device, torch.float64)
+        levels = levels.reshape(-1, *[1] * (self.xi_mean.ndim - 1), levels.shape[-1])
+        return self._quantile(levels.clamp(_INSIDE, 1 - _INSIDE))
+
+    def _quantile(self, p: Tensor) -> Tensor:
+        """z of xi that each lie below with probability p, (..., d)."""
         alpha, beta = self._limits
         return self._z_of((ndtri(ndtr(alpha) + p * self._mass)).clamp(alpha, beta))
 
@@ -175,11 +205,16 @@ class Inverse:
             second = second + (mass * z.square()).sum(0)
         mean = first / total
         variance = (second / total - mean.square()).clamp(min=0)
-        certain = self.xi_std == 0
-        return (
-            (centre + torch.where(certain, 0.0, mean)).to(self.xi_mean),
-            torch.where(certain, 0.0, variance.sqrt()).to(self.xi_mean),
-        )
+        certain, is_mixed = self.xi_std == 0, self._is_mixed
+        mean = centre + torch.where(certain, 0.0, mean)
+        std = torch.where(certain, 0.0, variance.sqrt())
+        if is_mixed is not None:
+            z = self._draws.double()
+            mean, std = (
+                torch.where(is_mixed, own, found)
+                for own, found in ((z.mean(0), mean), (z.std(0, correction=0), std))
+            )
+        return mean.to(self.xi_mean), std.to(self.xi_mean)
 
 
 def known_inverse(

@@ -16,6 +16,8 @@ from pddlvm.sensors.observation import LinearObservation, Observation
 __all__ = ["ModelSurrogate", "Surrogate"]
 
 _N_DRAWS = 128
+_MOST = 2**19
+"""Values of solutions that are formed at once."""
 
 
 class Surrogate(ABC):
@@ -88,6 +90,13 @@ class ModelSurrogate(Surrogate):
 
     def raw_error(self, xi: Tensor) -> LowRank:
         """The same, whether finite or not."""
+        n = 1
+        if isinstance(self.observation, LinearObservation):
+            n = max(1, _MOST // self.observation.problem.n_dofs)
+        # Else one by one: the draws are then the same whatever stands beside.
+        return LowRank.joined([self._error(part) for part in xi.split(n)])
+
+    def _error(self, xi: Tensor) -> LowRank:
         forward = self.forward(self.prior.unstandardise(xi))
         if isinstance(self.observation, LinearObservation):
             return forward.error_of(self.observation.matrix)

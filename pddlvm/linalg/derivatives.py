@@ -6,11 +6,38 @@ so that the d columns of J cost d passes, whatever the number of its rows is.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["linearise", "linearise_at_once", "root"]
+from pddlvm.basics.errors import InputError
+
+__all__ = ["linearise", "linearise_at_once", "only_once", "root"]
+
+
+class _Once(torch.autograd.Function):
+    """The identity, whose derivative has none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Only with create_graph: what was held would have no derivative, and nobody told.
+        if torch.is_grad_enabled():
+            raise InputError(
+                "solutions and corrected answers have first derivatives only, and create_graph "
+                "asks for more; those of model.forward(z), corrections=0, have all"
+            )
+        return gradients[0]
+
+
+def only_once(x: Tensor) -> Tensor:
+    """The same values; a derivative of their derivative is refused."""
+    found: Tensor = _Once.apply(x)
+    return found
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,12 @@ class LowRank:
         """F F^T, (batch, n, k)."""
         return cls(factor, sp.csr_matrix((factor.shape[1], 0)), factor.new_zeros(len(factor), 0))
 
+    @classmethod
+    def joined(cls, parts: list["LowRank"]) -> "LowRank":
+        """Parts of a batch, one after the other, of the same H."""
+        factors, variances = zip(*((p.factor, p.variances) for p in parts), strict=True)
+        return cls(torch.cat(factors), parts[0].rows, torch.cat(variances))
+
     def at(self, index: Tensor) -> "LowRank":
         """Those of some of the batch."""
         return LowRank(self.factor[index], self.rows, self.variances[index])

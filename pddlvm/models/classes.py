@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import check_kind, check_path
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.files import decoding, read_content
 from pddlvm.basics.grad_mode import out_of_inference, with_gradients
 from pddlvm.basics.random import seeded
@@ -30,6 +31,7 @@ from pddlvm.galerkin.covariances import Covariance
 from pddlvm.galerkin.model import GalerkinMaps, Objective
 from pddlvm.galerkin.surrogate import GalerkinSurrogate
 from pddlvm.latent.core import Stage, supplied
+from pddlvm.latent.quantity_laws import solved_draws
 from pddlvm.latent.saved import restore_state, with_saved_fields
 from pddlvm.models.inferring import InferringModel
 from pddlvm.parameters.problem import ParametricProblem
@@ -55,6 +57,9 @@ __all__ = [
     "TrajectoryModel",
     "load",
 ]
+
+_N_SOLVED = 128
+"""Reference solutions for quantities in strong form, of a fraction of a second each."""
 
 
 class LatentVariableModel(InferringModel):
@@ -292,6 +297,15 @@ class CollocationModel(CollocationMaps, LatentVariableModel):
     def mean_and_std(self, z: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         found = self.forward(z, extrapolate=True)
         return found.mean, found.std
+
+    def solved_draws(self, corrections: int) -> tuple[Tensor, Tensor]:  # noqa: D102
+        if corrections:
+            raise InputError(
+                "error bars of quantities in strong form are those of corrections=0: what a "
+                "correction leaves is the error of the nodes, which reference solutions have too; "
+                "take .mean, or the .std of the solution"
+            )
+        return solved_draws(self.problem, _N_SOLVED)
 
     def _surrogate(self, observation: Observation, corrections: int) -> CollocationSurrogate:
         return CollocationSurrogate(self, observation)

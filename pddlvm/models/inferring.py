@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pddlvm.amortized.amortized import Amortized
+from pddlvm.amortized.amortized import NO_GAPS, Amortized
 from pddlvm.amortized.families import Family
-from pddlvm.amortized.kept import ANYTHING, KeptDensity, checksum
+from pddlvm.amortized.kept import ANYTHING, KeptDensity
 from pddlvm.amortized.stored import load_amortized
 from pddlvm.amortized.train import amortize
 from pddlvm.basics.by_object import ByObject
 from pddlvm.basics.checks import check_kind
+from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import with_gradients
 from pddlvm.inference.assimilation import Stream, assimilate
 from pddlvm.inference.density import Density
@@ -23,9 +25,11 @@ from pddlvm.inference.whole_field import inverse_of_noisy
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.inverse import Inverse
 from pddlvm.latent.saved import save
+from pddlvm.latent.signature import checksum
 from pddlvm.results.vtu import write_pvd, write_vtu
 from pddlvm.results.xdmf import write_xdmf
 from pddlvm.sensors.observation import Observation, PointObservation
+from pddlvm.training.checkpoints import Checkpoints
 from pddlvm.training.fit import Budget
 
 __all__ = ["InferringModel"]
@@ -45,6 +49,8 @@ class InferringModel(LatentModel):
         n_chains: int = 4,
         seed: int = 0,
         progress: bool = False,
+        checkpoints: Checkpoints | None = None,
+        resume: bool = False,
     ) -> Posterior:
         """Posterior of the parameters from noisy, partial data.
 
@@ -62,13 +68,18 @@ class InferringModel(LatentModel):
             n_chains: Markov chains of "nuts" and "exact".
             seed: of everything random.
             progress: show a progress bar, as `train` does; of "exact" by data sets.
+            checkpoints: where to keep what was found, every so many seconds: data sets, of
+                "laplace" chunks of them, and the solves of chains of "exact". All files stay.
+            resume: go on with the job in the folder of `checkpoints`, if there is one.
 
         Returns:
             `.mean`, `.std`, `.sample`, `.quantiles`, `.log_prob`, `.solution()`, `.diagnostics`,
             `.check()`, `.to_arviz()`.
 
         Raises:
-            InputError: data of the wrong length, an observation of another problem, no such method.
+            InputError: data of the wrong length, an observation of another problem, no such method;
+                checkpoints of another job, or of one that `resume` does not go on with.
+            RunFileError: the folder of the checkpoints is in use, or cannot be written to.
             ConvergenceError: predictions are not finite where the data lead, or nowhere.
         """
         return infer(
@@ -81,6 +92,8 @@ class InferringModel(LatentModel):
             n_chains=n_chains,
             seed=seed,
             progress=progress,
+            checkpoints=checkpoints,
+            resume=resume,
         )
 
     @with_gradients
@@ -105,6 +118,9 @@ class InferringModel(LatentModel):
         return assimilate(self, stream, observation, self._by_network)
 
     def _by_network(self, observation: Observation, y: Tensor) -> Density:
+        kept = self.amortized.get(observation)
+        if torch.isnan(y).any() and not (kept and kept.density.context.gaps):
+            raise InputError(NO_GAPS)
         return self.amortize(observation).resampled(y)
 
     @with_gradients
@@ -116,6 +132,7 @@ class InferringModel(LatentModel):
         max_seconds: float | None = None,
         max_steps: int | None = None,
         seed: int = 0,
+        gaps: float = 0.0,
     ) -> Amortized:
         """Train a density of z given data of these sensors, without solving the PDE.
 
@@ -128,18 +145,20 @@ class InferringModel(LatentModel):
             max_seconds: wall-clock limit of the training, a minute where no limit is given.
             max_steps: limit on all optimiser steps, at least one a part; alone it is repeatable.
             seed: of the weights and draws.
+            gaps: largest share of the values that will be missing (NaN), in [0, 1): for data with
+                gaps, or of a number of sensors that changes. It is trained on random gaps up to it.
 
         Raises:
             InputError, ConvergenceError, NonFiniteError: an observation of another problem, a limit
-                of nothing; predictions, or the training, are not finite.
+                of nothing, a share out of range; predictions, or the training, are not finite.
         """
         check_kind(Observation, observation=observation)
         check_kind(Callable | None, family=family)  # type: ignore[arg-type]
         budget = Budget.of(max_seconds, max_steps, default=60.0)
-        asked, weights = (max_seconds, max_steps, seed), checksum(self)
+        asked, weights = (max_seconds, max_steps, seed, gaps), checksum(self)
         kept = self.amortized.get(observation)
         if family is not None or kept is None or not kept.serves(weights, asked):
-            density = amortize(self, observation, family, budget, seed)
+            density = amortize(self, observation, family, budget, seed, gaps)
             kept = self.amortized[observation] = KeptDensity(density, weights, asked)
         return kept.density
 

@@ -1,4 +1,4 @@
-"""Parameter fields kappa(x; z) = link(shift + sum_i z_i psi_i(x)) on any mesh.
+"""Parameter fields kappa(x; z) = link(shift + sum_i c_i(z) psi_i(x)) on any mesh, c = z as a rule.
 
 A field owns its block of z and that block's prior. `shapes(points)` are the functions psi_i at
 given points; what they are computed from is the field's `state`, which travels with a saved model,
@@ -14,12 +14,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import jacrev, vmap
 
 from pddlvm.basics.checks import check_count, check_kind, check_real
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.owned import own_fields
 from pddlvm.fem import Points, Space
 from pddlvm.links import identity
+from pddlvm.parameters.distributions import prior_of
 from pddlvm.parameters.priors import Normal, Prior
 
 __all__ = ["Chebyshev", "Constant", "Field", "FieldAtPoints", "Fields", "Piecewise"]
@@ -30,16 +32,25 @@ _STANDARD_NORMAL = Normal()
 
 
 class FieldAtPoints(nn.Module):
-    """A field at fixed points: z (..., size) -> values (..., n_points)."""
+    """A field at fixed points: z (..., size) -> values (..., n_points).
+
+    Args:
+        shapes: psi_i there, (n_points, n_shapes).
+        shift, link: see `Field`.
+        coefficients: of psi_i, (..., size) -> (..., n_shapes).
+    """
 
     shapes: Tensor
 
-    def __init__(self, shapes: Tensor, shift: float, link: Link) -> None:
+    def __init__(
+        self, shapes: Tensor, shift: float, link: Link, coefficients: Link = identity
+    ) -> None:
         super().__init__()
         # In memory of torch's own, as in `TermEvaluator`.
         self.register_buffer("shapes", shapes.clone())
         self.shift = shift
         self.link = link
+        self.coefficients = coefficients
 
     def forward(self, z: Tensor) -> Tensor:
         """Values of the field, (..., n_points)."""
@@ -47,7 +58,15 @@ class FieldAtPoints(nn.Module):
 
     def latent(self, z: Tensor) -> Tensor:
         """What the link is applied to, (..., n_points)."""
-        return self.shift + z @ self.shapes.T
+        return self.shift + self.coefficients(z) @ self.shapes.T
+
+    def latent_slopes(self, z: Tensor) -> Tensor:
+        """Its derivatives by z (batch, size), (batch, n_points, size) or a batch of one for all."""
+        if self.coefficients is identity:
+            return self.shapes[None]
+        with torch.enable_grad():
+            found: Tensor = vmap(jacrev(self.coefficients))(z.detach())
+        return self.shapes @ found.detach()
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,8 @@ class Field(ABC):
     """Base of all fields.
 
     Attributes:
-        prior: distribution of each of its parameters.
+        prior: distribution of each of its parameters, or of all together; one of
+            `torch.distributions` becomes a `Distribution`.
         link: elementwise function from the latent field to the coefficient.
         shift: constant added to the latent field.
     """
@@ -66,15 +86,31 @@ class Field(ABC):
 
     def __post_init__(self) -> None:
         own_fields(self)
+        object.__setattr__(self, "prior", prior_of(self.prior))
 
     @property
     @abstractmethod
     def size(self) -> int:
         """Number of parameters."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its parameters are called behind its own name; () where by their numbers."""
+        return ()
+
     @abstractmethod
     def shapes(self, points: Points) -> Tensor:
-        """psi_i at the points, (n_points, size), float64."""
+        """psi_i at the points, (n_points, n_shapes), float64."""
+
+    @property
+    def coefficients(self) -> Link:
+        """What the psi are multiplied by, z (..., size) -> (..., n_shapes); z itself as a rule."""
+        return identity
+
+    @property
+    def n_shapes(self) -> int:
+        """Number of psi."""
+        return self.size
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -103,7 +139,8 @@ class Field(ABC):
 
     def at(self, points: Points, dtype: torch.dtype = torch.float64) -> FieldAtPoints:
         """The field at fixed points, ready to be evaluated for any batch of z."""
-        return FieldAtPoints(self.shapes(points).to(dtype), self.shift, self.link)
+        shapes = self.shapes(points).to(dtype)
+        return FieldAtPoints(shapes, self.shift, self.link, self.coefficients)
 
 
 Fields = Mapping[str, Field | float]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributions
 
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.explained import explained
 from pddlvm.basics.owned import owned
 from pddlvm.parameters.fields import Field
-from pddlvm.parameters.priors import LogNormal, Normal, Prior, Uniform
+from pddlvm.parameters.priors import Prior
 
 __all__ = ["given_fields"]
 
@@ -50,10 +50,10 @@ def _given(name: Any, value: Any, taken: Mapping[str, str]) -> Field | float:
             f"a field cannot be named {name!r}: that is the name of {taken[name]}; take another"
         )
     if isinstance(value, Field):
-        _check_prior(name, value.prior)
+        _check_prior(name, value)
         _check_link(name, value)
         return value
-    if isinstance(value, Prior):
+    if isinstance(value, Prior | distributions.Distribution):
         raise ProblemError(
             f"field {name!r} is a prior alone; make it a field, Constant({value!r}) for one"
         )
@@ -74,15 +74,18 @@ def _number(name: str, value: Any) -> float:
     return float(number)
 
 
-def _check_prior(name: str, prior: Any) -> None:
-    if isinstance(prior, Prior):
-        return
-    kind = type(prior).__name__
-    ours = kind if kind in {p.__name__ for p in (Normal, Uniform, LogNormal)} else "Normal"
-    raise ProblemError(
-        f"the prior of field {name!r} must be one of pddlvm, as pddlvm.{ours}(...), or of a "
-        f"subclass of pddlvm.Prior, got {_kind(prior)}"
-    )
+def _check_prior(name: str, field: Field) -> None:
+    prior, size = field.prior, field.size
+    if not isinstance(prior, Prior):
+        raise ProblemError(
+            f"the prior of field {name!r} must be one of pddlvm, as pddlvm.Normal(...), one of "
+            f"torch.distributions, or of a subclass of pddlvm.Prior, got {_kind(prior)}"
+        )
+    if prior.size not in (None, size):
+        raise ProblemError(
+            f"the prior of field {name!r} is that of {prior.size} numbers together, and the field "
+            f"has {size}: {prior!r}"
+        )
 
 
 def _check_link(name: str, field: Field) -> None:

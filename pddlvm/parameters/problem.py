@@ -16,14 +16,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pddlvm.basics.by_object import ByObject
-from pddlvm.basics.checks import check_finite, check_no_gradient, check_vectors, numbers_of
+from pddlvm.basics.checks import (
+    check_backward,
+    check_finite,
+    check_vectors,
+    is_recorded,
+    numbers_of,
+)
 from pddlvm.basics.errors import InputError, ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.parallel import Watch, each
-from pddlvm.fem.where import Patch
+from pddlvm.fem.where import Patch, Where
 from pddlvm.parameters.fields import Field, Fields
 from pddlvm.parameters.given import given_fields
-from pddlvm.parameters.sensitivities import Sensitivities
+from pddlvm.parameters.sensitivities import Sensitivities, recorded_solve
 from pddlvm.parameters.space import Block, ParameterSpace
 
 __all__ = ["ParametricProblem", "check_problem"]
@@ -43,7 +49,7 @@ class ParametricProblem(ABC):
         self.fields = given_fields(fields, taken)
         self.random_fields = {k: f for k, f in self.fields.items() if isinstance(f, Field)}
         self.prior = ParameterSpace(
-            {k: Block(f.size, f.prior) for k, f in self.random_fields.items()}
+            {k: Block(f.size, f.prior, f.names) for k, f in self.random_fields.items()}
         )
 
     @property
@@ -136,16 +142,23 @@ class ParametricProblem(ABC):
     def solve(self, z: Tensor) -> Tensor:
         """Reference solutions, (..., d) -> (..., *solution_shape), float64 on the CPU.
 
-        Side by side on the workers of `joblib.parallel_config`, with the same numbers.
+        Side by side on the workers of `joblib.parallel_config`, with the same numbers. Where z
+        requires a gradient, of finite elements, they are solved here with their factors kept: a
+        gradient is an adjoint solution each, backwards, and once.
 
         Raises:
-            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient.
+            InputError, SupportError: z is no parameter vector of the prior, or is inside of a
+                torch.func transform.
             ConvergenceError: Newton's iteration failed; the message names the sample.
             ProblemError: loads do not balance, and a mean value is constrained.
             WorkerError: a worker process died.
         """
-        z = self.prior.check(check_no_gradient(z, "z"))
-        flat = z.detach().to("cpu", torch.float64).reshape(-1, self.n_parameters)
+        z = self.prior.check(check_backward(z, "z"))
+        flat = z.to("cpu", torch.float64).reshape(-1, self.n_parameters)
+        if is_recorded(z):
+            u = recorded_solve(self.sensitivities(), flat)
+            return u.reshape(*z.shape[:-1], *self.solution_shape)
+        flat = flat.detach()
         starts = range(0, len(flat), self._at_once)
         parts = [(first, flat[first : first + self._at_once]) for first in starts]
         shape = self.solution_shape
@@ -153,14 +166,15 @@ class ParametricProblem(ABC):
         return u.reshape(*z.shape[:-1], *shape)
 
     def sensitivities(self) -> Sensitivities:
-        """Reference solutions with their derivatives by z, for the finite element likelihood.
+        """Reference solutions with their derivatives by z.
 
         Raises:
             ProblemError: the problem is not one of finite elements.
         """
         raise ProblemError(
-            f"problem {self.name!r} is in strong form and has no finite element likelihood, with "
-            "which method 'exact' and Posterior.check() compare; use method 'nuts'"
+            f"problem {self.name!r} is in strong form: its reference solutions have no derivatives "
+            "by z, and it has no finite element likelihood, with which method 'exact' and "
+            "Posterior.check() compare; use method 'nuts', or the gradient of model.forward(z)"
         )
 
     @out_of_inference
@@ -229,8 +243,10 @@ class ParametricProblem(ABC):
             "the nodes of the grid, by LinearObservation"
         )
 
-    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:
-        """Matrix from u, or one of its fields, to its means over patches.
+    def averages(
+        self, patches: Sequence[Patch], field: str = "u", is_mean: bool = True
+    ) -> sp.csr_matrix:
+        """Matrix from u, or one of its fields, to its means or integrals over patches.
 
         It is (n_patches * n_components, n_dofs).
 
@@ -240,6 +256,29 @@ class ParametricProblem(ABC):
         raise InputError(
             "average_matrix needs Lagrange elements; in strong form give the weights of your mean "
             "to LinearObservation"
+        )
+
+    def forces(self, u: Tensor, z: Tensor) -> Tensor:
+        """r(u, z) on all degrees of freedom, (batch, n_dofs): where u is held, what holds it.
+
+        Raises:
+            InputError: the problem is not a steady one of finite elements.
+        """
+        raise self._without_forces
+
+    def held_on(self, where: Where, field: str = "u") -> sp.csr_matrix:
+        """Rows that add what holds each component of a field on a boundary, (n_components, n_dofs).
+
+        Raises:
+            InputError: nothing holds it there; or as `forces`.
+        """
+        raise self._without_forces
+
+    @property
+    def _without_forces(self) -> InputError:
+        return InputError(
+            f"fluxes through boundaries and compliances are of steady finite element problems, and "
+            f"problem {self.name!r} is none; give a function of u, or rows of your own, to Quantity"
         )
 
     def seen_at(self, matrix: sp.csr_matrix, times: "ArrayLike | Tensor | None") -> sp.csr_matrix:

@@ -9,10 +9,14 @@ with u held except for its boundary values u_D.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["Sensitivities"]
+from pddlvm.linalg.derivatives import only_once
+
+__all__ = ["Sensitivities", "recorded_solve"]
 
 
 class Sensitivities(ABC):
@@ -43,3 +47,21 @@ class Sensitivities(ABC):
         Raises:
             ConvergenceError: there is no solution at z.
         """
+
+
+class _Solve(torch.autograd.Function):
+    """z (batch, d) -> u(z), whose gradient is an adjoint solution of each sample."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, solutions: Sensitivities) -> Tensor:
+        u, ctx.pull_back = solutions.adjoint(z.detach())
+        return u
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        return ctx.pull_back(slopes[0]), None
+
+
+def recorded_solve(solutions: Sensitivities, z: Tensor) -> Tensor:
+    """Solutions with a graph, (batch, d) -> (batch, ...); backwards, and once."""
+    return only_once(_Solve.apply(z, solutions))

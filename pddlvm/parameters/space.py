@@ -1,8 +1,11 @@
-"""The parameter space: named blocks of z, each with its prior."""
+"""The parameter space: named blocks of z, each with its prior.
 
-from collections.abc import Mapping, Sequence
+z_i = T_i(x_i),   x = L xi,     L = 1 but for blocks of correlated parameters
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from numpy.typing import ArrayLike
@@ -25,10 +28,11 @@ __all__ = ["Block", "ParameterSpace"]
 
 @dataclass(frozen=True)
 class Block:
-    """`size` parameters with the same prior."""
+    """`size` parameters with a prior; `names` of them where these are not their numbers."""
 
     size: int
     prior: Prior
+    names: tuple[str, ...] = ()
 
 
 class ParameterSpace:
@@ -56,12 +60,17 @@ class ParameterSpace:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name per parameter: `block`, or `block[i]` in a block of several."""
-        return tuple(
-            name if block.size == 1 else f"{name}[{i}]"
-            for name, block in self.blocks.items()
-            for i in range(block.size)
-        )
+        """One name per parameter: `block`, or `block[i]` in a block of several.
+
+        A block may have names of its own: `block.length`.
+        """
+        found: list[str] = []
+        for name, block in self.blocks.items():
+            if block.names:
+                found += [name + own for own in block.names]
+            else:
+                found += [name] if block.size == 1 else [f"{name}[{i}]" for i in range(block.size)]
+        return tuple(found)
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
         """Name -> its part of z, (..., block size)."""
@@ -102,6 +111,13 @@ class ParameterSpace:
             dim=-1,
         )
 
+    def from_normal(self, eta: Tensor) -> Tensor:
+        """Standard coordinates xi of independent standard normal numbers eta, (..., d)."""
+        parts = self._parts(eta, "eta")
+        return torch.cat(
+            [block.prior.from_normal(parts[name]) for name, block in self.blocks.items()], dim=-1
+        )
+
     def standard_log_prob(self, xi: Tensor) -> Tensor:
         """Log density of the standard coordinates xi, (...,)."""
         parts = self._parts(xi, "xi")
@@ -135,26 +151,53 @@ class ParameterSpace:
             [block.prior.unstandardise(parts[name]) for name, block in self.blocks.items()], dim=-1
         )
 
-    def with_slope(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        """`unstandardise` and its derivatives, each number's by its own coordinate, (..., d)."""
+    @cached_property
+    def mixing(self) -> Tensor | None:
+        """L, (d, d), float64; None where it is the identity."""
+        if all(b.prior.mixing is None for b in self.blocks.values()):
+            return None
+        one = partial(torch.eye, dtype=torch.float64)
+        own = [one(b.size) if (m := b.prior.mixing) is None else m for b in self.blocks.values()]
+        return torch.block_diag(*own)
+
+    def mixed(self, xi: Tensor) -> Tensor:
+        """x = L xi, (..., d)."""
+        return xi if self.mixing is None else xi @ self.mixing.to(xi).T
+
+    def of_mixed(self, x: Tensor) -> Tensor:
+        """z of x, (..., d), each of its own x alone."""
+        parts = self._parts(x, "x")
+        return torch.cat([b.prior.of_mixed(parts[k]) for k, b in self.blocks.items()], dim=-1)
+
+    def with_slope(self, xi: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """`unstandardise` of xi (batch, d), and a map of derivatives by z to those by xi.
+
+        It takes and gives (batch, n, d).
+        """
         with torch.enable_grad():
-            at = xi.detach().requires_grad_()
-            z = self.unstandardise(at)
+            at = self.mixed(xi).detach().requires_grad_()
+            z = self.of_mixed(at)
             (slope,) = torch.autograd.grad(z.sum(), at)
-        return z.detach(), slope
+
+        def by_xi(by_z: Tensor) -> Tensor:
+            by_x = by_z * slope[:, None]
+            return by_x if self.mixing is None else by_x @ self.mixing.to(by_x)
+
+        return z.detach(), by_xi
 
     @cached_property
     def units(self) -> tuple[Tensor, Tensor]:
         """The middle of the prior of z, and about its standard deviation, (d,) each."""
         one = torch.ones(self.size, dtype=torch.float64)
-        low, high = self.unstandardise(-one), self.unstandardise(one)
-        return self.unstandardise(0 * one), 0.5 * (high - low)
+        one = one if self.mixing is None else self.mixing.norm(dim=-1)
+        low, high = self.of_mixed(-one), self.of_mixed(one)
+        return self.of_mixed(0 * one), 0.5 * (high - low)
 
     def standard_bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest xi in the support, (d,) each, on the dtype and device of `like`."""
         key = (like.dtype, like.device)
         if key not in self._bounds:
-            bounds = [b.prior.standard_bounds for b in self.blocks.values() for _ in range(b.size)]
+            bounds = [each for b in self.blocks.values() for each in b.prior.bounds(b.size)]
             low, high = torch.tensor(bounds, dtype=like.dtype, device=like.device).unbind(-1)
             self._bounds[key] = (low, high)
         return self._bounds[key]

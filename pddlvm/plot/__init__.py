@@ -9,6 +9,7 @@ Colour maps are perceptually uniform and readable for the colour-blind.
 from pddlvm.plot.fields import calibration, elbo, field, inverse_figure
 from pddlvm.plot.forward import forward_figure
 from pddlvm.plot.grids import space_time
+from pddlvm.plot.placement import sensors
 from pddlvm.plot.posteriors import corner, expected_coverage, inference_figure, marginals, ranks
 from pddlvm.plot.series import animate, filmstrip, series
 
@@ -25,6 +26,7 @@ __all__ = [
     "inverse_figure",
     "marginals",
     "ranks",
+    "sensors",
     "series",
     "space_time",
 ]

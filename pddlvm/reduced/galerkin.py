@@ -50,7 +50,7 @@ class Galerkin:
 
     def lift(self, z: Tensor) -> Tensor:
         """L a(z), (batch, n_dofs)."""
-        values = self.operators.lift(z)[:, self._fixed]
+        values = self.operators.boundary_values(z)
         b = (values - self._lifts[self._fixed, 0]) @ self._phi
         return torch.cat([torch.ones(len(z), 1, dtype=z.dtype), b], dim=1) @ self._lifts.T
 

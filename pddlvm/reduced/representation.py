@@ -14,12 +14,14 @@ from it to u is in the dtype that is asked for.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pddlvm.basics.errors import InputError
 from pddlvm.linalg.derivatives import root
+from pddlvm.linalg.low_rank import columns_of
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
@@ -117,23 +119,23 @@ class Representation(nn.Module):
         """b(z), (batch, rank)."""
         if self.n_lifts == 1:
             return self.phi.new_zeros(len(z), 0)
-        return self.boundary_coordinates_of(self._lift(z))
+        return self._coordinates_of_values(self.boundary_values(z))
 
     def boundary_values(self, z: Tensor) -> Tensor:
         """Those of z, float64, (batch, n_fixed)."""
-        return self._lift(z)[:, self.fixed.to(z.device)]
-
-    def _lift(self, z: Tensor) -> Tensor:
         z = z.double()
-        return self.problem.discretisation(z.dtype, z.device).lift(z)
+        return self.problem.discretisation(z.dtype, z.device).boundary_values(z)
 
     def boundary_coordinates_of(self, u: Tensor) -> Tensor:
         """b of a solution, read from its boundary values, (batch, rank)."""
-        return self._boundary_values(u) @ self.phi
+        return self._coordinates_of_values(u[..., self.fixed])
+
+    def _coordinates_of_values(self, values: Tensor) -> Tensor:
+        return self._relative_values(values) @ self.phi
 
     def boundary_misfit(self, u: Tensor) -> Tensor:
         """Boundary values of u less those of its b, (batch, n_fixed): zero for a solution."""
-        values = self._boundary_values(u)
+        values = self._relative_values(u[..., self.fixed])
         return self.units.u * (values - (values @ self.phi) @ self.phi.T)
 
     def check_boundary(self, u: Tensor) -> None:
@@ -147,10 +149,10 @@ class Representation(nn.Module):
                 "solutions, boundary included, or the noise_std of their values"
             )
 
-    def _boundary_values(self, u: Tensor) -> Tensor:
-        """Boundary values of u less their mean, relative to U, (batch, n_fixed)."""
+    def _relative_values(self, values: Tensor) -> Tensor:
+        """Boundary values (batch, n_fixed) less their mean, relative to U."""
         own = self.rows[self.n_modes, self.fixed]
-        return self._relative(u[..., self.fixed], self.offset[self.fixed]) - own
+        return self._relative(values, self.offset[self.fixed]) - own
 
     def _relative(self, u: Tensor, offset: Tensor) -> Tensor:
         """(u - offset) / U in the dtype of c."""
@@ -159,6 +161,16 @@ class Representation(nn.Module):
     def augment(self, c: Tensor, b: Tensor) -> Tensor:
         """(c, 1, b): what multiplies the columns of (V, L)."""
         return torch.cat([c, torch.ones_like(c[..., :1]), b], dim=-1)
+
+    def seen(self, rows: sp.csr_matrix) -> tuple[Tensor, Tensor]:
+        """What sensors H (n, n_dofs) see of (V, L) / U and of the mean boundary values, float64.
+
+        (n, n_columns) and (n,); nothing is read but the columns of H that are not zero.
+        """
+        few, touched = columns_of(rows)
+        columns = self.rows[:, touched.to(self.rows.device)].double().cpu().numpy()
+        offset = self.offset[touched.to(self.offset.device)].cpu().numpy()
+        return torch.from_numpy(few @ columns.T), torch.from_numpy(few @ offset)
 
     def expand(self, c: Tensor, z: Tensor) -> Tensor:
         """u = V c + L a(z), (batch, n_dofs), float64."""

@@ -71,10 +71,11 @@ def export_maps(model: LatentModel, folder: Path, format: Format) -> Exported:
         format: "onnx" (.onnx, needs the extra `export`), or "torch" (.pt2, for torch.export.load).
 
     Raises:
-        InputError: no such format or folder, a model of trajectories, missing packages, operations
-            that the format does not have, or a file that differs from the model by more than 1e-4,
-            or than four times the model's own rounding where that is more (and by more than 1e-2
-            in any case). No file is written then.
+        InputError: no such format or folder, a model of trajectories, a prior by quantiles of SciPy
+            (`Distribution`), missing packages, operations that the format does not have, or a file
+            that differs from the model by more than 1e-4, or than four times the model's own
+            rounding where that is more (and by more than 1e-2 in any case). No file is written
+            then.
     """
     check_kind(LatentModel, model=model)
     folder = check_path(folder)
@@ -82,6 +83,12 @@ def export_maps(model: LatentModel, folder: Path, format: Format) -> Exported:
         raise InputError(f"format must be one of {', '.join(_SUFFIXES)}, got {format!r}")
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r}; create it first")
+    for name, block in model.problem.prior.blocks.items():
+        if not block.prior.is_torch:
+            raise InputError(
+                f"the prior of {name!r}, {block.prior!r}, has quantiles by SciPy, which exported "
+                "maps cannot hold; Normal, LogNormal, Uniform and correlated normals they can"
+            )
     if format == "onnx":
         _packages()
     device = model.sigma_residual.device

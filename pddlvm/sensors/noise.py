@@ -3,6 +3,7 @@
     Gaussian        e ~ N(0, C),   C = std^2 I, diag(std^2) or full
     StudentT        e_i ~ std t_df: heavy tails, for outliers
     UnknownStd      e ~ N(0, s^2 I),   log s ~ N(log scale, spread^2), s integrated out
+    ModelError      a Gaussian field beside the noise, in `pddlvm.sensors.model_error`
 
 Values that are missing (NaN) are left out: the density is that of the others. Where values are
 independent nothing is of size n x n, unless `covariance()` is asked for.
@@ -72,6 +73,10 @@ class Noise(ABC):
             error: covariance of an independent Gaussian error, of a batch. Noise that is not
                 Gaussian takes it as an increase of its scale.
         """
+
+    def draw_levels(self, misfit: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draws of unknown levels given misfits (..., n), (...,) each, by their names."""
+        return {}
 
     @abstractmethod
     def square(self, misfit: Tensor) -> Tensor:
@@ -289,6 +294,15 @@ class UnknownStd(Noise):
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         return torch.logsumexp(self._joint(misfit)[1], dim=-1).to(misfit)
+
+    def draw_levels(  # noqa: D102
+        self, misfit: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        log_s, density = self._joint(misfit.detach().cpu())
+        weights = density.softmax(-1)
+        rows = weights.reshape(-1, weights.shape[-1]).multinomial(1, generator=generator)
+        found = log_s.reshape(-1, log_s.shape[-1]).gather(-1, rows)
+        return {"noise_std": found.exp().reshape(misfit.shape[:-1])}
 
     def _joint(self, misfit: Tensor) -> tuple[Tensor, Tensor]:
         """Points log s and log p(misfit, log s) with the weight of each, (..., n_points), float64.

@@ -33,6 +33,7 @@ from pddlvm.basics.random import generator_of
 from pddlvm.fem.where import Patch
 from pddlvm.linalg.operators import SparseOperator
 from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.sensors.model_error import ModelError
 from pddlvm.sensors.noise import Gaussian, Noise, check_sensors
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "PointObservation",
     "average_matrix",
     "gradient_matrix",
+    "integral_matrix",
     "mask_matrix",
     "rows_of",
 ]
@@ -203,6 +205,7 @@ class PointObservation(LinearObservation):
         field: of a solution that has several (`fem.MixedSpace`), the one that is seen.
         times: of a problem in time, when: (n_times,), by default at all steps; between these u is
             linear in time. The data are n_points n_times, all points of a time after each other.
+        model_error: what the model lacks, a field that is added to the data beside the noise.
 
     Attributes:
         times: of the data, (n_times,), of a problem in time; else None.
@@ -221,13 +224,24 @@ class PointObservation(LinearObservation):
         field: str = "u",
         *,
         times: "ArrayLike | Tensor | None" = None,
+        model_error: ModelError | None = None,
     ) -> None:
         check_kind(ParametricProblem, problem=problem)
+        check_kind(ModelError | None, model_error=model_error)
         self.points = problem.as_points(points).copy()
         # Before the search for their cells.
         check_sensors(len(self.points))
         matrix = problem.seen_at(problem.evaluation(self.points, field), times)
         self.times = problem.times_seen(times)
+        if model_error is not None:
+            if self.times is not None:
+                raise InputError(
+                    "a model error is a field in space, and these sensors measure at several "
+                    "times; make the noise yourself: model_error.at(places, noise_std), with time "
+                    "as one more coordinate of the places"
+                )
+            n_components = matrix.shape[0] // len(self.points)
+            noise_std = model_error.at(self.points, noise_std, n_components)
         super().__init__(problem, matrix, noise_std)
 
 
@@ -294,7 +308,7 @@ def gradient_matrix(
 
 
 def average_matrix(
-    problem: ParametricProblem, patches: Sequence[Patch], field: str = "u"
+    problem: ParametricProblem, patches: Sequence[Patch] = (None,), field: str = "u"
 ) -> sp.csr_matrix:
     """Rows that give the mean of u over patches, (n_patches * n_components, n_dofs).
 
@@ -302,7 +316,7 @@ def average_matrix(
         problem: of finite elements, not a shell.
         patches: names of subdomains, or functions that say which points x (n, dim) belong to one,
             (n,) booleans: `lambda x: np.hypot(x[:, 0] - 0.3, x[:, 1] - 0.5) < 0.1`. These are
-            evaluated at the points of the quadrature, a few in each cell.
+            evaluated at the points of the quadrature, a few in each cell. None is the whole domain.
         field: of a solution that has several, the one whose means are asked for.
 
     Raises:
@@ -310,6 +324,14 @@ def average_matrix(
     """
     check_kind(ParametricProblem, problem=problem)
     return problem.averages(patches, field)
+
+
+def integral_matrix(
+    problem: ParametricProblem, patches: Sequence[Patch] = (None,), field: str = "u"
+) -> sp.csr_matrix:
+    """Rows that give the integral of u over patches: those of `average_matrix` times their size."""
+    check_kind(ParametricProblem, problem=problem)
+    return problem.averages(patches, field, is_mean=False)
 
 
 def mask_matrix(problem: ParametricProblem, seen: "ArrayLike | Tensor") -> sp.csr_matrix:

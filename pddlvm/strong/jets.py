@@ -63,14 +63,20 @@ def closure(indices: Iterable[Index]) -> tuple[Index, ...]:
 
 
 def partials(f: Callable[..., Tensor], x: Sequence[Tensor], indices: Iterable[Index]) -> Jet:
-    """Derivatives of an elementwise function of the coordinates x, each of the shape of f(x)."""
+    """Derivatives of an elementwise function of the coordinates x, each of the shape of f(x).
+
+    They have a graph where f(x) has one, of parameters for instance.
+    """
+    value = f(*x)
+    is_recorded = value.requires_grad
     with torch.enable_grad():
-        shape = torch.broadcast_shapes(f(*x).shape, *(c.shape for c in x))
-        at = [c.detach().expand(shape).clone().requires_grad_() for c in x]
+        shape = torch.broadcast_shapes(value.shape, *(c.shape for c in x))
+        at = [(c if is_recorded else c.detach()).expand(shape).clone() for c in x]
+        at = [c if c.requires_grad else c.requires_grad_() for c in at]
         found: Jet = {(): f(*at).expand(shape)}
         for index in sorted(closure(indices), key=len)[1:]:
             found[index] = _slope(found[index[:-1]], at[index[-1]])
-    return {index: found[index].detach() for index in indices}
+    return {i: found[i] if is_recorded else found[i].detach() for i in indices}
 
 
 def _slope(u: Tensor, x: Tensor) -> Tensor:

@@ -105,8 +105,8 @@ class SpaceTimeNewton:
         start = {k: u.double().expand(*u.shape[:-2], len(z), self.n_nodes) for k, u in lift.items()}
         return self.correct(start, n.double(), z)
 
-    def corrected(self, n: Tensor, z: Tensor, n_steps: int) -> Jet:
-        """Jet along x of n + e, e from Newton steps at lift + n; at the nodes, on the device of n.
+    def steps(self, n: Tensor, z: Tensor, n_steps: int) -> Tensor:
+        """n + e, e from Newton steps at lift + n, (n_samples, n_values).
 
         Args:
             n: u less its lift, given at the nodes, (n_samples, n_values).
@@ -116,8 +116,12 @@ class SpaceTimeNewton:
         z, total = z.double().cpu(), n.double().cpu()
         for _ in range(n_steps):
             total = total + self.error(self.jet(total, z), z)
+        return total
+
+    def unlifted(self, n: Tensor, z: Tensor) -> Jet:
+        """Jet along x of n alone, at the nodes; of the same arguments."""
         nothing = dict.fromkeys(self.form.ansatz.indices, torch.zeros(()))
-        return {k: u.to(n.device) for k, u in self.correct(nothing, total, z).items()}
+        return self.correct(nothing, n, z.double().cpu())
 
     def log_tail(self, n: Tensor, unit: Tensor) -> Tensor:
         """log of what the nodes hardly resolve of u given there, relative to a size of u.

@@ -204,12 +204,14 @@ class FieldValues:
                 found[name] = field.link(field.shift + part)
             elif self._along[name] in x:
                 shapes = self._interpolate(name, x[self._along[name]])
-                found[name] = field.link(field.shift + (shapes * part[:, None, :]).sum(-1))
+                found[name] = field.link(
+                    field.shift + (shapes * field.coefficients(part)[:, None, :]).sum(-1)
+                )
         return found
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:
-        """Shapes of the fields that vary, along their coordinates, (n_table, size) each."""
+        """Shapes of the fields that vary, along their coordinates, (n_table, n_shapes) each."""
         found = {}
         for name, coordinate in self._along.items():
             field = self._fields[name]
@@ -219,7 +221,7 @@ class FieldValues:
         return found
 
     def _interpolate(self, name: str, x: Tensor) -> Tensor:
-        """psi_i at x by cubic interpolation in a fine table, (..., size).
+        """psi_i at x by cubic interpolation in a fine table, (..., n_shapes).
 
         Linear interpolation of a smooth field is off by 1e-6: more than a corrected solution is.
         """

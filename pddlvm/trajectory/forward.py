@@ -9,7 +9,7 @@ were asked for alone.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,7 +20,6 @@ from torch import Tensor
 from pddlvm.basics.checks import (
     broadcast_batch,
     check_finite,
-    check_kind,
     check_shape,
     check_vectors,
 )
@@ -29,10 +28,12 @@ from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
+from pddlvm.latent.one_quantity import OneQuantity, along, log_size_of
 from pddlvm.latent.prediction import OneField, symmetric_interval
+from pddlvm.latent.quantity_law import QuantityLaw
+from pddlvm.latent.uncertainty import unseen
 from pddlvm.linalg.low_rank import LowRank
-from pddlvm.parameters.identity import is_like
-from pddlvm.sensors.quantity import Quantity
+from pddlvm.sensors.quantity import Quantity, check_quantity
 from pddlvm.trajectory.functionals import Functionals, KeptFunctionals
 from pddlvm.trajectory.modes import Modes
 from pddlvm.trajectory.uncertainty import TrajectoryUncertainty
@@ -68,6 +69,7 @@ class TrajectoryForward:
     _uncertainty: Unchanged[TrajectoryUncertainty]
     _variances: Callable[[], tuple[Tensor, Tensor]]
     _certificate: Callable[[Tensor], Tensor]
+    _law: Callable[[Quantity], QuantityLaw]
 
     @cached_property
     def shape(self) -> ErrorShape:
@@ -110,28 +112,41 @@ class TrajectoryForward:
     def error_interval(self) -> None:
         """None, as `error_bound`."""
 
-    def of(self, quantity: Quantity) -> "TrajectoryQuantity":
-        """Linear functionals of the whole trajectory, at the times of its problem.
+    def of(self, quantity: Quantity) -> OneQuantity:
+        """What is asked of whole trajectories, at the times of the problem, with a law of its own.
+
+        Values are those of the mean, without adjoint solutions or bounds.
 
         Raises:
             InputError: a quantity of another problem, or an answer at other times than the steps.
         """
-        check_kind(Quantity, quantity=quantity)
         problem = self._modes.steps.problem
-        if not is_like(problem, quantity.problem):
-            raise InputError(
-                f"the quantity {quantity.name!r} is of problem {quantity.problem.name!r}, the "
-                f"answer of {problem.name!r} or of one with another mesh, fields or steps"
-            )
+        check_quantity(problem, quantity)
         if len(self.times) != problem.n_times or (self.times != problem.times).any():
             raise InputError(
                 f"the quantity {quantity.name!r} reads all steps, and this answer is at "
                 f"{len(self.times)} times of its own; ask model.forward(z).of(quantity)"
             )
-        functionals, batch = self._functionals(quantity.matrix), self._like.shape[:-1]
-        pair = self._values(functionals), self._error(functionals).diagonal().sqrt()
-        mean, std = (x.reshape(*batch, x.shape[-1]).to(self._like) for x in pair)
-        return TrajectoryQuantity(mean, std)
+
+        def value() -> Tensor:
+            if quantity.is_linear:
+                return self._values(self._functionals(quantity.matrix))
+            return quantity(self._mean, self._z)
+
+        def known(value: Tensor) -> tuple[Tensor, Tensor]:
+            with unseen():
+                if quantity.is_linear:
+                    error = self._error(self._functionals(quantity.matrix))
+                    size = error.diagonal().clamp(min=0).sqrt()
+                else:
+                    size = along(quantity, self._mean, self._z, self._variance_along)
+            rho = self.residual_norm.reshape(-1, 1).to(value)
+            rho = rho.clamp(min=torch.finfo(torch.float64).eps)
+            xi = problem.prior.standardise(self._z)
+            return torch.cat([xi, rho.log()], dim=1), log_size_of(size, value)
+
+        law = partial(self._law, quantity)
+        return OneQuantity(quantity, value, known, law, lambda given: None, self._like)
 
     def field(self, name: str) -> OneField:
         """The same of one field of a `fem.MixedSpace`, by its name; "u" where there is one alone.
@@ -228,6 +243,16 @@ class TrajectoryForward:
     def _error(self, functionals: Functionals) -> LowRank:
         return functionals.error(self._uncertainty(), self.level, *self._both)
 
+    def _variance_along(self, slope: Tensor) -> Tensor:
+        """Of slope . u, slope (batch or 1, n_times, n_dofs), (batch,)."""
+        var_a, scale = self._both
+        slope, own = self.spread * slope, 0.0
+        seen = slope.new_zeros(len(slope), var_a.shape[1])
+        for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
+            seen += slope[:, k, self._free] @ (self._v @ shapes)
+            own = own + slope[:, k].square() @ rest
+        return (seen.square() * var_a).sum(-1) + scale**2 * own
+
     def _checked(self, u: Tensor) -> tuple[Tensor, torch.Size]:
         """Of each pair of u and z a row, (batch, n_times, n_dofs), and the shape of the batch."""
         n_times, n_dofs = self._mean.shape[1:]
@@ -311,18 +336,3 @@ class TrajectoryForward:
 
     def _shaped(self, u: Tensor, before: tuple[int, ...] = ()) -> Tensor:
         return u.reshape(*before, *self._like.shape[:-1], *u.shape[-2:]).to(self._like)
-
-
-@dataclass(frozen=True)
-class TrajectoryQuantity:
-    """Functionals l(u) of trajectories.
-
-    Attributes:
-        mean: (..., n).
-        std: root mean square of their errors, (..., n).
-        error_bound: None: there are no rigorous bounds in time.
-    """
-
-    mean: Tensor
-    std: Tensor
-    error_bound: None = None

@@ -61,14 +61,14 @@ class TrajectoryRows(Rows):
 
     def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         a, size, b = of
-        z, dz = self._modes.steps.problem.prior.with_slope(xi)
+        z, by_xi = self._modes.steps.problem.prior.with_slope(xi)
         at, unit = linearised_modes(self._modes, z), self._sigma * size
         rows = self._joined(of, at.residual(a) / unit, at.boundary)
         slope = at.slope(a) / unit[..., None]
         if b.shape[1]:
             scale = self._scale(b)[..., None]
             slope = torch.cat([slope, at.boundary_slope.flatten(1, 2) / scale], dim=1)
-        return rows, slope * dz[:, None]
+        return rows, by_xi(slope)
 
     def _joined(self, of: Solutions, rho: Tensor, boundary: Tensor) -> Tensor:
         b = of[2]

@@ -246,6 +246,7 @@ class TrajectoryMaps(LatentModel):
             _uncertainty=same,
             _variances=variances,
             _certificate=lambda c: self.reduction.certificate(c, flat),
+            _law=self.law_of(corrections),
         )
 
     @cached_property

@@ -79,14 +79,14 @@ class TrajectorySurrogate(ModelSurrogate):
     def _linearised(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         found = self._functionals
         if self.corrections:
-            z, dz = self.prior.with_slope(xi)
+            z, by_xi = self.prior.with_slope(xi)
             at = linearised_modes(self.model.modes, z)
             a, slope = at.solve()
             data, slope = found.values(a), found.of_modes @ slope
             if self._has_lift:
                 data = data + found.lifted(at.boundary)
                 slope = slope + torch.einsum("bkrd,nkr->bnd", at.boundary_slope, found.of_lift)
-            return data, slope * dz[:, None]
+            return data, by_xi(slope)
         a, slope = linearise_at_once(lambda at: self.model.unit * self._forward_map.mean(at), xi)
         data, slope = found.values(a), found.of_modes @ slope
         if self._has_lift:

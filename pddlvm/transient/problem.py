@@ -340,8 +340,10 @@ class TransientProblem(TimesOfSteps, ParametricProblem):
     ) -> sp.csr_matrix:
         return self.steady.gradients(points, field)
 
-    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:  # noqa: D102
-        return self.steady.averages(patches, field)
+    def averages(  # noqa: D102
+        self, patches: Sequence[Patch], field: str = "u", is_mean: bool = True
+    ) -> sp.csr_matrix:
+        return self.steady.averages(patches, field, is_mean)
 
     def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
         return self.steady.evaluation(points, field)

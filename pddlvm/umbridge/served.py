@@ -4,8 +4,8 @@
     Gradient        s^T dF/dz      by one backward pass
     ApplyJacobian   dF/dz v        by one backward pass for each of the m outputs, in batches
 
-The functions of a model: `forward`, the mean of u, or of what sensors see; each quantity of that
-mean; and `posterior`, log p(y | mean(z)) + log p(z) of given data.
+The functions of a model: `forward`, the mean of u, or of what sensors see; each quantity, as
+`forward(z).of(quantity)` has its mean; and `posterior`, log p(y | mean(z)) + log p(z) of given data.
 """
 
 import math
@@ -21,11 +21,10 @@ from torch import Tensor
 from pddlvm.basics.checks import check_corrections
 from pddlvm.basics.errors import InputError
 from pddlvm.models import LatentVariableModel
-from pddlvm.parameters.identity import is_like
 from pddlvm.sensors.observation import LinearObservation, Observation
-from pddlvm.sensors.quantity import Quantity
+from pddlvm.sensors.quantity import Quantity, check_quantity
 
-__all__ = ["NOTHING", "Served", "is_differentiable", "served"]
+__all__ = ["NOTHING", "Served", "served"]
 
 NOTHING = -sys.float_info.max
 """The log density outside of the support of the prior: JSON has no infinity."""
@@ -111,7 +110,7 @@ def served(
     Raises:
         InputError: names that are not unique; a quantity, or sensors, of another problem.
     """
-    problem, differentiable = model.problem, is_differentiable(model)
+    problem = model.problem
     functions: list[tuple[str, int, Function]] = []
     if sensors is None:
         size = math.prod(problem.solution_shape)
@@ -119,25 +118,26 @@ def served(
     else:
         functions.append(("forward", sensors.n, partial(_applied, model, sensors.apply)))
     for quantity in quantities:
-        if not is_like(problem, quantity.problem):
-            raise InputError(f"the quantity {quantity.name!r} is of another problem")
-        functions.append((quantity.name, quantity.n, partial(_applied, model, quantity.apply)))
+        check_quantity(problem, quantity)
+        functions.append((quantity.name, quantity.n, partial(_asked, model, quantity)))
     if data is not None:
         observation, y = data[0].of(problem), data[0].check(data[1])
         functions.append(("posterior", 1, partial(_log_posterior, model, observation, y)))
     names = [name for name, *_ in functions]
     if len(set(names)) < len(names):
         raise InputError(f"what is served needs names of its own each, got {names}")
-    d = problem.n_parameters
-    return tuple(Served(name, d, m, differentiable, corrections, f) for name, m, f in functions)
+    z = problem.prior.sample((1,), seed=0)
+    return tuple(
+        Served(name, problem.n_parameters, m, _has_derivative(f, z, corrections), corrections, f)
+        for name, m, f in functions
+    )
 
 
-def is_differentiable(model: LatentVariableModel) -> bool:
-    """Does `forward(z)` have a derivative? Not in strong form, nor in time."""
-    z = model.problem.prior.sample((1,), seed=0).requires_grad_()
+def _has_derivative(function: Function, z: Tensor, corrections: int) -> bool:
+    """Those of problems in time refuse a z that requires a gradient."""
     try:
         with torch.enable_grad():
-            return bool(model.forward(z).mean.requires_grad)
+            return bool(function(z.clone().requires_grad_(), corrections).requires_grad)
     except InputError:
         return False
 
@@ -150,6 +150,11 @@ def _applied(
     model: LatentVariableModel, function: Callable[[Tensor], Tensor], z: Tensor, corrections: int
 ) -> Tensor:
     return function(model.forward(z, corrections=corrections).mean)
+
+
+def _asked(model: Any, quantity: Quantity, z: Tensor, corrections: int) -> Tensor:
+    found: Tensor = model.forward(z, corrections=corrections).of(quantity).mean
+    return found
 
 
 def _log_posterior(

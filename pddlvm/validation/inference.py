@@ -7,9 +7,10 @@ intervals hold as much as they say, and so do regions around random points (TARP
 2023), which see all parameters at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +19,13 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from pddlvm.basics.checks import check_count, check_kind
-from pddlvm.basics.parallel import Watch, each
+from pddlvm.basics.parallel import Watch
+from pddlvm.basics.random import generator_of
 from pddlvm.inference.methods import Method
+from pddlvm.inference.resumed import Kept, job, parts_of, unpacked
 from pddlvm.models import LatentVariableModel
 from pddlvm.sensors.observation import Observation
+from pddlvm.training.checkpoints import Checkpoints
 
 __all__ = ["InferenceReport", "validate_inference"]
 
@@ -34,7 +38,8 @@ _ONE_BY_ONE = ("variational", "nuts", "exact")
 """Methods that take so long that `infer` itself gives each data set a worker."""
 
 Array = NDArray[np.float64]
-Infer = Callable[[tuple[int, Tensor]], tuple[Tensor, Tensor, Tensor]]
+R = TypeVar("R")
+Infer = Callable[[tuple[int, Tensor]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ def validate_inference(
     *,
     n_data: int = 500,
     seed: int = 54321,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
 ) -> InferenceReport:
     """Simulate data with the reference solver, infer, and compare; see `InferenceReport`.
 
@@ -94,24 +101,36 @@ def validate_inference(
         method: see `LatentVariableModel.infer`.
         n_data: data sets, at least 20.
         seed: of everything random.
+        checkpoints: where to keep what was found: the data, and the answers of 50 data sets, by
+            methods that take long of each, and their chains (`LatentVariableModel.infer`).
+        resume: go on with the job in the folder of `checkpoints`, if there is one.
 
     Raises:
-        InputError: too few data sets.
+        InputError: too few data sets; checkpoints of another job, or of one that `resume` does not
+            go on with.
+        RunFileError: the folder of the checkpoints is in use, or cannot be written to.
     """
     check_kind(LatentVariableModel, model=model)
     check_kind(Observation, observation=observation)
     check_count(_LEAST_DATA, n_data=n_data)
     prior = model.problem.prior
     z = prior.sample((n_data,), seed=seed)
-    y = observation.simulate(model.problem.solve(z), seed=seed + 1)
-    infer = partial(_infer, model, observation, method, seed)
-    parts = [(start, y[start : start + _CHUNK]) for start in range(0, n_data, _CHUNK)]
-    if method in _ONE_BY_ONE:
-        answers = [infer(part) for part in parts]
-    else:
-        if method == "amortized":
-            model.amortize(observation)  # Once, and not by each worker.
-        answers = each(_call, infer, parts, what=_named)
+    asked = {"method": method, "n_data": n_data, "seed": seed}
+    with job(checkpoints, resume, model, observation, asked) as kept:
+        clean = _one_by_one((kept, "data"), partial(_observed, observation), z.split(_CHUNK))
+        y = torch.cat([data for (data,) in clean])
+        y = y + observation.noise.sample((n_data,), generator_of(seed + 1)).to(y)
+        infer = partial(_infer, model, observation, method, seed, kept)
+        parts = [(start, y[start : start + _CHUNK]) for start in range(0, n_data, _CHUNK)]
+        record = (kept, "answers")
+        if method in _ONE_BY_ONE:
+            answers = _one_by_one(record, infer, parts)
+        else:
+            if method == "amortized":
+                model.amortize(observation)  # Once, and not by each worker.
+            answers = parts_of(
+                record, _call, infer, parts, pack=_as_it_is, unpack=_all, what=_named
+            )
     draws, means, stds = zip(*answers, strict=True)
     found, mean, std = torch.cat(draws, dim=1), torch.cat(means), torch.cat(stds)
     ranks = (found < z).sum(0)
@@ -136,21 +155,57 @@ def validate_inference(
     )
 
 
+def _one_by_one(
+    record: tuple[Kept | None, str],
+    function: Callable[[Any], tuple[Tensor, ...]],
+    parts: Sequence[Any],
+) -> list[tuple[Tensor, ...]]:
+    """Answers of parts each of which has its own loop for workers."""
+    kept, kind = record
+    if kept is None:
+        return [function(part) for part in parts]
+    with kept.record(kind) as found:
+        answers = []
+        for k, part in enumerate(parts):
+            if k in found.known:
+                answers.append(_all(*map(unpacked, found.known[k])))
+                continue
+            answers.append(function(part))
+            found.add(k, answers[-1])
+        return answers
+
+
+def _as_it_is(answer: R) -> R:
+    return answer
+
+
+def _all(*parts: Tensor) -> tuple[Tensor, ...]:
+    return parts
+
+
+def _observed(observation: Observation, z: Tensor) -> tuple[Tensor]:
+    return (observation.apply(observation.problem.solve(z)),)
+
+
 def _infer(
     model: LatentVariableModel,
     observation: Observation,
     method: Method,
     seed: int,
+    kept: Kept | None,
     part: tuple[int, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws, means and standard deviations for some data sets, the first of which has a number."""
     start, y = part
-    posterior = model.infer(y, observation, method, seed=seed)
+    own: dict[str, Any] = {}
+    if kept is not None and method in _ONE_BY_ONE:
+        own = {"checkpoints": kept.within(f"data-{start:06d}"), "resume": True}
+    posterior = model.infer(y, observation, method, seed=seed, **own)
     draws = posterior.sample((_N_DRAWS,), seed=seed + 2 + start)
     return draws, posterior.mean, posterior.std
 
 
-def _call(infer: Infer, part: tuple[int, Tensor], watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
+def _call(infer: Infer, part: tuple[int, Tensor], watch: Watch) -> tuple[Tensor, ...]:
     return infer(part)
 
 

@@ -38,7 +38,7 @@ class Weights:
     """w(z), (batch, d) -> (batch, n_weights).
 
     Args:
-        fields: slice of z, shapes (n_values, size) and field of each block.
+        fields: slice of z, shapes (n_values, n_shapes) and field of each block.
     """
 
     def __init__(self, fields: list[tuple[slice, Tensor, Field]]) -> None:
@@ -48,7 +48,7 @@ class Weights:
     def __call__(self, z: Tensor) -> Tensor:  # noqa: D102
         parts = [torch.ones_like(z[:, :1])]
         for block, shapes, field in self._fields:
-            parts.append(field.link(field.shift + z[:, block] @ shapes.T))
+            parts.append(field.link(field.shift + field.coefficients(z[:, block]) @ shapes.T))
         return torch.cat(parts, dim=1)
 
 
@@ -144,12 +144,12 @@ def _weights(form: WeakForm, operators: Discretisation) -> Weights | None:
         field = form.fields[name]
         assert isinstance(field, Field)
         if field.link is identity:
-            shapes = torch.eye(field.size, dtype=torch.float64)
+            shapes = torch.eye(field.n_shapes, dtype=torch.float64)
         else:
             at = [term.shapes(name) for term in operators.terms if name in term.fields]
             values = torch.cat([*at, field.shapes(form.space.centroids)])
             few = values[:: max(1, len(values) // _N_SEEN)]
-            if field.size > _MOST_WEIGHTS or len(few.unique(dim=0)) > _MOST_WEIGHTS:
+            if field.n_shapes > _MOST_WEIGHTS or len(few.unique(dim=0)) > _MOST_WEIGHTS:
                 return None
             shapes = values.unique(dim=0)
         found.append((form.prior.slices[name], shapes, field))

@@ -108,15 +108,18 @@ class AffineTerm(nn.Module):
         parts = (a @ self.k.reshape(rank * n_rows, n).T).unflatten(-1, (rank, n_rows))
         parts = torch.cat([parts, self.g.expand(len(a), -1, -1)], dim=1) if len(self.g) else parts
         unit = torch.cat([self.k_unit, self.g_unit])
+        # The few fields, and not the many rows, are multiplied by the slopes.
         return {
-            name: ((slope * unit)[..., None] * parts).mT @ self.magic.shapes(name)
+            name: (((slope * unit)[..., None] * self.magic.latent_slopes(name, z)).mT @ parts).mT
             for name, slope in self._by_latents(len(a), z)[1].items()
         }
 
     def coefficients(self, batch: int, z: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """theta and phi, (batch, rank), and d/dz of each field read, (batch, rank, size)."""
         value, slopes = self._by_latents(batch, z)
-        return value, {k: slope[..., None] * self.magic.shapes(k) for k, slope in slopes.items()}
+        return value, {
+            k: slope[..., None] * self.magic.latent_slopes(k, z) for k, slope in slopes.items()
+        }
 
     def _by_latents(self, batch: int, z: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         def both(latents: dict[str, Tensor]) -> Tensor:

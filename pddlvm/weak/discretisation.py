@@ -7,6 +7,7 @@ u_D(z) at the Dirichlet dofs
 from functools import reduce
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class Discretisation(nn.Module):
     """
 
     free: Tensor
+    fixed: Tensor
     border: Tensor
     constants: Tensor
     terms: list[TermEvaluator]
@@ -38,6 +40,8 @@ class Discretisation(nn.Module):
         self.prior = form.prior
         self.n_dofs = form.n_dofs
         self.register_buffer("free", torch.from_numpy(form.free_dofs))
+        fixed = np.setdiff1d(np.arange(form.n_dofs), form.free_dofs)
+        self.register_buffer("fixed", torch.from_numpy(fixed))
         # Terms of one region share its operator, and in the residual its strains and its adjoint.
         operators = {
             id(term.region): SparseOperator(term.region.matrix, dtype) for term in form.terms
@@ -72,11 +76,17 @@ class Discretisation(nn.Module):
     def lift(self, z: Tensor) -> Tensor:
         """Dirichlet values, zero at the free degrees of freedom, (batch, n_dofs)."""
         u = torch.zeros(len(z), self.n_dofs, dtype=z.dtype, device=z.device)
+        return u.index_copy(1, self.fixed, self.boundary_values(z))
+
+    def boundary_values(self, z: Tensor) -> Tensor:
+        """Dirichlet values alone, (batch, n_fixed)."""
+        values = torch.zeros(len(z), len(self.fixed), dtype=z.dtype, device=z.device)
         blocks = self.prior.split(z)
         for boundary in self.boundary:
             # Later conditions win where two boundaries meet.
-            u = u.index_copy(1, boundary.dofs, boundary(blocks, len(z)))
-        return u
+            place = torch.searchsorted(self.fixed, boundary.dofs)
+            values = values.index_copy(1, place, boundary(blocks, len(z)))
+        return values
 
     def energy(self, u: Tensor, z: Tensor) -> Tensor:
         """Pi(u, z), (batch,)."""
@@ -85,13 +95,17 @@ class Discretisation(nn.Module):
 
     def residual(self, u: Tensor, z: Tensor) -> Tensor:
         """r(u, z), (batch, n_free)."""
+        return self.forces(u, z)[:, self.free]
+
+    def forces(self, u: Tensor, z: Tensor) -> Tensor:
+        """The same on all degrees of freedom, (batch, n_dofs): where u is held, what holds it."""
         blocks = self.prior.split(z)
         full = torch.zeros_like(u)
         for terms in self._groups:
             e = terms[0].strains(u)
             fluxes = reduce(torch.add, [term.fluxes_of(e, blocks) for term in terms])
             full = full + terms[0].operator.adjoint(fluxes.flatten(-2))
-        return full[:, self.free]
+        return full
 
     def balanced(self, r: Tensor) -> Tensor:
         """r + C lambda, (..., n_free): the residual of a constrained problem, else r itself."""

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from pddlvm.basics.checks import broadcast_batch, check_kind
 from pddlvm.basics.errors import ProblemError
 from pddlvm.basics.grad_mode import out_of_inference
-from pddlvm.basics.summary import summarise
 from pddlvm.fem import FunctionSpace, MixedSpace
 from pddlvm.fem.mixed import field_of, names_of, on_all_dofs
-from pddlvm.fem.where import Patch
+from pddlvm.fem.where import Patch, Where
 from pddlvm.linalg.automatic import Automatic
 from pddlvm.linalg.factorisation import Factorisation, LinearSolver
 from pddlvm.parameters.fields import FieldAtPoints, Fields
@@ -44,14 +43,15 @@ from pddlvm.weak.constraints import MeanValue, constraints_of
 from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.held import check_held
+from pddlvm.weak.held_on import held_on
 from pddlvm.weak.newton import ReferenceSolver
+from pddlvm.weak.probe import probe_of
 from pddlvm.weak.sensitivities import ElementSensitivities
 from pddlvm.weak.stable_pairs import warn_of_unstable_pairs
 from pddlvm.weak.terms import Energy, Term
 
 __all__ = ["Problem"]
 
-_N_PROBES, _PROBE_SEED = 2, 20225
 _THIRD = " (the third argument of a point function is the point x, whatever its name)"
 _AT_THE_START = "; what an initial value alone reads needs a pddlvm.Time among the fields"
 _FEW, _CHUNKS = 8, 16
@@ -209,28 +209,8 @@ class Problem(ParametricProblem):
         return digest.hexdigest()
 
     @cached_property
-    def probe(self) -> Tensor:
-        """Of the prior, boundary values, fields and the residual of each term, to a row each.
-
-        The states are none, where loads are not hidden by stiffness, a rough and a smooth one.
-        """
-        generator = torch.Generator().manual_seed(_PROBE_SEED)
-        z = self.prior.sample((_N_PROBES,), generator=generator)
-        operators = self._exact
-        low, high = (f(self.space.dof_points, axis=0) for f in (np.min, np.max))
-        s = (self.space.dof_points - low) / np.where(high > low, high - low, 1.0)
-        smooth = torch.from_numpy(np.sin(1.0 + 2.0 * s @ (1.0 + np.arange(s.shape[1]))))
-        rough = torch.arange(self.n_dofs, dtype=torch.float64).cos()
-        blocks = self.prior.split(z)
-        rows = [z, operators.lift(z)]
-        rows += [field(blocks[k]) for k, field in self._centroid_fields.items()]
-        for term in operators.terms:
-            rows += [term.x[None], term.weights[None]]
-            rows += [
-                term.residual(u.expand(_N_PROBES, -1), blocks)
-                for u in (torch.zeros_like(rough), rough, smooth)
-            ]
-        return torch.cat([summarise(row) for row in rows])
+    def probe(self) -> Tensor:  # noqa: D102
+        return probe_of(self.form, self._exact, self._centroid_fields)
 
     @cached_property
     def shape_sizes(self) -> dict[str, Tensor]:  # noqa: D102
@@ -361,9 +341,17 @@ class Problem(ParametricProblem):
         matrix = space.evaluation(self.as_points(points), gradient=True)
         return on_all_dofs(matrix, dofs, self.n_dofs)
 
-    def averages(self, patches: Sequence[Patch], field: str = "u") -> sp.csr_matrix:  # noqa: D102
+    def averages(  # noqa: D102
+        self, patches: Sequence[Patch], field: str = "u", is_mean: bool = True
+    ) -> sp.csr_matrix:
         dofs, space = field_of(self.space, field)
-        return on_all_dofs(space.averages(patches), dofs, self.n_dofs)
+        return on_all_dofs(space.averages(patches, is_mean), dofs, self.n_dofs)
+
+    def forces(self, u: Tensor, z: Tensor) -> Tensor:  # noqa: D102
+        return self.discretisation(u.dtype, u.device).forces(u, z.to(u))
+
+    def held_on(self, where: Where, field: str = "u") -> sp.csr_matrix:  # noqa: D102
+        return held_on(self.space, self.fixed_dofs, where, field)
 
     def _evaluation(self, points: NDArray[np.float64], field: str) -> sp.csr_matrix:
         dofs, space = field_of(self.space, field)

@@ -235,7 +235,7 @@ class TermEvaluator(nn.Module):
         for name in self.fields:
             slopes = torch.stack([part[name] for part in parts], dim=-1)
             # Each point reads the fields there alone.
-            moved = (slopes[..., None] * self.shapes(name)[:, None]).flatten(1, 2)
+            moved = (slopes[..., None] * self.latent_slopes(name, z)[:, :, None]).flatten(1, 2)
             found[name] = self.tests.adjoint(moved.mT).mT
         return found
 
@@ -278,8 +278,12 @@ class TermEvaluator(nn.Module):
         return value.detach(), dict(zip(latents, slopes, strict=True))
 
     def shapes(self, name: str) -> Tensor:
-        """psi_j of a field at the points, (n_points, size)."""
+        """psi_j of a field at the points, (n_points, n_shapes)."""
         return self._field(name).shapes
+
+    def latent_slopes(self, name: str, z: Mapping[str, Tensor]) -> Tensor:
+        """Derivatives of a latent field at the points, see `FieldAtPoints`."""
+        return self._field(name).latent_slopes(z[name])
 
     def _field(self, name: str) -> FieldAtPoints:
         field = self.fields[name]

@@ -100,26 +100,26 @@ def test_bounds_hold_on_two_hundred_draws(case, solved, dtype, corrections):
     z, u = solved
     found = model.forward(z.to(dtype), corrections=corrections).of(quantity)
     assert found.mean.shape == (10, 20, quantity.n) and found.mean.dtype == dtype
-    assert found.error_bound.dtype == torch.float64
-    error = (found.mean.double() - quantity.apply(u)).abs()
+    assert found.bound.dtype == torch.float64
+    error = (found.mean.double() - quantity(u)).abs()
     # The reference solution has its own rounding.
     size = u.abs() @ torch.from_numpy(abs(quantity.matrix).toarray()).T
-    assert (error <= found.error_bound + 1e-13 * size).all()
+    assert (error <= found.bound + 1e-13 * size).all()
 
 
 def test_errors_of_values_are_far_smaller_and_their_bounds_sharp(case):
     model, quantity = case
     z = model.problem.prior.sample((100,), seed=2)
     u = model.problem.solve(z)
-    forward, exact = model.forward(z), quantity.apply(u)
+    forward, exact = model.forward(z), quantity(u)
     found = forward.of(quantity)
     error = (found.mean - exact).abs()
     seen = exact.abs().median(0).values > 1e-12
-    plain = (quantity.apply(forward.mean) - exact).abs()
+    plain = (quantity(forward.mean) - exact).abs()
     assert (error.median(0).values < 0.02 * plain.median(0).values)[seen].all()
     # Bases of small problems may be exact, but for rounding.
     known = 1e-13 * (u.abs() @ torch.from_numpy(abs(quantity.matrix).toarray()).T).amax(0)
-    bound = found.error_bound.median(0).values
+    bound = found.bound.median(0).values
     assert (bound < 60 * error.median(0).values + known)[seen].all()
     # Cauchy's inequality is no better than the product of the two residuals.
     assert (bound < 0.2 * plain.median(0).values)[seen].all()
@@ -134,11 +134,11 @@ def test_a_compliance_has_a_bound_as_well():
     quantity = pddlvm.Quantity(problem, load, "compliance")
     forward = model.forward(z)
     found = forward.of(quantity)
-    exact = quantity.apply(problem.solve(z))
+    exact = quantity(problem.solve(z))
     error = (found.mean - exact).abs()
-    assert (error <= found.error_bound).all()
+    assert (error <= found.bound).all()
     # The first adjoint vector is the solution at the centre, that of other z is close to those.
-    assert error.median() < 1e-3 * (quantity.apply(forward.mean) - exact).abs().median()
+    assert error.median() < 1e-3 * (quantity(forward.mean) - exact).abs().median()
 
 
 def test_without_the_mesh_values_and_bounds_are_the_same(monkeypatch):
@@ -149,17 +149,17 @@ def test_without_the_mesh_values_and_bounds_are_the_same(monkeypatch):
     monkeypatch.setitem(model.__dict__, "online", None)
     expected = model.forward(z, corrections=1).of(quantity)
     assert torch.allclose(found.mean, expected.mean, rtol=1e-9)
-    assert torch.isfinite(found.error_bound).all()
+    assert torch.isfinite(found.bound).all()
 
 
 def test_values_of_an_operator_that_is_not_symmetric_have_no_bound():
     model = trained(advection())
     quantity = average_and_flux(model.problem)
     z = model.problem.prior.sample((50,), seed=0)
-    forward, exact = model.forward(z), quantity.apply(model.problem.solve(z))
+    forward, exact = model.forward(z), quantity(model.problem.solve(z))
     found = forward.of(quantity)
-    assert found.error_bound is None
-    plain = (quantity.apply(forward.mean) - exact).abs().median(0).values
+    assert found.bound is None
+    plain = (quantity(forward.mean) - exact).abs().median(0).values
     assert ((found.mean - exact).abs().median(0).values < 1e-3 * plain).all()
 
 
@@ -168,7 +168,7 @@ def test_values_of_nonlinear_problems_are_those_of_the_mean():
     quantity = pddlvm.Quantity(model.problem, np.ones(model.problem.n_dofs), "sum")
     forward = model.forward(model.problem.prior.sample((2, 3), seed=0))
     found = forward.of(quantity)
-    assert found.error_bound is None
+    assert found.bound is None
     assert torch.allclose(found.mean, forward.mean.sum(-1, keepdim=True))
 
 
@@ -214,11 +214,11 @@ def test_values_of_the_default_problem():
     model = pddlvm.LatentVariableModel(problem)
     pddlvm.train(model, max_steps=300, calibrate=False)
     quantity, z = average_and_flux(problem), problem.prior.sample((200,), seed=4)
-    exact = quantity.apply(problem.solve(z))
+    exact = quantity(problem.solve(z))
     for corrections in (0, 1):
         found = model.forward(z, corrections=corrections).of(quantity)
         error = (found.mean - exact).abs()
-        assert (error <= found.error_bound).all()
+        assert (error <= found.bound).all()
         relative = (error / exact.abs()).median(0).values
         assert (relative < (1e-4, 2e-5)[corrections]).all()
-        assert ((found.error_bound / error).median(0).values < 150).all()
+        assert ((found.bound / error).median(0).values < 150).all()

@@ -210,6 +210,16 @@ def test_errors_are_measured_to_some_percent(kind):
     assert (left.norm(dim=1) / (start - u).norm(dim=1)).median() <= 0.02
 
 
+def test_rounding_is_an_error_too():
+    problem = poisson.make_1d(8)
+    model = pddlvm.LatentVariableModel(problem)
+    z = problem.prior.sample((16,), seed=0)
+    start = model.forward(z, corrections=2).mean
+    left = nearly_exact(model.exact, model.reduction.reference, start, z) - start
+    assert (left.norm(dim=1) / start.norm(dim=1)).median() > 1e-17
+    assert (left.norm(dim=1) / start.norm(dim=1)).max() < 1e-13
+
+
 def test_errors_that_cannot_be_measured_are_named():
     model, z = spread()
     start = start_of(model, z)

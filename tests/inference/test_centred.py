@@ -1,11 +1,15 @@
 """Gaussians around means, against quadrature."""
 
+import copy
 from types import SimpleNamespace
 
+import joblib
 import pytest
 import torch
 
 import pddlvm
+from pddlvm.inference import centred as centred_module
+from pddlvm.inference import methods as methods_module
 from pddlvm.inference.centred import centred
 from pddlvm.inference.laplace import laplace
 from pddlvm.inference.pushed_gaussian import PushedGaussian
@@ -146,3 +150,37 @@ def test_infer_answers_with_means(bent_model):
     # The diagnostics are those of the search and of these Gaussians.
     expected = tails(surrogate, y, Gaussians(centred(surrogate, y, found.modes), found.masses))
     torch.testing.assert_close(posterior.diagnostics.gaussian_khat, expected)
+
+
+def test_means_are_made_when_they_are_asked_for_and_once(bent_model, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        methods_module, "centred", lambda *a: made.append(0) or centred(*a), raising=True
+    )
+    problem = bent_model.problem
+    obs = pddlvm.PointObservation(problem, [[0.3, 0.4], [0.7, 0.6]], 0.01)
+    y = obs.simulate(problem.solve(problem.prior.sample((2,), seed=3)), seed=4)
+    posterior = bent_model.infer(y, obs)
+    assert posterior.diagnostics.masses.shape == (2, 1) and not made
+    assert posterior.mean.shape == posterior.std.shape == posterior.sample(seed=0).shape
+    assert posterior.diagnostics.gaussian_khat.shape == (2,)
+    assert len(made) == 1
+    model = copy.deepcopy(bent_model)
+    late = model.infer(y, obs)
+    read = model.infer(y, obs)
+    expected = read.mean
+    model.calibrate(64)
+    with pytest.raises(pddlvm.StaleError, match="ask the model again"):
+        _ = late.mean
+    assert torch.equal(read.mean, expected)
+
+
+def test_means_on_workers_are_those_in_turn(monkeypatch):
+    h = surrogate(Bent)
+    y = DATA.repeat(3, 1)
+    at = laplace(h, y).modes
+    expected = centred(h, y, at).centre
+    monkeypatch.setattr(centred_module, "_PER_WORKER", 2)
+    monkeypatch.setattr(centred_module, "_CHUNK", 1)
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        torch.testing.assert_close(centred(h, y, at).centre, expected, rtol=0, atol=1e-12)

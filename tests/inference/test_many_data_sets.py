@@ -10,6 +10,8 @@ import torch
 import pddlvm
 from pddlvm.inference import pushed_gaussian as pushed_gaussian_module
 from pddlvm.inference import search as search_module
+from pddlvm.inference.basins import N_BETWEEN
+from pddlvm.latent import surrogate as surrogate_module
 from problems import nonlinear_poisson, poisson
 
 MANY = [[0.1 + 0.2 * i, 0.1 + 0.2 * j] for i in range(5) for j in range(5)]
@@ -46,6 +48,11 @@ def together(model, data):
     return model.infer(data[1], data[0], method="laplace")
 
 
+def room_for_five(problem):
+    """Data sets a chunk, with 7 starts each."""
+    return 5 * (7 * len(MANY) * (1 + problem.n_parameters + N_BETWEEN) + problem.n_dofs)
+
+
 @pytest.mark.parametrize("i", [0, 3, 5, 11])
 def test_each_of_a_batch_is_as_it_would_be_alone(model, data, together, i):
     sensors, y = data
@@ -61,7 +68,7 @@ def test_each_of_a_batch_is_as_it_would_be_alone(model, data, together, i):
 
 def test_chunks_change_nothing(model, data, together, monkeypatch):
     sensors, y = data
-    monkeypatch.setattr(search_module, "_MOST", 5 * (256 * 25 + 4 * model.problem.n_dofs))
+    monkeypatch.setattr(search_module, "_MOST", room_for_five(model.problem))
     found, expected = model.infer(y.reshape(3, 4, -1), sensors, method="laplace"), together
     assert ((found.mean.reshape(12, -1) - expected.mean).abs() < 1e-6 * expected.std).all()
     torch.testing.assert_close(found.std.reshape(12, -1), expected.std, rtol=1e-6, atol=0)
@@ -75,7 +82,7 @@ def test_chunks_change_nothing(model, data, together, monkeypatch):
 @pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
 def test_chunks_on_workers_are_those_in_turn(model, data, monkeypatch, backend):
     sensors, y = data
-    monkeypatch.setattr(search_module, "_MOST", 5 * (256 * 25 + 4 * model.problem.n_dofs))
+    monkeypatch.setattr(search_module, "_MOST", room_for_five(model.problem))
     expected = model.infer(y, sensors, method="laplace")
     threads = []
     original = search_module.laplace
@@ -110,3 +117,17 @@ def test_moments_in_parts_are_the_same(together, monkeypatch):
     monkeypatch.setattr(pushed_gaussian_module, "_MOST", 1)
     torch.testing.assert_close(density.mean, together.mean)
     torch.testing.assert_close(density.std, together.std)
+
+
+def test_errors_of_a_batch_are_those_of_each_alone(model, data, monkeypatch):
+    problem, (sensors, _) = model.problem, data
+    monkeypatch.setattr(surrogate_module, "_MOST", 2 * problem.n_dofs)
+    squares = pddlvm.FunctionObservation(problem, lambda u: sensors.apply(u) ** 2, 25, 0.01)
+    xi = problem.prior.standardise(problem.prior.sample((5,), seed=6))
+    for observation in (sensors, squares):
+        surrogate = model.surrogate(observation, corrections=1)
+        found = surrogate.error(xi).dense()
+        for i in range(len(xi)):
+            alone = surrogate.error(xi[i : i + 1]).dense()[0]
+            # Rounded as the map is.
+            torch.testing.assert_close(found[i], alone, rtol=1e-4, atol=1e-4 * alone.abs().max())

@@ -15,6 +15,7 @@ PRIORS = {
     "uniform": pddlvm.Uniform(-1.0, 4.0),
     "narrow uniform": pddlvm.Uniform(10.0, 10.5),
     "log-normal": pddlvm.LogNormal(0.5, 0.7),
+    "log-uniform": pddlvm.LogUniform(0.1, 0.7),
 }
 ZERO = torch.tensor(0.0, dtype=torch.float64)  # a tensor, for references in double precision
 REFERENCES = {
@@ -23,6 +24,10 @@ REFERENCES = {
     "uniform": torch.distributions.Uniform(ZERO - 1.0, 4.0),
     "narrow uniform": torch.distributions.Uniform(ZERO + 10.0, 10.5),
     "log-normal": torch.distributions.LogNormal(ZERO + 0.5, 0.7),
+    "log-uniform": torch.distributions.TransformedDistribution(
+        torch.distributions.Uniform(ZERO + math.log(0.1), ZERO + math.log(0.7)),
+        [torch.distributions.ExpTransform()],
+    ),
 }
 priors = pytest.mark.parametrize("name", PRIORS)
 N_DRAWS = 100_000
@@ -104,7 +109,7 @@ def test_standard_draws_have_mean_zero(name):
 
 @priors
 def test_standard_draws_have_variance_one(name):
-    kurtosis = 1.8 if isinstance(PRIORS[name], pddlvm.Uniform) else 3.0
+    kurtosis = 1.8 if isinstance(PRIORS[name], pddlvm.Uniform | pddlvm.LogUniform) else 3.0
     # A z-test at four standard deviations of the mean square.
     deviation = math.sqrt((kurtosis - 1) / N_DRAWS)
     assert abs((draws(name) ** 2).mean().item() - 1) < 4 * deviation
@@ -178,7 +183,7 @@ def test_standard_log_density_follows_by_change_of_variables(name):
 
 @priors
 def test_standard_density_integrates_to_one(name):
-    edge = math.sqrt(3) if isinstance(PRIORS[name], pddlvm.Uniform) else 10.0
+    edge = math.sqrt(3) if isinstance(PRIORS[name], pddlvm.Uniform | pddlvm.LogUniform) else 10.0
     xi = torch.linspace(-edge, edge, 2001, dtype=torch.float64)
     # The trapezoidal rule is exact for a constant, and to round-off for a whole Gaussian.
     integral = torch.trapezoid(PRIORS[name].standard_log_prob(xi).exp(), xi).item()
@@ -199,6 +204,9 @@ def test_log_density_is_differentiable(name):
         (pddlvm.Uniform(-1.0, 4.0), 4.1),
         (pddlvm.LogNormal(), 0.0),
         (pddlvm.LogNormal(), -1.0),
+        (pddlvm.LogUniform(0.1, 0.5), -0.2),
+        (pddlvm.LogUniform(0.1, 0.5), 0.09),
+        (pddlvm.LogUniform(0.1, 0.5), 0.51),
     ],
 )
 def test_outside_of_the_support(prior, z):
@@ -231,9 +239,16 @@ def test_moments_out_of_range_are_refused(kind, mean, std):
     ("low", "high"),
     [(1.0, 1.0), (2.0, 1.0), (-math.inf, 0.0), (0.0, math.inf), (math.nan, 1.0), (0.0, math.nan)],
 )
-def test_bounds_out_of_order_are_refused(low, high):
-    with pytest.raises(InputError, match="Uniform"):
-        pddlvm.Uniform(low, high)
+@pytest.mark.parametrize("kind", [pddlvm.Uniform, pddlvm.LogUniform])
+def test_bounds_out_of_order_are_refused(kind, low, high):
+    with pytest.raises(InputError, match=f" of {kind.__name__}"):
+        kind(low, high)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_a_log_uniform_number_is_positive(low):
+    with pytest.raises(InputError, match="low of LogUniform must be positive"):
+        pddlvm.LogUniform(low, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from small import in_time, strong
 
 import pddlvm
 from pddlvm.basics.errors import InputError
 from pddlvm.umbridge.protocol import answer
-from pddlvm.umbridge.served import NOTHING, is_differentiable, served
+from pddlvm.umbridge.served import NOTHING, served
 from problems import poisson
 
 Z = [1.2, -0.7]
@@ -77,11 +78,17 @@ def test_the_posterior_is_that_of_mean_data_and_prior(linear_model, ask):
     assert found == pytest.approx(slope[0].tolist(), rel=1e-12)
 
 
-def test_quantities_are_those_of_the_mean(linear_model, ask):
-    mean = linear_model.forward(torch.tensor([Z], dtype=torch.float64)).mean
+@pytest.mark.parametrize("corrections", [0, 1])
+def test_quantities_are_those_of_the_model(linear_model, ask, corrections):
+    z = torch.tensor([Z], dtype=torch.float64, requires_grad=True)
     matrix = pddlvm.gradient_matrix(linear_model.problem, [0.1, 0.9])
-    expected = pddlvm.Quantity(linear_model.problem, matrix).apply(mean)
-    assert ask("/Evaluate", name="fluxes", input=[Z])["output"] == expected.tolist()
+    quantity = pddlvm.Quantity(linear_model.problem, matrix)
+    mean = linear_model.forward(z, corrections=corrections).of(quantity).mean
+    asked = {"name": "fluxes", "input": [Z], "config": {"corrections": corrections}}
+    assert ask("/Evaluate", **asked)["output"][0] == pytest.approx(mean[0].tolist(), rel=1e-12)
+    (slope,) = torch.autograd.grad(mean.sum(), z)
+    found = ask("/Gradient", **asked, outWrt=0, inWrt=0, sens=[1.0, 1.0])["output"]
+    assert found == pytest.approx(slope[0].tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -138,17 +145,23 @@ def test_outside_of_the_prior_the_posterior_is_next_to_nothing():
         forward.evaluate(outside, {})
 
 
-def test_what_is_in_strong_form_has_no_derivatives():
-    from problems import pinn
-
-    model = pddlvm.LatentVariableModel(pinn.make_heat(), n_functions=4)
-    assert not is_differentiable(model)
-    functions = served(model)
+def test_what_is_in_time_has_no_derivatives():
+    functions = served(in_time())
     asked = json.dumps({"name": "forward"}).encode()
     support = answer(functions, "POST", "/ModelInfo", asked).content["support"]
     assert support == dict(Evaluate=True, Gradient=False, ApplyJacobian=False, ApplyHessian=False)
     found = answer(functions, "POST", "/Gradient", asked).content["error"]
-    assert found["type"] == "UnsupportedFeature" and "strong form" in found["message"]
+    assert found["type"] == "UnsupportedFeature" and "in time" in found["message"]
+
+
+def test_what_is_in_strong_form_has_derivatives():
+    model = strong()
+    z = model.problem.prior.sample((1,), seed=0).requires_grad_()
+    (slope,) = torch.autograd.grad(model.forward(z).mean.sum(), z)
+    (forward,) = served(model)
+    weights = torch.ones(model.problem.n_dofs, dtype=torch.float64)
+    found = forward.gradient(z[0].detach(), weights, {})
+    assert found.tolist() == pytest.approx(slope[0].tolist(), rel=1e-12)
 
 
 def test_names_are_unique(linear_model):

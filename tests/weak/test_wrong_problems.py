@@ -77,7 +77,7 @@ def test_a_field_that_nothing_reads_is_named(make, field):
 @both
 @pytest.mark.parametrize(
     "value",
-    [torch.ones(3), [1.0], np.ones(2), "1", None, lambda x: x, torch.distributions.Normal(0, 1)],
+    [torch.ones(3), [1.0], np.ones(2), "1", None, lambda x: x],
 )
 def test_a_known_field_is_one_number(make, value):
     refuses("field 'q' must be a field, .* or one known number", make, fields={"q": value})
@@ -95,9 +95,23 @@ def test_a_known_number_is_finite(make):
 
 
 @both
-def test_a_prior_of_torch_is_none(make):
-    field = pddlvm.Constant(torch.distributions.LogNormal(0.0, 1.0).base_dist)
+@pytest.mark.parametrize("prior", [1.0, "normal", pddlvm.Normal])
+def test_what_is_no_prior_is_named(make, prior):
+    field = pddlvm.Constant(prior)
     refuses(r"prior of field 'k' .* pddlvm\.Normal\(", make, fields={"k": field})
+
+
+@both
+@pytest.mark.parametrize("prior", [pddlvm.Uniform(1.0, 2.0), torch.distributions.Beta(2.0, 5.0)])
+def test_a_prior_alone_is_no_field(make, prior):
+    refuses("field 'q' is a prior alone; make it a field, Constant", make, fields={"q": prior})
+
+
+@both
+def test_a_prior_of_other_many_numbers_is_refused(make):
+    normal = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    field = pddlvm.Constant(normal)
+    refuses("that of 2 numbers together, and the field has 1", make, fields={"k": field})
 
 
 @both

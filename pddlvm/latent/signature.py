@@ -1,13 +1,14 @@
-"""What a model predicts of data at a few parameters: it tells model, sensors and noise apart."""
+"""What tells models, sensors and noise from others: predictions at a few parameters, checksums."""
 
+from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pddlvm.latent.surrogate import Surrogate
 
-__all__ = ["SEED", "agrees", "signature"]
+__all__ = ["SEED", "agrees", "checksum", "signature"]
 
 SEED = 20224
 _N_PROBES = 4
@@ -42,3 +43,13 @@ def agrees(content: dict[str, Any], found: dict[str, Tensor]) -> bool:
     )
     difference = (content["predicted"] - found["predicted"]).abs()
     return same_noise and bool((difference < _CLOSE * std).all())
+
+
+def checksum(module: nn.Module) -> str:
+    """Of all parameters and buffers."""
+    found = sha256()
+    for value in module.state_dict().values():
+        # A copy: one that was expanded has no stride of its own.
+        flat = value.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
+        found.update(flat.view(torch.uint8).numpy())
+    return found.hexdigest()

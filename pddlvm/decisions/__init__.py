@@ -1,0 +1,1 @@
+"""From predictions to decisions: distributions of quantities, rare events, places of sensors."""
