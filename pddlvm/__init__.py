@@ -90,6 +90,7 @@ from pddlvm.transient.stepping import (
     Stepping,
     SteppingMethod,
 )
+from pddlvm.umbridge.posterior import BlackBoxDraws, UMBridgePosterior
 from pddlvm.validation.inference import InferenceReport, validate_inference
 from pddlvm.validation.maps import ValidationReport, validate
 from pddlvm.weak.boundary import Dirichlet
@@ -111,6 +112,7 @@ __all__ = [
     "Affine",
     "Amortized",
     "BackwardEuler",
+    "BlackBoxDraws",
     "Box",
     "Causal",
     "Chebyshev",
@@ -201,6 +203,7 @@ __all__ = [
     "TrainingResult",
     "TrajectoryModel",
     "TransientProblem",
+    "UMBridgePosterior",
     "UncalibratedWarning",
     "Uniform",
     "UniformPoints",

@@ -21,7 +21,7 @@ ORDER = (
     *("basics", "fem", "linalg", "parameters", "weak", "transient", "strong", "sensors"),
     *("latent", "reduced", "galerkin", "trajectory", "collocation"),
     *("training", "sampling", "inference", "amortized", "decisions", "results"),
-    *("models", "validation", "plot", "runs", "cli", "__main__"),
+    *("models", "validation", "plot", "runs", "umbridge", "explorer", "cli", "__main__"),
 )
 """Packages, and the modules `models` and `__main__`, from the ground up.
 

@@ -242,7 +242,7 @@ def check_predictions(values: Tensor, xi: Tensor) -> None:
     finite = torch.isfinite(values)
     if not finite.all():
         failed = (~finite.all(-1)).nonzero()[:, 0].tolist()
-        far = float(xi[failed[0]].abs().max())
+        far = float(xi[failed[0]].detach().abs().max())
         raise ConvergenceError(
             f"the predictions of {len(failed)} of {len(values)} z are not finite, the first is "
             f"number {failed[0]}, {far:.0f} standard deviations from the centre of the prior: "

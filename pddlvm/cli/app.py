@@ -20,6 +20,8 @@ import typer
 import pddlvm
 from pddlvm.basics.errors import ConvergenceError, InputError, NonFiniteError
 from pddlvm.cli.common import INTERRUPTED, MisuseError, printable
+from pddlvm.cli.explore import explore_command
+from pddlvm.cli.serve import serve_command
 from pddlvm.cli.training import info_command, list_command, train_command, validate_command
 from pddlvm.cli.use import export_command, forward_command, infer_command
 
@@ -41,6 +43,8 @@ for name, command in (
     ("validate", validate_command),
     ("info", info_command),
     ("export", export_command),
+    ("serve", serve_command),
+    ("explore", explore_command),
 ):
     app.command(name)(command)
 

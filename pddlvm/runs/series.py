@@ -10,7 +10,9 @@ value_0, value_1, ... in the long form, and sensor_0, sensor_1, ... in the wide 
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.errors import InputError
@@ -18,7 +20,7 @@ from pddlvm.parameters.problem import ParametricProblem
 from pddlvm.runs.tables import Measurements, Table, read_table
 from pddlvm.sensors.observation import PointObservation
 
-__all__ = ["read_series"]
+__all__ = ["read_places", "read_series"]
 
 _OF_TIME = ("t", "time")
 
@@ -46,17 +48,27 @@ def read_series(
         )
     if noise_std is None:
         raise InputError("a time series needs --noise-std, the standard deviation of its values")
-    places = read_table(sensors).named(("sensor", *problem.coordinates))
-    points = places.numbers(problem.coordinates).numpy()
-    names = places.texts("sensor")
-    if len(set(names)) < len(names):
-        raise InputError(f"{str(sensors)!r} has a sensor twice: {', '.join(names)}")
+    names, points = read_places(sensors, problem)
     n = problem.evaluation(points[:1], field).shape[0]
     table = read_table(path).named(("sensor", "value"))
     is_long = "sensor" in table.header
     times, y = (_long if is_long else _wide)(table, sensors, names, n)
     observation = PointObservation(problem, points, noise_std, field, times=times)
     return Measurements(observation, y.flatten())
+
+
+def read_places(path: Path, problem: ParametricProblem) -> tuple[list[str], NDArray[np.float64]]:
+    """Names of sensors, and where they are, (n, dim).
+
+    Raises:
+        InputError: no such table, other columns, a name twice.
+    """
+    table = read_table(path).named(("sensor", *problem.coordinates))
+    points = table.numbers(problem.coordinates).numpy()
+    names = table.texts("sensor")
+    if len(set(names)) < len(names):
+        raise InputError(f"{str(path)!r} has a sensor twice: {', '.join(names)}")
+    return names, points
 
 
 def _long(table: Table, sensors: Path, names: list[str], n: int) -> tuple[Tensor, Tensor]:

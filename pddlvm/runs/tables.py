@@ -36,6 +36,7 @@ __all__ = [
     "read_measurements",
     "read_parameters",
     "read_table",
+    "table_of",
     "write_table",
 ]
 
@@ -199,13 +200,21 @@ def read_table(path: Path) -> Table:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{str(path)!r} is larger than {_MAX_BYTES >> 20} MiB")
         text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is not a CSV table: {error}") from error
+    return table_of(text, path)
+
+
+def table_of(text: str, path: Path) -> Table:
+    """The same of a text; the path is for messages."""
+    try:
         lines = [line for line in io.StringIO(text) if line.strip() and not _is_comment(line)]
         mark = _mark_between(lines[0] if lines else "", path)
         split = map(str.split, lines) if mark is None else _split(lines, mark)
         rows = [[part.strip() for part in row] for row in split]
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r} ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{str(path)!r} is not a CSV table: {error}") from error
     if len(rows) < 2:
         raise InputError(f"{str(path)!r} must have a header and at least one row")

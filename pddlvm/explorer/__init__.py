@@ -1,0 +1,1 @@
+"""A page on the local machine that shows what a model says: sliders, fields, sensors."""

@@ -1,0 +1,1 @@
+"""Maps for the programs of others, and maps of others, by the protocol UM-Bridge."""

@@ -1,0 +1,65 @@
+"""`pddlvm explore`: a run as a page, where it listens, and who may ask."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import pddlvm
+from problems import poisson
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "line"
+    folder.mkdir()
+    (folder / "config.toml").write_text(
+        'problem = "poisson-1d"\nmax_steps = 30\n[settings]\nn = 8\n'
+    )
+    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
+    pddlvm.train(model, max_steps=10)
+    model.save(folder / "model.pt")
+    return folder
+
+
+@contextmanager
+def exploring(run: Path, *options: str):
+    command = [sys.executable, "-m", "pddlvm", "explore", str(run), "--no-browser", "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        found = re.fullmatch(r"(http://\S+) \(Ctrl-C ends it\)\n", process.stdout.readline())
+        assert found
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_run_is_a_page_of_this_machine(run: Path):
+    with exploring(run) as url:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        assert status(url) == 200
+
+
+def test_other_machines_need_a_token(run: Path):
+    with exploring(run, "--host", "0.0.0.0") as url:
+        page, token = url.split("?token=")
+        assert len(token) > 20
+        assert status(page) == 403 and status(url) == 200
