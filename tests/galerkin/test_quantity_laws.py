@@ -117,11 +117,13 @@ def test_a_model_that_changed_has_other_laws_and_answers_of_before_say_so():
     quantity = quantities_of_maximum(model.problem)
     z = model.problem.prior.sample(seed=0)
     before, unread = model.forward(z).of(quantity), model.forward(z).of(quantity)
-    std = before.std
+    std, law = before.std, model.quantity_law(quantity, 0)
+    assert model.quantity_law(quantity, 0) is law
     with torch.no_grad():
         for parameter in model.forward_map.parameters():
             parameter.mul_(0.7)
     assert float(model.forward(z).of(quantity).std / std) > 2
+    assert model.quantity_law(quantity, 0) is not law
     with pytest.raises(pddlvm.StaleError):
         _ = unread.std
 
