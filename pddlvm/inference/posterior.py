@@ -24,7 +24,7 @@ from pddlvm.sensors.observation import Observation
 
 __all__ = ["Level", "Posterior", "PosteriorError", "PosteriorSolution"]
 
-_N_LEVELS, _LEVEL_SEED = 1000, 5
+_N_LEVELS, _LEVEL_SEED = 400, 5
 """Draws of z, each with a draw of what is unknown of the noise."""
 
 

@@ -5,7 +5,7 @@
     ApplyJacobian   dF/dz v        by one backward pass for each of the m outputs, in batches
 
 The functions of a model: `forward`, the mean of u, or of what sensors see; each quantity, as
-`forward(z).of(quantity)` has its mean; `posterior`, log p(y | mean(z)) + log p(z) of given data.
+`forward(z).of(quantity)` has its mean; and `posterior`, log p(y | mean(z)) + log p(z) of data.
 """
 
 import math

@@ -222,9 +222,9 @@ def test_posterior_of_the_error_is_that_of_a_linear_problem(model):
     )
     torch.testing.assert_close(posterior.std, std[:2], rtol=0.02, atol=0)
     error = posterior.model_error
-    # A thousand draws.
-    assert ((error.mean - mean[2:]).abs() < 0.15 * std[2:]).all()
-    torch.testing.assert_close(error.std, std[2:], rtol=0.1, atol=0)
+    # Four hundred draws.
+    assert ((error.mean - mean[2:]).abs() < 0.2 * std[2:]).all()
+    torch.testing.assert_close(error.std, std[2:], rtol=0.15, atol=0)
     assert error.level is None
 
 
@@ -260,7 +260,7 @@ def test_results_have_the_batch_and_dtype_of_the_data(model):
     z = model.problem.prior.sample((2, 3), seed=0)
     posterior = model.infer(obs.simulate(model.problem.solve(z), seed=1).float(), obs)
     assert posterior.noise_std.mean.shape == posterior.noise_std.std.shape == (2, 3)
-    assert posterior.noise_std.samples.shape == (1000, 2, 3)
+    assert posterior.noise_std.samples.shape == (400, 2, 3)
     assert posterior.model_error.mean.shape == posterior.model_error.std.shape == (2, 3, 9)
     assert posterior.noise_std.mean.dtype == posterior.model_error.mean.dtype == torch.float32
 
