@@ -115,7 +115,9 @@ def place_sensors(
     b = _compressed(slopes / sensors.noise.variance().sqrt()[:, None], groups)
     c = torch.eye(prior.size, dtype=torch.float64).expand(n_draws, -1, -1)
     covariances = [c] if goal is None else [c, _given(_derivatives(Answers(model, goal), xi))]
-    index, gains, alone = [], [], torch.zeros(0)
+    index: list[int] = []
+    gains: list[float] = []
+    alone = torch.zeros(0)
     with ProgressBar(progress) as bar:
         bar.say("sensors")
         for k in range(n):

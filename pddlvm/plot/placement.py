@@ -1,5 +1,7 @@
 """The map of an information gain, and the sensors that were chosen by it."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from mpl_toolkits.mplot3d import Axes3D
 
@@ -49,13 +51,12 @@ def sensors(
         kind = "figure.add_subplot(projection='3d')" if dim == 3 else "figure.add_subplot()"
         raise InputError(f"the candidates are points of {dim} coordinates; draw on {kind}")
     low, high = colour_limits(cmap, None, alone)
-    shown = ax.scatter(*points.T, c=alone, cmap=cmap, vmin=low, vmax=high, s=12)
+    drawn: Any = ax  # flat or in space
+    shown = drawn.scatter(*points.T, c=alone, cmap=cmap, vmin=low, vmax=high, s=12)
     figure_of(ax).colorbar(shown, ax=ax, label=label)
-    ax.scatter(*chosen.T, facecolors="white", edgecolors="black", s=130, zorder=3)
+    drawn.scatter(*chosen.T, facecolors="white", edgecolors="black", s=130, zorder=3)
     for name, at in zip(numbers, chosen, strict=True):
-        if isinstance(ax, Axes3D):
-            ax.text(*at, name, ha="center", va="center", fontsize=8, zorder=4)
-        else:
-            ax.text(*at, name, ha="center", va="center", fontsize=8, zorder=4)
-            ax.set_aspect("equal")
+        drawn.text(*at, name, ha="center", va="center", fontsize=8, zorder=4)
+    if dim == 2:
+        ax.set_aspect("equal")
     return ax
