@@ -26,7 +26,7 @@ def sensors(model, n=6):
 @pytest.fixture(scope="module")
 def amortized(model):
     observation = sensors(model)
-    model.amortize(observation, pddlvm.Full, max_steps=800, gaps=0.7)
+    model.amortize(observation, pddlvm.Full, max_steps=800, max_seconds=600, gaps=0.7)
     return observation
 
 
