@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import torch
-
 from pddlvm.parameters.space import ParameterSpace
 
 __all__ = ["blocks_of"]
@@ -20,9 +18,7 @@ def blocks_of(prior: ParameterSpace) -> list[dict[str, Any]]:
     A parameter has a name, the ends `low` and `high` of its slider, the middle `z` of its prior,
     and `log`: does its slider go by factors?
     """
-    reach = torch.full((prior.size,), _REACH, dtype=torch.float64)
-    low, high = (prior.unstandardise(prior.clamp_standard(s * reach)) for s in (-1, 1))
-    middle = prior.unstandardise(torch.zeros_like(reach))
+    low, middle, high = (prior.at_score(s * _REACH) for s in (-1, 0, 1))
     rows = [
         {"name": name, "low": a, "high": b, "z": c, "log": _is_wide(a, b)}
         for name, a, b, c in zip(

@@ -188,10 +188,15 @@ class ParameterSpace:
     @cached_property
     def units(self) -> tuple[Tensor, Tensor]:
         """The middle of the prior of z, and about its standard deviation, (d,) each."""
-        one = torch.ones(self.size, dtype=torch.float64)
-        one = one if self.mixing is None else self.mixing.norm(dim=-1)
-        low, high = self.of_mixed(-one), self.of_mixed(one)
-        return self.of_mixed(0 * one), 0.5 * (high - low)
+        return self.at_score(0.0), 0.5 * (self.at_score(1.0) - self.at_score(-1.0))
+
+    def at_score(self, score: float) -> Tensor:
+        """Each parameter that many of its standard deviations from its middle, (d,), float64.
+
+        One with bounds stays within them.
+        """
+        xi = self.clamp_standard(torch.full((self.size,), score, dtype=torch.float64))
+        return self.of_mixed(xi if self.mixing is None else xi * self.mixing.norm(dim=-1))
 
     def standard_bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest xi in the support, (d,) each, on the dtype and device of `like`."""

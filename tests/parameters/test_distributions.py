@@ -226,6 +226,15 @@ def test_units_of_correlated_numbers_are_their_standard_deviations():
     torch.testing.assert_close(unit[:3], COVARIANCE.diagonal().sqrt())
 
 
+def test_ends_of_correlated_numbers_are_in_order():
+    # The first two numbers fall with each other.
+    low, high = space(FALLING).at_score(-3.0), space(FALLING).at_score(3.0)
+    assert (low < high).all()
+    std = COVARIANCE.diagonal().sqrt()
+    torch.testing.assert_close(high[:3], 1 - 2 * (MEAN - 3 * std).exp())
+    assert low[3] == 0 and high[3] == 1  # The bounds of a uniform number.
+
+
 # A problem
 
 
