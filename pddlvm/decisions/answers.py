@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pddlvm.basics.errors import InputError
 from pddlvm.latent.core import LatentModel
 from pddlvm.sensors.observation import LinearObservation
 from pddlvm.sensors.quantity import Quantity, check_quantity
@@ -51,18 +50,9 @@ class Answers:
 
     @torch.no_grad()
     def error(self, xi: Tensor) -> Tensor:
-        """Root mean square error of g as the model itself says, over draws (n_draws, d), (n,).
-
-        Raises:
-            InputError: the model has no error bars of quantities.
-        """
+        """Root mean square error of g as the model itself says, over draws (n_draws, d), (n,)."""
         z, corrections = self.prior.unstandardise(xi), self.model.cheap_corrections
         forward: Any = self.model.forward(z, corrections=corrections)
-        if not hasattr(forward, "of"):
-            raise InputError(
-                "models in strong form have no error bars of quantities; ask for some "
-                "reference_solves, which say how wrong the surrogate is"
-            )
         found = forward.of(self.quantity)
         squares = (self(xi) - found.mean.double()).square() + found.std.double().square()
         return squares.mean(0).sqrt()

@@ -116,7 +116,8 @@ def place_sensors(
     c = torch.eye(prior.size, dtype=torch.float64).expand(n_draws, -1, -1)
     covariances = [c] if goal is None else [c, _given(_derivatives(Answers(model, goal), xi))]
     index: list[int] = []
-    gains, alone = [], torch.zeros(0)
+    gains: list[float] = []
+    alone = torch.zeros(0)
     with ProgressBar(progress) as bar:
         bar.say("sensors")
         for k in range(n):

@@ -98,9 +98,8 @@ def sobol_indices(
             f"the quantity {quantity.name!r} is the same for all draws of the prior: there is "
             "nothing to explain"
         )
-    # Its stubs have no name for the uniform numbers of its own documentation.
-    of_levels: Any = [uniform()] * prior.size
-    found: Any = by_scipy(func=function, n=n, dists=of_levels, rng=seed)
+    levels: Any = [uniform()] * prior.size
+    found: Any = by_scipy(func=function, n=n, dists=levels, rng=seed)
     drawn = found.bootstrap(confidence_level=level)
     ends = [
         (_rows(own.confidence_interval.low), _rows(own.confidence_interval.high))

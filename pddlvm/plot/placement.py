@@ -51,13 +51,12 @@ def sensors(
         kind = "figure.add_subplot(projection='3d')" if dim == 3 else "figure.add_subplot()"
         raise InputError(f"the candidates are points of {dim} coordinates; draw on {kind}")
     low, high = colour_limits(cmap, None, alone)
-    # Flat axes take two coordinates, those in space three.
-    panel: Any = ax
-    shown = panel.scatter(*points.T, c=alone, cmap=cmap, vmin=low, vmax=high, s=12)
+    drawn: Any = ax  # flat or in space
+    shown = drawn.scatter(*points.T, c=alone, cmap=cmap, vmin=low, vmax=high, s=12)
     figure_of(ax).colorbar(shown, ax=ax, label=label)
-    panel.scatter(*chosen.T, facecolors="white", edgecolors="black", s=130, zorder=3)
+    drawn.scatter(*chosen.T, facecolors="white", edgecolors="black", s=130, zorder=3)
     for name, at in zip(numbers, chosen, strict=True):
-        panel.text(*at, name, ha="center", va="center", fontsize=8, zorder=4)
+        drawn.text(*at, name, ha="center", va="center", fontsize=8, zorder=4)
     if dim == 2:
         ax.set_aspect("equal")
     return ax

@@ -1,16 +1,13 @@
 """`pddlvm explore`: a run as a page, where it listens, and who may ask."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from until_ctrl_c import serving
 
 import pddlvm
 from problems import poisson
@@ -31,17 +28,11 @@ def run(tmp_path_factory) -> Path:
 
 @contextmanager
 def exploring(run: Path, *options: str):
-    command = [sys.executable, "-m", "pddlvm", "explore", str(run), "--no-browser", "--port", "0"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with serving("explore", run, "--no-browser", "--port", "0", *options) as process:
         assert process.stdout is not None
         found = re.fullmatch(r"(http://\S+) \(Ctrl-C ends it\)\n", process.stdout.readline())
         assert found
         yield found[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
 
 
 def status(url: str) -> int:

@@ -1,17 +1,15 @@
 """`pddlvm serve`: a run over the loopback, and what it answers to misuse."""
 
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
+from until_ctrl_c import serving
 
 import pddlvm
 from pddlvm.cli.app import main
@@ -57,13 +55,7 @@ def refused(monkeypatch, capsys, *arguments: object) -> str:
 def test_a_run_answers_and_ctrl_c_ends_it(run: Path):
     options = ["--port", "0", "--data", run / "sensors.csv", "--sensors", run / "places.csv"]
     options += ["--quantities", f"{run / 'own.py'}:make"]
-    command = [sys.executable, "-m", "pddlvm", "serve", run, *options]
-    with subprocess.Popen(
-        list(map(str, command)),
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:
+    with serving("serve", run, *options) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
         assert lines[:3] == [
@@ -76,8 +68,6 @@ def test_a_run_answers_and_ctrl_c_ends_it(run: Path):
         body = json.dumps({"name": "forward", "input": [[0.3]]}).encode()
         with urllib.request.urlopen(f"{found[1]}/Evaluate", body, timeout=60) as answer:
             output = json.loads(answer.read())["output"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
     model = pddlvm.load(run / "model.pt", poisson.make_1d(8))
     observation = pddlvm.PointObservation(model.problem, [-0.5, 0.5], 1.0)
     z = torch.tensor([[0.3]], dtype=torch.float64)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small import strong
+from small import in_time, strong
 
 import pddlvm
 from pddlvm.decisions.answers import Answers
@@ -189,10 +189,12 @@ def test_levels_that_are_no_probabilities_are_refused(linear_model, p):
         found.exceedance(torch.zeros(2))
 
 
-def test_in_strong_form_the_error_is_that_of_reference_solves():
-    model = strong()
-    quantity = pddlvm.Quantity(model.problem, torch.ones(model.problem.n_dofs))
-    with pytest.raises(pddlvm.InputError, match="reference_solves"):
-        pddlvm.propagate(model, quantity, 50).exceedance(1.0)
-    found = pddlvm.propagate(model, quantity, 50, reference_solves=5)
-    assert 0 <= float(found.exceedance(found.corrected_mean)) <= 1
+@pytest.mark.parametrize("n_solves", [0, 5])
+@pytest.mark.parametrize("make", [strong, in_time])
+def test_problems_in_strong_form_and_in_time(make, n_solves):
+    model = make()
+    row = torch.ones(model.problem.solution_shape).flatten()
+    quantity = pddlvm.Quantity(model.problem, row)
+    found = pddlvm.propagate(model, quantity, 50, reference_solves=n_solves)
+    middle = found.quantiles(0.5)
+    assert float(found.exceedance(middle)) == pytest.approx(0.5, abs=1e-4)

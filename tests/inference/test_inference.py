@@ -483,7 +483,7 @@ def test_the_inference_is_calibrated(linear, sensors):
 def test_an_overconfident_inference_is_found_out(linear):
     told = pddlvm.PointObservation(linear.problem, POINTS, 0.01)
     true = pddlvm.PointObservation(linear.problem, POINTS, 0.03)
-    told.simulate = true.simulate
+    told.noise.sample = true.noise.sample
     report = pddlvm.validate_inference(linear, told, "laplace", n_data=200)
     assert report.p_value < 1e-3
     assert report.coverage[0.95] < 0.85

@@ -137,7 +137,7 @@ def test_the_maximum_is_that_of_the_finite_element_posterior(poisson_model):
         density = FiniteElementPosterior(obs, y[i])
         # Newton's step from the maximum of the surrogate, in units of its standard deviation.
         _, gradient = density.log_prob_and_gradient(xi[i : i + 1])
-        factor = posterior._density.coordinates.factor[i]
+        factor = posterior._density._made.coordinates.factor[i]
         covariance = factor @ factor.T
         step = (covariance @ gradient[0]) / covariance.diagonal().sqrt()
         assert step.abs().max() < 0.1

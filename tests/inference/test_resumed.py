@@ -279,7 +279,7 @@ found = model.infer(
     y,
     sensors,
     "exact",
-    n_samples=400,
+    n_samples=80,
     n_chains=2,
     checkpoints=checkpoints,
     resume=bool(checkpoints),
@@ -306,7 +306,7 @@ def test_a_killed_process_goes_on(model, y, tmp_path):
         before = n_files()
         process = subprocess.Popen([*start, str(folder), str(out)], env=environment)
         deadline = time.monotonic() + 240
-        while n_files() < before + 30 and process.poll() is None and time.monotonic() < deadline:
+        while n_files() < before + 10 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert process.poll() is None and n_files() > before
         process.send_signal(signal.SIGKILL)

@@ -302,6 +302,7 @@ def seen():
     return model
 
 
+@pytest.mark.slow
 def test_posteriors_of_correlated_numbers_agree(seen):
     # One point in the right half says little of the left, but for the prior.
     observation = pddlvm.PointObservation(seen.problem, [0.75], 2e-3)

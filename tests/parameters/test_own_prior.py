@@ -57,3 +57,12 @@ def test_an_own_prior_goes_all_the_way(tmp_path):
     model.save(tmp_path / "own.pt")
     loaded = pddlvm.load(tmp_path / "own.pt", problem)
     assert torch.equal(loaded.forward(z).mean, model.forward(z).mean)
+
+
+def test_normal_numbers_become_draws_by_a_table():
+    prior = Exponential()
+    eta = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
+    z = prior.unstandardise(prior.from_normal(eta))
+    # The closed form, with the tail that has the digits.
+    expected = -torch.special.log_ndtr(-eta)
+    torch.testing.assert_close(z, expected, rtol=1e-3, atol=1e-3)

@@ -264,3 +264,19 @@ def test_a_log_uniform_number_is_positive(low):
 def test_a_prior_whose_draws_overflow_is_refused(prior, arguments):
     with pytest.raises(pddlvm.InputError, match="overflow"):
         prior(*arguments)
+
+
+# Standard normal numbers
+
+
+@priors
+def test_normal_numbers_become_draws(name):
+    """z = F^-1(Phi(eta)), far out as well."""
+    eta = torch.tensor([-6.0, -2.0, -0.5, 0.0, 0.5, 2.0, 6.0], dtype=torch.float64)
+    prior, reference = PRIORS[name], REFERENCES[name]
+    z = prior.unstandardise(prior.from_normal(eta))
+    # From the nearer end: 1 - Phi(6) has few digits.
+    expected = torch.special.ndtr(-eta.abs())
+    below = reference.cdf(z)
+    found = torch.where(eta > 0, 1 - below, below)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-15)

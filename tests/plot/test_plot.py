@@ -177,3 +177,34 @@ def test_the_package_offers_its_figures():
     assert pddlvm.plot is plot
     with pytest.raises(AttributeError, match="no attribute"):
         _ = pddlvm.no_such_thing
+
+
+def placement(dim: int) -> pddlvm.Placement:
+    """Of 27 points of a coordinates each, three of which were chosen."""
+    points = np.random.default_rng(0).random((27, dim))
+    alone = torch.linspace(0, 1, 27).double()
+    index = torch.tensor([26, 3, 8])
+    return pddlvm.Placement(index, alone[:3], alone, points, None)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_sensors_are_drawn_by_their_numbers(dim):
+    found = placement(dim)
+    figure = plt.figure()
+    ax = figure.add_subplot(projection="3d" if dim == 3 else None)
+    plot.sensors(found, ax, title="map")
+    assert ax.get_title() == "map"
+    assert {t.get_text() for t in ax.texts} == {"1", "2", "3"}
+    if dim == 2:
+        shown = ax.collections[0]
+        np.testing.assert_array_equal(shown.get_offsets(), found.points)
+        np.testing.assert_allclose(shown.get_array(), found.alone)
+        np.testing.assert_array_equal(ax.collections[1].get_offsets(), found.points[[26, 3, 8]])
+
+
+def test_sensors_need_points_and_axes_that_suit_them():
+    rows = dataclasses.replace(placement(2), points=None)
+    with pytest.raises(pddlvm.InputError, match="no points"):
+        plot.sensors(rows, plt.figure().add_subplot())
+    with pytest.raises(pddlvm.InputError, match="projection='3d'"):
+        plot.sensors(placement(3), plt.figure().add_subplot())
