@@ -1,29 +1,23 @@
-"""A command that serves until Ctrl-C, for tests."""
+"""A server of functions in a thread, on a port of its own."""
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
-
-def _heeds_ctrl_c() -> None:
-    # A shell that runs the tests in the background has its children ignore it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from pddlvm.basics.http_server import Server
+from pddlvm.umbridge.protocol import respond
+from pddlvm.umbridge.served import Served
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """`pddlvm ...`, which Ctrl-C ends, and which nothing keeps alive."""
-    command = [sys.executable, "-m", "pddlvm", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=_heeds_ctrl_c
-    ) as process:
+def serving(functions: Sequence[Served]) -> Iterator[str]:
+    """Its URL, while it answers."""
+    with Server(partial(respond, functions), "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
         try:
-            yield process
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            yield server.url
         finally:
-            process.kill()
+            server.shutdown()
+            thread.join()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving import serving
+from until_ctrl_c import serving
 
 import pddlvm
 from problems import poisson

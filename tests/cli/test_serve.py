@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving import serving
+from until_ctrl_c import serving
 
 import pddlvm
 from pddlvm.cli.app import main

@@ -9,6 +9,7 @@ import torch
 
 import pddlvm
 from pddlvm.latent import quantity_laws
+from pddlvm.latent.quantity_law import QuantityLaw
 from problems import nonlinear_poisson, poisson
 
 
@@ -217,3 +218,21 @@ def test_of_the_default_problem(corrections):
         for level, allowed in ((0.5, 0.08), (0.8, 0.06), (0.95, 0.03), (0.99, 0.015)):
             half = found.interval(level)[1] - found.mean
             assert abs(float((error <= half).double().mean()) - level) < allowed
+
+
+def test_errors_of_which_first_order_knows_nothing_leave_the_others_alone():
+    # The largest value is a prescribed one for half of the draws; of a few it is not, after all.
+    generator = torch.Generator().manual_seed(0)
+    n = 1024
+    features = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    is_held = features[:, :1] > 0
+    size = torch.where(is_held, 1e-16, 1e-4).double()
+    errors = torch.where(is_held, 0.0, size * torch.randn(n, 1, generator=generator).double())
+    errors[is_held[:, 0].nonzero()[:3, 0]] = 1e-4
+    law = QuantityLaw.of_errors(features, size.log(), errors)
+    std = law.std(features, size.log())
+    assert 0.5e-4 < float(std[~is_held].median()) < 2e-4
+    assert float(std[is_held].median()) < 0.5e-4
+    assert float(std.max()) < 1e-2
+    inside = (errors.abs() <= law.half_width(0.95) * std).double().mean()
+    assert float(inside) == pytest.approx(0.95, abs=0.03)

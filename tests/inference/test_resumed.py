@@ -196,7 +196,7 @@ def test_workers_go_on_too(model, sensors, y, tmp_path, monkeypatch, backend, me
     same(found, expected)
 
 
-@pytest.mark.parametrize("method", ["laplace", pytest.param("nuts", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["laplace", pytest.param("variational", marks=pytest.mark.slow)])
 def test_a_validation_goes_on(model, sensors, tmp_path, monkeypatch, method):
     monkeypatch.setattr(validation_module, "_CHUNK", 7)
     judge = {"n_data": 20, "seed": 1}

@@ -11,6 +11,8 @@ const NAMES = { mean: "Mean", sigma: "σ", draw: "Draw", parameter: "Parameter",
 const FEW = 6;
 const TOKEN = new URLSearchParams(location.search).get("token") ?? "";
 const STEPS = 1000;
+// Milliseconds after which what is shown is marked as that of other parameters.
+const LATE = 600;
 
 let scene, picture, state, last, posterior = null, solvedAt = null, held = null;
 const rows = [];
@@ -38,7 +40,8 @@ function newest(question) {
     if (isBusy) { isDue = true; return; }
     isBusy = true;
     document.body.classList.add("busy");
-    try { do { isDue = false; await question(); } while (isDue); } catch (error) { complain(error); } finally { isBusy = false; document.body.classList.remove("busy"); }
+    const late = setTimeout(() => document.body.classList.add("late"), LATE);
+    try { do { isDue = false; await question(); } while (isDue); } catch (error) { complain(error); } finally { isBusy = false; clearTimeout(late); document.body.classList.remove("busy", "late"); }
   };
 }
 
