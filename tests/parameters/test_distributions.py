@@ -11,10 +11,12 @@ from torch import distributions as td
 
 import pddlvm
 from pddlvm import fem
+from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.latent.inverse import Inverse
 from pddlvm.parameters.distributions import prior_of
 from pddlvm.parameters.identity import is_like
 from pddlvm.parameters.space import Block, ParameterSpace
+from pddlvm.sampling.coordinates import Coordinates
 
 COVARIANCE = torch.tensor([[1.0, -0.6, 0.2], [-0.6, 0.5, 0.0], [0.2, 0.0, 2.0]]).double()
 MEAN = torch.tensor([1.0, -1.0, 3.0]).double()
@@ -233,6 +235,24 @@ def test_ends_of_correlated_numbers_are_in_order():
     std = COVARIANCE.diagonal().sqrt()
     torch.testing.assert_close(high[:3], 1 - 2 * (MEAN - 3 * std).exp())
     assert low[3] == 0 and high[3] == 1  # The bounds of a uniform number.
+
+
+@correlated
+def test_gaussians_in_correlated_coordinates_have_the_moments_of_their_draws(given):
+    prior = space(given)
+    factor = torch.tensor([0.3, 0.2, 0.1, 0.5]).double().diag()
+    factor[1:, 0] = 0.1
+    centre = torch.tensor([[0.2, -0.3, 0.1, 0.4]]).double()
+    density = PushedGaussian(Coordinates(prior, centre, factor[None]))
+    draws = density.sample((100_000,), seed=0)
+    # A hundred thousand draws know a mean to 0.003 deviations; log-normal ones a spread to 2 %.
+    assert ((density.mean - draws.mean(0)).abs() < 0.015 * draws.std(0)).all()
+    torch.testing.assert_close(density.std, draws.std(0), rtol=0.03, atol=0)
+    levels = torch.tensor([0.05, 0.5, 0.9]).double()
+    quantiles = density.quantiles(levels)
+    found = (draws < quantiles[:, None]).double().mean(1)
+    torch.testing.assert_close(found, levels[:, None, None].expand_as(found), rtol=0, atol=0.01)
+    torch.testing.assert_close(density.cdf(quantiles[1]), torch.full_like(centre, 0.5))
 
 
 # A problem
