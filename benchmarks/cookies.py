@@ -33,17 +33,8 @@ def ours(
         model, quantity, 20_000, reference=reference, reference_solves=n_solves, seed=seed
     )
     low, high = (float(end) for end in found.corrected_interval())
-    mean = float(found.corrected_mean)
-    return {
-        "who": "pddlvm",
-        "seed": seed,
-        "solves": n_solves,
-        "mean": f"{mean:.7f}",
-        "error": abs(mean - EXPECTED),
-        "interval": f"+-{0.5 * (high - low):.1e}",
-        "holds": low <= EXPECTED <= high,
-        "seconds": time.perf_counter() - start,
-    }
+    answer = float(found.corrected_mean), 0.5 * (high - low)
+    return row("pddlvm", seed, n_solves, *answer, time.perf_counter() - start)
 
 
 def plain(reference: pddlvm.Quantity, n_solves: int, seed: int) -> dict[str, Any]:
@@ -51,17 +42,24 @@ def plain(reference: pddlvm.Quantity, n_solves: int, seed: int) -> dict[str, Any
     start = time.perf_counter()
     z = reference.problem.prior.sample((n_solves,), seed=1000 + seed)
     values = reference(reference.problem.solve(z))[:, 0]
-    mean = float(values.mean())
     half = float(values.std() / n_solves**0.5 * student.isf(0.025, n_solves - 1))
+    answer = float(values.mean()), half
+    return row("plain Monte Carlo", seed, n_solves, *answer, time.perf_counter() - start)
+
+
+def row(
+    who: str, seed: int, n_solves: int, mean: float, half: float, seconds: float
+) -> dict[str, Any]:
+    """Of the table: a mean with half of its interval."""
     return {
-        "who": "plain Monte Carlo",
+        "who": who,
         "seed": seed,
         "solves": n_solves,
         "mean": f"{mean:.7f}",
         "error": abs(mean - EXPECTED),
         "interval": f"+-{half:.1e}",
         "holds": abs(mean - EXPECTED) <= half,
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
     }
 
 

@@ -58,13 +58,8 @@ class Design:
     def __init__(self, problem: pddlvm.Problem) -> None:
         self.problem = problem
         self.uniform = torch.zeros(problem.n_parameters - 1, dtype=torch.float64)
-        # Nothing but the load is left of the residual of a roof at rest, whatever its thickness.
-        rest = torch.zeros(problem.n_dofs, dtype=torch.float64)
-        self.load = -problem.residual(rest, self.with_load(self.uniform))
-        self.free = torch.from_numpy(problem.free_dofs)
-        corners = torch.from_numpy(problem.space.mesh.p[:, problem.space.mesh.t]).permute(2, 1, 0)
-        sides = corners[:, 1:] - corners[:, :1]
-        areas = 0.5 * torch.linalg.cross(sides[:, 0], sides[:, 1]).norm(dim=-1)
+        self.work = pddlvm.Quantity(problem, pddlvm.compliance(problem), "compliance")
+        areas = torch.from_numpy(problem.space.cell_volumes)
         self.weights = areas / areas.sum()
 
     def with_load(self, design: Tensor) -> Tensor:
@@ -73,7 +68,8 @@ class Design:
 
     def compliance(self, solve: Solve, design: Tensor) -> Tensor:
         """f . u, ()."""
-        return self.load @ solve(self.with_load(design))[self.free]
+        z = self.with_load(design)
+        return self.work(solve(z), z)[0]
 
     def volume(self, design: Tensor) -> Tensor:
         """Mean thickness, ()."""

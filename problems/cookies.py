@@ -13,14 +13,14 @@ same matrices.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import pddlvm
 from pddlvm import fem
+from problems.discs import DiscField, distances
 from problems.poisson import diffusion
 
 __all__ = ["make", "quantity"]
@@ -36,17 +36,11 @@ _DEGREE = 8
 
 
 @dataclass(frozen=True)
-class InDiscs(pddlvm.Field):
+class InDiscs(DiscField):
     """One parameter in each disc, and none in the plate between them."""
 
-    @property
-    def size(self) -> int:
-        """Eight."""
-        return len(_CENTRES)
-
-    def shapes(self, points: fem.Points) -> Tensor:
-        """1 in disc i, (n_points, 8)."""
-        return torch.from_numpy(_distances(points.x) < _RADIUS).double()
+    centres: ClassVar = _CENTRES
+    radius: ClassVar = _RADIUS
 
 
 def source(u: Tensor, du: Tensor, x: Tensor) -> Tensor:
@@ -72,7 +66,7 @@ def make(n: int = 400) -> pddlvm.Problem:
         )
     mesh = fem.unit_square(n, quadrilaterals=True)
     middle = mesh.p[:, mesh.t].mean(axis=1).T
-    to_circle = np.abs(_distances(middle) - _RADIUS).min(axis=1)
+    to_circle = np.abs(distances(middle, _CENTRES) - _RADIUS).min(axis=1)
     is_cut = to_circle <= math.sqrt(0.5) / n
     in_source = ((5 * middle > _FIRST) & (5 * middle < _LAST)).all(axis=1)
     parts = {"whole": ~is_cut, "cut": is_cut, "source": in_source}
@@ -105,9 +99,3 @@ def quantity(problem: pddlvm.Problem) -> pddlvm.Quantity:
     mean = pddlvm.average_matrix(problem, ["source"])
     area = ((_LAST - _FIRST) / 5) ** 2
     return pddlvm.Quantity(problem, area * mean, "integral over the middle")
-
-
-def _distances(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the centres, (n, 2) -> (n, 8)."""
-    found: NDArray[np.float64] = np.linalg.norm(x[:, None] - _CENTRES, axis=-1)
-    return found

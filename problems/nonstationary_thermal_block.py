@@ -11,17 +11,17 @@ of ten that are asked for, by default from 1/10 to 10; there they are from 1e-6 
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import skfem
-import torch
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay
 from torch import Tensor
 
 import pddlvm
 from pddlvm import fem, links
+from problems.discs import DiscField, distances
 
 __all__ = ["DISCS", "make", "plate"]
 
@@ -35,17 +35,11 @@ DISCS = tuple(f"disc {i}" for i in range(1, 5))
 
 
 @dataclass(frozen=True)
-class InDiscs(pddlvm.Field):
+class InDiscs(DiscField):
     """One parameter in each disc, and none in the plate between them."""
 
-    @property
-    def size(self) -> int:
-        """Four."""
-        return len(DISCS)
-
-    def shapes(self, points: fem.Points) -> Tensor:
-        """1 in disc i, (n_points, 4)."""
-        return torch.from_numpy(_distances(points.x) < _RADIUS).double()
+    centres: ClassVar = _CENTRES
+    radius: ClassVar = _RADIUS
 
 
 def conduction(u: Tensor, du: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -64,16 +58,16 @@ def plate(n: int) -> Any:
         raise pddlvm.InputError(f"n must be a whole number from 10 on, got {n!r}")
     ticks = np.linspace(0, 1, n + 1)
     lattice = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-    outside = lattice[(_distances(lattice) > _RADIUS + _GAP / n).all(axis=1)]
+    outside = lattice[(distances(lattice, _CENTRES) > _RADIUS + _GAP / n).all(axis=1)]
     n_rings = max(2, round(_RADIUS * n))
     rings = [_circle(_RADIUS * k / n_rings, round(2 * math.pi * k)) for k in range(1, n_rings + 1)]
     disc = np.concatenate([np.zeros((1, 2)), *rings])
     nodes = np.concatenate([outside, *(centre + disc for centre in _CENTRES)])
     p, t = (np.ascontiguousarray(x.T) for x in (nodes, Delaunay(nodes).simplices))
     mesh = skfem.MeshTri(p, t).with_defaults()
-    distances = _distances(mesh.p[:, mesh.t].mean(axis=1).T)
+    to_centres = distances(mesh.p[:, mesh.t].mean(axis=1).T, _CENTRES)
     return mesh.with_subdomains(
-        {name: np.flatnonzero(own < _RADIUS) for name, own in zip(DISCS, distances.T, strict=True)}
+        {name: np.flatnonzero(own < _RADIUS) for name, own in zip(DISCS, to_centres.T, strict=True)}
     )
 
 
@@ -104,12 +98,6 @@ def make(
         dirichlet=[pddlvm.Dirichlet("right")],
     )
     return pddlvm.TransientProblem(problem, stepping=pddlvm.Stepping.graded(1.0, n_steps))
-
-
-def _distances(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the centres, (n, 2) -> (n, 4)."""
-    found: NDArray[np.float64] = np.linalg.norm(x[:, None] - _CENTRES, axis=-1)
-    return found
 
 
 def _circle(radius: float, n: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ def _heeds_ctrl_c() -> None:
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def until_ctrl_c(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """`pddlvm ...`, which Ctrl-C ends, and which nothing keeps alive."""
     command = [sys.executable, "-m", "pddlvm", *map(str, arguments)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -13,7 +13,7 @@ from pddlvm.basics.checks import check_shape, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.latent.error_shape import ErrorShape
-from pddlvm.latent.one_quantity import OneQuantity, along, log_size_of
+from pddlvm.latent.one_quantity import OneQuantity, along, certificates, known_of
 from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import unseen
@@ -127,9 +127,8 @@ class FieldForward:
         def known(value: Tensor) -> tuple[Tensor, Tensor]:
             with unseen():
                 size = along(quantity, u, asked.z, self._variance_along)
-            rho = self.residual_norm.reshape(-1, 1).to(u).clamp(min=torch.finfo(u.dtype).eps)
             xi = asked.problem.prior.standardise(asked.z)
-            return torch.cat([xi, rho.log()], dim=1), log_size_of(size, value)
+            return known_of(xi, certificates(self.residual_norm), size, value)
 
         value, law = partial(quantity, u, asked.z), partial(asked.law, quantity)
         return OneQuantity(quantity, value, known, law, lambda given: None, self.mean)

@@ -36,8 +36,6 @@ __all__ = ["Propagated", "propagate"]
 _N_FOR_ERROR = 64
 _BISECTIONS = 60
 _LEAST_SOLVES = 3
-_MOST = 2**24
-"""Numbers that are held at a time."""
 
 
 @dataclass(frozen=True)

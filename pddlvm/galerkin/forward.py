@@ -22,7 +22,7 @@ from pddlvm.fem.mixed import field_of
 from pddlvm.galerkin.bounds import Certifier, ErrorBounds
 from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
-from pddlvm.latent.one_quantity import OneQuantity, along, log_size_of
+from pddlvm.latent.one_quantity import OneQuantity, along, certificates, known_of
 from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import Uncertainty, unseen
@@ -202,15 +202,14 @@ class Forward:
             value = partial(dual.value, means, self._z)
 
         def known(value: Tensor) -> tuple[Tensor, Tensor]:
-            tiny = torch.finfo(torch.float64).eps
-            rho = self.residual_norm.reshape(-1, 1).to(means).clamp(min=tiny)
-            xi = self.representation.problem.prior.standardise(self._z)
+            rho = certificates(self.residual_norm)
             if dual is None or not dual.has_adjoint:
                 with unseen():
                     size = along(quantity, means, self._z, self._variance_along)
             else:
                 size = dual.rest(means, self._z) * rho * means.norm(dim=1, keepdim=True)
-            return torch.cat([xi, rho.log()], dim=1), log_size_of(size, value)
+            xi = self.representation.problem.prior.standardise(self._z)
+            return known_of(xi, rho, size, value)
 
         def bound(given: Tensor) -> Tensor | None:
             self._refuse_gradient()

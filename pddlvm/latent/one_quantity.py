@@ -14,7 +14,7 @@ from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.linalg.derivatives import root
 from pddlvm.sensors.quantity import Quantity
 
-__all__ = ["OneQuantity", "along", "log_size_of"]
+__all__ = ["OneQuantity", "along", "certificates", "known_of"]
 
 _LEAST = 1e-100
 """Where nothing is wrong, an error of zero has a size."""
@@ -133,6 +133,20 @@ def along(quantity: Quantity, u: Tensor, z: Tensor, variance: Callable[[Tensor],
     return torch.stack([root(variance(slope)) for slope in found], dim=-1)
 
 
-def log_size_of(size: Tensor, value: Tensor) -> Tensor:
-    """log of sizes of errors (batch, n), not below the rounding of the values."""
-    return size.maximum(torch.finfo(size.dtype).eps * value.abs()).clamp(min=_LEAST).log()
+def certificates(residual_norm: Tensor) -> Tensor:
+    """rho of answers (...,) as a column, (batch, 1), float64 on the CPU, not below rounding."""
+    found = residual_norm.reshape(-1, 1).to("cpu", torch.float64)
+    return found.clamp(min=torch.finfo(found.dtype).eps)
+
+
+def known_of(xi: Tensor, rho: Tensor, size: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What a law reads: features (batch, d + 1) and log sizes (batch, n).
+
+    Args:
+        xi: (batch, d).
+        rho: certificates, (batch, 1).
+        size: of the errors, to first order, (batch, n); not below the rounding of
+        value: the values.
+    """
+    size = size.maximum(torch.finfo(size.dtype).eps * value.abs()).clamp(min=_LEAST)
+    return torch.cat([xi, rho.log()], dim=1), size.log()

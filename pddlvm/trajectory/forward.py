@@ -28,7 +28,7 @@ from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.fem.mixed import field_of
 from pddlvm.latent.error_shape import ErrorShape
-from pddlvm.latent.one_quantity import OneQuantity, along, log_size_of
+from pddlvm.latent.one_quantity import OneQuantity, along, certificates, known_of
 from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import unseen
@@ -140,10 +140,8 @@ class TrajectoryForward:
                     size = error.diagonal().clamp(min=0).sqrt()
                 else:
                     size = along(quantity, self._mean, self._z, self._variance_along)
-            rho = self.residual_norm.reshape(-1, 1).to(value)
-            rho = rho.clamp(min=torch.finfo(torch.float64).eps)
             xi = problem.prior.standardise(self._z)
-            return torch.cat([xi, rho.log()], dim=1), log_size_of(size, value)
+            return known_of(xi, certificates(self.residual_norm), size, value)
 
         law = partial(self._law, quantity)
         return OneQuantity(quantity, value, known, law, lambda given: None, self._like)

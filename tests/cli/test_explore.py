@@ -7,28 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from until_ctrl_c import serving
-
-import pddlvm
-from problems import poisson
+from line_run import line_run
+from until_ctrl_c import until_ctrl_c
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "line"
-    folder.mkdir()
-    (folder / "config.toml").write_text(
-        'problem = "poisson-1d"\nmax_steps = 30\n[settings]\nn = 8\n'
-    )
-    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
-    pddlvm.train(model, max_steps=10)
-    model.save(folder / "model.pt")
-    return folder
+    return line_run(tmp_path_factory.mktemp("run") / "line")
 
 
 @contextmanager
 def exploring(run: Path, *options: str):
-    with serving("explore", run, "--no-browser", "--port", "0", *options) as process:
+    with until_ctrl_c("explore", run, "--no-browser", "--port", "0", *options) as process:
         assert process.stdout is not None
         found = re.fullmatch(r"(http://\S+) \(Ctrl-C ends it\)\n", process.stdout.readline())
         assert found

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from until_ctrl_c import serving
+from line_run import line_run
+from until_ctrl_c import until_ctrl_c
 
 import pddlvm
 from pddlvm.cli.app import main
@@ -30,14 +31,7 @@ def wrong(problem):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A run folder, with what a training leaves there."""
-    folder = tmp_path_factory.mktemp("run") / "line"
-    folder.mkdir()
-    (folder / "config.toml").write_text(
-        'problem = "poisson-1d"\nmax_steps = 30\n[settings]\nn = 8\n'
-    )
-    model = pddlvm.LatentVariableModel(poisson.make_1d(8))
-    pddlvm.train(model, max_steps=30)
-    model.save(folder / "model.pt")
+    folder = line_run(tmp_path_factory.mktemp("run") / "line")
     (folder / "sensors.csv").write_text("x,value,std\n-0.5,0.6,0.1\n0.5,0.8,0.1\n")
     (folder / "places.csv").write_text("sensor,x\nleft,-0.5\nright,0.5\n")
     (folder / "own.py").write_text(OWN)
@@ -55,7 +49,7 @@ def refused(monkeypatch, capsys, *arguments: object) -> str:
 def test_a_run_answers_and_ctrl_c_ends_it(run: Path):
     options = ["--port", "0", "--data", run / "sensors.csv", "--sensors", run / "places.csv"]
     options += ["--quantities", f"{run / 'own.py'}:make"]
-    with serving("serve", run, *options) as process:
+    with until_ctrl_c("serve", run, *options) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
         assert lines[:3] == [
