@@ -72,10 +72,10 @@ def export_maps(model: LatentModel, folder: Path, format: Format) -> Exported:
 
     Raises:
         InputError: no such format or folder, a model of trajectories, a prior by quantiles of SciPy
-            (`Distribution`), missing packages, operations that the format does not have, or a file
-            that differs from the model by more than 1e-4, or than four times the model's own
-            rounding where that is more (and by more than 1e-2 in any case). No file is written
-            then.
+            (`Distribution`), a network that draws random numbers, missing packages, operations that
+            the format does not have, or a file that differs from the model by more than 1e-4, or
+            than four times the model's own rounding where that is more (and by more than 1e-2 in
+            any case). No file is written then.
     """
     check_kind(LatentModel, model=model)
     folder = check_path(folder)
@@ -98,13 +98,13 @@ def export_maps(model: LatentModel, folder: Path, format: Format) -> Exported:
         # The files then ask for no device.
         model.to("cpu")
         for task in _tasks(model):
+            _refuse_noise(task)
             content, found = _compiled(task, format)
             difference, limit = _check(task, found)
             if not difference <= limit:
                 raise InputError(
                     f"the {format} file of the {task.name} map would differ from the model by "
-                    f"{difference:.1e} of its largest value; {limit:.1e} is allowed. A network "
-                    "that draws random numbers cannot be written: call model.eval()"
+                    f"{difference:.1e} of its largest value; {limit:.1e} is allowed"
                 )
             contents[folder / f"{task.name}.{_SUFFIXES[format]}"] = content
             differences.append(difference)
@@ -227,6 +227,16 @@ def _onnx(program: torch.export.ExportedProgram, variable: str, x: Tensor) -> tu
     content: bytes = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return content, tuple(torch.from_numpy(v) for v in session.run(None, {variable: x.numpy()}))
+
+
+def _refuse_noise(task: _Task) -> None:
+    """No file gives what a network gives that draws random numbers."""
+    noise = _difference(task.reference(task.x), task.reference(task.x))
+    if noise > _LIMIT:
+        raise InputError(
+            f"the {task.name} map gives something else each time, by {noise:.1e} of its largest "
+            "value: a network that draws random numbers cannot be written; call model.eval()"
+        )
 
 
 def _check(task: _Task, found: Outputs) -> tuple[float, float]:

@@ -168,16 +168,28 @@ class Noisy(nn.Module):
         return self.network(x + torch.randn_like(x))
 
 
-def test_a_file_that_differs_is_not_written(tmp_path):
+def test_a_network_that_draws_is_not_written(tmp_path):
     basis = pddlvm.EnergyModes(3)
     model = pddlvm.LatentVariableModel(
         poisson.make_1d(8), basis=basis, forward_network=Noisy(3), seed=0
     )
     old = tmp_path / "forward.pt2"
     old.write_text("old")
-    with pytest.raises(pddlvm.InputError, match=r"forward map would differ.*random"):
+    with pytest.raises(
+        pddlvm.InputError, match=r"forward map gives something else each time.*random"
+    ):
         export_maps(model, tmp_path, "torch")
     assert [*tmp_path.iterdir()] == [old] and old.read_text() == "old"
+
+
+def test_a_file_that_differs_is_not_written(line, tmp_path, monkeypatch):
+    def off(task, format):
+        return b"", tuple(1.02 * output for output in task.reference(task.x))
+
+    monkeypatch.setattr("pddlvm.results.exported._compiled", off)
+    with pytest.raises(pddlvm.InputError, match="torch file of the forward map would differ"):
+        export_maps(line, tmp_path, "torch")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow
