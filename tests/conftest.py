@@ -48,7 +48,8 @@ def small_models(pytestconfig):
         patch.dict(pddlvm.NeuralGaussian.__init__.__kwdefaults__, width=64),
         patch("pddlvm.reduced.reduction._N_SNAPSHOTS", 128),
         patch("pddlvm.trajectory.reduction._N_SNAPSHOTS", 256),
-        patch("pddlvm.galerkin.solved_draws._N_DRAWS", 1024),
+        patch("pddlvm.trajectory.reduction._MOST_TERMS", 400),
+        patch("pddlvm.galerkin.solved_draws._N_DRAWS", 512),
         patch("pddlvm.collocation.projection._N_DRAWS", 1024),
     ):
         yield

@@ -461,7 +461,9 @@ def test_a_training_on_the_device_is_that_on_the_cpu(name):
     )
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("diffusion", "flow"))) for k in NEW]
+)
 def test_a_training_on_the_device_is_resumed_bit_by_bit(name, tmp_path):
     def trained(**options):
         model = NEW[name]()

@@ -40,6 +40,7 @@ def test_linear_poisson(tmp_path: Path):
     assert report.relative_l2_corrected < 0.05 < 1.0
 
 
+@pytest.mark.slow
 def test_thermal_block(tmp_path: Path):
     arguments = ["--blocks", "2", "--n", "6", "--seconds", "20", "--steps", "40", "--samples", "10"]
     report = thermal_block.main([*arguments, "--out", str(tmp_path)])
@@ -47,6 +48,7 @@ def test_thermal_block(tmp_path: Path):
     assert all(found.violations == 0 for found in report.effectivity.values())
 
 
+@pytest.mark.slow
 def test_places_of_sensors(tmp_path: Path):
     small = ["--n", "8", "--terms", "3", "--side", "2", "--data", "6", "--chain-steps", "60"]
     medians = place_sensors.main([*small, "--steps", "40", "--out", str(tmp_path)])

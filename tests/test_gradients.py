@@ -89,7 +89,7 @@ def trained(
 ) -> pddlvm.LatentVariableModel:
     if isinstance(problem, pddlvm.CollocationProblem):
         model = pddlvm.LatentVariableModel(problem, n_functions=16, seed=0, dtype=torch.float64)
-        pddlvm.train(model, max_steps=100, calibrate=False)
+        pddlvm.train(model, max_steps=20, calibrate=False)
     else:
         # A certificate of all modes would be nothing but rounding.
         basis = pddlvm.ResidualEnriched(8)
@@ -254,7 +254,13 @@ def quantity_of(made_of: str, name: str) -> pddlvm.Quantity:
 @pytest.mark.parametrize("corrections", [0, 1])
 @pytest.mark.parametrize("part", ["mean", "std"])
 @pytest.mark.parametrize("name", ["averages", "maximum", "mixed"])
-@pytest.mark.parametrize("made_of", sorted(MAKE.keys() - IN_STRONG_FORM))
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "linear"))
+        for name in sorted(MAKE.keys() - IN_STRONG_FORM)
+    ],
+)
 def test_derivatives_of_quantities_are_those_of_differences(made_of, name, part, corrections):
     model, quantity = made(made_of), quantity_of(made_of, name)
     n = corrections if model.problem.is_linear else 4 * corrections

@@ -48,6 +48,7 @@ def test_solutions_are_equal(make, engine):
         assert torch.equal(problem.solve(z), u)
 
 
+@pytest.mark.slow
 def test_processes_solve_alike_and_name_what_failed():
     """All that needs processes and no time, with those of one start."""
     with on(LOKY):

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,6 +20,7 @@ from small import strong
 from torch import Tensor, nn
 
 import pddlvm
+from pddlvm.reduced.reduction import Reduction
 from pddlvm.training.fit import Budget
 from problems import poisson
 
@@ -53,12 +55,19 @@ def fail() -> float:
     raise ZeroDivisionError("only here")
 
 
+@cache
+def reduced() -> tuple[pddlvm.Problem, Reduction]:
+    problem = poisson.make(4, 2)
+    return problem, pddlvm.reduce(problem, pddlvm.EnergyModes(4))
+
+
 def galerkin(n: int = 10**9, action: Callable[[], float] = fail) -> pddlvm.LatentVariableModel:
     """In float64: rounding grows in the course of a training."""
+    problem, reduction = reduced()
     torch.manual_seed(0)
     return pddlvm.LatentVariableModel(
-        poisson.make(4, 2),
-        basis=pddlvm.EnergyModes(4),
+        problem,
+        reduction=reduction,
         forward_network=Acting(n, action),
         inverse_network=pddlvm.NeuralGaussian(5, 2, width=16),
         dtype=torch.float64,

@@ -28,6 +28,7 @@ _RIDGES = (3.0, 30.0, 300.0, 3000.0)
 _FOLDS = 4
 _SWEEPS = 3
 _STEPS = 30
+_SIZES = (1.0, 0.5, 0.25, 0.1, 0.01)
 _FAR = 6.0
 """Standard deviations beyond which features say no more."""
 _MEAN_ROOT, _ROOT_SCALE = 1.3545, 2.0
@@ -93,23 +94,23 @@ class VarianceModel(nn.Module):
         centre, scale = x.mean(0), x.std(0).clamp(min=1e-6)
         phi, ratio = _phi(x, centre, scale), share * e.square() * (-given).exp()
         fold = torch.arange(len(x)) % (n_draws or len(x)) % _FOLDS
-        likelihood = dict.fromkeys(_RIDGES, 0.0)
-        unseen = {ridge: torch.empty_like(e) for ridge in _RIDGES}
-        for k in range(_FOLDS):
-            own, rest = fold == k, fold != k
-            known = phi[rest], ratio[rest], share[rest]
-            for ridge in _RIDGES:
-                weight, typical, shift = _fit(*known, ridge)
-                growth = 2 * (phi[own] @ weight)[:, None]
-                unseen[ridge][own] = shift + growth
-                likelihood[ridge] += _log_likelihood(ratio[own], share[own], typical + growth)
-        ridge = max(_RIDGES, key=lambda ridge: likelihood[ridge])
-        weight, _, shift = _fit(phi, ratio, share, ridge)
+        # Each ridge with each fold left out, ridge after ridge.
+        kept = (fold != torch.arange(_FOLDS)[:, None]).to(phi).repeat(len(_RIDGES), 1)
+        ridges = torch.tensor(_RIDGES, dtype=phi.dtype)
+        weights, typical, shifts = _fit(phi, ratio, share, kept, ridges.repeat_interleave(_FOLDS))
+        growth = 2 * weights @ phi.mT
+        held_out = (1 - kept) * _log_likelihoods(ratio, share, typical, growth)
+        best = int(held_out.sum(1).unflatten(0, (-1, _FOLDS)).sum(1).argmax())
+        own = best * _FOLDS + fold
+        unseen = shifts[own] + growth[own, torch.arange(len(x))][:, None]
+        weight, _, shift = (
+            one[0] for one in _fit(phi, ratio, share, torch.ones_like(kept[:1]), ridges[best, None])
+        )
         self.centre.copy_(centre)
         self.scale.copy_(scale)
         self.weight.copy_(weight)
         self.shift.copy_(shift)
-        return (given + unseen[ridge]).to(errors)
+        return (given + unseen).to(errors)
 
 
 def _with_mean(features: Tensor, base: Tensor) -> Tensor:
@@ -121,70 +122,92 @@ def _phi(x: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
     return torch.cat([x, _ROOT_SCALE * ((1 + x.square()).sqrt() - _MEAN_ROOT)], dim=-1)
 
 
-def _fit(phi: Tensor, ratio: Tensor, share: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """By turns, for ratios e^2 exp(-base): weights (n_phi,), and shifts (n_components,) twice.
+def _fit(
+    phi: Tensor, ratio: Tensor, share: Tensor, kept: Tensor, ridges: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By turns, for ratios e^2 exp(-base): weights (n_fits, n_phi), shifts (n_fits, n_components).
 
-    The first are those of the density, the second those of the mean squares.
+    Several fits at once: they are small, and each operation costs as much for one as for all. The
+    first shifts are those of the density, the second those of the mean squares.
+
+    Args:
+        phi: (n, n_phi).
+        ratio: (n, n_components).
+        share: (n, n_components).
+        kept: 1 at the samples of a fit and 0 at others, (n_fits, n).
+        ridges: (n_fits,).
     """
-    n = len(phi)
     floor = 1e-12 * float(ratio.mean()) + torch.finfo(torch.float32).tiny
-    per_component, per_sample = share.mean(0), share.mean(1)
-    one = torch.cat([phi, torch.ones(n, 1, dtype=phi.dtype)], dim=1)
-    penalty = torch.full((one.shape[1],), 2 * ridge, dtype=phi.dtype)
-    penalty[-1] = 0.0
+    n_components = ratio.shape[1]
+    per_component, per_sample = kept @ share, kept * share.mean(1)
+    one = torch.cat([phi, torch.ones_like(phi[:, :1])], dim=1)
+    penalty = (2 * ridges)[:, None] * torch.ones_like(one[0])
+    penalty[:, -1] = 0.0
     weight = torch.zeros_like(penalty)
 
     def shifts(spread: Tensor) -> Tensor:
-        return _over((ratio * spread[:, None]).mean(0), per_component).clamp(min=floor).log()
+        return _over((kept * spread) @ ratio, per_component).clamp(min=floor).log()
 
-    typical = shifts(torch.ones(n, dtype=phi.dtype))
+    typical = shifts(torch.ones_like(kept))
     for _ in range(_SWEEPS):
-        statistic = (ratio * (-typical).exp()).mean(1)
-        if float(statistic.max()) == 0:
-            break
-        weight = _newton(one, statistic, per_sample, penalty, weight)
-        pull = (-2 * (one @ weight)).exp()
+        statistic = kept * ((-typical).exp() @ ratio.mT) / n_components
+        # Without any error nothing determines the weights.
+        found = statistic.amax(1, keepdim=True) > 0
+        weight = _newton(one, statistic, found * per_sample, penalty, weight)
+        pull = (-2 * weight @ one.mT).exp()
         # The expectation of 1 / t.
-        typical = shifts(2 * pull / (1 + _over(statistic, per_sample) * pull))
-        weight[-1] = 0.0
-    return weight[:-1], typical, shifts((-2 * (one @ weight)).exp())
+        spread = 2 * pull / (1 + _over(statistic, per_sample) * pull)
+        typical = torch.where(found, shifts(spread), typical)
+        weight[:, -1] = 0.0
+    return weight[:, :-1], typical, shifts((-2 * weight @ one.mT).exp())
 
 
-def _log_likelihood(ratio: Tensor, share: Tensor, log_variance: Tensor) -> float:
-    """Of samples, without what does not depend on the variances (n_samples, n_components)."""
-    q = _over((ratio * (-log_variance).exp()).mean(1), share.mean(1))
-    return -float((share.mean(1) * q.log1p() + 0.5 * (share * log_variance).mean(1)).sum())
+def _log_likelihoods(ratio: Tensor, share: Tensor, typical: Tensor, growth: Tensor) -> Tensor:
+    """Of each sample in each fit, without what does not depend on the variances, (n_fits, n).
+
+    Log variances are typical (n_fits, n_components) + growth (n_fits, n).
+    """
+    n_components, per_sample = ratio.shape[1], share.mean(1)
+    q = _over((-growth).exp() * ((-typical).exp() @ ratio.mT) / n_components, per_sample)
+    log_variance = typical @ share.mT / n_components + per_sample * growth
+    return -(per_sample * q.log1p() + 0.5 * log_variance)
 
 
 def _newton(x: Tensor, statistic: Tensor, share: Tensor, penalty: Tensor, weight: Tensor) -> Tensor:
-    """Minimiser of  sum_s share_s (log(1 + q_s exp(-2 w . x_s)) + w . x_s) + 1/2 w penalty w.
+    """Minimisers of  sum_s share_s (log(1 + q_s exp(-2 w . x_s)) + w . x_s) + 1/2 w penalty w.
 
-    q = statistic / share. Convex, in some twenty unknowns: a shorter step is all that it may take.
+    q = statistic / share, (n_fits, n). Convex, in some twenty unknowns w, (n_fits, n_phi): a
+    shorter step is all that it may take.
     """
     # Where nothing counts or every error is zero, w is not determined by them.
-    least = 1e-9 * (float(share.sum()) + 1e-300)
+    least = 1e-9 * (share.sum(1) + 1e-300)
     q = _over(statistic, share)
 
-    def loss(w: Tensor) -> float:
-        s = x @ w
-        return float((share * ((q * (-2 * s).exp()).log1p() + s)).sum() + 0.5 * penalty @ w**2)
+    def loss(w: Tensor) -> Tensor:
+        s = w @ x.mT
+        return (share * ((q * (-2 * s).exp()).log1p() + s)).sum(1) + 0.5 * (penalty * w**2).sum(1)
 
-    now = loss(weight)
+    now, open_ = loss(weight), torch.ones(len(weight), dtype=torch.bool)
     for _ in range(_STEPS):
-        pull = q * (-2 * (x @ weight)).exp()
+        pull = q * (-2 * weight @ x.mT).exp()
         known = pull / (1 + pull)
-        slope = x.mT @ (share * (1 - 2 * known)) + penalty * weight
-        curvature = (x.mT * (share * 4 * known / (1 + pull))) @ x + torch.diag(penalty + least)
+        slope = (share * (1 - 2 * known)) @ x + penalty * weight
+        curvature = x.mT @ ((share * 4 * known / (1 + pull))[..., None] * x)
+        curvature = curvature + torch.diag_embed(penalty + least[:, None])
         step = torch.linalg.solve(curvature, slope)
-        for size in (1.0, 0.5, 0.25, 0.1, 0.01):
+        missed = open_
+        for size in _SIZES:
             trial = weight - size * step
             after = loss(trial)
-            if after <= now:
+            taken = missed & (after <= now)
+            open_ = open_ & ~(taken & (now - after <= 1e-10 * len(x)))
+            weight = torch.where(taken[:, None], trial, weight)
+            now = torch.where(taken, after, now)
+            missed = missed & ~taken
+            if not missed.any():
                 break
-        else:
-            break
-        done, weight, now = now - after <= 1e-10 * len(x), trial, after
-        if done:
+        open_ = open_ & ~missed
+        if not open_.any():
             break
     return weight
 

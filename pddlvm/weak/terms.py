@@ -40,6 +40,8 @@ __all__ = ["Energy", "Flux", "Term", "TermEvaluator"]
 
 PointFunction = Callable[..., Any]
 
+_FEW = 2048
+"""Points of all samples whose physics costs no more than a level of vmap does."""
 _IN_CACHE = 8192
 """Points whose derivatives are taken at once: more leave the caches, five times slower."""
 
@@ -306,12 +308,19 @@ class TermEvaluator(nn.Module):
     ) -> Tensor:
         """The point function over all points and the batch, (batch, n_points, ...)."""
 
-        def at_point(e: Tensor, x: Tensor, values: dict[str, Tensor]) -> Any:
-            return function(e, x, {**values, **self.numbers})
+        (n_samples, n_points), names = e.shape[:2], list(values)
 
-        result: Tensor = vmap(vmap(at_point, chunk_size=n_at_once), in_dims=(0, None, 0))(
-            e, self.x, values
-        )
+        def at_point(e: Tensor, x: Tensor, *fields: Tensor) -> Any:
+            return function(e, x, {**dict(zip(names, fields, strict=True)), **self.numbers})
+
+        each = vmap(at_point, chunk_size=n_at_once)
+        result: Tensor
+        if n_samples == 1 or 0 < n_samples * n_points <= _FEW:
+            # By one level of vmap in place of two.
+            x = self.x.expand(n_samples, -1, -1).flatten(0, 1)
+            result = each(e.flatten(0, 1), x, *(v.flatten() for v in values.values()))
+            return result.unflatten(0, (n_samples, n_points))
+        result = vmap(each, in_dims=(0, None, *[0] * len(names)))(e, self.x, *values.values())
         return result
 
 

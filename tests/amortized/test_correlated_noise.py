@@ -22,6 +22,7 @@ def amortized(linear_model):
     return seen, linear_model.amortize(seen, Full, max_steps=300)
 
 
+@pytest.mark.slow
 def test_the_posterior_knows_the_correlation(linear_model, amortized):
     seen, density = amortized
     problem = linear_model.problem

@@ -14,7 +14,7 @@ NAN = math.nan
 @pytest.fixture(scope="module")
 def model():
     found = pddlvm.LatentVariableModel(linear_problem(), basis=pddlvm.Nodal(), seed=0)
-    pddlvm.train(found, max_steps=200, calibrate=False)
+    pddlvm.train(found, max_steps=60, calibrate=False)
     found.calibrate(128)
     return found
 
@@ -31,9 +31,16 @@ def amortized(model):
 
 
 @pytest.fixture(scope="module")
-def data(model, amortized):
+def quick(model):
+    observation = sensors(model)
+    model.amortize(observation, pddlvm.Full, max_steps=20, gaps=0.7)
+    return observation
+
+
+@pytest.fixture(scope="module")
+def data(model):
     z = model.problem.prior.sample((200,), seed=1)
-    y = amortized.simulate(model.problem.solve(z), seed=2)
+    y = sensors(model).simulate(model.problem.solve(z), seed=2)
     gone = torch.rand(y.shape, generator=torch.Generator().manual_seed(3)) < 0.4
     gone[:, 0] &= ~gone[:, 1:].all(-1)
     return z, torch.where(gone, NAN, y)
@@ -46,6 +53,7 @@ def seen_alone(model, observation, y):
     return closed_form(model.problem, some, y[seen])
 
 
+@pytest.mark.slow
 def test_the_network_answers_as_the_closed_form_does(model, amortized, data):
     _, y = data
     density, errors, ratios = model.amortize(amortized)(y[:50]), [], []
@@ -59,6 +67,7 @@ def test_the_network_answers_as_the_closed_form_does(model, amortized, data):
     assert float(torch.stack(ratios).square().mean()) < 0.3**2
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_closed_form(model, amortized, data):
     posterior = model.infer(data[1][:5], amortized, method="amortized")
     draws = posterior.sample((1000,), seed=0)
@@ -80,6 +89,7 @@ def test_ranks_of_data_with_gaps_are_uniform(model, amortized, data):
     assert ((inside - 0.8).abs() < 0.1).all()
 
 
+@pytest.mark.slow
 def test_whole_data_stay_as_good(model, amortized):
     y = amortized.simulate(model.problem.solve(model.problem.prior.sample((1,), seed=7)), seed=8)
     posterior = model.infer(y, amortized, method="amortized")
@@ -87,15 +97,15 @@ def test_whole_data_stay_as_good(model, amortized):
     assert ((posterior.mean[0] - mean).abs() < 0.5 * covariance.diagonal().sqrt()).all()
 
 
-def test_more_gaps_than_those_of_the_training_are_foreign(model, amortized):
-    y = amortized.simulate(model.problem.solve(model.problem.prior.sample((2,), seed=7)), seed=8)
+def test_more_gaps_than_those_of_the_training_are_foreign(model, quick):
+    y = quick.simulate(model.problem.solve(model.problem.prior.sample((2,), seed=7)), seed=8)
     y[0, 1:] = NAN
     y[1, 3:] = NAN
-    assert model.amortize(amortized).is_foreign(y).tolist() == [True, False]
+    assert model.amortize(quick).is_foreign(y).tolist() == [True, False]
 
 
-def test_a_density_with_gaps_is_saved(model, amortized, data, tmp_path):
-    density = model.amortize(amortized)
+def test_a_density_with_gaps_is_saved(model, quick, data, tmp_path):
+    density = model.amortize(quick)
     density.save(tmp_path / "gaps.pt")
     loaded = model.load_amortized(tmp_path / "gaps.pt", sensors(model))
     assert torch.equal(loaded(data[1]).mean, density(data[1]).mean)

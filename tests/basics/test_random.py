@@ -51,12 +51,13 @@ def simulated(model, path):
     pddlvm.PointObservation(model.problem, [0.3, 0.7], noise).simulate(u, seed=0)
 
 
-METHODS = ["laplace", "nuts", "amortized", "variational", "exact"]
+METHODS = ["laplace", "amortized", "variational", "exact"]
+NUTS = pytest.param(inferred("nuts"), marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     "use",
-    [trained, saved_and_loaded, amortized_and_loaded, simulated, *map(inferred, METHODS)],
+    [trained, saved_and_loaded, amortized_and_loaded, simulated, *map(inferred, METHODS), NUTS],
 )
 def test_global_streams_are_left_as_they_were(model, use, tmp_path):
     before = streams()

@@ -235,6 +235,7 @@ def trajectories(tmp_path_factory, few) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_in_time_has_figures_and_answers(trajectories, call: Call, tmp_path: Path):
     own = ("--problem", f"{heat.__file__}:make")
     assert len(list((trajectories / "figures").iterdir())) == 4
@@ -261,6 +262,7 @@ def test_a_run_in_time_has_figures_and_answers(trajectories, call: Call, tmp_pat
     assert call("validate", trajectories, *own, "--draws", 4).code == 0
 
 
+@pytest.mark.slow
 def test_parameters_of_a_run_in_time_are_inferred(trajectories, call: Call, tmp_path: Path):
     own = ("--problem", f"{heat.__file__}:make")
     data = tmp_path / "data.csv"

@@ -33,12 +33,14 @@ def status(url: str) -> int:
         return error.code
 
 
+@pytest.mark.slow
 def test_a_run_is_a_page_of_this_machine(run: Path):
     with exploring(run) as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
         assert status(url) == 200
 
 
+@pytest.mark.slow
 def test_other_machines_need_a_token(run: Path):
     with exploring(run, "--host", "0.0.0.0") as url:
         page, token = url.split("?token=")

@@ -47,6 +47,7 @@ def cold_ends(nodes):
     )
 
 
+@pytest.mark.slow
 def test_error_bars_of_corrected_means_are_wide_where_the_nodes_miss_the_solution():
     problem = cold_ends((24, 10))
     model = pddlvm.LatentVariableModel(problem, n_functions=8, seed=0)

@@ -190,7 +190,7 @@ def test_levels_that_are_no_probabilities_are_refused(linear_model, p):
 
 
 @pytest.mark.parametrize("n_solves", [0, 5])
-@pytest.mark.parametrize("make", [strong, in_time])
+@pytest.mark.parametrize("make", [strong, pytest.param(in_time, marks=pytest.mark.slow)])
 def test_problems_in_strong_form_and_in_time(make, n_solves):
     model = make()
     row = torch.ones(model.problem.solution_shape).flatten()

@@ -41,7 +41,7 @@ def test_probability_of_a_linear_problem(linear_model, average):
     assert float((values > mean + FAR * std).double().mean()) > 0.9
 
 
-@pytest.mark.parametrize("n_repeats", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_repeats", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_intervals_hold_where_the_surrogate_is_wrong(linear_model, average, monkeypatch, n_repeats):
     quantity, mean, std = average
     right = Answers.__call__

@@ -129,6 +129,7 @@ def test_derivatives_of_predictions_are_those_of_differences(case):
         torch.testing.assert_close(slope[..., j], difference, rtol=0.02, atol=0.02 * scale)
 
 
+@pytest.mark.slow
 def test_each_field_has_error_bars_of_its_own():
     problem = flows.random_channel()
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(12))

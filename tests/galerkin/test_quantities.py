@@ -79,7 +79,12 @@ def trained(problem):
     return model
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = {"damped waves", "saddle point"}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in CASES]
+)
 def case(request):
     make, quantity_of = CASES[request.param]
     model = trained(make())

@@ -143,6 +143,7 @@ def test_copies_files_and_pickles_have_no_laws(tmp_path):
     assert torch.allclose(other.forward(z).of(quantity).std, std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrections", [0, 2])
 def test_linear_quantities_of_nonlinear_problems(corrections):
     model = trained(nonlinear_poisson.make_1d(12))

@@ -347,6 +347,7 @@ def test_posteriors_of_correlated_numbers_agree(seen):
     assert ((inside - 0.9).abs() < 0.03).all()
 
 
+@pytest.mark.slow
 def test_inverse_of_correlated_numbers_has_the_moments_of_its_draws(seen):
     z = seen.problem.prior.sample((3,), seed=5)
     inverse = seen.inverse(seen.problem.solve(z))

@@ -158,6 +158,7 @@ def test_surrogates_have_the_slopes_of_their_means(model):
     torch.testing.assert_close(slope, differences, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lengths_are_inferred_within_their_prior(model):
     observation = pddlvm.PointObservation(model.problem, np.linspace(0.05, 0.95, 19), 1e-4)
     z = model.problem.prior.sample((4,), seed=2)

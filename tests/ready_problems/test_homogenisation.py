@@ -119,6 +119,7 @@ def test_an_error_of_the_solution_enters_by_its_square():
     assert (traces[2] - traces[0]) / (traces[1] - traces[0]) == pytest.approx(4.0, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_bound_of_the_tensor_holds_and_is_sharp():
     problem = make(8)
     model = pddlvm.LatentVariableModel(problem, basis=pddlvm.ResidualEnriched(n_modes=12))

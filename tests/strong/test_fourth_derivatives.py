@@ -241,6 +241,7 @@ def test_the_factors_are_those_of_the_tangent():
 # --- models ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_of_a_beam():
     problem = bent(nodes=(16,), lift=lambda load: 0 * load)
     model = pddlvm.LatentVariableModel(

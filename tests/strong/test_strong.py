@@ -366,7 +366,7 @@ def test_a_field_that_varies_is_evaluated_along_its_coordinate(generator):
     ("build", "tolerance"),
     [
         # In these the start and the ends do not fit together at the corners.
-        (pinn.make_heat, 1e-4),
+        pytest.param(pinn.make_heat, 1e-4, marks=pytest.mark.slow),
         pytest.param(pinn.make_reaction_diffusion, 2e-6, marks=pytest.mark.slow),
         # Smooth, and the reference is exact: the nodes resolve it.
         (pinn.make_burgers, 1e-9),

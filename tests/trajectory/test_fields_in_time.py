@@ -93,7 +93,7 @@ KINDS = {
 }
 
 
-SLOW = {"crank-nicolson", "navier-stokes", "consumption"}
+SLOW = {"crank-nicolson", "exchange", "navier-stokes", "consumption"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pddlvm.trajectory.modes import Modes
 TIMES = [0.05, 0.1123, parabolic.END]
 
 
-@pytest.fixture(scope="module", params=["heat", "boundary"])
+@pytest.fixture(scope="module", params=["heat", pytest.param("boundary", marks=pytest.mark.slow)])
 def model(request):
     made = pddlvm.LatentVariableModel(parabolic.make(request.param), n_shapes=12, n_modes=16)
     pddlvm.train(made, max_steps=30)

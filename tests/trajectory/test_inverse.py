@@ -82,6 +82,7 @@ def test_a_trajectory_of_another_problem_is_rejected(model):
     assert all(text.startswith("reject") for text in model.inverse(u).verdict)
 
 
+@pytest.mark.slow
 def test_dirichlet_values_are_data():
     problem = parabolic.make("boundary")
     model = pddlvm.LatentVariableModel(problem, n_shapes=12, n_modes=16)

@@ -247,11 +247,11 @@ def test_a_saved_model_says_the_same(model, problem, tmp_path):
 
 SLOW = [
     pytest.param(kind, marks=pytest.mark.slow)
-    for kind in ("moving", "wave", "advection", "reaction", "spring")
+    for kind in ("boundary", "hot", "moving", "wave", "advection", "reaction", "spring")
 ]
 
 
-@pytest.mark.parametrize("kind", ["boundary", "hot", *SLOW])
+@pytest.mark.parametrize("kind", SLOW)
 def test_other_kinds_train_and_answer(kind, tmp_path):
     problem = parabolic.make(kind)
     model = pddlvm.LatentVariableModel(problem, n_shapes=12, n_modes=16)

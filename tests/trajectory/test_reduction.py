@@ -18,6 +18,7 @@ from pddlvm.trajectory.reduction import TrajectoryReduction, reduce_trajectories
 LINEAR = ["heat", "moving", "ramp", "advection", "boundary", "wave"]
 NONLINEAR = ["hot", "reaction", "spring"]
 KINDS = LINEAR + NONLINEAR
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in NONLINEAR]
 
 
 @cache
@@ -32,7 +33,7 @@ def relative(problem, c, v, u) -> float:
     return float((error.flatten(1).norm(dim=1) / u.flatten(1).norm(dim=1)).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*LINEAR, *SLOW])
 def test_marches_in_all_shapes_and_p_by_p_solutions_are_the_solutions(kind):
     found = reduced(kind)
     problem, z = found.problem, found.problem.prior.sample((4,), seed=5)

@@ -13,7 +13,7 @@ POINTS = [[0.3, 0.4], [0.7, 0.6]]
 TIMES = np.linspace(0.05, parabolic.END, 9)
 
 
-@pytest.fixture(scope="module", params=["heat", "boundary"])
+@pytest.fixture(scope="module", params=["heat", pytest.param("boundary", marks=pytest.mark.slow)])
 def model(request):
     made = pddlvm.LatentVariableModel(parabolic.make(request.param), n_shapes=12, n_modes=16)
     pddlvm.train(made, max_steps=60)
@@ -137,6 +137,7 @@ def test_quantities_of_others_are_refused(model):
         model.forward(z, times=[0.1]).of(own)
 
 
+@pytest.mark.slow
 def test_error_bars_of_quantities_of_trajectories(model):
     problem = model.problem
     z = problem.prior.sample((150,), seed=9)

@@ -21,6 +21,7 @@ def test_a_march_has_a_certificate_of_the_size_of_its_error(problem):
     assert 0.3 < float((error / forward.residual_norm).median()) < 3
 
 
+@pytest.mark.slow
 def test_all_shapes_of_a_mesh_hold_every_solution(problem):
     model = pddlvm.LatentVariableModel(problem, n_shapes=500, seed=0)
     z = problem.prior.sample((10,), seed=7)

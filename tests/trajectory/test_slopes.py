@@ -27,7 +27,10 @@ def modes_of(kind: str) -> Modes:
     return reduce_trajectories(problem, 8, 12).modes
 
 
-@pytest.mark.parametrize("kind", ["heat", "moving", "advection", "boundary", "wave", "bent start"])
+MOVING = pytest.param("moving", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["heat", MOVING, "advection", "boundary", "wave", "bent start"])
 def test_slopes_are_differences(kind):
     modes = modes_of(kind)
     prior = modes.steps.problem.prior

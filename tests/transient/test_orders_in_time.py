@@ -87,7 +87,9 @@ def errors_of(problem, z):
 
 ONE = torch.ones(1, dtype=torch.float64)
 each_method = pytest.mark.parametrize(("method", "order"), METHODS.values(), ids=METHODS.keys())
-each_law = pytest.mark.parametrize("law", [linear, moving, nonlinear])
+each_law = pytest.mark.parametrize(
+    "law", [linear, pytest.param(moving, marks=pytest.mark.slow), nonlinear]
+)
 
 
 @each_law

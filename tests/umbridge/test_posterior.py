@@ -39,10 +39,8 @@ def boxes():
         yield url
 
 
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [pytest.param("gaussian", "nuts", marks=pytest.mark.slow), ("plain", "random walk")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), [("gaussian", "nuts"), ("plain", "random walk")])
 def test_draws_of_a_gaussian(boxes, name, method):
     posterior = pddlvm.UMBridgePosterior(boxes, name, pddlvm.Normal(0.0, 5.0))
     n = 600 if method == "nuts" else 2000
