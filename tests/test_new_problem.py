@@ -28,6 +28,7 @@ def test_the_problem_is_as_short_as_the_page_says():
     assert len(statements) <= 36
 
 
+@pytest.mark.slow
 def test_code_of_the_page_runs():
     code = re.sub(r"max_seconds=\d+", "max_steps=30", "\n".join(BLOCKS))
     code = code.replace("make()", "make(6)").replace("validate(model,", "validate(model, 8,")

@@ -307,7 +307,6 @@ class TermEvaluator(nn.Module):
         n_at_once: int | None = None,
     ) -> Tensor:
         """The point function over all points and the batch, (batch, n_points, ...)."""
-
         (n_samples, n_points), names = e.shape[:2], list(values)
 
         def at_point(e: Tensor, x: Tensor, *fields: Tensor) -> Any:

@@ -46,6 +46,7 @@ def refused(monkeypatch, capsys, *arguments: object) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_answers_and_ctrl_c_ends_it(run: Path):
     options = ["--port", "0", "--data", run / "sensors.csv", "--sensors", run / "places.csv"]
     options += ["--quantities", f"{run / 'own.py'}:make"]

@@ -289,6 +289,7 @@ def test_options_train(problem, options):
     assert rows[3] > rows[0]
 
 
+@pytest.mark.slow
 def test_causal_weights_train(problem, draws):
     z, u = draws
     model = build(problem, causal=Causal(rate=0.01))
@@ -297,6 +298,7 @@ def test_causal_weights_train(problem, draws):
     assert relative(model.forward(z).mean, u).mean() < before / 5
 
 
+@pytest.mark.slow
 def test_adaptive_points_train(problem):
     model = pddlvm.LatentVariableModel(problem, points=pddlvm.AdaptivePoints(64, every=10))
     result = pddlvm.train(model, max_steps=60, calibrate=False)
@@ -417,6 +419,7 @@ def test_too_few_draws_for_a_calibration(trained):
         trained.calibrate(8)
 
 
+@pytest.mark.slow
 def test_noisy_data_of_a_problem_in_strong_form(trained):
     problem = trained.problem
     points = [[x, t] for x in (0.25, 0.5, 0.75) for t in (0.3, 0.6, 1.0)]

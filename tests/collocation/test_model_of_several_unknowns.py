@@ -51,6 +51,15 @@ def problem():
 
 @pytest.fixture(scope="module")
 def trained(problem):
+    """A little: enough for all but accuracy and error bars."""
+    model = build(problem, seed=0)
+    pddlvm.train(model, max_steps=60, calibrate=False)
+    model.calibrate(32)
+    return model
+
+
+@pytest.fixture(scope="module")
+def well_trained(problem):
     model = build(problem, seed=0)
     pddlvm.train(model, max_steps=400, calibrate=False)
     model.calibrate(64)
@@ -71,11 +80,12 @@ def errors(problem, mean, u):
     }
 
 
-def test_the_map_is_accurate_in_each_unknown(problem, trained, draws):
+@pytest.mark.slow
+def test_the_map_is_accurate_in_each_unknown(problem, well_trained, draws):
     z, u = draws
     # Measured: 3e-4 and 5e-4 for two seeds; 1e-12 corrected.
-    assert max(errors(problem, trained.forward(z).mean, u).values()) < 3e-3
-    assert max(errors(problem, trained.forward(z, corrections=1).mean, u).values()) < 1e-9
+    assert max(errors(problem, well_trained.forward(z).mean, u).values()) < 3e-3
+    assert max(errors(problem, well_trained.forward(z, corrections=1).mean, u).values()) < 1e-9
 
 
 def test_each_unknown_has_its_unit(trained):
@@ -84,9 +94,10 @@ def test_each_unknown_has_its_unit(trained):
     assert trained.residual_unit.shape == (2, 1, 1)
 
 
-def test_std_of_each_unknown_is_that_of_its_error(problem, trained, draws):
+@pytest.mark.slow
+def test_std_of_each_unknown_is_that_of_its_error(problem, well_trained, draws):
     z, u = draws
-    forward = trained.forward(z)
+    forward = well_trained.forward(z)
     for name, own in problem.fields_of_u.items():
         one = forward.field(name)
         error = one.mean - u[:, own]
@@ -149,9 +160,10 @@ def test_points_where_the_stretch_follows_z():
     torch.testing.assert_close(at.mean, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_draws_have_the_spread_that_is_reported(problem, trained, draws):
+@pytest.mark.slow
+def test_draws_have_the_spread_that_is_reported(problem, well_trained, draws):
     z, _ = draws
-    forward = trained.forward(z[:2])
+    forward = well_trained.forward(z[:2])
     spread = forward.sample((2000,), seed=0).std(0)
     for own in problem.fields_of_u.values():
         inside = forward.std[:, own] > 0
@@ -160,8 +172,9 @@ def test_draws_have_the_spread_that_is_reported(problem, trained, draws):
     assert (forward.log_prob(draws[1][:2]) > forward.log_prob(draws[1][2:4])).all()
 
 
-def test_the_inverse_map_and_the_report(trained):
-    report = pddlvm.validate(trained, n_samples=30)
+@pytest.mark.slow
+def test_the_inverse_map_and_the_report(well_trained):
+    report = pddlvm.validate(well_trained, n_samples=30)
     assert set(report.coverage_of) == {"u", "v"}
     assert {"u", "v", "u corrected", "v corrected", "z"} == set(report.bars)
     # Measured: 0.002 and 0.006 for two seeds; of the mean of the prior 0.26.
@@ -169,16 +182,17 @@ def test_the_inverse_map_and_the_report(trained):
     assert report.relative_norm < 3e-3
 
 
-def test_sensors_of_one_unknown(problem, trained, draws):
+@pytest.mark.slow
+def test_sensors_of_one_unknown(problem, well_trained, draws):
     z, u = draws
     points = [[x, t] for x in (0.25, 0.5) for t in (0.3, 0.6, 1.0)]
     sensors = pddlvm.PointObservation(problem, points, 0.01 * V, field="v")
     h = torch.from_numpy(sensors.matrix.toarray())
     general = pddlvm.FunctionObservation(problem, lambda u: u @ h.T, sensors.n, 0.01 * V)
     xi = problem.prior.standardise(z[:4])
-    one, other = (trained.surrogate(o).predict(xi) for o in (sensors, general))
+    one, other = (well_trained.surrogate(o).predict(xi) for o in (sensors, general))
     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-    posterior = trained.infer(sensors.simulate(u, seed=5), sensors, "laplace")
+    posterior = well_trained.infer(sensors.simulate(u, seed=5), sensors, "laplace")
     score = (posterior.mean - z) / posterior.std
     assert 0.6 < score.square().mean().sqrt() < 1.5
 

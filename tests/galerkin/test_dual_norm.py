@@ -34,7 +34,10 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=["waves", "channel", pytest.param("cavity", marks=pytest.mark.slow)],
+)
 def case(request):
     make, covariance = CASES[request.param]
     problem = make()

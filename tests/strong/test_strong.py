@@ -369,7 +369,7 @@ def test_a_field_that_varies_is_evaluated_along_its_coordinate(generator):
         pytest.param(pinn.make_heat, 1e-4, marks=pytest.mark.slow),
         pytest.param(pinn.make_reaction_diffusion, 2e-6, marks=pytest.mark.slow),
         # Smooth, and the reference is exact: the nodes resolve it.
-        (pinn.make_burgers, 1e-9),
+        pytest.param(pinn.make_burgers, 1e-9, marks=pytest.mark.slow),
     ],
 )
 def test_newton_and_the_reference_agree(build, tolerance):

@@ -50,22 +50,26 @@ def check_as_alone(together: dict, alone: dict) -> None:
     assert together["weights"] != alone["weights"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(quick):
     for found in quick:
         check_as_alone(found["together"], found["alone"])
 
 
+@pytest.mark.slow
 def test_both_end_with_the_same_weights(quick):
     first, second = (found["together"] for found in quick)
     assert first["weights"] == second["weights"]
     assert first["elbo"] == second["elbo"]
 
 
+@pytest.mark.slow
 def test_the_first_alone_records(quick):
     assert [found["together"]["n_recorded"] for found in quick] == [6, 0]
     assert [found["alone"]["n_recorded"] for found in quick] == [6, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
