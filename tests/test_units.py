@@ -172,6 +172,11 @@ IN_TIME = [{"load": 1 / Q}, {"load": Q}, {"length": 1 / P}, {"length": P}]
 STRONG = [{"size": 1 / Q}, {"size": Q}, {"length": 1 / P}, {"length": P}]
 
 
+@pytest.mark.parametrize("make, units", CASES)
+def test_a_change_of_units_changes_no_kind_of_problem(make, units):
+    assert make(**units).is_linear is (make is linear)
+
+
 @pytest.mark.parametrize("make, units", [CASES[0], CASES[10]])
 def test_a_change_of_units_changes_no_relative_figure(make, units):
     same(figures(trained(make(**units))), plain(make, False))

@@ -16,6 +16,7 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
 from pddlvm.reduced.linear_fit import LinearFit
+from pddlvm.reduced.linear_tangents import LinearTangents
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
@@ -23,8 +24,8 @@ __all__ = ["Galerkin"]
 
 Array = NDArray[np.float64]
 
-_BLOCK = 8
-"""Samples whose pointwise tangents are in memory at once."""
+_BLOCK, _MOST = 8, 2**25
+"""Samples whose pointwise tangents are in memory at once, and the numbers in these."""
 _ROUNDINGS = 4.0
 """How many times what rounded boundary values leave may be as large as estimated."""
 
@@ -82,44 +83,81 @@ class Galerkin:
 
     def solve(self, v: Array, z: Tensor, tolerance: float = 1e-12) -> tuple[Array, Tensor]:
         """Coefficients (batch, n_modes) and the residual that they leave (batch, n_free)."""
-        lift, trial = self.lift(z), torch.from_numpy(v)
-        tests, which = self._tests(v, z)
+        lift = self.lift(z)
+        if not v.shape[1]:
+            return np.zeros((len(z), 0)), self.residual(lift, z)
+        # Boundary values that are a solution leave the rounding of what they cancel.
+        noise, (tests, which) = self.rounding(lift), self._tests(v, z)
+        if self.problem.is_linear:
+            c, r = self._linear(v, z, lift, tests, which, noise)
+        else:
+            c, r = self._nonlinear(v, z, lift, tests, which, noise, tolerance)
+        return c.numpy(), r
+
+    def _linear(
+        self, v: Array, z: Tensor, lift: Tensor, tests: list[Tensor], which: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """By one matrix and one residual of a draw, r(c) = r(0) + K V c."""
+        r, c = self.residual(lift, z), torch.zeros(len(z), v.shape[1], dtype=torch.float64)
+        tested = _tested(r, tests, which)
+        going = (tested.norm(dim=1) > noise).nonzero()[:, 0]
+        for rows in going.split(self._block) if len(going) else ():
+            tangents = [tangents_at(z[rows]) for tangents_at in self._tangents]
+            for i, row in enumerate(rows.tolist()):
+                matrix = self.problem.solver.assembler([t[i] for t in tangents])
+                moved = torch.from_numpy(matrix @ v)
+                factors = torch.linalg.lu_factor(tests[which[row]].T @ moved)
+                c[row] = -torch.linalg.lu_solve(*factors, tested[row, :, None])[:, 0]
+                r[row] += moved @ c[row]
+        return c, r
+
+    def _nonlinear(
+        self,
+        v: Array,
+        z: Tensor,
+        lift: Tensor,
+        tests: list[Tensor],
+        which: Tensor,
+        noise: Tensor,
+        tolerance: float,
+    ) -> tuple[Tensor, Tensor]:
+        """By Newton's method, from a linear fit to what was solved before."""
+        trial, everything = torch.from_numpy(v), torch.arange(len(z))
 
         def residual(rows: Tensor, c: Tensor) -> Tensor:
             u = lift[rows].index_add(1, self.operators.free, c @ trial.T)
             return self.residual(u, z[rows])
 
         def tested(rows: Tensor, c: Tensor) -> Tensor:
-            r = residual(rows, c)
-            if len(tests) == 1:
-                return r @ tests[0]
-            return torch.stack([own @ tests[k] for own, k in zip(r, which[rows], strict=True)])
+            return _tested(residual(rows, c), tests, which[rows])
 
         def stiffness(rows: Tensor, c: Tensor) -> Tensor:
             u = lift[rows].index_add(1, self.operators.free, c @ trial.T)
             found = []
-            # As many pointwise tangents as there is memory for.
-            for part in torch.arange(len(rows)).split(_BLOCK):
+            for part in torch.arange(len(rows)).split(self._block):
                 tangents = self.operators.tangents(u[part], z[rows[part]])
                 for i, k in enumerate(which[rows[part]].tolist()):
                     matrix = self.problem.solver.assembler([t[i] for t in tangents])
                     found.append(tests[k].T @ torch.from_numpy(matrix @ v))
             return torch.stack(found)
 
-        everything, c = torch.arange(len(z)), self.start(v, z)
-        if v.shape[1]:
-            # Boundary values that are a solution leave the rounding of what they cancel.
-            solved = self.rounding(lift)
-            if self.problem.is_linear:
-                c = newton(tested, stiffness, c, tolerance, solved)
-            else:
-                xi, fit = self.problem.prior.standardise(z), self._fit_in(v)
-                size = tested(everything, c).norm(dim=1)
-                c = fit.nearer(xi, c, size, lambda near: tested(everything, near))
-                solved = torch.maximum(tolerance * size, solved)
-                c = newton(tested, stiffness, c, tolerance, solved)
-                fit.add(xi, c)
-        return c.numpy(), residual(everything, c)
+        xi, fit, c = self.problem.prior.standardise(z), self._fit_in(v), self.start(v, z)
+        size = tested(everything, c).norm(dim=1)
+        c = fit.nearer(xi, c, size, lambda near: tested(everything, near))
+        c = newton(tested, stiffness, c, tolerance, torch.maximum(tolerance * size, noise))
+        fit.add(xi, c)
+        return c, residual(everything, c)
+
+    @cached_property
+    def _tangents(self) -> list[LinearTangents]:
+        """Of the terms of a linear problem."""
+        return [LinearTangents(term, self.problem.prior) for term in self.operators.terms]
+
+    @property
+    def _block(self) -> int:
+        """Samples whose pointwise tangents are in memory at once."""
+        one = sum(len(term.weights) * term.s**2 for term in self.operators.terms)
+        return max(1, min(_BLOCK, _MOST // one))
 
     def _fit_in(self, v: Array) -> LinearFit:
         """What has been solved in the first columns of V; in another basis nothing."""
@@ -154,3 +192,10 @@ class Galerkin:
         which = self.reference.nearest(self.problem.prior.standardise(z))
         x = self.reference.whole[self.problem.free_dofs]
         return torch.from_numpy((x @ states[which].numpy().T).T @ v)
+
+
+def _tested(r: Tensor, tests: list[Tensor], which: Tensor) -> Tensor:
+    """W_k^T r, (batch, n_modes)."""
+    if len(tests) == 1:
+        return r @ tests[0]
+    return torch.stack([own @ tests[k] for own, k in zip(r, which, strict=True)])

@@ -142,7 +142,12 @@ def _reduction(
     bar.show(0.8, now="solving in the basis")
     xi = problem.prior.sample_standard((_N_SNAPSHOTS,), generator=generator)
     z = problem.prior.unstandardise(xi)
-    c = _snapshots(_cheap(galerkin, full), xi, z, galerkin.start(v, z))
+    systems = None
+    if problem.is_linear and not reference.is_dual:
+        systems = LinearSystems.of(full, z)
+        c = systems.solve()
+    else:
+        c = _snapshots(_cheap(galerkin, full), xi, z, galerkin.start(v, z))
     if basis.n_kept is not None:
         relative = torch.nn.functional.normalize(c, eps=_LEAST_SIZE * float(c.abs().max()))
         weights, values, rotation = torch.linalg.svd(relative, full_matrices=False)
@@ -155,20 +160,56 @@ def _reduction(
         v = v @ rotation[:kept].T.numpy()
         w = representers(galerkin, v, generator) if reference.is_dual else None
         full = reduced_model(problem, reference, (v, w), terms, torch.float64)
-        # The best in the smaller basis, where solving once more would need other matrices.
-        c = c @ rotation[:kept].T
-        c = c if reference.is_dual else solve_reduced(full, z, c)
+        if systems is not None:
+            systems = systems.within(rotation[:kept].T)
+            c = systems.solve()
+        else:
+            # The best in the smaller basis, where solving once more would need other matrices.
+            c = c @ rotation[:kept].T
+            c = c if reference.is_dual else solve_reduced(full, z, c)
     if reference.is_dual:
         _warn_of_resonance(reduced_model(problem, reference, (v, None), terms, torch.float64), c, z)
         energy = c.square().sum(-1)
     else:
-        k = full.stiffness(c, z)
+        k = full.stiffness(c, z) if systems is None else systems.k
         if _loses_positivity(full, c, z, k):
             return _reduction(problem, basis, seed, bar, is_dual=True)
         energy = (c * (k @ c[..., None])[..., 0]).sum(-1)
     units = _units(full, c, z)
     bar.show(1.0)
     return Reduction(reference, v, terms, xi, c, energy, cubature_error, units, w)
+
+
+@dataclass(frozen=True)
+class LinearSystems:
+    """K_i c_i + r_i = 0 of many draws of a linear problem, whose matrices are what costs.
+
+    Attributes:
+        k: (n, n_modes, n_modes).
+        r: (n, n_modes).
+    """
+
+    k: Tensor
+    r: Tensor
+
+    @classmethod
+    def of(cls, model: ReducedModel, z: Tensor) -> "LinearSystems":
+        """Those of a model."""
+        zero = z.new_zeros(len(z), model.n_modes)
+        return cls(model.stiffness(zero, z), model.residual(zero, z))
+
+    def within(self, rotation: Tensor) -> "LinearSystems":
+        """The same in fewer modes, combinations (n_modes, n_kept) of these."""
+        return LinearSystems(rotation.T @ self.k @ rotation, self.r @ rotation)
+
+    def solve(self) -> Tensor:
+        """c, (n, n_modes); see `newton` for those that have none."""
+
+        def residual(rows: Tensor, c: Tensor) -> Tensor:
+            return self.r[rows] + (self.k[rows] @ c[..., None])[..., 0]
+
+        zero = torch.zeros_like(self.r)
+        return newton(residual, lambda rows, c: self.k[rows], zero, _SOLVED_REDUCED)
 
 
 def _cheap(galerkin: Galerkin, full: ReducedModel) -> ReducedModel:

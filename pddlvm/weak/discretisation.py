@@ -18,7 +18,7 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["Discretisation"]
 
-_LINEAR = 1e-10
+_LINEAR, _FAR = 1e-10, 1e3
 
 
 class Discretisation(nn.Module):
@@ -129,16 +129,34 @@ class Discretisation(nn.Module):
 
     @property
     def nonlinear_terms(self) -> tuple[int, ...]:
-        """Numbers of the terms whose tangents depend on u, at the centre of the prior."""
+        """Numbers of the terms whose tangents depend on u, at the centre of the prior.
+
+        With strains for rows and columns entries of a tangent are energies, in whatever units.
+        """
         z = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
-        u = self.lift(z)
-        rough = u + (1.0 + u.abs().max()) * torch.cos(torch.arange(u.shape[1], dtype=u.dtype))
-        pairs = zip(self.tangents(u, z), self.tangents(rough, z), strict=True)
-        return tuple(
-            i
-            for i, (a, b) in enumerate(pairs)
-            if not torch.allclose(a, b, rtol=0, atol=_LINEAR * float(a.abs().max()))
-        )
+        rest = self.lift(z)
+        tangents, found = self.tangents(rest, z), set()
+        for u in self._far_from(rest, z, tangents):
+            parts = zip(self.terms, tangents, self.tangents(u, z), strict=True)
+            for i, (term, a, b) in enumerate(parts):
+                size = term.strains(u).square().mean((0, 1)).sqrt()
+                unit = size[:, None] * size
+                if not ((b - a).abs() * unit).max() <= _LINEAR * (a.abs() * unit).max():
+                    found.add(i)
+        return tuple(sorted(found))
+
+    def _far_from(self, rest: Tensor, z: Tensor, tangents: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """A state that is as smooth as the load, and a rough one, far larger than solutions are.
+
+        How large these are says the step of steepest descent.
+        """
+        r = self.residual(rest, z)
+        r = r / r.abs().max() if r.any() else r
+        bent = float((r * self.apply_tangents(tangents, r)).sum().abs())
+        step = r * (float((r * self.residual(rest, z)).sum()) / bent if bent else 0.0)
+        size = float(step.abs().max() + rest.abs().max()) or 1.0
+        rough = size * torch.cos(torch.arange(rest.shape[1], dtype=rest.dtype))
+        return rest.index_add(1, self.free, _FAR * step), rest + _FAR * rough
 
     def is_linear(self) -> bool:
         """Are the tangents the same whatever u is, at the centre of the prior?"""

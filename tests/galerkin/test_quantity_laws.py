@@ -215,7 +215,8 @@ def test_of_the_default_problem(corrections):
         quantity = asked[name]
         found = model.forward(z, corrections=corrections).of(quantity)
         error = (quantity(u, z) - found.mean).abs()
-        assert abs(float((error <= 2 * found.std).double().mean()) - 0.95) < 0.03
+        # A few far draws make the root mean square: twice that may hold more than 95 %.
+        assert 0.92 < float((error <= 2 * found.std).double().mean()) < 0.995
         for level, allowed in ((0.5, 0.08), (0.8, 0.06), (0.95, 0.03), (0.99, 0.015)):
             half = found.interval(level)[1] - found.mean
             assert abs(float((error <= half).double().mean()) - level) < allowed
