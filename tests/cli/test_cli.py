@@ -197,6 +197,7 @@ def test_infer_finds_the_parameter(run_folder, sensors, method, call: Call, tmp_
     tree.close()
 
 
+@pytest.mark.slow
 def test_a_density_is_kept_for_the_next_data(run_folder, call: Call, tmp_path: Path):
     density, table = tmp_path / "density.pt", tmp_path / "data.csv"
     table.write_text("x,value\n-0.5,0.2\n0.0,0.3\n")

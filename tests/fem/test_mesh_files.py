@@ -86,7 +86,7 @@ def test_a_reader_that_waits_for_ever_is_ended(read, tmp_path: Path, monkeypatch
 
 @pytest.mark.usefixtures("own_process")
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory")
-@pytest.mark.parametrize("n_values", [3 * 10**6, 10**8])
+@pytest.mark.parametrize("n_values", [3 * 10**6, pytest.param(10**8, marks=pytest.mark.slow)])
 def test_a_small_file_that_grows_is_refused(n_values: int, tmp_path: Path):
     # 24 MB are too large for an answer, 800 MB for the reader.
     zeros = zlib.compress(bytes(10**6))

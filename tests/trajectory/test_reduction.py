@@ -165,6 +165,7 @@ def test_modes_far_from_the_polynomial_are_found_by_the_march_or_are_an_error(mo
         modes.solve(z)
 
 
+@pytest.mark.slow
 def test_nonlinear_shapes_go_on_from_others():
     found = reduced("hot")
     problem, v = found.problem, found.steps.first(10).v.numpy()
