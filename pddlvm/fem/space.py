@@ -12,7 +12,7 @@ them for the cells of the domain, or for the facets of a boundary.
 
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
-from functools import cached_property
+from functools import cached_property, reduce
 from numbers import Integral
 
 import numpy as np
@@ -260,8 +260,8 @@ class Space:
         else:
             dofs = np.unique(self._number[self._basis.get_dofs(facets_of(self.mesh, where)).all()])
         if isinstance(where, Nodes):
-            own = self.vertex_dofs[where.within(len(self.vertex_dofs))]
-            dofs = np.union1d(dofs, own)
+            nodes = where.within(len(self.vertex_dofs))
+            dofs = reduce(np.union1d, [dofs, self.vertex_dofs[nodes], self._on_edges(nodes)])
         if component is None:
             return dofs
         if self.part.derived[0][0] != "gradient":
@@ -368,6 +368,15 @@ class Space:
         cells = np.sort(self.cells(subdomain))
         basis = skfem.CellBasis(self.mesh, self._element, quadrature=self._rules[0], elements=cells)
         return self._region(basis, cells, str(subdomain))
+
+    def _on_edges(self, nodes: Index) -> Index:
+        """Degrees of freedom on outer edges of solids that lie between some vertices."""
+        own = self._basis.dofs.edge_dofs
+        if self.mesh.dim() < 3 or not len(own):
+            return np.zeros(0, dtype=np.int64)
+        edges = np.asarray(self.mesh.boundary_edges(), dtype=np.int64)
+        between = edges[np.isin(self.mesh.edges[:, edges], nodes).all(axis=0)]
+        return np.asarray(self._number[own[:, between]].ravel(), dtype=np.int64)
 
     def _boundary(self, where: Where | None, name: str) -> Region:
         basis = self.facet_basis(where)

@@ -4,8 +4,8 @@
 lambda x: x[0] < 1e-9           the outer facets whose middle x (dim,) satisfies it
 Facets([3, 4])                  facets by their numbers in the mesh
 Nodes([0, 7])                   vertices by their numbers: as degrees of freedom these alone and
-                                what is between them on facets, as facets the outer ones that
-                                have all their vertices among them
+                                what is between them on outer edges and facets, as facets the outer
+                                ones that have all their vertices among them
 Subdomain("steel")              the cells of a group: as degrees of freedom all that these have, no
                                 part of the boundary
 """

@@ -84,6 +84,20 @@ def test_one_node_may_be_held():
         space.boundary(fem.Nodes([corner]))
 
 
+@pytest.mark.parametrize("hexahedra", [False, True])
+def test_a_line_of_nodes_holds_what_is_between_them(hexahedra):
+    mesh = fem.unit_cube(3, hexahedra=hexahedra)
+    space = fem.Space(mesh, degree=2, n_components=3)
+
+    def is_on(x):
+        return (np.abs(x[0] - 1) < 1e-9) & (np.abs(x[2] - 1 / 3) < 1e-9)
+
+    found = space.dofs_on(fem.Nodes(np.flatnonzero(is_on(mesh.p))), 2)
+    expected = np.flatnonzero(is_on(space.dof_points.T))
+    assert found.tolist() == [dof for dof in expected if dof in space.dofs_on("right", 2)]
+    assert len(found) == 7
+
+
 def test_ends_of_a_line():
     space = fem.Space(fem.interval(5))
     for where in (lambda x: x[0] > 0.5, fem.Nodes([5])):
