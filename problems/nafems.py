@@ -77,6 +77,11 @@ def convection(u: Tensor, du: Tensor, x: Tensor, h: Tensor) -> Tensor:
     return 0.5 * h * u**2
 
 
+def held(x: Tensor, below: Tensor) -> Tensor:
+    """The temperature below."""
+    return below
+
+
 def _quarter(mesh: Any) -> Any:
     """Cells of the unit square, or cube, between the ellipses: x along the radius, y the angle."""
 
@@ -193,7 +198,7 @@ def make_t4(n: int = 20) -> pddlvm.Problem:
             "h": pddlvm.Constant(pddlvm.LogNormal(math.log(750.0), 0.1)),
             "below": pddlvm.Constant(pddlvm.Uniform(90.0, 110.0)),
         },
-        dirichlet=[pddlvm.Dirichlet("bottom", lambda x, below: below)],
+        dirichlet=[pddlvm.Dirichlet("bottom", held)],
     )
 
 
