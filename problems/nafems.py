@@ -109,7 +109,8 @@ def make_le1(n: int = 16) -> pddlvm.Problem:
     """LE1: u in metres, E ~ 210 GPa (log std 0.1), nu ~ U[0.25, 0.35], pressure ~ U[8, 12] MPa.
 
     Quadratic quadrilaterals, smaller towards the point D = (2, 0) whose stress is asked for.
-    Symmetry holds u_x on the y axis and u_y on the x axis.
+    Symmetry holds u_x on the y axis and u_y on the x axis. With n = 16 2,178 degrees of freedom and
+    the printed stress to 0.02 %.
 
     Args:
         n: cells along each side.
@@ -136,7 +137,8 @@ def make_le10(n: int = 8) -> pddlvm.Problem:
     """LE10: u in metres, E ~ 210 GPa (log std 0.1), nu ~ U[0.25, 0.35], pressure ~ U[0.8, 1.2] MPa.
 
     Symmetry as in LE1; the outer face does not move in its plane, and the middle line of it not
-    along z. Quadratic hexahedra; D = (2, 0, 0.6). With n = 8 14,739 degrees of freedom.
+    along z. Quadratic hexahedra; D = (2, 0, 0.6). With n = 8 7,803 degrees of freedom and 2 % from
+    the printed stress, with n = 4 5 %.
 
     Args:
         n: cells along each side, and half as many through the thickness: a multiple of 4.
@@ -179,7 +181,7 @@ def make_t4(n: int = 20) -> pddlvm.Problem:
     E = (0.6, 0.2).
 
     Args:
-        n: cells along each side, a multiple of 5.
+        n: cells along each side.
     """
     mesh = fem.unit_square(n, quadrilaterals=True).morphed(
         lambda x: 0.6 * (1 - (1 - x[0]) ** 1.5), lambda x: x[1] ** 1.5

@@ -225,7 +225,8 @@ def reweighted(
 ) -> tuple[Density, Tensor]:
     """The posterior of few parameters, and k-hat of Gaussians that are left, (batch,).
 
-    It is 0 where a Gaussian is right, or was replaced.
+    It is 0 where a Gaussian is right, or was replaced, and 0.7 or more where draws are worth too
+    little: a ridge that is far longer than wide.
 
     Args:
         surrogate: predicts the data.
@@ -240,7 +241,8 @@ def reweighted(
         rows = slice(i, i + 1)
         found = _weighted(surrogate, y[rows], gaussians.of(rows))
         if found is None:
-            shapes[i] = torch.inf
+            # Never good: the draws were tried, and are worth too little.
+            shapes[i] = tails(surrogate, y[rows], gaussians.of(rows)).clamp(min=_KHAT)[0]
         else:
             parts[i] = found
     return (Reweighted(density, parts) if parts else density), shapes

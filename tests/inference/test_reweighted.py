@@ -50,8 +50,8 @@ class Product(Growing):
         return linearise(self.mean, xi)
 
 
-def surrogate(kind=Growing, **blocks):
-    noise = pddlvm.PointObservation(poisson.make_1d(), [0.3, 0.6], NOISE).noise
+def surrogate(kind=Growing, std=NOISE, **blocks):
+    noise = pddlvm.PointObservation(poisson.make_1d(), [0.3, 0.6], std).noise
     return kind(pddlvm.ParameterSpace(blocks), SimpleNamespace(noise=noise))
 
 
@@ -154,6 +154,13 @@ def test_a_verdict_knows_of_another_shape(n_parameters):
     # The first one is at the bound; k-hat of the second one is close to the threshold.
     assert said[0].startswith("refine: k-hat" if n_parameters > FEW else "accept"), said
     assert "gaussian_khat: " in str(evidence)
+
+
+def test_a_ridge_that_no_draws_cover_is_not_accepted():
+    h = surrogate(Product, 3e-3, z=Block(2, pddlvm.Uniform(1.0, 5.0)))
+    density, shapes = found(h, torch.tensor([[3.0, 3.0]]).double())
+    assert not isinstance(density, Reweighted)
+    assert 0.7 <= float(shapes) < torch.inf
 
 
 @pytest.mark.parametrize("method", ["laplace", "variational"])
