@@ -74,12 +74,19 @@ def _number(name: str, value: Any) -> float:
     return float(number)
 
 
+_EACH = (
+    "; parameters of one field with priors of their own are one distribution of "
+    "torch.distributions, LogNormal(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.3])) for two"
+)
+
+
 def _check_prior(name: str, field: Field) -> None:
     prior, size = field.prior, field.size
     if not isinstance(prior, Prior):
         raise ProblemError(
             f"the prior of field {name!r} must be one of pddlvm, as pddlvm.Normal(...), one of "
             f"torch.distributions, or of a subclass of pddlvm.Prior, got {_kind(prior)}"
+            f"{_EACH if isinstance(prior, list | tuple) else ''}"
         )
     if prior.size not in (None, size):
         raise ProblemError(

@@ -95,6 +95,12 @@ def test_a_known_number_is_finite(make):
 
 
 @both
+def test_priors_in_a_list_are_told_what_they_may_be(make):
+    field = pddlvm.Constant([pddlvm.Normal()])
+    refuses(r"priors of their own are one distribution of torch", make, fields={"k": field})
+
+
+@both
 @pytest.mark.parametrize("prior", [1.0, "normal", pddlvm.Normal])
 def test_what_is_no_prior_is_named(make, prior):
     field = pddlvm.Constant(prior)
