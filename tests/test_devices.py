@@ -198,6 +198,72 @@ def test_forward(model, solved, corrections):
     check(results)
 
 
+def total(model):
+    """The sum of all degrees of freedom."""
+    row = torch.ones(1, prod(model.problem.solution_shape), dtype=torch.float64)
+    return pddlvm.Quantity(model.problem, row, "total")
+
+
+def test_quantities_and_what_sensors_see(model, solved, sensors):
+    z, _ = solved
+    asked = {"total": total(model)}
+    if isinstance(model, pddlvm.GalerkinModel):
+        asked["largest"] = pddlvm.Quantity(model.problem, lambda u: u.amax(1, keepdim=True))
+
+    def results(of_model, of_input):
+        forward = model.to(of_model).forward(z.to(of_input))
+        found = {"at": forward.at(sensors)} if hasattr(forward, "at") else {}
+        for name, quantity in asked.items():
+            answer = forward.of(quantity)
+            found |= {
+                f"mean of {name}": answer.mean,
+                f"std of {name}": answer.std,
+                f"interval of {name}": answer.interval()[1],
+                f"sample of {name}": answer.sample((2,), seed=1),
+            }
+        return found
+
+    check(results)
+
+
+def test_gradients_stay_with_z(model, solved):
+    z, _ = solved
+
+    def results(of_model, of_input):
+        at = z.to(of_input).clone().requires_grad_()
+        forward = model.to(of_model).forward(at)
+        if isinstance(model, pddlvm.GalerkinModel):
+            forward.of(total(model)).mean.sum().backward()
+        else:
+            forward.mean.sum().backward()
+        return {"gradient": at.grad}
+
+    if isinstance(model.problem, pddlvm.TransientProblem):
+        pytest.skip("has no derivatives")
+    check(results)
+
+
+def test_decisions_are_those_of_the_model_wherever_it_is(model, sensors):
+    """Their inputs are numbers: all come on the CPU."""
+
+    def results(place):
+        model.to(place)
+        spread = pddlvm.propagate(model, total(model), 16, reference_solves=3)
+        return {
+            "mean": spread.mean,
+            "quantiles": spread.quantiles(0.5),
+            "corrected_mean": spread.corrected_mean,
+            "first": pddlvm.sobol_indices(model, total(model), 16).first,
+            "gain": pddlvm.place_sensors(model, sensors, 1, 0.05, n_draws=4).gain,
+        }
+
+    expected = results(CPU)
+    for name, found in results(DEVICE).items():
+        found, wanted = (torch.as_tensor(x) for x in (found, expected[name]))
+        assert found.device == CPU, name
+        assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-5), name
+
+
 @pytest.mark.parametrize("knows", [False, True])
 def test_inverse(model, solved, knows):
     z, u = solved
