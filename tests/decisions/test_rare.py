@@ -79,6 +79,7 @@ def test_the_wider_part_sees_places_that_were_missed():
     assert abs(float(w.mean()) - 2 * P) < 4 * error and error < 0.2 * P
 
 
+@pytest.mark.slow
 def test_many_parameters():
     d, generator = 40, torch.Generator().manual_seed(0)
     along = torch.ones(d, dtype=torch.float64) / math.sqrt(d)

@@ -17,6 +17,7 @@ import pddlvm
 from pddlvm import fem, plot
 
 MAKE = {"darcy": darcy_flow, "curls": curls, "plate": stiff_plate}
+KINDS = ["curls", *(pytest.param(k, marks=pytest.mark.slow) for k in ("darcy", "plate"))]
 SENSORS = [[0.3, 0.3], [0.6, 0.4], [0.8, 0.8]]
 
 
@@ -31,7 +32,7 @@ def relative(model, found, u):
     return (model.norm(found - u) / model.norm(u)).mean()
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_correction_reaches_the_error_of_the_basis(name):
     """At most twice that of the best coefficients, in the norm of the model."""
     model = trained(name, 30)
@@ -45,7 +46,7 @@ def test_a_correction_reaches_the_error_of_the_basis(name):
     assert least < 1e-3
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_file_has_it_as_it_was(name, tmp_path):
     model = trained(name, 30)
     z = model.problem.prior.sample((2,), seed=1)
@@ -54,7 +55,7 @@ def test_a_file_has_it_as_it_was(name, tmp_path):
     assert torch.equal(again.forward(z).mean, model.forward(z).mean)
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", KINDS)
 def test_files_and_figures_show_it(name, tmp_path):
     """Values at nodes, and deviations of these: fluxes are no values, and have signs."""
     model = trained(name, 30)
@@ -93,7 +94,7 @@ def test_a_beam_is_drawn_at_its_nodes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", KINDS)
 def test_its_error_bars_are_right(name):
     model = trained(name, 400)
     model.calibrate(512)
@@ -104,7 +105,7 @@ def test_its_error_bars_are_right(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", KINDS)
 def test_points_tell_its_parameters(name):
     """Standardised errors of some data sets, by Laplace's method on components at points."""
     model = trained(name, 400)

@@ -34,6 +34,7 @@ def stream_of(y):
     return zip(TIMES.tolist(), y.unflatten(-1, (len(TIMES), -1)).unbind(-2), strict=True)
 
 
+@pytest.mark.slow
 def test_each_posterior_is_that_of_all_data_so_far(model, sensors, data):
     y = data[1]
     found = list(model.assimilate(stream_of(y), sensors))
