@@ -352,6 +352,7 @@ def test_what_a_run_has_written_is_not_written_over(call: Call, run_folder: Path
     assert metrics.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_toml_file_says_the_same_as_flags(call: Call, tmp_path: Path):
     config = tmp_path / "run.toml"
     config.write_text(

@@ -240,6 +240,7 @@ def test_heavy_tails_forgive_an_outlier(poisson_model):
     assert (forgiving - u).norm() < 0.7 * (gaussian - u).norm()
 
 
+@pytest.mark.slow
 def test_a_uniform_prior_keeps_its_support():
     problem = nonlinear_poisson.make_1d(12)
     model = pddlvm.LatentVariableModel(problem)

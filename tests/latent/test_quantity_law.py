@@ -63,6 +63,7 @@ def test_what_has_no_error_has_no_spread():
     assert torch.isfinite(law.scores(torch.randn(10, 2).double())).all()
 
 
+@pytest.mark.slow
 def test_more_numbers_than_draws():
     features, size, errors = drawn(16, 4)
     law = QuantityLaw.of_errors(features, size.repeat(1, 10), errors.repeat(1, 10))

@@ -136,6 +136,7 @@ def test_sizes_of_draws_are_about_chi_squares(kind):
 
 
 @kinds
+@pytest.mark.slow
 def test_drawn_levels_and_errors_are_those_of_the_prior(kind):
     """Draws given data that were drawn are draws of the prior (Geweke's test)."""
     noise, generator = noise_of(kind), torch.Generator().manual_seed(2)
