@@ -142,13 +142,17 @@ def make_neo_hookean(
     )
 
 
+def isotropic(du: Tensor, mu: Tensor, lame: Tensor) -> Tensor:
+    """mu |eps|^2 + lambda/2 tr(eps)^2."""
+    strain = 0.5 * (du + du.T)
+    return mu * (strain * strain).sum() + 0.5 * lame * strain.trace() ** 2
+
+
 def strain_energy(
     median: float, nu: float, u: Tensor, du: Tensor, x: Tensor, stiffness: Tensor
 ) -> Tensor:
     """mu |eps|^2 + lambda/2 tr(eps)^2 of a material, E = median stiffness."""
-    mu, lame = moduli(median * stiffness, nu)
-    strain = 0.5 * (du + du.T)
-    return mu * (strain * strain).sum() + 0.5 * lame * strain.trace() ** 2
+    return isotropic(du, *moduli(median * stiffness, nu))
 
 
 def traction(u: Tensor, du: Tensor, x: Tensor, t_x: Tensor, t_y: Tensor, t_z: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import pddlvm
 from pddlvm import fem
-from problems.elasticity import moduli
+from problems.elasticity import isotropic, moduli
 
 __all__ = ["make_le1", "make_le10", "make_t4", "nominal", "quantity"]
 
@@ -44,9 +44,7 @@ _ON = 1e-9
 
 def plane_stress(u: Tensor, du: Tensor, x: Tensor, E: Tensor, nu: Tensor) -> Tensor:
     """mu |eps|^2 + lambda* / 2 tr(eps)^2, with lambda* = E nu / (1 - nu^2)."""
-    mu, _ = moduli(E, nu)
-    strain = 0.5 * (du + du.T)
-    return mu * (strain * strain).sum() + 0.5 * E * nu / (1 - nu**2) * strain.trace() ** 2
+    return isotropic(du, moduli(E, nu)[0], E * nu / (1 - nu**2))
 
 
 def outwards(u: Tensor, du: Tensor, x: Tensor, pressure: Tensor) -> Tensor:
@@ -57,9 +55,7 @@ def outwards(u: Tensor, du: Tensor, x: Tensor, pressure: Tensor) -> Tensor:
 
 def solid(u: Tensor, du: Tensor, x: Tensor, E: Tensor, nu: Tensor) -> Tensor:
     """mu |eps|^2 + lambda / 2 tr(eps)^2."""
-    mu, lame = moduli(E, nu)
-    strain = 0.5 * (du + du.T)
-    return mu * (strain * strain).sum() + 0.5 * lame * strain.trace() ** 2
+    return isotropic(du, *moduli(E, nu))
 
 
 def downwards(u: Tensor, du: Tensor, x: Tensor, pressure: Tensor) -> Tensor:

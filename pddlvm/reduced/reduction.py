@@ -23,7 +23,7 @@ from pddlvm.basics.progress import ProgressBar
 from pddlvm.basics.random import generator_of
 from pddlvm.fem import MixedSpace
 from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolation
-from pddlvm.linalg.newton import least_squares, least_squares_step, newton
+from pddlvm.linalg.newton import least_squares_step
 from pddlvm.reduced.bases import Basis, ResidualEnriched
 from pddlvm.reduced.cubature import CellSelection, Draws, select_cells, selected_term
 from pddlvm.reduced.galerkin import Galerkin
@@ -33,6 +33,7 @@ from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.representation import Representation, Units
 from pddlvm.reduced.representers import representers
 from pddlvm.reduced.residual import ReducedModel
+from pddlvm.reduced.solving import LinearSystems, solve_reduced
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.definite import check_positive_at
 from pddlvm.weak.inner_product import inner_product, is_elliptic
@@ -55,7 +56,6 @@ _LEAST_SIZE = 1e-30
 _N_SNAPSHOTS = 512
 _N_CHECKS = 8
 _N_SIZES = 32
-_SOLVED_REDUCED = 1e-12
 _SOLVED = 1e-6
 
 
@@ -180,38 +180,6 @@ def _reduction(
     return Reduction(reference, v, terms, xi, c, energy, cubature_error, units, w)
 
 
-@dataclass(frozen=True)
-class LinearSystems:
-    """K_i c_i + r_i = 0 of many draws of a linear problem, whose matrices are what costs.
-
-    Attributes:
-        k: (n, n_modes, n_modes).
-        r: (n, n_modes).
-    """
-
-    k: Tensor
-    r: Tensor
-
-    @classmethod
-    def of(cls, model: ReducedModel, z: Tensor) -> "LinearSystems":
-        """Those of a model."""
-        zero = z.new_zeros(len(z), model.n_modes)
-        return cls(model.stiffness(zero, z), model.residual(zero, z))
-
-    def within(self, rotation: Tensor) -> "LinearSystems":
-        """The same in fewer modes, combinations (n_modes, n_kept) of these."""
-        return LinearSystems(rotation.T @ self.k @ rotation, self.r @ rotation)
-
-    def solve(self) -> Tensor:
-        """c, (n, n_modes); see `newton` for those that have none."""
-
-        def residual(rows: Tensor, c: Tensor) -> Tensor:
-            return self.r[rows] + (self.k[rows] @ c[..., None])[..., 0]
-
-        zero = torch.zeros_like(self.r)
-        return newton(residual, lambda rows, c: self.k[rows], zero, _SOLVED_REDUCED)
-
-
 def _cheap(galerkin: Galerkin, full: ReducedModel) -> ReducedModel:
     """For many solutions: least squares need matrices of twice and more the size."""
     is_linear = galerkin.reference.is_dual and galerkin.problem.is_linear
@@ -324,28 +292,6 @@ def _snapshots(model: ReducedModel, xi: Tensor, z: Tensor, start: Tensor) -> Ten
     rest, size = start[n:], model.residual(start[n:], z[n:]).norm(dim=1)
     near = fit.nearer(xi[n:], rest, size, lambda c: model.residual(c, z[n:]))
     return torch.cat([first, solve_reduced(model, z[n:], near)])
-
-
-def solve_reduced(model: ReducedModel, z: Tensor, start: Tensor | None = None) -> Tensor:
-    """Coefficients by the reduced model alone, (batch, n_modes): Newton's method or least squares.
-
-    A draw on which it fails is a poor snapshot, and no error: what comes of a basis is measured.
-    """
-
-    def residual(rows: Tensor, c: Tensor) -> Tensor:
-        return model.residual(c, z[rows])
-
-    def matrix(rows: Tensor, c: Tensor) -> Tensor:
-        return model.stiffness(c, z[rows])
-
-    zero = z.new_zeros(len(z), model.n_modes)
-    if model.n_tests > model.n_modes:
-        return least_squares(residual, matrix, zero if start is None else start, _SOLVED_REDUCED)
-    if start is None:
-        return newton(residual, matrix, zero, _SOLVED_REDUCED)
-    # However near they start.
-    solved = _SOLVED_REDUCED * model.residual(zero, z).norm(dim=1)
-    return newton(residual, matrix, start, _SOLVED_REDUCED, solved)
 
 
 def reduce_terms(

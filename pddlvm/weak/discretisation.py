@@ -150,10 +150,10 @@ class Discretisation(nn.Module):
 
         How large these are says the step of steepest descent.
         """
-        r = self.residual(rest, z)
-        r = r / r.abs().max() if r.any() else r
+        load = self.residual(rest, z)
+        r = load / load.abs().max() if load.any() else load
         bent = float((r * self.apply_tangents(tangents, r)).sum().abs())
-        step = r * (float((r * self.residual(rest, z)).sum()) / bent if bent else 0.0)
+        step = r * (float((r * load).sum()) / bent if bent else 0.0)
         size = float(step.abs().max() + rest.abs().max()) or 1.0
         rough = size * torch.cos(torch.arange(rest.shape[1], dtype=rest.dtype))
         return rest.index_add(1, self.free, _FAR * step), rest + _FAR * rough

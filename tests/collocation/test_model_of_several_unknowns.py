@@ -44,6 +44,13 @@ def build(problem, **options):
     )
 
 
+def trained_for(n_steps, n_draws, problem):
+    model = build(problem, seed=0)
+    pddlvm.train(model, max_steps=n_steps, calibrate=False)
+    model.calibrate(n_draws)
+    return model
+
+
 @pytest.fixture(scope="module")
 def problem():
     return make()
@@ -52,18 +59,12 @@ def problem():
 @pytest.fixture(scope="module")
 def trained(problem):
     """A little: enough for all but accuracy and error bars."""
-    model = build(problem, seed=0)
-    pddlvm.train(model, max_steps=60, calibrate=False)
-    model.calibrate(32)
-    return model
+    return trained_for(60, 32, problem)
 
 
 @pytest.fixture(scope="module")
 def well_trained(problem):
-    model = build(problem, seed=0)
-    pddlvm.train(model, max_steps=400, calibrate=False)
-    model.calibrate(64)
-    return model
+    return trained_for(400, 64, problem)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from pddlvm.galerkin import covariances
 from pddlvm.galerkin.covariances import Scales, default_covariance
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.reduced.interpolated import Interpolated
-from pddlvm.reduced.reduction import reduce, solve_reduced
+from pddlvm.reduced.reduction import reduce
 from pddlvm.reduced.representation import Units
+from pddlvm.reduced.solving import solve_reduced
 from problems import nonlinear_poisson, poisson
 
 TOLERANCE = 0.3

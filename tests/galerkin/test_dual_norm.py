@@ -9,7 +9,7 @@ import waves
 from checks import refuses
 
 import pddlvm
-from pddlvm.reduced.reduction import solve_reduced
+from pddlvm.reduced.solving import solve_reduced
 
 
 def cavity():

@@ -10,7 +10,7 @@ from pddlvm.galerkin import solved_draws
 from pddlvm.galerkin.solved_draws import SolvedDraws
 from pddlvm.latent.rows import Rows
 from pddlvm.reduced.interpolated import Interpolated
-from pddlvm.reduced.reduction import solve_reduced
+from pddlvm.reduced.solving import solve_reduced
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from pddlvm.reduced.reduction import (
     reduce,
     reduce_terms,
     reduced_model,
-    solve_reduced,
 )
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.representation import Units
+from pddlvm.reduced.solving import solve_reduced
 from pddlvm.weak.affine_term import AffineTerm
 from problems import poisson
 
