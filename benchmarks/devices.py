@@ -9,6 +9,7 @@ runs on the CPU in either case. Where there is no CUDA device, only the CPU's ro
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import pddlvm
 from benchmarks.run import table
 from benchmarks.speed import bracket, milliseconds
+from pddlvm.latent.rows import Rows
 from problems import pinn, poisson
 
 _GRID = [[(i + 0.5) / 5, (j + 0.5) / 5] for i in range(5) for j in range(5)]
@@ -48,8 +51,8 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
         start = time.perf_counter()
         reduction = pddlvm.reduce(problem)
         set_up = time.perf_counter() - start
+        model = pddlvm.LatentVariableModel(problem, reduction=reduction)
         for device in devices:
-            model = pddlvm.LatentVariableModel(problem, reduction=reduction)
             row = {"case": name, "device": device, "set_up_s": set_up}
             rows.append(row | _weak(model, device, quick))
             print(rows[-1], flush=True)
@@ -62,14 +65,17 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
 
 def _weak(model: pddlvm.LatentVariableModel, device: str, quick: bool) -> dict[str, float]:
     found = _steps(model, device, quick)
+    nothing = {"step_as_graph": math.nan, "graph_off": math.nan}
+    found |= _replayed(model) if device == "cuda" else nothing
     problem = model.problem
-    model.calibrate()
+    if not model.is_calibrated:
+        model.calibrate(64)
     n_many = _MANY // 100 if quick else _MANY
     many = problem.prior.sample((n_many,), seed=0).float().to(device)
     one, thousand = many[:1], many[:1000]
     places = _GRID if problem.dim == 2 else problem.mesh.p.T[:: problem.n_dofs // 25][:25]
     sensors = pddlvm.PointObservation(problem, places, 0.01)
-    for name, z, n in (("1", one, 50), ("1000", thousand, 20), ("1e6", many, 3)):
+    for name, z, n in (("1", one, 50), ("1000", thousand, 20), ("1e6", many, 2)):
         found[f"sensors_{name}"] = _timed(lambda z=z: model.forward(z).at(sensors), device, n)
         if len(z) * problem.n_dofs <= _MOST_VALUES:
             found[f"field_{name}"] = _timed(lambda z=z: _field(model, z), device, n)
@@ -96,6 +102,42 @@ def _steps(model: Any, device: str, quick: bool) -> dict[str, float]:
         first, *_, last = [row for row in result.history if row["stage"] == 0][1:-1]
         found[name] = 1e3 * (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
     return found
+
+
+def _replayed(model: pddlvm.LatentVariableModel) -> dict[str, float]:
+    """A step as one CUDA graph, without optimisers: milliseconds, and how far its gradient is off.
+
+    What it would be worth to start all kernels at once.
+    """
+    (stage,) = model.stages(False)
+    rows, generator = Rows.given(model.batch_size), torch.Generator().manual_seed(0)
+    drawn = stage.draw(rows, generator)
+    parameters = [p for network in stage.networks for p in network.parameters()]
+
+    def step() -> Tensor:
+        for p in parameters:
+            p.grad = None
+        stage.loss(rows, drawn).backward()
+        return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+    beside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            torch.manual_seed(1)
+            expected = step()
+    torch.cuda.current_stream().wait_stream(beside)
+    for p in parameters:
+        p.grad = None
+    with torch.cuda.graph(graph, stream=beside):
+        stage.loss(rows, drawn).backward()
+    torch.manual_seed(1)
+    graph.replay()
+    found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    return {
+        "step_as_graph": _timed(graph.replay, "cuda", 50),
+        "graph_off": float((found - expected).norm() / expected.norm()),
+    }
 
 
 def _field(model: pddlvm.LatentVariableModel, z: torch.Tensor) -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["CPU", "DEVICE", "OnDevice", "fake_device"]
+__all__ = ["CPU", "DEVICE", "OnDevice", "fake_device", "shown"]
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("lazy:0")
@@ -149,6 +149,23 @@ def fake_device() -> Iterator[torch.device]:
     """Inside, `DEVICE` can be used like any device."""
     with _Calls(), patch.object(torch, "Generator", _Generator):
         yield DEVICE
+
+
+@contextmanager
+def shown(look: Callable[[Any, Any, Any], None]) -> Iterator[None]:
+    """Inside, `look` is shown the operations of the device: overload, arguments and result.
+
+    A mode of torch would see what computes their values, on the CPU.
+    """
+
+    def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        found = _run(func, args, kwargs)
+        look(func, (args, kwargs), found)
+        return found
+
+    _run = globals()["_run"]
+    with patch.dict(globals(), {"_run": run}):
+        yield
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -7,6 +7,8 @@ coefficients are known for some thousand draws, one ridge regression brings it t
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +47,23 @@ class Branch(nn.Module):
         n = 1 + d + d * (d + 1) // 2 + _N_RANDOM + m
         self.register_buffer("weights", torch.zeros(n, m))
         self.register_buffer("is_fitted", torch.tensor(False))
+        self._is_alone = False
 
     def forward(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of c, (batch, m) each."""
         mean, log_variance = self.network(xi)
-        if self.is_fitted:
+        if not self._is_alone and self.is_fitted:
             mean = self._features(xi, mean) @ self.weights
         return mean, bounded(log_variance)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, the map is its network, and does not read from a device whether it is."""
+        self._is_alone = True
+        try:
+            yield
+        finally:
+            self._is_alone = False
 
     def reset(self) -> None:
         """The network alone, as it is trained."""

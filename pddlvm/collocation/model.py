@@ -154,12 +154,15 @@ class CollocationMaps(LatentModel):
         error = (var_c.sqrt() * rows.normal_like(var_c)) @ field.modes.T
         return self.basis.on_grid(c, z) + field.with_unit(field.of_nodes(error.double()))
 
-    def draw_points(self, generator: torch.Generator) -> None:
-        """New collocation points, and the functions there."""
-        parts = self.stream.draw(self.sigma_residual, generator, self._residual_at)
-        everywhere = self.basis.at(torch.cat(parts))
+    def draw_points(self, generator: torch.Generator) -> Tensor:
+        """New collocation points inside and on the faces, (n, k), of the reference box."""
+        return torch.cat(self.stream.draw(self.sigma_residual, generator, self._residual_at))
+
+    def place(self, points: Tensor) -> None:
+        """Find the functions at the points of `draw_points`."""
+        everywhere = self.basis.at(points)
         self.zero_residual.inside, *self.zero_residual.on_faces = everywhere.split(
-            [len(part) for part in parts]
+            self.stream.sizes
         )
 
     def likelihood(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:  # noqa: D102

@@ -24,19 +24,26 @@ def stages(model: CollocationMaps, calibrate: bool) -> tuple[Stage, ...]:
     With u detached the two parts share no parameter; the inverse map learns from the final
     forward map (see `pddlvm.collocation.projection`), with the errors that it was found to have.
     """
-    elbo = AntitheticELBO(scored=("c",))
+    elbo = AntitheticELBO(scored=("c",)).per_draw(model)
 
-    def forward_loss(rows: Rows, generator: torch.Generator) -> Tensor:
-        model.draw_points(generator)
-        return elbo.differentiable_loss(model.model, model.guide, rows, generator) / rows.total
+    def forward_draw(rows: Rows, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"points": model.draw_points(generator)} | model.draw_sites(rows, generator)
 
-    def inverse_loss(rows: Rows, generator: torch.Generator) -> Tensor:
-        rows = rows.until(max(1, rows.total // 2))
-        xi = model.problem.prior.sample_standard((rows.total,), generator=generator)
-        xi = rows.of(xi).to(model.sigma_residual)
+    def forward_loss(rows: Rows, drawn: dict[str, Tensor]) -> Tensor:
+        model.place(drawn["points"])
+        with model.forward_map.alone():
+            return elbo(rows, {name: x for name, x in drawn.items() if name != "points"})
+
+    def half(rows: Rows) -> Rows:
+        return rows.until(max(1, rows.total // 2))
+
+    def inverse_draw(rows: Rows, generator: torch.Generator) -> dict[str, Tensor]:
+        return model.draw_sites(half(rows), generator)
+
+    def inverse_loss(rows: Rows, drawn: dict[str, Tensor]) -> Tensor:
+        rows, xi, known = half(rows), drawn["xi"], drawn.get("known")
         with torch.no_grad():
             u = model.sample_fields(xi, model.problem.prior.unstandardise(xi.double()), rows)
-        known = model.draw_known(rows, generator) if model.has_known else None
         xi_known = None if known is None else xi * known
         mean, log_variance = model.read_field(u, xi_known, known)
         score = 0.5 * ((xi - mean).square() * (-log_variance).exp() + log_variance)
@@ -55,6 +62,13 @@ def stages(model: CollocationMaps, calibrate: bool) -> tuple[Stage, ...]:
 
     trained = (model.forward_map, model.basis.trunk)
     return (
-        Stage("forward map", 1 - _INVERSE_SHARE, trained, forward_loss, model.begin),
-        Stage("inverse map", _INVERSE_SHARE, (model.inverse_map,), inverse_loss, hand_over),
+        Stage("forward map", 1 - _INVERSE_SHARE, trained, forward_draw, forward_loss, model.begin),
+        Stage(
+            "inverse map",
+            _INVERSE_SHARE,
+            (model.inverse_map,),
+            inverse_draw,
+            inverse_loss,
+            hand_over,
+        ),
     )

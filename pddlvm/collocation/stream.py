@@ -49,19 +49,25 @@ class PointStream:
             raise ValueError("an impossible state of the points")
         self._steps, self._candidates = steps, candidates
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many points lie inside, and on the face of each condition."""
+        n = self.sampler.n_points
+        return [n, *[max(1, n // 4)] * len(self.problem.conditions)]
+
     def draw(self, like: Tensor, generator: torch.Generator, residual: Residual) -> list[Tensor]:
         """Points inside, then those on the face of each condition, (n, k) each.
 
         Adaptive points follow the residual. The stream does not keep it: models would keep
         themselves alive.
         """
-        k, n = len(self.problem.box.names), self.sampler.n_points
+        k, (n, *on_faces) = len(self.problem.box.names), self.sizes
         inside = self.sampler.draw(n, k, generator).to(like)
         if isinstance(self.sampler, AdaptivePoints):
             inside = self._adapt(self.sampler, inside, generator, residual)
         found = [inside]
-        for condition in self.problem.conditions:
-            at = self.sampler.draw(max(1, n // 4), k, generator).to(like)
+        for condition, n in zip(self.problem.conditions, on_faces, strict=True):
+            at = self.sampler.draw(n, k, generator).to(like)
             i = self.problem.box.names.index(condition.face.coordinate)
             at[:, i] = 1.0 if condition.face.is_end else -1.0
             found.append(at)

@@ -14,16 +14,14 @@ learnt functions of space and time for one in strong form.
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Self, TypeVar
 
 import pyro
-import pyro.distributions as dist
 import torch
 from meshio import Mesh
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pddlvm.basics.checks import check_kind
 from pddlvm.basics.errors import InputError
@@ -35,8 +33,10 @@ from pddlvm.latent.quantity_laws import QuantityLaws, n_draws_of, solved_draws
 from pddlvm.latent.rows import Rows
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import (
+    AnyCoefficients,
     Draws,
     InferredParameters,
+    KnownBlocks,
     Likelihood,
     RowsOfNormal,
     StandardPrior,
@@ -70,15 +70,18 @@ class Stage:
         name: what it trains, for figures.
         share: of the training time.
         networks: what it trains.
-        loss: rows of a batch, generator -> their share of the negative ELBO per draw, or of a part
-            of it: over the processes that have rows of the batch, a sum.
+        draw: rows of a batch, generator -> by name what a step draws on the CPU, where the model
+            is; of the same shapes in each step.
+        loss: rows, what was drawn for them -> their share of the negative ELBO per draw, or of a
+            part of it: over the processes that have rows of the batch, a sum.
         prepare: called once before its first step.
     """
 
     name: str
     share: float
     networks: tuple[nn.Module, ...]
-    loss: Callable[[Rows, torch.Generator], Tensor]
+    draw: Callable[[Rows, torch.Generator], dict[str, Tensor]]
+    loss: Callable[[Rows, dict[str, Tensor]], Tensor]
     prepare: Callable[[], None]
 
 
@@ -132,14 +135,9 @@ class LatentModel(nn.Module, ABC):
         like, prior, rows = self.sigma_residual, self.problem.prior, Rows.given(batch)
         n = len(rows)
         with pyro.plate("draws", n):
-            c = pyro.sample(
-                "c",
-                dist.ImproperUniform(
-                    constraints.real_vector, torch.Size([n]), torch.Size([self.n_modes])
-                ),
-            )
+            c = pyro.sample("c", AnyCoefficients(n, self.n_modes))
             read = c if self.objective == "coupled" else c.detach()
-            known = self.draw_known(rows, generator) if self.has_known else None
+            known = self._sample_known(rows, generator)
             xi = pyro.sample("xi", InferredParameters(self.read, prior, read, known))
             residual = ZeroResidual(self.likelihood, prior, c, xi)
             pyro.sample("residual", residual, obs=like.new_zeros(n))
@@ -147,10 +145,9 @@ class LatentModel(nn.Module, ABC):
     def guide(self, batch: int | Rows, generator: torch.Generator | None = None) -> None:
         """z ~ prior, u ~ forward map."""
         rows = Rows.given(batch)
-        like = self.sigma_residual
-        prior = StandardPrior(self.problem.prior, self.draws, rows, generator, like)
         with pyro.plate("draws", len(rows)):
-            xi = pyro.sample("xi", prior)
+            xi = pyro.sample("xi", self._prior_of(rows, generator))
+            self._sample_known(rows, generator)
             mean, log_variance = self.forward_map(xi)
             pyro.sample("c", RowsOfNormal(mean, (0.5 * log_variance).exp(), rows).to_event(1))
 
@@ -159,6 +156,23 @@ class LatentModel(nn.Module, ABC):
         """Where the guide draws xi from."""
         draws: Draws = self.problem.prior
         return draws
+
+    def draw_sites(self, rows: Rows, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What the guide draws from the caller's generator, by site."""
+        found = {"xi": self._prior_of(rows, generator).sample()}
+        return found | ({"known": self.draw_known(rows, generator)} if self.has_known else {})
+
+    def _prior_of(self, rows: Rows, generator: torch.Generator | None) -> StandardPrior:
+        like = self.sigma_residual
+        return StandardPrior(self.problem.prior, self.draws, rows, generator, like)
+
+    def _sample_known(self, rows: Rows, generator: torch.Generator | None) -> Tensor | None:
+        """The site that says which parameters are known, where some can be."""
+        if not self.has_known:
+            return None
+        drawn = partial(self.draw_known, rows, generator)
+        known: Tensor = pyro.sample("known", KnownBlocks(len(rows), self.problem.prior.size, drawn))
+        return known
 
     def draw_known(self, batch: int | Rows, generator: torch.Generator | None) -> Tensor:
         """Random blocks as known, (batch, d) of 0 and 1; none where there is one block only."""

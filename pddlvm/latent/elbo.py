@@ -48,28 +48,42 @@ class AntitheticELBO(Trace_ELBO):
         """- E_q [log p - log q], differentiable, summed over the rows that are here."""
         rows, rest = Rows.given(args[0]), args[1:]
         guided: Any = poutine.trace(guide).get_trace(*args, **kwargs)
-        c, xi = guided.nodes["c"]["value"], guided.nodes["xi"]["value"]
-        mean = guided.nodes["c"]["fn"].mean
+        names = ("c", "xi", *(["known"] if "known" in guided.nodes else []))
+        values = {name: guided.nodes[name]["value"] for name in names}
+        c, mean = values["c"], guided.nodes["c"]["fn"].mean
         few = rows.until(-(-rows.total // _SHARE))
         n = len(few)
 
-        def score(rows: Rows, c: Tensor, xi: Tensor, *sites: str) -> Tensor:
-            """Log densities of some sites of the model, (batch,), where c and xi are these."""
-            conditioned = poutine.condition(model, data={"c": c, "xi": xi})
+        def score(rows: Rows, values: dict[str, Tensor], *sites: str) -> Tensor:
+            """Log densities of some sites of the model, (batch,), where others have values."""
+            conditioned = poutine.condition(model, data=values)
             trace: Any = poutine.trace(conditioned).get_trace(rows, *rest, **kwargs)
             shown = [trace.nodes[site] for site in sites]
-            # Pyro has the density of an improper site on the CPU.
             return torch.stack([n["fn"].log_prob(n["value"]).to(c) for n in shown]).sum(0)
 
         d = c[:n] - mean[:n]
-        points = torch.cat([mean, mean[:n] + d, mean[:n] - d])
-        at = score(rows + few + few, points, torch.cat([xi, xi[:n], xi[:n]]), "residual")
+        points = {k: torch.cat([x, x[:n], x[:n]]) for k, x in values.items()}
+        points["c"] = torch.cat([mean, mean[:n] + d, mean[:n] - d])
+        at = score(rows + few + few, points, "residual")
         at_mean, plus, minus = at.split([len(rows), n, n])
         spread = 0.5 * (plus + minus) - at_mean[:n]
         likelihood = at_mean.sum() + rows.total / few.total * spread.sum()
         sites = [guided.nodes[name] for name in self.scored]
         log_q = torch.stack([node["fn"].log_prob(node["value"]) for node in sites]).sum()
-        return log_q - likelihood - score(rows, c, xi, *self.scored).sum()
+        return log_q - likelihood - score(rows, values, *self.scored).sum()
+
+    def per_draw(self, model: LatentModel) -> Callable[[Rows, dict[str, Tensor]], Tensor]:
+        """Rows of a batch, values of some sites of the guide -> their share of the loss per draw.
+
+        Args:
+            model: the maps.
+        """
+
+        def loss(rows: Rows, drawn: dict[str, Tensor]) -> Tensor:
+            guide = poutine.condition(model.guide, data=drawn)
+            return self.differentiable_loss(model.model, guide, rows) / rows.total
+
+        return loss
 
 
 def both_maps(model: LatentModel, prepare: Callable[[], None]) -> Stage:
@@ -79,10 +93,6 @@ def both_maps(model: LatentModel, prepare: Callable[[], None]) -> Stage:
         model: the maps.
         prepare: see `Stage`.
     """
-    elbo = AntitheticELBO()
-
-    def loss(rows: Rows, generator: torch.Generator) -> Tensor:
-        total = elbo.differentiable_loss(model.model, model.guide, rows, generator)
-        return total / rows.total
-
-    return Stage("both maps", 1.0, (model.forward_map, model.inverse_map), loss, prepare)
+    loss = AntitheticELBO().per_draw(model)
+    networks = (model.forward_map, model.inverse_map)
+    return Stage("both maps", 1.0, networks, model.draw_sites, loss, prepare)

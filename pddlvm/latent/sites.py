@@ -12,8 +12,10 @@ from pddlvm.latent.rows import Rows
 from pddlvm.parameters.space import ParameterSpace
 
 __all__ = [
+    "AnyCoefficients",
     "Draws",
     "InferredParameters",
+    "KnownBlocks",
     "Likelihood",
     "Read",
     "RowsOfNormal",
@@ -34,6 +36,41 @@ class Draws(Protocol):
         self, shape: tuple[int, ...], *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Standard parameters, (*shape, d)."""
+
+
+class AnyCoefficients(TorchDistribution):
+    """The improper uniform density of c, on the device of its value; nothing is drawn from it."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, n: int, n_modes: int) -> None:
+        super().__init__(torch.Size([n]), torch.Size([n_modes]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
+        return value.new_zeros(value.shape[:-1])
+
+
+class KnownBlocks(TorchDistribution):
+    """Which parameters are known, (n, d) of 0 and 1: alike in model and guide, and not scored.
+
+    Args:
+        n: of a batch.
+        size: of z.
+        draw: draws them.
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, n: int, size: int, draw: Callable[[], Tensor]) -> None:
+        super().__init__(torch.Size([n]), torch.Size([size]), validate_args=False)
+        self._draw = draw
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008, D102
+        return self._draw()
+
+    def log_prob(self, value: Tensor) -> Tensor:  # noqa: D102
+        return value.new_zeros(value.shape[:-1])
 
 
 class StandardPrior(TorchDistribution):

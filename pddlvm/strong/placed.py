@@ -64,7 +64,7 @@ class Placed:
         for chosen in product(*(table.items() for table in tables)):
             along = tuple(i for i, (k, _) in zip(where, chosen, strict=True) for _ in range(k))
             factors = [a for _, a in chosen]
-            found[along] = reduce(torch.mul, factors, torch.ones(()).to(self.x[0]))
+            found[along] = reduce(torch.mul, factors, self.x[0].new_ones(()))
         return found
 
     def _along(self, i: int, order: int) -> dict[int, Tensor]:

@@ -306,7 +306,7 @@ class _Training:
                         group["lr"] = initial * _rate(done)
                     optimizer.zero_grad(set_to_none=True)
                 with self.random.turn():
-                    loss = stage.loss(rows, self.generator)
+                    loss = stage.loss(rows, stage.draw(rows, self.generator))
                 loss.backward()
                 if (at.step - at.first) % RECORD_STEPS == 0:
                     value = float(loss.detach())
@@ -358,7 +358,8 @@ class _Training:
         """The ELBO on the same few draws each time: else min Pi(z) of the draws would hide it."""
         generator = torch.Generator().manual_seed(_WATCHED_SEED)
         with torch.no_grad(), seeded(_WATCHED_SEED, self.model.sigma_residual.device):
-            loss = float(stage.loss(Rows.given(_N_WATCHED), generator))
+            rows = Rows.given(_N_WATCHED)
+            loss = float(stage.loss(rows, stage.draw(rows, generator)))
         row = {"step": self.at.step, "seconds": self.clock.seconds, "elbo": -loss}
         self.at.history.append({**row, "stage": self.at.stage})
         self.display.show(self.at.history[-1], fraction)

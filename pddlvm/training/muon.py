@@ -5,11 +5,13 @@
 
 O takes the singular values of X / |X| close to 1 by five steps X <- a X + (b G + c G^2) X with
 G = X X^T. torch.optim.Muon takes them in bfloat16 wherever it is; a CPU that only emulates bfloat16
-then spends nearly all of a training on them. Here they are in the precision of the weights.
+then spends nearly all of a training on them. Here they are in the precision of the weights. On
+a GPU those of one shape are taken together, which starts fewer kernels.
 """
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,25 +38,36 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move all matrices that have a gradient."""
         for group in self.param_groups:
+            alike: dict[Any, list[nn.Parameter]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                momentum = state.setdefault("momentum_buffer", torch.zeros_like(weight))
-                momentum.lerp_(weight.grad, 1 - _MOMENTUM)
-                rows, columns = weight.shape
+                if weight.grad is not None:
+                    # A CPU keeps one matrix in its cache.
+                    key = id(weight) if weight.device.type == "cpu" else weight.shape
+                    alike.setdefault(key, []).append(weight)
+            for weights in alike.values():
+                rows, columns = weights[0].shape
                 rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                weight.sub_(rate * _orthogonal(weight.grad.lerp(momentum, _MOMENTUM)))
+                steps = _orthogonal(torch.stack([self._smoothed(weight) for weight in weights]))
+                for weight, step in zip(weights, steps, strict=True):
+                    weight.sub_(step, alpha=rate)
+
+    def _smoothed(self, weight: nn.Parameter) -> Tensor:
+        """X of a matrix that has a gradient."""
+        gradient = weight.grad
+        assert gradient is not None
+        momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+        momentum.lerp_(gradient, 1 - _MOMENTUM)
+        return gradient.lerp(momentum, _MOMENTUM)
 
 
 def _orthogonal(x: Tensor) -> Tensor:
-    """U V^T of x = U S V^T, its singular values within 0.3 of 1 as a rule."""
-    if x.shape[0] > x.shape[1]:
-        return _orthogonal(x.T).T
+    """U V^T of each x = U S V^T, (n, rows, columns), singular values within 0.3 of 1 as a rule."""
+    if x.shape[1] > x.shape[2]:
+        return _orthogonal(x.mT).mT
     # In two steps: the squares of very small numbers, or very large ones, are none.
-    x = x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
-    x = x / x.norm().clamp(min=1)
+    x = x / x.flatten(1).abs().amax(1)[:, None, None].clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1)
     for _ in range(_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
     return x

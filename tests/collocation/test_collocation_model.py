@@ -84,7 +84,7 @@ def test_the_model_fits_the_problem(problem):
 def test_the_sites_of_the_program(problem):
     model = build(problem)
     generator = torch.Generator().manual_seed(0)
-    model.draw_points(generator)
+    model.place(model.draw_points(generator))
     guide = poutine.trace(model.guide).get_trace(5, generator)
     replayed = poutine.replay(model.model, guide)
     trace = poutine.trace(replayed).get_trace(5, generator)
@@ -332,7 +332,7 @@ def test_training_is_repeatable(problem):
 def test_the_likelihood_is_that_of_its_formula(problem, generator):
     """Against the residual of the same function by automatic differentiation of the whole map."""
     model = build(problem, dtype=torch.float64)
-    model.draw_points(generator)
+    model.place(model.draw_points(generator))
     z = problem.prior.sample((2,), generator=generator)
     c = torch.randn(2, 12, generator=generator, dtype=torch.float64)
     s = model.zero_residual.inside.s
@@ -371,7 +371,7 @@ def _located(problem, x, t):
 
 def test_causal_weights_fall_with_the_residual_of_earlier_times(problem, generator):
     model = build(problem, dtype=torch.float64)
-    model.draw_points(generator)
+    model.place(model.draw_points(generator))
     likelihood = CollocationLikelihood(problem, Causal(rate=1.0))
     likelihood.inside = model.zero_residual.inside
     weights = likelihood._causal_weights(torch.ones(2, 64, dtype=torch.float64))

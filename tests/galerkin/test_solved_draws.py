@@ -64,4 +64,5 @@ def test_the_pool_is_filled_before_a_training_begins_its_schedule(monkeypatch):
     (stage,) = model.stages(calibrate=False)
     stage.prepare()
     monkeypatch.setattr(SolvedDraws, "_solve", lambda self, xi: pytest.fail("solved in a step"))
-    assert stage.loss(Rows.given(8), generator_of(0)).isfinite()
+    rows = Rows.given(8)
+    assert stage.loss(rows, stage.draw(rows, generator_of(0))).isfinite()

@@ -29,7 +29,7 @@ def step(model, stage, rows):
     before = model.training_state()
     generator = torch.Generator().manual_seed(1)
     with seeded(2):
-        loss = stage.loss(rows, generator)
+        loss = stage.loss(rows, stage.draw(rows, generator))
         loss.backward()
         after = (generator.get_state(), torch.get_rng_state())
     model.restore_training(before)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fake_device import DEVICE, fake_device
 
 from pddlvm.training.muon import Muon
 
@@ -49,3 +50,21 @@ def test_matrices_without_a_gradient_stay():
     weight = torch.nn.Parameter(torch.ones(4, 4))
     Muon([weight], lr=0.1).step()
     assert torch.equal(weight, torch.ones(4, 4))
+
+
+def test_matrices_that_move_together_move_as_each_alone():
+    shapes = [(8, 8), (8, 8), (4, 8), (8, 4), (8, 8)]
+    random = generator()
+    grads = [torch.randn(shape, generator=random) for shape in shapes]
+    found = []
+    with fake_device():
+        for device in ("cpu", DEVICE):
+            weights = [torch.nn.Parameter(torch.ones(shape).to(device)) for shape in shapes]
+            for weight, grad in zip(weights, grads, strict=True):
+                weight.grad = grad.to(device)
+            optimizer = Muon(weights, lr=0.1)
+            optimizer.step()
+            optimizer.step()
+            found.append([weight.detach().cpu() for weight in weights])
+    for alone, together in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone)
