@@ -144,6 +144,12 @@ def small_pool():
         yield
 
 
+def fast(*names):
+    """These kinds of model, and the others in the slow suite."""
+    marked = [pytest.param(k, marks=[pytest.mark.slow] * (k not in names)) for k in NEW]
+    return pytest.mark.parametrize("model", marked, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module", params=NEW)
 def model(request):
     """Calibrated; each test moves it to where it wants it."""
@@ -204,6 +210,7 @@ def total(model):
     return pddlvm.Quantity(model.problem, row, "total")
 
 
+@fast("bar", "diffusion", "flow")
 def test_quantities_and_what_sensors_see(model, solved, sensors):
     z, _ = solved
     asked = {"total": total(model)}
@@ -568,6 +575,7 @@ def test_references_follow_the_model(model):
     assert model.forward(model.problem.prior.sample()).std.device == CPU
 
 
+@fast("bar", "rod")
 def test_a_model_on_the_device_reports_and_writes(model, solved, tmp_path):
     model.to(DEVICE)
     z = solved[0].to(DEVICE)

@@ -274,6 +274,7 @@ def test_parameters_of_a_run_in_time_are_inferred(trajectories, call: Call, tmp_
     assert (tmp_path / "posterior.nc").exists()
 
 
+@pytest.mark.slow
 def test_parameters_behind_a_time_series_are_inferred(trajectories, call: Call, tmp_path: Path):
     own = ("--problem", f"{heat.__file__}:make", "--noise-std", 0.1)
     data, places = tmp_path / "series.csv", tmp_path / "places.csv"
