@@ -52,7 +52,7 @@ def problem():
 @pytest.fixture(scope="module")
 def trained(problem):
     model = build(problem, seed=0)
-    pddlvm.train(model, max_steps=300, calibrate=False)
+    pddlvm.train(model, max_steps=500, calibrate=False)
     model.calibrate(N_CALIBRATION)
     return model
 
