@@ -82,7 +82,8 @@ class ResidualEnriched(Basis):
             if reference.is_dual:
                 squares = w * (reference.matrix @ w.T).T
             else:
-                squares = (reference.solve(r) * r).numpy()
+                riesz = reference.solve(r).numpy() if len(reference.centres) else w
+                squares = riesz * r.numpy()
             error = np.sqrt(np.maximum(squares.sum(axis=1), 0))
             size = np.sqrt((c**2).sum(axis=1) + error**2)
             share = float(np.clip(np.min(error / np.maximum(size, _TINY)), self.tolerance, 1.0))

@@ -16,7 +16,7 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
 from pddlvm.reduced.linear_fit import LinearFit
-from pddlvm.reduced.linear_tangents import LinearTangents
+from pddlvm.reduced.linear_terms import LinearTerm, LinearValues
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
@@ -89,7 +89,11 @@ class Galerkin:
         # Boundary values that are a solution leave the rounding of what they cancel.
         noise, (tests, which) = self.rounding(lift), self._tests(v, z)
         if self.problem.is_linear:
-            c, r = self._linear(v, z, lift, tests, which, noise)
+            parts = [
+                self._linear(v, z[rows], lift[rows], tests, which[rows], noise[rows])
+                for rows in torch.arange(len(z)).split(self._block)
+            ]
+            c, r = (torch.cat(found) for found in zip(*parts, strict=True))
         else:
             c, r = self._nonlinear(v, z, lift, tests, which, noise, tolerance)
         return c.numpy(), r
@@ -98,18 +102,26 @@ class Galerkin:
         self, v: Array, z: Tensor, lift: Tensor, tests: list[Tensor], which: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By one matrix and one residual of a draw, r(c) = r(0) + K V c."""
-        r, c = self.residual(lift, z), torch.zeros(len(z), v.shape[1], dtype=torch.float64)
+        values = [term.at(z) for term in self.linear_terms]
+        r, c = self._linear_residual(lift, values), z.new_zeros(len(z), v.shape[1])
         tested = _tested(r, tests, which)
-        going = (tested.norm(dim=1) > noise).nonzero()[:, 0]
-        for rows in going.split(self._block) if len(going) else ():
-            tangents = [tangents_at(z[rows]) for tangents_at in self._tangents]
-            for i, row in enumerate(rows.tolist()):
-                matrix = self.problem.solver.assembler([t[i] for t in tangents])
-                moved = torch.from_numpy(matrix @ v)
-                factors = torch.linalg.lu_factor(tests[which[row]].T @ moved)
-                c[row] = -torch.linalg.lu_solve(*factors, tested[row, :, None])[:, 0]
-                r[row] += moved @ c[row]
+        for i in (tested.norm(dim=1) > noise).nonzero()[:, 0].tolist():
+            pairs = zip(self.linear_terms, values, strict=True)
+            matrix = self.problem.solver.assembler.of_elements([t.elements(x, i) for t, x in pairs])
+            moved = torch.from_numpy(matrix @ v)
+            factors = torch.linalg.lu_factor(tests[which[i]].T @ moved)
+            c[i] = -torch.linalg.lu_solve(*factors, tested[i, :, None])[:, 0]
+            r[i] += moved @ c[i]
         return c, r
+
+    def _linear_residual(self, u: Tensor, values: list[LinearValues]) -> Tensor:
+        """`residual` of a linear problem."""
+        full = torch.zeros_like(u)
+        for linear, own in zip(self.linear_terms, values, strict=True):
+            fluxes = linear.fluxes(linear.term.strains(u), own)
+            if fluxes.any():
+                full = full + linear.term.operator.adjoint(fluxes.flatten(-2))
+        return self.operators.balanced(full[:, self.operators.free])
 
     def _nonlinear(
         self,
@@ -149,9 +161,9 @@ class Galerkin:
         return c, residual(everything, c)
 
     @cached_property
-    def _tangents(self) -> list[LinearTangents]:
-        """Of the terms of a linear problem."""
-        return [LinearTangents(term, self.problem.prior) for term in self.operators.terms]
+    def linear_terms(self) -> list[LinearTerm]:
+        """Those of a linear problem."""
+        return [LinearTerm(term, self.problem.prior) for term in self.operators.terms]
 
     @property
     def _block(self) -> int:

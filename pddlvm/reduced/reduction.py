@@ -209,9 +209,10 @@ def _loses_positivity(full: ReducedModel, c: Tensor, z: Tensor, k: Tensor) -> bo
     problem = full.representation.problem
     if not problem.has_potential:
         return False
-    zero = torch.zeros_like(c)
-    solved = full.residual(c, z).norm(dim=1) <= _SOLVED * full.residual(zero, z).norm(dim=1)
-    bad = ((torch.linalg.cholesky_ex(k).info > 0) & solved).nonzero()[:, 0]
+    bad = (torch.linalg.cholesky_ex(k).info > 0).nonzero()[:, 0]
+    if len(bad):
+        size, left = (full.residual(x, z[bad]).norm(dim=1) for x in (0 * c[bad], c[bad]))
+        bad = bad[left <= _SOLVED * size]
     if not len(bad):
         return False
     one, share = bad[:1], f"{len(bad)} of {len(z)} draws"

@@ -52,9 +52,15 @@ class Assembler:
 
     def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
+        return self.of_elements(
+            [self._element(i, t) if t.any() else None for i, t in enumerate(tangents)]
+        )
+
+    def of_elements(self, elements: list[Tensor | None]) -> sp.csc_matrix:
+        """K from the matrices of all elements of each term, (n_cells, n_local, n_local)."""
         data = np.zeros(self._size)
         for terms, position in zip(self._groups.values(), self._position, strict=True):
-            parts = [self._element(i, tangents[i]) for i in terms if tangents[i].any()]
+            parts = [part for i in terms if (part := elements[i]) is not None]
             if parts:
                 values = reduce(torch.add, parts).numpy().ravel()
                 data += np.bincount(position, weights=values, minlength=self._size)

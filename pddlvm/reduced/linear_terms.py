@@ -1,0 +1,167 @@
+"""Terms that are linear in u, w * flux = D(x; z) e + f(x; z), from few entries of D.
+
+    D(x; z)_ij = sum_k D(x; z)_{own_k} F_k,ij,      F_k = U_k V_k^T
+
+Of an elastic stiffness all entries are multiples of two or three (`pddlvm.reduced.slots`), and
+these stand in a few rows: one derivative of the flux for each of these, where all of D takes one
+for each strain. Of the strains themselves F_k reads few combinations, so that element matrices
+
+    sum_x  (U_k^T B)^T D_{own_k} (V_k^T B)
+
+have few rows too; and mostly f is the same for all z. That all this holds is seen at two draws, and
+at the first of each batch again, by the flux at zero and its change in a random direction; where it
+does not, D is taken whole.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pddlvm.basics.random import generator_of, normal_like
+from pddlvm.parameters.space import ParameterSpace
+from pddlvm.reduced.slots import Slots
+from pddlvm.weak.terms import TermEvaluator
+
+__all__ = ["LinearTerm", "LinearValues"]
+
+_N_PROBES = 2
+_RIGHT = 1e-10
+_NOTHING = 1e-12
+_CELLS = 512
+"""Cells whose element matrices are made at once: what they read stays in a cache."""
+
+
+@dataclass(frozen=True)
+class LinearValues:
+    """A term at some z.
+
+    Attributes:
+        own: w * the entries that stand for all, (batch, n_points, n_own); or None, and
+        whole: w * D, (batch, n_points, s, s).
+        at_zero: w * f, (batch or 1, n_points, s).
+    """
+
+    own: Tensor | None
+    whole: Tensor | None
+    at_zero: Tensor
+
+
+class LinearTerm:
+    """Its entries, fluxes and element matrices.
+
+    Args:
+        term: linear in u, at its points.
+        prior: of z.
+    """
+
+    def __init__(self, term: TermEvaluator, prior: ParameterSpace) -> None:
+        self.term, self.prior, s = term, prior, term.s
+        z = prior.sample((_N_PROBES,), seed=0)
+        self.slots = Slots.of(self._tangents(z).flatten(2))
+        self.factors = self.slots.factors.unflatten(-1, (s, s))
+        self._rows = (self.slots.own // s).unique()
+        places = torch.searchsorted(self._rows, self.slots.own // s)
+        self._own = places * s + self.slots.own % s
+        self._direction = normal_like(z.new_zeros(s), (), generator_of(0))
+        self._sides = [_sides(factor) for factor in self.factors]
+        at_zero = self._at_zero(z)
+        same = at_zero[:1]
+        self._same = same if (at_zero - same).abs().amax() <= _RIGHT * same.abs().amax() else None
+
+    def at(self, z: Tensor) -> LinearValues:
+        """Those of z (batch, d)."""
+        first, at_zero = self._at_zero(z[:1]), self._same
+        if at_zero is None or (first - at_zero).abs().amax() > _RIGHT * at_zero.abs().amax():
+            at_zero = self._at_zero(z)
+        own = self._checked(z, first)
+        return LinearValues(own, self._tangents(z) if own is None else None, at_zero)
+
+    def own(self, z: Tensor) -> Tensor | None:
+        """w * the entries that stand for all, (batch, n_points, n_own); None where they do not."""
+        return self._checked(z, self._at_zero(z[:1]))
+
+    def _checked(self, z: Tensor, at_zero: Tensor) -> Tensor | None:
+        """The entries, if they say how the flux of the first sample changes from that at zero."""
+        if len(self._rows) == self.term.s:
+            return None
+        own, first = self._from_rows(z), z[:1]
+        moved = self.term.fluxes_of(self._zero(first) + self._direction, self.prior.split(first))
+        left = own[:1] @ (self.factors @ self._direction) - (moved - at_zero)
+        size = own[:1].abs().amax() + at_zero.abs().amax()
+        return own if bool(left.abs().amax() <= _RIGHT * size) else None
+
+    def tangents(self, values: LinearValues) -> Tensor:
+        """w * D, (batch, n_points, s, s)."""
+        if values.own is None:
+            assert values.whole is not None
+            return values.whole
+        return (values.own @ self.slots.factors).unflatten(-1, (self.term.s, self.term.s))
+
+    def fluxes(self, e: Tensor, values: LinearValues) -> Tensor:
+        """w * flux of strains, (batch, n_points, s)."""
+        if not e.any():
+            return values.at_zero.expand_as(e)
+        if values.own is None:
+            assert values.whole is not None
+            moved = (values.whole @ e[..., None])[..., 0]
+        else:
+            parts = zip(values.own.unbind(-1), self.factors, strict=True)
+            moved = torch.stack([d[..., None] * (e @ f.T) for d, f in parts]).sum(0)
+        return moved + values.at_zero
+
+    def elements(self, values: LinearValues, sample: int) -> Tensor:
+        """Element matrices of one sample, (n_cells, n_local, n_local)."""
+        local = torch.from_numpy(self.term.term.region.local)
+        if values.own is None or sum(u.shape[1] for u, _ in self._sides) >= self.term.s:
+            d = self.tangents(one_of(values, sample))[0].view(*local.shape[:3], local.shape[2])
+            return local.flatten(1, 2).mT @ (d @ local).flatten(1, 2)
+        own = values.own[sample].unflatten(0, local.shape[:2])
+        found = []
+        for b, d in zip(local.split(_CELLS), own.split(_CELLS), strict=True):
+            total = b.new_zeros(())
+            for k, (u, v) in enumerate(self._sides):
+                right = v.T @ b
+                left = right if u is v else u.T @ b
+                weighted = d[..., k, None, None] * left
+                total = total + weighted.flatten(1, 2).mT @ right.flatten(1, 2)
+            found.append(total)
+        return torch.cat(found)
+
+    def _tangents(self, z: Tensor) -> Tensor:
+        return self.term.tangents_of(self._zero(z), self.prior.split(z))
+
+    def _at_zero(self, z: Tensor) -> Tensor:
+        return self.term.fluxes_of(self._zero(z), self.prior.split(z))
+
+    def _from_rows(self, z: Tensor) -> Tensor:
+        zero, latents = self._zero(z), self.term.latents(self.prior.split(z))
+        rows = []
+        for i in self._rows.tolist():
+            row = zero.clone()
+            row[..., i] = 1.0
+            rows.append(self.term.tangent_rows(row, latents))
+        return torch.cat(rows, dim=-1)[..., self._own] * self.term.weights[:, None]
+
+    def _zero(self, z: Tensor) -> Tensor:
+        return z.new_zeros(len(z), len(self.term.weights), self.term.s)
+
+
+def one_of(values: LinearValues, sample: int) -> LinearValues:
+    """Those of one sample, as a batch."""
+    row = slice(sample, sample + 1)
+    own, whole = (None if x is None else x[row] for x in (values.own, values.whole))
+    return LinearValues(own, whole, values.at_zero)
+
+
+def _sides(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """U and V, (s, r), of F = U V^T; the same one where F is symmetric and not negative."""
+    if torch.equal(factor, factor.T):
+        values, vectors = torch.linalg.eigh(factor)
+        if values[0] >= -_NOTHING * values[-1]:
+            kept = values > _NOTHING * values[-1]
+            u = vectors[:, kept] * values[kept].sqrt()
+            return u, u
+    u, values, v = torch.linalg.svd(factor)
+    kept = values > _NOTHING * values[0]
+    return u[:, kept] * values[kept], v[kept].T

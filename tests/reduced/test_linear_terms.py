@@ -1,0 +1,131 @@
+"""Linear terms from few of their entries: tangents, fluxes, and the matrices of many draws."""
+
+import pytest
+import torch
+
+import pddlvm
+from pddlvm import fem, links
+from pddlvm.reduced import linear_terms
+from pddlvm.reduced.linear_terms import LinearTerm
+from pddlvm.reduced.many_matrices import stiffness_of_many
+from problems import elasticity, helmholtz, poisson, stokes
+
+
+def anisotropic():
+    """Conductivities along x and y of their own."""
+    space = fem.Space(fem.unit_square(4))
+    fields = {
+        "a": pddlvm.KarhunenLoeve.on(space, 2, length=0.4, link=links.exp),
+        "b": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0)),
+    }
+
+    def density(u, du, x, a, b):
+        return 0.5 * (a * du[0] ** 2 + b * du[1] ** 2) + 0.1 * u**2 - u
+
+    terms = [pddlvm.Energy(space.interior(), density)]
+    return pddlvm.Problem("anisotropic", space, terms, fields, [pddlvm.Dirichlet("left")])
+
+
+def layered():
+    """Two materials, one of which only draws far out have."""
+    space = fem.Space(fem.unit_square(4))
+
+    def density(u, du, x, k):
+        stiff = torch.where(k > 1.96, 3.0, 1.0)
+        return 0.5 * (du[0] ** 2 + stiff * du[1] ** 2) - u
+
+    terms = [pddlvm.Energy(space.interior(), density)]
+    fields = {"k": pddlvm.Constant(pddlvm.Uniform(0.0, 2.0))}
+    return pddlvm.Problem("layered", space, terms, fields, [pddlvm.Dirichlet("left")])
+
+
+MAKE = [
+    lambda: poisson.make(4, 2),
+    anisotropic,
+    lambda: elasticity.make_bracket(4),
+    lambda: helmholtz.make_damped(3),
+    lambda: stokes.make_cavity(2),
+]
+
+
+def terms_of(problem):
+    return problem.discretisation(torch.float64, torch.device("cpu")).terms
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_they_are_those_of_all_rows(make):
+    problem = make()
+    z = problem.prior.sample((3,), seed=7)
+    u = torch.rand(3, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
+    for term in terms_of(problem):
+        expected = term.tangents(u, problem.prior.split(z))
+        linear = LinearTerm(term, problem.prior)
+        found = linear.tangents(linear.at(z))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_few_rows_are_differentiated(monkeypatch):
+    problem = poisson.make(4, 2)
+    term = terms_of(problem)[0]
+    linear = LinearTerm(term, problem.prior)
+    monkeypatch.setattr(type(term), "tangents_of", None)
+    values = linear.at(problem.prior.sample((2,), seed=1))
+    assert linear.tangents(values).shape == (2, len(term.weights), 3, 3)
+
+
+def test_where_factors_do_not_hold_all_is_differentiated():
+    problem = layered()
+    (term,) = terms_of(problem)
+    z = torch.tensor([[1.0], [1.5]]).double()
+    linear = LinearTerm(term, problem.prior)
+    assert (problem.prior.sample((linear_terms._N_PROBES,), seed=0) < 1.96).all()
+    for far in (z, torch.tensor([[1.98]]).double()):
+        expected = term.tangents(torch.zeros(len(far), problem.n_dofs).double(), {"k": far})
+        torch.testing.assert_close(linear.tangents(linear.at(far)), expected)
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_fluxes_and_element_matrices_are_those_of_the_term(make):
+    problem = make()
+    z = problem.prior.sample((3,), seed=7)
+    u = torch.rand(3, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
+    matrix = problem.solver.assembler
+    linear = [LinearTerm(term, problem.prior) for term in terms_of(problem)]
+    values = [one.at(z) for one in linear]
+    for one, own in zip(linear, values, strict=True):
+        for state in (u, 0 * u):
+            found = one.fluxes(one.term.strains(state), own)
+            expected = one.term.fluxes(state, problem.prior.split(z))
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for i in range(3):
+        elements = [one.elements(own, i) for one, own in zip(linear, values, strict=True)]
+        expected = problem.solver.matrix(u[i], z[i]).toarray()
+        size = abs(expected).max()
+        assert abs(matrix.of_elements(elements).toarray() - expected).max() < 1e-12 * size
+
+
+def test_a_load_that_only_some_draws_have_is_not_forgotten():
+    space = fem.Space(fem.unit_square(4))
+
+    def density(u, du, x, k):
+        return 0.5 * (du * du).sum() - torch.where(k > 1.96, 3.0, 1.0) * u
+
+    fields = {"k": pddlvm.Constant(pddlvm.Uniform(0.0, 2.0))}
+    terms = [pddlvm.Energy(space.interior(), density)]
+    problem = pddlvm.Problem("loads", space, terms, fields, [pddlvm.Dirichlet("left")])
+    (term,) = terms_of(problem)
+    linear, z = LinearTerm(term, problem.prior), torch.tensor([[1.98], [1.0]]).double()
+    zero = torch.zeros(2, problem.n_dofs).double()
+    found = linear.fluxes(term.strains(zero), linear.at(z))
+    torch.testing.assert_close(found, term.fluxes(zero, {"k": z}))
+
+
+@pytest.mark.parametrize("make", [*MAKE[:3], layered])
+def test_matrices_of_many_draws_are_those_of_each(make):
+    problem = make()
+    reduced = pddlvm.reduce(problem, pddlvm.ResidualEnriched(n_modes=5)).model(
+        problem, torch.float64
+    )
+    z = problem.prior.sample((5,), seed=3)
+    expected = reduced.stiffness(z.new_zeros(5, reduced.n_modes), z)
+    torch.testing.assert_close(stiffness_of_many(reduced, z), expected, rtol=1e-10, atol=1e-12)
