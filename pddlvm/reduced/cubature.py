@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from pddlvm.linalg.operators import ScaledOperator
+from pddlvm.reduced.galerkin import Galerkin
 from pddlvm.reduced.representation import Representation
 from pddlvm.weak.terms import Term, TermEvaluator
 
@@ -36,11 +37,13 @@ class Draws:
     Attributes:
         a: augmented coefficients (c, 1, b), (n_draws, n_columns).
         z: the parameters by block.
+        joint: all of them, (n_draws, d).
         n_modes: how many of the columns are modes; the others lift boundary values.
     """
 
     a: torch.Tensor
     z: dict[str, torch.Tensor]
+    joint: torch.Tensor
     n_modes: int
 
     @property
@@ -70,6 +73,7 @@ def dense_columns(term: Term, vectors: Array, cells: Index | None = None) -> Arr
 
 def select_cells(
     terms: Mapping[int, Term],
+    galerkin: Galerkin,
     representation: Representation,
     draws: Draws,
     rng: np.random.Generator,
@@ -78,6 +82,7 @@ def select_cells(
 
     Args:
         terms: number of the term in the problem -> term, those without an affine reduction.
+        galerkin: has the operators of the mesh.
         representation: V and L, float64.
         draws: Galerkin solutions to integrate well.
         rng: for candidates and projections.
@@ -94,7 +99,7 @@ def select_cells(
         chosen = rng.choice(n, max(1, round(share * n)), replace=False) if share < 1 else range(n)
         candidates[i] = np.sort(np.asarray(chosen, dtype=np.int64))
         blocks.append(_contributions(term, representation, draws, directions, candidates[i]))
-        target += _totals(i, representation, draws, directions)
+        target += _totals(i, galerkin, representation, draws, directions)
     rows = target.reshape(-1)
     scale = np.linalg.norm(target, axis=2)
     matters = scale > 1e-10 * scale.max()
@@ -173,14 +178,19 @@ def _contributions(
     return rows.reshape(-1, len(cells))
 
 
-def _totals(number: int, representation: Representation, draws: Draws, directions: Array) -> Array:
+def _totals(
+    number: int,
+    galerkin: Galerkin,
+    representation: Representation,
+    draws: Draws,
+    directions: Array,
+) -> Array:
     """The same summed over all cells, by the full operator, (2, n_draws, n_projections)."""
-    operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
-    term, v = operators.terms[number], representation.basis
+    v = representation.basis
     tests = v[:, : representation.n_modes]
     if representation.w is not None:
         tests = torch.from_numpy(representation.w)
-    zero = term.residual(draws.at_zero @ v.T, draws.z) @ tests
-    solution = term.residual(draws.a @ v.T, draws.z) @ tests
+    states = [draws.at_zero @ v.T, draws.a @ v.T]
+    zero, solution = (r @ tests for r in galerkin.residuals_of_term(number, states, draws.joint))
     both = torch.stack([solution - zero, zero])
     return torch.einsum("knc,ncp->knp", both, torch.from_numpy(directions)).numpy()

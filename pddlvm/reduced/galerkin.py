@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 
 _BLOCK, _MOST = 8, 2**25
 """Samples whose pointwise tangents are in memory at once, and the numbers in these."""
+_ROWS = 3
+"""Rows of a linear term that are in memory at once."""
 _ROUNDINGS = 4.0
 """How many times what rounded boundary values leave may be as large as estimated."""
 
@@ -160,6 +162,20 @@ class Galerkin:
         fit.add(xi, c)
         return c, residual(everything, c)
 
+    def residuals_of_term(self, number: int, states: list[Tensor], z: Tensor) -> list[Tensor]:
+        """B^T w flux of one term at several u (batch, n_dofs) of the same z, (batch, n_dofs)."""
+        term, found = self.operators.terms[number], []
+        for rows in torch.arange(len(z)).split(self._block):
+            own = [u[rows] for u in states]
+            if self.problem.is_linear:
+                linear = self.linear_terms[number]
+                values = linear.at(z[rows])
+                fluxes = [linear.fluxes(term.strains(u), values) for u in own]
+            else:
+                fluxes = [term.fluxes(u, self.problem.prior.split(z[rows])) for u in own]
+            found.append([term.operator.adjoint(flux.flatten(-2)) for flux in fluxes])
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
     @cached_property
     def linear_terms(self) -> list[LinearTerm]:
         """Those of a linear problem."""
@@ -167,8 +183,12 @@ class Galerkin:
 
     @property
     def _block(self) -> int:
-        """Samples whose pointwise tangents are in memory at once."""
-        one = sum(len(term.weights) * term.s**2 for term in self.operators.terms)
+        """Samples whose pointwise tangents, or those rows of them, are in memory at once."""
+        is_linear = self.problem.is_linear
+        one = sum(
+            len(term.weights) * term.s * (_ROWS if is_linear else term.s)
+            for term in self.operators.terms
+        )
         return max(1, min(_BLOCK, _MOST // one))
 
     def _fit_in(self, v: Array) -> LinearFit:

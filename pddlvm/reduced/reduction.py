@@ -307,9 +307,8 @@ def reduce_terms(
     v, w = bases
     representation = Representation(problem, galerkin.reference, v, torch.float64, w=w)
     b = representation.boundary_coordinates(z)
-    draws = Draws(
-        representation.augment(torch.from_numpy(c), b), problem.prior.split(z), v.shape[1]
-    )
+    a = representation.augment(torch.from_numpy(c), b)
+    draws = Draws(a, problem.prior.split(z), z, v.shape[1])
     chosen: dict[int, TermReduction] = {}
     for i, evaluator in enumerate(galerkin.operators.terms):
         affine = _affine(evaluator, representation, draws, rng)
@@ -317,7 +316,7 @@ def reduce_terms(
             chosen[i] = affine
     rest = {i: t for i, t in enumerate(problem.terms) if i not in chosen}
     if rest:
-        chosen.update(select_cells(rest, representation, draws, rng))
+        chosen.update(select_cells(rest, galerkin, representation, draws, rng))
     return tuple(chosen[i] for i in range(len(problem.terms)))
 
 

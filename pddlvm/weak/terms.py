@@ -42,6 +42,8 @@ PointFunction = Callable[..., Any]
 
 _FEW = 2048
 """Points of all samples whose physics costs no more than a level of vmap does."""
+_MANY = 2**17
+"""Points of all samples from which on samples are better taken a few at a time."""
 _IN_CACHE = 8192
 """Points whose derivatives are taken at once: more leave the caches, five times slower."""
 
@@ -308,6 +310,12 @@ class TermEvaluator(nn.Module):
     ) -> Tensor:
         """The point function over all points and the batch, (batch, n_points, ...)."""
         (n_samples, n_points), names = e.shape[:2], list(values)
+        few = max(1, _MANY // max(1, n_points))
+        if n_at_once is None and few < n_samples:
+            parts = zip(e.split(few), *(v.split(few) for v in values.values()), strict=True)
+            return torch.cat(
+                [self._map(function, x, dict(zip(names, v, strict=True))) for x, *v in parts]
+            )
 
         def at_point(e: Tensor, x: Tensor, *fields: Tensor) -> Any:
             return function(e, x, {**dict(zip(names, fields, strict=True)), **self.numbers})
