@@ -42,7 +42,7 @@ def inferred(method):
         y = torch.tensor([0.1, 0.1], dtype=torch.float64)
         model.infer(y, obs, method, n_samples=16, n_chains=2).sample((5,), seed=0)
 
-    return pytest.param(run, id=method, marks=[pytest.mark.slow] * (method == "exact"))
+    return pytest.param(run, id=method, marks=[pytest.mark.slow] * (method in ("exact", "nuts")))
 
 
 def simulated(model, path):
@@ -51,13 +51,11 @@ def simulated(model, path):
     pddlvm.PointObservation(model.problem, [0.3, 0.7], noise).simulate(u, seed=0)
 
 
-METHODS = ["laplace", "amortized", "variational", "exact"]
-NUTS = pytest.param(inferred("nuts"), marks=pytest.mark.slow)
+METHODS = ["laplace", "amortized", "variational", "exact", "nuts"]
 
 
 @pytest.mark.parametrize(
-    "use",
-    [trained, saved_and_loaded, amortized_and_loaded, simulated, *map(inferred, METHODS), NUTS],
+    "use", [trained, saved_and_loaded, amortized_and_loaded, simulated, *map(inferred, METHODS)]
 )
 def test_global_streams_are_left_as_they_were(model, use, tmp_path):
     before = streams()
