@@ -5,7 +5,12 @@ two-level preconditioner
 
     P r = K0^{-1} r + V ((V^T K V)^{-1} - I) V^T r
 
-the reference operator, corrected in the reduced basis. Where K is not symmetric, K0 gives way to
+the reference operator, corrected in the reduced basis. Where a solve with K0 is one by multigrid,
+a cycle M of it takes its place, and V is kept out of it:
+
+    P r = (I - V V^T K0) M (I - K0 V V^T) r + V (V^T K V)^{-1} V^T r
+
+Where K is not symmetric, K0 gives way to
 the nearest of a few reference operators, and the correction is multiplicative:
 
     P r = w + V (W^T K V)^+ W^T (r - K w),    w = K(z_k)^{-1} r
@@ -166,9 +171,10 @@ def refine(
         min_iterations: of a sample that is good enough at the start.
     """
     chunk = reduced.representation.problem.solver.chunk
+    moved = _moved(reduced, reference)
     size, limits = (tolerance, reduction), (max_iterations, min_iterations)
     parts = [
-        vars(_refine(reduced, reference, *piece, *size, *limits)).values()
+        vars(_refine(reduced, reference, moved, *piece, *size, *limits)).values()
         for piece in zip(u.split(chunk), z.split(chunk), strict=True)
     ]
     return Refined(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -211,6 +217,7 @@ def check_converged(found: Refined, tolerance: float) -> None:
 def _refine(
     reduced: ReducedModel,
     reference: Reference,
+    moved: Tensor | None,
     u: Tensor,
     z: Tensor,
     tolerance: float,
@@ -221,9 +228,8 @@ def _refine(
     problem = reduced.representation.problem
     operators = problem.discretisation(torch.float64, torch.device("cpu"))
     free = operators.free
-    units = reduced.representation.units
-    v = reduced.representation.vectors[free] * (units.u / units.energy**0.5)
-    is_positive = problem.has_potential and not reference.is_dual
+    units, v = reduced.representation.units, _basis(reduced)
+    is_positive = _is_positive(reduced, reference)
     krylov = conjugate_gradients if is_positive else gmres
     w = v
     if reduced.representation.w is not None:
@@ -253,7 +259,7 @@ def _refine(
         stiffness = reduced.stiffness(reduced.representation.project(at), z_at)
         tangents, xi = operators.tangents(at, z_at), problem.prior.standardise(z_at)
         coarse = Tangent(stiffness, reduced.n_modes)
-        system = _System(operators, reference, tangents, xi, (v, w), coarse)
+        system = _System(operators, reference, tangents, xi, (v, w), coarse, moved)
         target = torch.where(is_good, 0.0, 0.5 * enough)[active] * size
         step, used = krylov(system, -r, target, (most - iterations)[active])
         u[active] = at.index_add(1, free, step)
@@ -261,11 +267,29 @@ def _refine(
     return Refined(u, iterations, norm, missing <= enough)
 
 
+def _basis(reduced: ReducedModel) -> Tensor:
+    """V, (n_free, n_modes), orthonormal in X."""
+    representation, units = reduced.representation, reduced.representation.units
+    free = torch.from_numpy(representation.problem.free_dofs)
+    return representation.vectors[free] * (units.u / units.energy**0.5)
+
+
+def _is_positive(reduced: ReducedModel, reference: Reference) -> bool:
+    return reduced.representation.problem.has_potential and not reference.is_dual
+
+
+def _moved(reduced: ReducedModel, reference: Reference) -> Tensor | None:
+    """K0 V, where a cycle of multigrid stands for K0."""
+    if reference.preconditioner is None or not _is_positive(reduced, reference):
+        return None
+    return torch.from_numpy(reference.matrix @ _basis(reduced).numpy())
+
+
 @dataclass(frozen=True)
 class _System:
     """K and its preconditioner for a batch; vectors are (batch, n_free).
 
-    `bases` are V and W, `coarse` is W^T K V.
+    `bases` are V and W, `coarse` is W^T K V, `moved` is K0 V or None.
     """
 
     operators: Discretisation
@@ -274,6 +298,7 @@ class _System:
     xi: Tensor
     bases: tuple[Tensor, Tensor]
     coarse: Tangent
+    moved: Tensor | None
 
     def of(self, rows: Tensor) -> "_System":
         """That of some samples."""
@@ -291,6 +316,14 @@ class _System:
     def precondition(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """P r for symmetric K, and |r| in the norm of K0^{-1}, (batch,)."""
         v, _ = self.bases
+        rough = self.reference.preconditioner
+        if self.moved is not None and rough is not None:
+            coarse = r @ v
+            rest = r - coarse @ self.moved.T
+            w = rough(rest)
+            # V is orthonormal; of the rest this is about the norm.
+            size = (coarse.square().sum(-1) + (rest * w).sum(-1)).clamp(min=0).sqrt()
+            return w + (self._coarse_solve(coarse) - w @ self.moved) @ v.T, size
         coarse, w = r @ v, self.reference.solve(r)
         size = (r * w).sum(-1).clamp(min=0).sqrt()
         return w + (self._coarse_solve(coarse) - coarse) @ v.T, size

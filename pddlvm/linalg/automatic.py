@@ -12,6 +12,7 @@ cycles of multigrid. PARDISO gives way to multigrid where they are far too many.
 on which multigrid fails, since it is not positive or badly conditioned, is factorised in the end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,10 @@ class _Hedged(Factorisation):
                 self._give_up()
         assert self._direct is not None
         return self._direct.solve(b, trans)
+
+    @property
+    def preconditioner(self) -> Callable[[Array], Array] | None:
+        return self._multigrid.preconditioner if self._direct is None else None
 
     def definiteness(self) -> Definiteness:
         """Of the one that is used."""

@@ -7,6 +7,7 @@ What it makes can be copied and pickled; the copy is made anew of the matrix.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +95,14 @@ class Factorisation(ABC):
         Zero: they are few, or nobody knows. See `pddlvm.linalg.nearby`.
         """
         return 0
+
+    @property
+    def preconditioner(self) -> Callable[[Array], Array] | None:
+        """b (n, k) -> about A^{-1} b: linear, symmetric, positive, and much cheaper than a solve.
+
+        None where there is none.
+        """
+        return None
 
     @abstractmethod
     def definiteness(self) -> Definiteness:

@@ -9,6 +9,7 @@ polynomials, so that all right-hand sides of a block go through a cycle together
 float32: it preconditions, the residual is in float64. The scaling makes units irrelevant.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -153,6 +154,14 @@ class MultigridFactors(Factorisation):
         parts = [self._solve(part) for part in (self._scale * columns).split(_BLOCK, dim=1)]
         found = torch.cat(parts, dim=1) if parts else columns
         return (self._scale * found).numpy().reshape(b.shape)
+
+    @property
+    def preconditioner(self) -> Callable[[Array], Array]:  # noqa: D102
+        return self._one_cycle
+
+    def _one_cycle(self, b: Array) -> Array:
+        rows = self._scale * torch.from_numpy(np.ascontiguousarray(b))
+        return (self._scale * self._precondition(rows)).numpy()
 
     def definiteness(self) -> Definiteness:
         """By a solve with a rough right-hand side, to which all eigenvectors contribute."""

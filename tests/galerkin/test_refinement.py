@@ -9,6 +9,8 @@ import torch
 import pddlvm
 from pddlvm import fem, links
 from pddlvm.galerkin.refinement import check_converged, nearly_exact, refine
+from pddlvm.linalg import Multigrid, SuperLU
+from pddlvm.linalg.multigrid import MultigridFactors
 from problems import nonlinear_poisson, poisson
 from problems.poisson import diffusion, load
 
@@ -226,3 +228,29 @@ def test_errors_that_cannot_be_measured_are_named():
     start[2] = torch.nan
     with pytest.raises(pddlvm.ConvergenceError, match=r"errors of 1 of 3 .* z = \[0.0, 0.0, 0.0\]"):
         nearly_exact(model.exact, model.reduction.reference, start, z)
+
+
+def test_a_cycle_of_multigrid_takes_the_place_of_solves(monkeypatch):
+    # More unknowns than the coarsest level has.
+    space = fem.Space(fem.unit_square(32))
+    terms = [pddlvm.Energy(space.interior(), density) for density in (diffusion, load)]
+    fields = {"kappa": pddlvm.KarhunenLoeve.on(space, 3, length=0.4, link=links.exp), "f": 4.0}
+    held = [pddlvm.Dirichlet("left")]
+    models = [
+        pddlvm.LatentVariableModel(
+            pddlvm.Problem("plate", space, terms, fields, held, solver=solver),
+            basis=pddlvm.ResidualEnriched(n_modes=8),
+        )
+        for solver in (SuperLU(), Multigrid())
+    ]
+    z = models[0].problem.prior.sample((4,), seed=0)
+    direct, cycle = (model.refine(z) for model in models)
+    torch.testing.assert_close(cycle.u, direct.u, rtol=1e-8, atol=1e-10)
+    assert (cycle.iterations <= 2 * direct.iterations).all()
+    # Solves are left for the norms alone, one for a step of Newton's method.
+    calls, solve = [], MultigridFactors.solve
+    monkeypatch.setattr(
+        MultigridFactors, "solve", lambda *args, **more: calls.append(1) or solve(*args, **more)
+    )
+    models[1].refine(z)
+    assert 0 < len(calls) < int(cycle.iterations.min())
