@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pddlvm.linalg.operators import ScaledOperator
 from pddlvm.reduced.linear_terms import LinearTerm
-from pddlvm.reduced.residual import ReducedModel, stiffness_of
+from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.terms import TermEvaluator
 
@@ -30,18 +30,17 @@ def stiffness_of_many(model: ReducedModel, z: Tensor) -> Tensor:
         model: of a linear problem, float64 on the CPU, tested by its basis.
         z: parameters.
     """
-    total = z.new_zeros(len(z), model.n_modes, model.n_modes)
+    m, rest = model.n_modes, []
+    total = z.new_zeros(len(z), m, m)
     for term in model.terms:
         found = None if isinstance(term, AffineTerm) else _together(term, model, z)
-        total += _one_by_one(term, model, z) if found is None else found
+        if found is None:
+            rest.append(term)
+        else:
+            total += found
+    if rest:
+        total += model.tangent_of(rest, z.new_zeros(len(z), m), z)[..., :m]
     return total
-
-
-def _one_by_one(term: TermEvaluator | AffineTerm, model: ReducedModel, z: Tensor) -> Tensor:
-    m = model.n_modes
-    a = model.augment(z.new_zeros(len(z), m), z)
-    parts = zip(a.split(1), z.split(1), strict=True)
-    return torch.cat([stiffness_of(term, u, model.prior.split(x))[:, :m, :m] for u, x in parts])
 
 
 def _together(term: TermEvaluator, model: ReducedModel, z: Tensor) -> Tensor | None:

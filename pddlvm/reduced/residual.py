@@ -7,6 +7,7 @@ pointwise physics at a few hundred cells with non-negative weights. Coefficients
 residuals have no units (`Representation`); the physics has, and is evaluated in float64.
 """
 
+from collections.abc import Iterable
 from functools import reduce
 from typing import cast
 
@@ -88,15 +89,21 @@ class ReducedModel(nn.Module):
 
     def tangent(self, c: Tensor, z: Tensor) -> Tensor:
         """W^T K(u, z) (V, L), (batch, n_tests, n_columns)."""
-        a, chunk = self.augment(c, z), _CHUNK
+        return self.tangent_of(self.terms, c, z)
+
+    def tangent_of(
+        self, terms: Iterable[TermEvaluator | AffineTerm], c: Tensor, z: Tensor
+    ) -> Tensor:
+        """The part of some terms."""
+        a, chunk, terms = self.augment(c, z), _CHUNK, list(terms)
         if c.device.type == "cpu":
-            operators = [t.operator for t in self.terms if isinstance(t, TermEvaluator)]
+            operators = [t.operator for t in terms if isinstance(t, TermEvaluator)]
             sizes = [o.b.numel() for o in operators if isinstance(o, ScaledOperator)]
             chunk = min(chunk, max(1, _CACHE // max(sizes, default=1)))
         parts = []
         for part, z_part in zip(a.split(chunk), z.split(chunk), strict=True):
             blocks = self.prior.split(z_part.double())
-            total = reduce(torch.add, [stiffness_of(t, part, blocks) for t in self.terms])
+            total = reduce(torch.add, [stiffness_of(t, part, blocks) for t in terms])
             parts.append(total[:, : self.n_tests])
         return torch.cat(parts)
 

@@ -288,6 +288,7 @@ def test_parameters_behind_a_time_series_are_inferred(trajectories, call: Call, 
     assert outside.code == 1 and "outside of the interval" in outside.err
 
 
+@pytest.mark.slow
 def test_what_a_run_in_time_cannot_write_is_said(trajectories, call: Call, tmp_path: Path):
     own = ("--problem", f"{heat.__file__}:make")
     table = call("forward", trajectories, *own, "--draws", 1, "--out", tmp_path / "u.csv")

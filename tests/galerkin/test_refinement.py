@@ -230,6 +230,7 @@ def test_errors_that_cannot_be_measured_are_named():
         nearly_exact(model.exact, model.reduction.reference, start, z)
 
 
+@pytest.mark.slow
 def test_a_cycle_of_multigrid_takes_the_place_of_solves(monkeypatch):
     # More unknowns than the coarsest level has.
     space = fem.Space(fem.unit_square(32))
