@@ -40,6 +40,7 @@ def test_the_posterior_knows_the_correlation(linear_model, amortized):
     torch.testing.assert_close(found.std / std, torch.ones_like(found.std), rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_closed_form(linear_model, amortized):
     seen, _ = amortized
     problem = linear_model.problem

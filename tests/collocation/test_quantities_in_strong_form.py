@@ -24,6 +24,7 @@ def asked(problem):
 
 
 @pytest.mark.parametrize("name", ["rows", "maximum", "with z"])
+@pytest.mark.slow
 def test_error_bars_hold(model, name):
     problem = model.problem
     quantity = pddlvm.Quantity(problem, asked(problem)[name], name)

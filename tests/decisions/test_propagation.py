@@ -62,6 +62,7 @@ def test_mean_spread_and_interval_of_a_linear_problem(linear_model):
     assert "reference solves" in repr(found)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_mean_of_the_finite_element_model(linear_model, bent):
     problem = linear_model.problem
     quantity = average(problem)

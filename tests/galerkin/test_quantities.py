@@ -100,6 +100,7 @@ def solved(case):
 
 
 @pytest.mark.parametrize(("corrections", "dtype"), [(0, torch.float32), (1, torch.float64)])
+@pytest.mark.slow
 def test_bounds_hold_on_two_hundred_draws(case, solved, dtype, corrections):
     model, quantity = case
     z, u = solved

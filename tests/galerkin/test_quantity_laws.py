@@ -42,6 +42,7 @@ def quantities(problem):
 
 @pytest.mark.parametrize("corrections", [0, 1])
 @pytest.mark.parametrize("name", ["average", "flux", "maximum", "two"])
+@pytest.mark.slow
 def test_error_bars_are_those_of_the_quantity(model, solved, name, corrections):
     z, u = solved
     quantity = quantities(model.problem)[name]

@@ -125,6 +125,7 @@ def held(interval, true, level: float) -> float:
 
 
 @pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.slow
 def test_intervals_of_the_forward_map_hold(model, corrections):
     z = model.problem.prior.sample((1000,), seed=11)
     u = model.problem.solve(z)

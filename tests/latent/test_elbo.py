@@ -97,6 +97,7 @@ def test_expectation_is_that_of_the_plain_estimator(name, models):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.slow
 def test_gradient_has_the_expectation_of_the_plain_one(name, models):
     model = models[name]
     weight = model.forward_map.network.head.bias

@@ -202,6 +202,7 @@ def draws(problem: pddlvm.Problem) -> tuple[torch.Tensor, torch.Tensor]:
     return z, problem.solve(z)
 
 
+@pytest.mark.slow
 def test_several_loads_forward_mean_is_the_solution(several):
     z, u = draws(several.problem)
     error = (several.forward(z).mean - u).norm(dim=1) / u.norm(dim=1)

@@ -58,6 +58,7 @@ def test_all_scales_together():
     np.testing.assert_allclose(covariance(field, [0.2, 1.2, 0.7]), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_draws_at_a_length_have_its_covariance():
     field, n = on(), 20_000
     z = field.prior.sample_standard((n, field.size), torch.Generator().manual_seed(0))

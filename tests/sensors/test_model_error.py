@@ -199,6 +199,7 @@ def model():
     return found
 
 
+@pytest.mark.slow
 def test_posterior_of_the_error_is_that_of_a_linear_problem(model):
     """z and d are Gaussian together: u is linear in z."""
     problem = model.problem

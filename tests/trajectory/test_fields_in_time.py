@@ -127,6 +127,7 @@ def model():
 
 
 @pytest.mark.parametrize("corrections", [0, 1, 2])
+@pytest.mark.slow
 def test_error_bars_hold_the_errors_of_each_field(model, corrections):
     problem = model.problem
     z = problem.prior.sample((40,), seed=9)

@@ -24,6 +24,7 @@ def solved(model):
 
 
 @pytest.mark.parametrize("corrections", [0, 20])
+@pytest.mark.slow
 def test_intervals_hold_their_levels(model, solved, corrections):
     z, u = solved
     found = model.inverse(u, corrections=corrections)
