@@ -261,6 +261,7 @@ def quantity_of(made_of: str, name: str) -> pddlvm.Quantity:
         for name in sorted(MAKE.keys() - IN_STRONG_FORM)
     ],
 )
+@pytest.mark.slow
 def test_derivatives_of_quantities_are_those_of_differences(made_of, name, part, corrections):
     model, quantity = made(made_of), quantity_of(made_of, name)
     n = corrections if model.problem.is_linear else 4 * corrections

@@ -162,6 +162,7 @@ def test_random_parameters_are_those_of_the_prior(plane):
     ],
     ids=["plane", "time", "strong", "shell", "solid", "mixed"],
 )
+@pytest.mark.slow
 def test_all_views_of_all_kinds_of_problems(make, kind, n_times, given):
     session = Session(make())
     scene = session.scene()

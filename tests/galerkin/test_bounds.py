@@ -61,6 +61,7 @@ def model(request):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.slow
 def test_bounds_hold_and_are_sharp(model, dtype, corrections):
     problem = model.problem
     z = problem.prior.sample((3, 20), seed=1).to(dtype)

@@ -53,6 +53,7 @@ def relative(model, error, u):
     return model.norm(error) / model.norm(u)
 
 
+@pytest.mark.slow
 def test_corrections_reach_the_error_of_the_basis(case):
     _, model, z, u = case
     exact = model.exact.representation

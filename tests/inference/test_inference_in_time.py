@@ -107,6 +107,7 @@ def some(problem):
 
 
 @each
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_density(make):
     problem = make()
     obs = sensors(problem)
@@ -123,6 +124,7 @@ def test_the_gradient_is_that_of_the_density(make):
 
 
 @each
+@pytest.mark.slow
 def test_derivatives_are_those_of_differences(make):
     problem = make()
     surrogate, xi, h = FiniteElements(sensors(problem)), some(problem), 1e-4

@@ -60,6 +60,7 @@ def data(trained, sensors):
         pytest.param("trained", 1e6, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_absurd_data_are_called_so(which, size, method, request):
     model = request.getfixturevalue(which)
     obs = pddlvm.PointObservation(model.problem, POINTS, 0.01)

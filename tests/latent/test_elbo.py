@@ -80,6 +80,7 @@ def gradients(module: torch.nn.Module, value: torch.Tensor) -> list[torch.Tensor
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.slow
 def test_expectation_is_that_of_the_plain_estimator(name, models):
     with torch.no_grad():
         pairs = torch.tensor(

@@ -76,6 +76,7 @@ def model(case):
 
 
 @pytest.mark.parametrize("corrections", [0, 1])
+@pytest.mark.slow
 def test_errors_lie_between_the_bounds(model, corrections):
     problem = model.problem
     z = problem.prior.sample((40,), seed=2)

@@ -44,6 +44,7 @@ def test_one_number_stays_one_number():
 
 
 @pytest.mark.parametrize("crowded", [0.25, 0.0])
+@pytest.mark.slow
 def test_three_thousand_sensors_need_no_matrix_of_their_own(model, monkeypatch, crowded):
     monkeypatch.setattr(precision_module, "_CROWDED", crowded)
     n, problem = 3000, model.problem
@@ -86,6 +87,7 @@ def test_the_error_of_predicted_data_is_the_dense_formula(model):
 @pytest.mark.parametrize(
     "noise", [0.002, pddlvm.StudentT(0.002, 25), pddlvm.UnknownStd(0.002, 1.0, 25)], ids=repr
 )
+@pytest.mark.slow
 def test_low_rank_and_dense_answers_agree(model, monkeypatch, noise):
     problem = model.problem
     sensors = pddlvm.PointObservation(problem, MANY, noise)

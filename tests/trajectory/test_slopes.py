@@ -31,6 +31,7 @@ MOVING = pytest.param("moving", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("kind", ["heat", MOVING, "advection", "boundary", "wave", "bent start"])
+@pytest.mark.slow
 def test_slopes_are_differences(kind):
     modes = modes_of(kind)
     prior = modes.steps.problem.prior

@@ -94,6 +94,7 @@ each_law = pytest.mark.parametrize(
 
 @each_law
 @each_method
+@pytest.mark.slow
 def test_order_of_equal_steps(method, order, law):
     # That of BDF2 is seen from sixty steps on.
     n = 40 if law is linear else 30 if isinstance(method, pddlvm.BDF2) else 20

@@ -101,6 +101,7 @@ def models(block, given):
     return pair
 
 
+@pytest.mark.slow
 def test_the_basis_is_as_good(models):
     z = models[0].problem.prior.sample((50,), seed=1)
     u = models[0].problem.solve(z)
