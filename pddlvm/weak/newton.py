@@ -123,7 +123,7 @@ class ReferenceSolver:
         loads = self._operators.residual(u, z)
         self._check_balance(u, loads, z, first)
         r = self._operators.balanced(loads)
-        start = r.norm(dim=-1)
+        start, begin = r.norm(dim=-1), (r.clone(), u.clone())
         active = torch.arange(len(z))[start != 0]
         near: dict[int, Factorisation] = {}
         history: list[Tensor] = []
@@ -150,8 +150,10 @@ class ReferenceSolver:
             large = step.norm(dim=-1) > _ROUND_OFF_STEP * u[active][:, free].norm(dim=-1)
             failed = ~(r[active].norm(dim=-1) < before[1][active]) & large
             for i in active[failed].tolist():
-                if self._is_rounding(r[i], u[i], z[i]):
-                    # Loads that cancel each other leave nothing to be compared with.
+                both = (r[i], u[i]), (begin[0][i], begin[1][i])
+                if all(self._is_rounding(*state, z[i]) for state in both):
+                    # Loads that cancel each other leave nothing to be compared with. Where only
+                    # the end is rounding, of a solution out of all bounds, K is singular.
                     start[i] = torch.inf
                     continue
                 found = self._secant_steps(before[0][i], z[i], before[1][i])

@@ -336,7 +336,6 @@ def test_a_resonance_is_recognised():
     assert "largest at (0.5, 0.5): a resonance" in why
 
 
-@pytest.mark.slow
 def test_a_resonance_is_told():
     case = helmholtz(6)
     with pytest.raises(pddlvm.ConvergenceError, match=r"singular to working precision.*resonance"):
