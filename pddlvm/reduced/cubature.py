@@ -36,14 +36,12 @@ class Draws:
 
     Attributes:
         a: augmented coefficients (c, 1, b), (n_draws, n_columns).
-        z: the parameters by block.
-        joint: all of them, (n_draws, d).
+        z: the parameters, (n_draws, d).
         n_modes: how many of the columns are modes; the others lift boundary values.
     """
 
     a: torch.Tensor
-    z: dict[str, torch.Tensor]
-    joint: torch.Tensor
+    z: torch.Tensor
     n_modes: int
 
     @property
@@ -168,8 +166,9 @@ def _contributions(
     assert isinstance(part.tests, ScaledOperator)
     columns = part.tests.columns[:, : representation.n_tests].unflatten(0, (len(cells), -1))
     rows = np.empty((2, len(draws.a), directions.shape[2], len(cells)))
+    prior = representation.problem.prior
     for k, direction in enumerate(directions):
-        z = {name: block[k : k + 1] for name, block in draws.z.items()}
+        z = prior.split(draws.z[k : k + 1])
         test = columns @ torch.from_numpy(direction)
         zero = part.fluxes(draws.at_zero[k : k + 1], z)[0].reshape(len(cells), -1, 1)
         solution = part.fluxes(draws.a[k : k + 1], z)[0].reshape(len(cells), -1, 1)
@@ -191,6 +190,6 @@ def _totals(
     if representation.w is not None:
         tests = torch.from_numpy(representation.w)
     states = [draws.at_zero @ v.T, draws.a @ v.T]
-    zero, solution = (r @ tests for r in galerkin.residuals_of_term(number, states, draws.joint))
+    zero, solution = (r @ tests for r in galerkin.residuals_of_term(number, states, draws.z))
     both = torch.stack([solution - zero, zero])
     return torch.einsum("knc,ncp->knp", both, torch.from_numpy(directions)).numpy()

@@ -21,6 +21,7 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced.slots import Slots
+from pddlvm.weak.assembly import element_matrices
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["LinearTerm", "LinearValues"]
@@ -110,12 +111,14 @@ class LinearTerm:
             moved = torch.stack([d[..., None] * (e @ f.T) for d, f in parts]).sum(0)
         return moved + values.at_zero
 
-    def elements(self, values: LinearValues, sample: int) -> Tensor:
-        """Element matrices of one sample, (n_cells, n_local, n_local)."""
-        local = torch.from_numpy(self.term.term.region.local)
+    def elements(self, values: LinearValues, sample: int) -> Tensor | None:
+        """Element matrices of one sample, (n_cells, n_local, n_local); None of a load alone."""
+        region = self.term.term.region
+        if values.own is not None and not values.own[sample].any():
+            return None
         if values.own is None or sum(u.shape[1] for u, _ in self._sides) >= self.term.s:
-            d = self.tangents(one_of(values, sample))[0].view(*local.shape[:3], local.shape[2])
-            return local.flatten(1, 2).mT @ (d @ local).flatten(1, 2)
+            return element_matrices(region.local, self.tangents(one_of(values, sample))[0])
+        local = torch.from_numpy(region.local)
         own = values.own[sample].unflatten(0, local.shape[:2])
         found = local.new_zeros(len(local), local.shape[3], local.shape[3])
         parts = (x.split(_CELLS) for x in (local, own, found))

@@ -308,7 +308,7 @@ def reduce_terms(
     representation = Representation(problem, galerkin.reference, v, torch.float64, w=w)
     b = representation.boundary_coordinates(z)
     a = representation.augment(torch.from_numpy(c), b)
-    draws = Draws(a, problem.prior.split(z), z, v.shape[1])
+    draws = Draws(a, z, v.shape[1])
     chosen: dict[int, TermReduction] = {}
     for i, evaluator in enumerate(galerkin.operators.terms):
         affine = _affine(evaluator, representation, draws, rng)
@@ -328,7 +328,7 @@ def _affine(
 ) -> tuple[Interpolation, Interpolation] | None:
     """Interpolations of tangent and load if the term is quadratic in u and of low rank."""
     term, n = evaluator.term, _N_AFFINE_DRAWS
-    z = {name: block[:n] for name, block in draws.z.items()}
+    z = representation.problem.prior.split(draws.z[:n])
     n_cells = len(term.region.dofs)
     cells = np.sort(rng.choice(n_cells, min(n_cells, _N_PROBE_CELLS), replace=False))
     everywhere = CellSelection(cells, np.ones(cells.size))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pddlvm.weak.terms import Term
 
-__all__ = ["Assembler"]
+__all__ = ["Assembler", "element_matrices"]
 
 
 class Assembler:
@@ -53,11 +53,14 @@ class Assembler:
     def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
         return self.of_elements(
-            [self._element(i, t) if t.any() else None for i, t in enumerate(tangents)]
+            [
+                element_matrices(region.local, t) if t.any() else None
+                for region, t in zip(self._regions, tangents, strict=True)
+            ]
         )
 
     def of_elements(self, elements: list[Tensor | None]) -> sp.csc_matrix:
-        """K from the matrices of all elements of each term, (n_cells, n_local, n_local)."""
+        """K from the matrices of all elements of each term; None of one that has no part in it."""
         data = np.zeros(self._size)
         for terms, position in zip(self._groups.values(), self._position, strict=True):
             parts = [part for i in terms if (part := elements[i]) is not None]
@@ -67,8 +70,14 @@ class Assembler:
         data = data[1:] if self._drop else data
         return sp.csc_matrix((data, self._indices, self._indptr), shape=self._shape)
 
-    def _element(self, term: int, tangent: Tensor) -> Tensor:
-        """Element matrices of one term, (n_cells, n_local, n_local)."""
-        local = torch.from_numpy(self._regions[term].local)
-        d = tangent.reshape(*local.shape[:3], local.shape[2])
-        return local.flatten(1, 2).mT @ (d @ local).flatten(1, 2)
+
+def element_matrices(local: NDArray[np.float64], tangent: Tensor) -> Tensor:
+    """B^T (w D) B of each cell, (n_cells, n_local, n_local).
+
+    Args:
+        local: B, (n_cells, n_quadrature, s, n_local).
+        tangent: w D, (n_points, s, s).
+    """
+    b = torch.from_numpy(local)
+    d = tangent.reshape(*b.shape[:3], b.shape[2])
+    return b.flatten(1, 2).mT @ (d @ b).flatten(1, 2)
