@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pddlvm.basics.parallel import Watch
+from pddlvm.basics.parallel import Watch, nobody
 from pddlvm.basics.progress import ProgressBar
 from pddlvm.inference.exact import Exact, exact
 from pddlvm.inference.finite_element_density import FiniteElementPosterior
@@ -50,16 +50,18 @@ class Chains:
 
 def nuts_of(query: Query, i: int, watch: Watch) -> Chains:
     """Chains on the surrogate density."""
-    target, w, step = _standardised(query, i)
+    target, w, step = _standardised(query, i, lambda share: watch(share / 2))
     generator = torch.Generator().manual_seed(query.seed + i)
     # More chains than explorers: some begin at the same place and part at once.
     start = dispersed(target, w, query.n_chains, generator)
-    w = nuts(target, start, step, query.n_draws, generator, watch=watch)
+    w = nuts(
+        target, start, step, query.n_draws, generator, watch=lambda share: watch((1 + share) / 2)
+    )
     return Chains(target.coordinates.xi_of(w), target)
 
 
-def _standardised(query: Query, i: int) -> tuple[Charts, Tensor, float]:
-    return standardise(*query.targets(i), query.generator)
+def _standardised(query: Query, i: int, watch: Watch = nobody) -> tuple[Charts, Tensor, float]:
+    return standardise(*query.targets(i), query.generator, watch)
 
 
 def exact_of(query: Query, i: int, watch: Watch) -> Exact:
@@ -107,4 +109,8 @@ def density_of(query: Query, targets: Sequence[Charts | None], xi: Tensor) -> Te
     """Log densities of xi (n, n_data, d), (n, n_data); of chains that were read made anew."""
     with torch.no_grad():
         found = [t or _standardised(query, i)[0] for i, t in enumerate(targets)]
-        return torch.stack([t.log_prob(xi[:, i]) for i, t in enumerate(found)], dim=1)
+        return torch.stack([_log_prob(t, xi[:, i]) for i, t in enumerate(found)], dim=1)
+
+
+def _log_prob(target: Charts, xi: Tensor) -> Tensor:
+    return target.log_prob(xi) + target.left_out(target.coordinates.eta_of(xi))

@@ -5,11 +5,12 @@ posterior is, their difference is smooth:
 
     h(xi)  =  h_map(xi) + B (1, w),      |w_i| <= 4,
 
-with B by least squares on draws w ~ N(0, I), makes the map as accurate as its correction there.
-Far in the tails of the prior, where the map knows nothing, B (1, w) alone may fit better: then it
-stands alone. What the fit leaves, and the error of the correction, widen the noise. Corrections
-that fail are left out; where many do, the map stays as it is. Far beyond the prior, where a network
-may say anything, predictions stay what they are at the edge, and the prior decides.
+with B by least squares on draws w ~ N(0, I), makes the map about as accurate as its correction
+there; draws are corrected by what that leaves out. Far in the tails of the prior, where the map
+knows nothing, B (1, w) alone may fit better: then it stands alone. What the fit leaves, and the
+error of the correction, widen the noise. Corrections that fail are left out; where many do, the map
+stays as it is. Far beyond the prior, where a network may say anything, predictions stay what they
+are at the edge, and the prior decides.
 
 Chains on it start at the Laplace approximation. Where the draws of a mode are wider or narrower
 than it says, its coordinates are standardised by the draws, and the chains go on. Small steps are
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
+from pddlvm.basics.parallel import Watch, nobody
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.coordinates import FAR, Coordinates
@@ -79,8 +81,9 @@ class SurrogateTarget(Target):
             else:
                 surrogate = surrogate.uncorrected()
         centre = _near(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))
-        error = surrogate.error(centre).plus(left[None])
-        self.noise = surrogate.observation.noise.widened(self.seen[None], error)
+        error, noise = surrogate.error(centre), surrogate.observation.noise
+        self.noise_of_corrected = noise.widened(self.seen[None], error)
+        self.noise = noise.widened(self.seen[None], error.plus(left[None]))
 
     def _fit(self, w: Tensor, xi: Tensor, corrected: Tensor) -> Tensor:
         """Fit B to corrected predictions, and return a factor of the covariance of the rest."""
@@ -106,14 +109,26 @@ class SurrogateTarget(Target):
         xi = self.coordinates.xi_of(w)
         return self._log_prob(xi, w) + self.coordinates.log_jacobian(w)
 
+    @torch.no_grad()
+    def left_out(self, w: Tensor) -> Tensor:
+        """What the fit of the correction leaves, of log densities at w (batch, d), (batch,)."""
+        if self.weights is None:
+            return super().left_out(w)
+        xi = self.coordinates.xi_of(w)
+        corrected = self.noise_of_corrected.log_prob(self.data - self.surrogate.mean(_near(xi)))
+        return _finite(corrected) - _finite(self.noise.log_prob(self.data - self._data(xi, w)))
+
     def _log_prob(self, xi: Tensor, w: Tensor) -> Tensor:
+        value = self.noise.log_prob(self.data - self._data(xi, w))
+        return _finite(value + self.surrogate.prior.standard_log_prob(xi))
+
+    def _data(self, xi: Tensor, w: Tensor) -> Tensor:
         data = xi.new_zeros(len(self.data))
         if self.needs_map:
             data = self.surrogate.predict(_near(xi))
         if self.weights is not None:
             data = data + _linear(w, self.reach) @ self.weights
-        value = self.noise.log_prob(self.data - data) + self.surrogate.prior.standard_log_prob(xi)
-        return torch.where(torch.isfinite(value), value, -torch.inf)
+        return data
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.enable_grad():
@@ -125,7 +140,10 @@ class SurrogateTarget(Target):
 
 @torch.no_grad()
 def standardise(
-    modes: Sequence[SurrogateTarget], masses: Tensor, generator: torch.Generator
+    modes: Sequence[SurrogateTarget],
+    masses: Tensor,
+    generator: torch.Generator,
+    watch: Watch = nobody,
 ) -> tuple[Charts, Tensor, float]:
     """The same density in better coordinates, draws eta (n_chains, d) of it, and a step size.
 
@@ -133,14 +151,15 @@ def standardise(
         modes: the density, in the coordinates of each of its modes.
         masses: about those of the modes, (n_modes,).
         generator: of everything random.
+        watch: is told the share that is done, half of what is left with each window.
 
     Raises:
         ConvergenceError: no chain is where the density is positive.
     """
     target = Charts(modes)
     start = begin(target, masses, _N_CHAINS, generator)
-    visited, step = explore(target, start, _N_STEPS, generator, acceptance=cautious)
-    for _ in range(_MAX_WINDOWS):
+    visited, step = _window(target, start, generator, watch, 0)
+    for k in range(_MAX_WINDOWS):
         # The second half of the window; its spread along each direction is 1 where all is well.
         recent = visited[_N_STEPS // 2 :].flatten(0, 1)
         better = [
@@ -150,13 +169,24 @@ def standardise(
         if all(new is old for new, old in zip(better, modes, strict=True)):
             break
         modes, target = better, Charts(better)
-        visited, step = explore(target, visited[-1], _N_STEPS, generator, acceptance=cautious)
+        visited, step = _window(target, visited[-1], generator, watch, k + 1)
     inside = visited[-1][torch.isfinite(target.value(visited[-1]))]
     if len(inside) == 0:
         raise ConvergenceError(
             "no draw has a positive density: the data contradict the model, its noise or its prior"
         )
     return target, inside, step
+
+
+def _window(
+    target: Charts, start: Tensor, generator: torch.Generator, watch: Watch, k: int
+) -> tuple[Tensor, float]:
+    """The k-th one: where chains are, (n_steps, n_chains, d), and their step size."""
+
+    def tell(share: float) -> None:
+        watch(1 - 0.5**k * (1 - 0.5 * share))
+
+    return explore(target, start, _N_STEPS, generator, acceptance=cautious, watch=tell)
 
 
 def _near(xi: Tensor) -> Tensor:
@@ -168,6 +198,10 @@ def _plausible(data: Tensor) -> Tensor:
     size, finite = data.abs().amax(-1), torch.isfinite(data).all(-1)
     # The median of nothing is NaN.
     return finite & (size <= _LARGEST_RATIO * size[finite].median())
+
+
+def _finite(log_density: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(log_density), log_density, -torch.inf)
 
 
 def _linear(w: Tensor, reach: float) -> Tensor:

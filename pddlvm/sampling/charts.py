@@ -51,6 +51,9 @@ class Charts(Target):
         factors = self.factors[self.region(w)].mT
         return value, torch.linalg.solve_triangular(factors, local[..., None], upper=True)[..., 0]
 
+    def left_out(self, w: Tensor) -> Tensor:  # noqa: D102
+        return self._by_part(lambda part, v: (part.left_out(v),), w)[0]
+
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density of xi (batch, d), (batch,)."""
         eta = self.coordinates.eta_of(xi)

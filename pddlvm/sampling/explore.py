@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pddlvm.basics.parallel import Watch, nobody
 from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.hmc import StepSize, start_at, transition
 from pddlvm.sampling.target import Target
@@ -47,6 +48,7 @@ def explore(
     generator: torch.Generator,
     step: float = _STEP,
     acceptance: Callable[[Tensor], Tensor] = torch.mean,
+    watch: Watch = nobody,
 ) -> tuple[Tensor, float]:
     """Chains from w (n_chains, d), (n_steps, n_chains, d), and the step size they settle on.
 
@@ -57,12 +59,14 @@ def explore(
         generator: of everything random.
         step: the first one.
         acceptance: what the step follows, of the acceptance probabilities (n_chains,).
+        watch: is told the share that is done.
     """
     state, size, visited = start_at(target, w), StepSize(step), []
-    for _ in range(n_steps):
+    for k in range(n_steps):
         state, probability = transition(target, state, size.current, generator)
         size.update(float(acceptance(probability)))
         visited.append(state.w)
+        watch((k + 1) / n_steps)
     return torch.stack(visited), size.final
 
 

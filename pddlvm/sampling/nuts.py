@@ -6,15 +6,22 @@ are drawn by their densities. Each chain has momenta, directions and turns of it
 turned waits for the others, whose gradients are computed together. Trees grow leaf by leaf; the
 momenta at which a subtree began are all that is kept of it (Phan, Pradhan and Jankowiak, 2019).
 Pyro runs one chain after the other, and none that jumps between modes.
+
+Where the density of trajectories leaves something out, p = p~ exp(left out), a draw x' is accepted
+with probability
+
+    min(1, p(x') p~(x) / (p(x) p~(x')))
+
+which samples p (surrogate transitions: Liu, 2001, 9.4.3).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pddlvm.basics.parallel import Watch, nobody
 from pddlvm.sampling.hmc import State, StepSize, jumped, leapfrog, start_at
 from pddlvm.sampling.target import Target
 
@@ -34,7 +41,7 @@ def nuts(
     n_draws: int,
     generator: torch.Generator,
     *,
-    watch: Callable[[float], None] = lambda share: None,
+    watch: Watch = nobody,
 ) -> Tensor:
     """Draws of w, (n_chains, n_draws, d).
 
@@ -47,10 +54,17 @@ def nuts(
         watch: is told the share that is done.
     """
     state, size, draws = start_at(target, start), StepSize(step), []
+    left_out = target.left_out(start)
     for k in range(_N_WARMUP + n_draws):
         is_warm = k >= _N_WARMUP
-        state = jumped(target, state, generator)
-        state, acceptance = _draw(target, state, size.final if is_warm else size.current, generator)
+        here = jumped(target, state, generator)
+        here, acceptance = _draw(target, here, size.final if is_warm else size.current, generator)
+        left_out_here = target.left_out(here.w)
+        # A chain may start where p is zero, and leaves.
+        gain = torch.where(left_out == -torch.inf, 0.0, left_out_here - left_out)
+        draw = torch.rand(gain.shape, generator=generator, dtype=gain.dtype).log()
+        state = here.where(draw < gain, state)
+        left_out = torch.where(draw < gain, left_out_here, left_out)
         if is_warm:
             draws.append(state.w)
         else:

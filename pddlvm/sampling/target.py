@@ -28,6 +28,13 @@ class Target(ABC):
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (batch,) and its gradient (batch, d)."""
 
+    def left_out(self, w: Tensor) -> Tensor:
+        """What is to be added to log densities that leave something out, (batch,): nothing.
+
+        It is too dear for each step of a trajectory, or has no gradient: ends are corrected by it.
+        """
+        return torch.zeros_like(w[:, 0])
+
     def region(self, w: Tensor) -> Tensor:
         """The mode to which each w (batch, d) belongs, (batch,): there is one."""
         return torch.zeros(len(w), dtype=torch.long)

@@ -1,8 +1,10 @@
 """Posteriors with several modes, against quadrature and a mixture of Gaussians."""
 
+import math
 from functools import cache
 
 import pytest
+import scipy.stats
 import torch
 from three_roots import by_root, three_roots, true_masses
 
@@ -141,6 +143,35 @@ def test_chains_jump_between_modes_by_their_masses(generator):
     for k, own in enumerate((draws[~is_second], draws[is_second])):
         torch.testing.assert_close(own.mean(0), CENTRES[k], rtol=0, atol=0.2 * float(STDS[k]))
         torch.testing.assert_close(own.std(0), STDS[k].expand(2), rtol=0.15, atol=0)
+
+
+class Tilted(TwoGaussians):
+    """Trajectories move on N(CENTRES[0], .), the density itself is a quarter to the right."""
+
+    def value(self, w):
+        return -0.5 * ((w - CENTRES[0]) / STDS[0]).square().sum(-1)
+
+    def left_out(self, w):
+        first = (w - CENTRES[0])[:, 0] / STDS[0]
+        # Nothing is right of three standard deviations.
+        return torch.where(first < 3, 0.5 * first, -torch.inf)
+
+
+def test_draws_have_what_their_trajectories_leave_out(generator):
+    target = Tilted(Coordinates.plain(coordinates(0).prior))
+    # One chain starts where the density is zero.
+    start = CENTRES[0] + STDS[0] * torch.tensor([[0.0, 0.0], [3.5, 0.0]] * 20).double()
+    draws = nuts(target, start, 0.5, 150, generator)
+    found = (draws - CENTRES[0]) / STDS[0]
+    assert (rhat(draws) < 1.05).all()
+    size = float(bulk_size(draws).min())
+    assert size > 1500
+    assert (found[..., 0] < 3).all()
+    # Of a Gaussian with mean 1/2 that ends at 3.
+    cut = scipy.stats.truncnorm(-math.inf, 2.5, loc=0.5)
+    assert float(found[..., 0].mean()) == pytest.approx(cut.mean(), abs=4 / size**0.5)
+    assert float(found[..., 0].std()) == pytest.approx(cut.std(), abs=4 / size**0.5)
+    assert float(found[..., 1].mean()) == pytest.approx(0.0, abs=4 / size**0.5)
 
 
 def test_chains_that_do_not_mix_disagree(generator):

@@ -119,6 +119,22 @@ def test_beyond_the_edge_the_prior_decides(trained, sensors, data):
     assert float(value[0] - value[1]) == pytest.approx(0.5 * (2e3**2 - 1e3**2), rel=1e-3)
 
 
+def test_what_the_fit_leaves_out_is_the_density_of_corrected_data(trained, sensors, data):
+    surrogate = trained.surrogate(sensors, corrections=1)
+    coordinates = cloud(trained.problem, 0.3, 0.5).coordinates.of(0)
+    target = SurrogateTarget(surrogate, data, coordinates, torch.Generator().manual_seed(0))
+    w = torch.linspace(-2, 2, 5).double()[:, None]
+    xi = coordinates.xi_of(w)
+    error = surrogate.error(coordinates.xi_of(torch.zeros(1, 1).double()))
+    noise = sensors.noise.widened(torch.ones(1, len(data), dtype=torch.bool), error)
+    expected = noise.log_prob(data - surrogate.mean(xi))
+    expected = expected + surrogate.prior.standard_log_prob(xi)
+    with torch.no_grad():
+        fitted = target.log_prob(xi)
+        assert (fitted - expected).abs().max() > 0.1
+        torch.testing.assert_close(fitted + target.left_out(w), expected)
+
+
 @pytest.mark.parametrize("std", [200.0, 1e6])
 def test_corrections_that_fail_are_left_out(trained, sensors, data, std):
     coordinates = cloud(trained.problem, 0.0, std).coordinates.of(0)
