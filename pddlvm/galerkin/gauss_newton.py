@@ -21,6 +21,7 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of
 from pddlvm.linalg.derivatives import linearise
 from pddlvm.parameters.space import ParameterSpace
+from pddlvm.reduced.fixed_state import FixedState
 from pddlvm.reduced.residual import ReducedModel
 
 __all__ = [
@@ -37,7 +38,8 @@ __all__ = [
 N_INVERSE_CORRECTIONS = 20
 """At most this many steps after the neural inverse map."""
 
-_CHUNK = 256
+_CHUNK, _ROOM = 256, 2**26
+"""Solutions of which rows are held at once; on large meshes numbers, some 256 MiB, in these."""
 SIGMA_BOUNDARY = 1e-4
 """Of boundary values, relative to their size."""
 _SMALL_STEP = 1e-4
@@ -73,9 +75,38 @@ class Rows(ABC):
     def __call__(self, of: Solutions, xi: Tensor) -> Tensor:
         """Rows (batch, n) at xi (batch, d), differentiable."""
 
+    @abstractmethod
     def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Rows, and their derivatives by xi, (batch, n, d)."""
-        return linearise(lambda at: self(of, at), xi)
+
+    @property
+    def n_at_once(self) -> int:
+        """Solutions that there is room for."""
+        return _CHUNK
+
+    def held(self, of: Solutions) -> "Held":
+        """Rows of some solutions, for many xi."""
+        return Held(self, of)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows of some solutions, `of`, as a function of xi alone."""
+
+    rows: Rows
+    of: Solutions
+
+    def __call__(self, xi: Tensor) -> Tensor:
+        """Rows (batch, n) at xi (batch, d)."""
+        return self.rows(self.of, xi)
+
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, and their derivatives by xi, (batch, n, d)."""
+        return self.rows.linearise(self.of, xi)
+
+    def take(self, rows: Tensor) -> "Held":
+        """Of some of the solutions."""
+        return Held(self.rows, tuple(part[rows] for part in self.of))
 
 
 class ResidualRows(Rows):
@@ -88,23 +119,69 @@ class ResidualRows(Rows):
     """
 
     def __init__(self, reduced: ReducedModel, sigma: Tensor, rank: int) -> None:
-        self._reduced, self._sigma = reduced, sigma
+        self.reduced, self._sigma = reduced, sigma
         self.n = len(sigma) + rank
 
     def of(self, c: Tensor, b: Tensor) -> Solutions:
         """Of coefficients (batch, n_modes) and boundary coordinates (batch, rank)."""
         size = c.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        return self._reduced.representation.augment(c, b), b, size
+        return self.reduced.representation.augment(c, b), b, size
 
     def __call__(self, of: Solutions, xi: Tensor) -> Tensor:  # noqa: D102
-        a, b, size = of
-        z = self._reduced.prior.unstandardise(xi.double())
-        r = self._reduced.residual_of(a, z) / (self._sigma * size)
+        return self.held(of)(xi)
+
+    def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        return self.held(of).linearise(xi)
+
+    @property
+    def n_at_once(self) -> int:  # noqa: D102
+        return max(1, min(_CHUNK, _ROOM // max(1, FixedState.size_of(self.reduced))))
+
+    def held(self, of: Solutions) -> Held:  # noqa: D102
+        return _HeldResidual(self, of, FixedState.of(self.reduced, of[0]))
+
+    def joined(self, of: Solutions, r: Tensor, z: Tensor) -> Tensor:
+        """Rows, of W^T r (batch, n_tests) at z."""
+        _, b, size = of
+        r = r / (self._sigma * size)
         if b.shape[-1] == 0:
             return r
-        misfit = self._reduced.representation.boundary_coordinates(z) - b
-        scale = SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        return torch.cat([r, misfit / scale], dim=-1)
+        misfit = self.reduced.representation.boundary_coordinates(z) - b
+        return torch.cat([r, misfit / _scale(b)], dim=-1)
+
+    def joined_slopes(self, of: Solutions, slope: Tensor, z: Tensor) -> Tensor:
+        """Their derivatives by z, of those of W^T r (batch, n_tests, d)."""
+        _, b, size = of
+        slope = slope / (self._sigma * size)[..., None]
+        if b.shape[-1] == 0:
+            return slope
+        _, by_z = linearise(self.reduced.representation.boundary_coordinates, z)
+        return torch.cat([slope, (by_z / _scale(b)[..., None]).to(slope)], dim=1)
+
+
+@dataclass(frozen=True)
+class _HeldResidual(Held):
+    """What does not depend on z is made once."""
+
+    rows: ResidualRows
+    state: FixedState
+
+    def __call__(self, xi: Tensor) -> Tensor:
+        z = self.rows.reduced.prior.unstandardise(xi.double())
+        return self.rows.joined(self.of, self.state.residual(z), z)
+
+    def linearise(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        z, by_xi = self.rows.reduced.prior.with_slope(xi.double())
+        r, slope = self.state.linearise(z)
+        return self.rows.joined(self.of, r, z), by_xi(self.rows.joined_slopes(self.of, slope, z))
+
+    def take(self, rows: Tensor) -> "_HeldResidual":
+        of = tuple(part[rows] for part in self.of)
+        return _HeldResidual(self.rows, of, self.state.take(rows))
+
+
+def _scale(b: Tensor) -> Tensor:
+    return SIGMA_BOUNDARY * b.norm(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -173,7 +250,7 @@ class GaussNewton:
 
     def _search(self, of: Solutions, xi: Tensor, unknown: Tensor, n_steps: int) -> Minimum:
         found = []
-        for own in torch.arange(len(xi), device=xi.device).split(_CHUNK):
+        for own in torch.arange(len(xi), device=xi.device).split(self.rows.n_at_once):
             part = tuple(x[own] for x in of)
             found.append(self._correct(part, xi[own], unknown[own], n_steps))
         return Minimum(*(torch.cat(t) for t in zip(*found, strict=True)))
@@ -185,37 +262,42 @@ class GaussNewton:
     def _correct(
         self, of: Solutions, xi: Tensor, unknown: Tensor, n_steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        found, least = xi, _objective(self.rows(of, xi), xi)
+        part = held = self.rows.held(of)
+        here = _Linearised(*held.linearise(xi))
+        found, least = xi, _objective(here.rows, xi)
         at, damping = xi, torch.full_like(least, _DAMPING)
         going = torch.arange(len(xi), device=xi.device)
         for _ in range(n_steps):
             if not len(going):
                 break
-            part = tuple(x[going] for x in of)
-            trial, _ = self._step(part, at, unknown[going], damping)
-            objective = _objective(self.rows(part, trial), trial)
-            best = least[going]
+            trial, _ = self._step(here, at, unknown[going], damping)
+            there = _Linearised(*part.linearise(trial))
+            objective, best = _objective(there.rows, trial), least[going]
             is_better, is_near = objective < best, objective < _FARTHEST * best
             found = found.index_copy(0, going, torch.where(is_better[:, None], trial, found[going]))
             least = least.index_copy(0, going, torch.where(is_better, objective, best))
             is_going = ~is_near | ((trial - at).abs() > _SMALL_STEP).any(-1)
             at = torch.where(is_near[:, None], trial, at)[is_going]
+            here = there.where(is_near, here).take(is_going)
             damping = torch.where(is_near, _LOWER * damping, _RAISE * damping)[is_going]
-            going = going[is_going]
+            if not is_going.all():
+                going, part = going[is_going], part.take(is_going.nonzero()[:, 0])
         # Without damping the last step is exact where the residual is affine.
-        trial, hessian = self._step(of, found, unknown, torch.zeros_like(least))
-        is_better = _objective(self.rows(of, trial), trial) < least
+        best_one = _Linearised(*held.linearise(found))
+        trial, hessian = self._step(best_one, found, unknown, torch.zeros_like(least))
+        rows = held(trial)
+        is_better = _objective(rows, trial) < least
         found = torch.where(is_better[:, None], trial, found)
+        rows = torch.where(is_better[:, None], rows, best_one.rows)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
-        return found, std, self.rows(of, found).square().sum(-1)
+        return found, std, rows.square().sum(-1)
 
     def _step(
-        self, of: Solutions, xi: Tensor, unknown: Tensor, damping: Tensor
+        self, here: "_Linearised", xi: Tensor, unknown: Tensor, damping: Tensor
     ) -> tuple[Tensor, Tensor]:
         """xi - (J^T J + I + damping |rows|^2)^{-1} gradient, within bounds; and J^T J + I."""
-        values, slopes = self.rows.linearise(of, xi)
         # Directions that u does not determine live on the prior alone, the I: keep it in float64.
-        rows, jacobian = values.double(), (slopes * unknown[:, None, :]).double()
+        rows, jacobian = here.rows.double(), (here.slopes * unknown[:, None, :]).double()
         identity = torch.eye(xi.shape[-1], dtype=torch.float64, device=xi.device)
         hessian = jacobian.mT @ jacobian + identity
         gradient = (jacobian.mT @ rows[..., None])[..., 0] + xi * unknown
@@ -226,6 +308,27 @@ class GaussNewton:
         extra = (damping * rows.square().sum(-1))[:, None] + (~free).double()
         step = torch.linalg.solve(matrix + extra.diag_embed(), (gradient * free)[..., None])
         return (xi - step[..., 0].to(xi)).clamp(low, high), hessian
+
+
+@dataclass(frozen=True)
+class _Linearised:
+    """Rows (batch, n) and their derivatives (batch, n, d) somewhere."""
+
+    rows: Tensor
+    slopes: Tensor
+
+    def where(self, taken: Tensor, other: "_Linearised") -> "_Linearised":
+        """These for those that are taken (batch,), the other ones for the rest."""
+        if taken.all():
+            return self
+        return _Linearised(
+            torch.where(taken[:, None], self.rows, other.rows),
+            torch.where(taken[:, None, None], self.slopes, other.slopes),
+        )
+
+    def take(self, kept: Tensor) -> "_Linearised":
+        """Of some of the batch."""
+        return self if kept.all() else _Linearised(self.rows[kept], self.slopes[kept])
 
 
 def _objective(rows: Tensor, xi: Tensor) -> Tensor:

@@ -158,8 +158,9 @@ def orthonormalise(v: Array, w: Array, x: sp.csc_matrix) -> Array:
     keep = values > 1e-8
     w = w @ (vectors[:, keep] / np.sqrt(values[keep]))
     w = w - v @ (v.T @ (x @ w))
-    w = w / np.sqrt((w * (x @ w)).sum(axis=0))
-    return np.column_stack([v, w])
+    # Once more: eigenvalues of a Gram matrix leave half the digits.
+    factor = np.linalg.cholesky(w.T @ (x @ w))
+    return np.column_stack([v, np.linalg.solve(factor, w.T).T])
 
 
 def _norm(

@@ -8,7 +8,7 @@ residuals have no units (`Representation`); the physics has, and is evaluated in
 """
 
 from collections.abc import Iterable
-from functools import reduce
+from functools import cached_property, reduce
 from typing import cast
 
 import torch
@@ -19,8 +19,9 @@ from pddlvm.reduced.representation import Representation
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.terms import TermEvaluator
 
-__all__ = ["ReducedModel", "stiffness_of"]
+__all__ = ["ReducedModel", "pulled", "slope_of", "stiffness_of"]
 
+_AFFINE = 1e-10
 _CHUNK, _CACHE = 64, 2**20
 """Samples whose strain matrices (points x s x modes) are formed at once; on a CPU fewer, if these
 have more numbers than a cache holds."""
@@ -37,6 +38,39 @@ def stiffness_of(term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tenso
     tangents = term.tangents(a, z) * unit_of_rows[:, :, None] * unit[:, None, :]
     weighted = torch.einsum("bpst,ptj->bpsj", tangents.to(columns), columns)
     return term.tests.b.T @ weighted.flatten(1, 2)
+
+
+def pulled(term: TermEvaluator, fluxes: Tensor) -> Tensor:
+    """W^T B(x)^T of fluxes (batch, n_points, s), one column a point: (batch, n_rows, n_points)."""
+    assert isinstance(term.tests, ScaledOperator)
+    rows, unit = (x.unflatten(0, (-1, term.s)) for x in (term.tests.b, term.tests.unit))
+    return torch.einsum("bps,psj->bjp", (fluxes * unit).to(rows), rows)
+
+
+def slope_of(
+    term: TermEvaluator | AffineTerm, a: Tensor, z: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """d residual / d z of each field that one term reads, (batch, n_rows, size)."""
+    if isinstance(term, AffineTerm):
+        return term.slope(a, z)
+    slopes = term.field_slopes(term.strains(a), z).items()
+    # Each point reads the fields there alone.
+    return {k: _times(pulled(term, slope), term.latent_slopes(k, z)) for k, slope in slopes}
+
+
+def _is_affine_in_fields(term: TermEvaluator, a: Tensor, z: dict[str, Tensor]) -> bool:
+    """Seen at the mean of two draws z."""
+    assert isinstance(term.operator, ScaledOperator)
+    e, values = term.strains(a.to(term.operator.b)), term.linked(z)[0]
+    ends = [term.fluxes_with(e, {k: v[i : i + 1] for k, v in values.items()}) for i in (0, 1)]
+    mean = term.fluxes_with(e, {k: v.mean(0, keepdim=True) for k, v in values.items()})
+    size = sum(end.abs().amax((0, 1)) for end in ends)
+    left = (ends[0] + ends[1] - 2 * mean).abs().amax((0, 1))
+    return bool((left <= _AFFINE * size).all())
+
+
+def _times(t: Tensor, slopes: Tensor) -> Tensor:
+    return t @ slopes.to(t)
 
 
 class ReducedModel(nn.Module):
@@ -61,6 +95,19 @@ class ReducedModel(nn.Module):
     def is_affine(self) -> bool:
         """Are all terms sums of few operators, the same whatever u is?"""
         return all(isinstance(term, AffineTerm) for term in self.terms)
+
+    @cached_property
+    def affine_in_fields(self) -> tuple[bool, ...]:
+        """Of each term at points: are its fluxes affine in the values that fields have there?"""
+        generator = torch.Generator().manual_seed(0)
+        xi = self.prior.sample_standard((2,), generator=generator)
+        c = torch.randn(1, self.n_modes, generator=generator, dtype=torch.float64)
+        z, c = (x.to(self.representation.basis) for x in (self.prior.unstandardise(xi), c))
+        a, blocks = self.augment(c, z[:1]), self.prior.split(z)
+        return tuple(
+            isinstance(term, TermEvaluator) and _is_affine_in_fields(term, a, blocks)
+            for term in self.terms
+        )
 
     @property
     def n_strains(self) -> int:
@@ -117,9 +164,13 @@ class ReducedModel(nn.Module):
     def slope(self, c: Tensor, z: Tensor) -> Tensor:
         """d (W^T r) / dz where (c, 1, b) is held, (batch, n_tests, d)."""
         a, blocks = self.augment(c, z), self.prior.split(z.double())
+        return self.sum_of_slopes(a, (slope_of(term, a, blocks) for term in self.terms))
+
+    def sum_of_slopes(self, a: Tensor, slopes: Iterable[dict[str, Tensor]]) -> Tensor:
+        """Of terms, by field, for augmented a: (batch, n_tests, d)."""
         total = a.new_zeros(len(a), self.n_tests, self.prior.size)
-        for term in self.terms:
-            for name, part in term.slope(a, blocks).items():
+        for of_term in slopes:
+            for name, part in of_term.items():
                 total[..., self.prior.slices[name]] += part[:, : self.n_tests]
         return total
 

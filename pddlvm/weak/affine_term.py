@@ -97,7 +97,7 @@ class AffineTerm(nn.Module):
         return torch.einsum("bq,qij->bij", weights, self.k)
 
     def slope(self, a: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """d residual / d z of each field that is read, (batch, n_rows, size), float64.
+        """d residual / d z of each field that is read, (batch, n_rows, size).
 
         sum_q dtheta_q K_q a + sum_p dphi_p g_p, where each coefficient reads the fields at its
         point alone: dtheta_q / dz_j is its derivative by the latent field there, times psi_j.
@@ -110,7 +110,9 @@ class AffineTerm(nn.Module):
         unit = torch.cat([self.k_unit, self.g_unit])
         # The few fields, and not the many rows, are multiplied by the slopes.
         return {
-            name: (((slope * unit)[..., None] * self.magic.latent_slopes(name, z)).mT @ parts).mT
+            name: (
+                ((slope * unit)[..., None] * self.magic.latent_slopes(name, z)).to(parts).mT @ parts
+            ).mT
             for name, slope in self._by_latents(len(a), z)[1].items()
         }
 

@@ -15,7 +15,6 @@ by name, too. Of several fields (`fem.MixedSpace`) a function names those that i
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -226,22 +225,44 @@ class TermEvaluator(nn.Module):
 
     def fluxes_of(self, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """The same from strains, which terms of one region share."""
-        return self.weights[:, None] * self._map(self.term.flux, e, self._values(e, z))
+        return self.fluxes_with(e, {name: field(z[name]) for name, field in self.fields.items()})
 
-    def slope(self, u: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """d residual / d z of each field that is read, (batch, n_tests, size)."""
-        e, found = self.strains(u).detach(), {}
+    def field_slopes(self, e: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """w * d flux / d of each latent field that is read, (batch, n_points, s) each."""
+        with torch.enable_grad():
+            latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
+            fluxes = self.fluxes_at(e.detach(), latents)
+            if not fluxes.requires_grad:
+                # A function may read a field, and not depend on it.
+                return {name: torch.zeros_like(fluxes) for name in latents}
+            # A point reads few fields, and has many strains: J = d (J^T w) / dw.
+            w = torch.zeros_like(fluxes, requires_grad=True)
+            given = list(latents.values())
+            pulled = torch.autograd.grad(
+                fluxes, given, w, create_graph=True, materialize_grads=True
+            )
+            found = [
+                torch.autograd.grad(part.sum(), w, retain_graph=True)[0]
+                if part.requires_grad
+                else torch.zeros_like(fluxes)
+                for part in pulled
+            ]
+        return dict(zip(latents, (part.detach() for part in found), strict=True))
 
-        def flux(i: int, latents: dict[str, Tensor]) -> Tensor:
-            return self.fluxes_at(e, latents)[..., i]
+    def linked(self, z: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Values of the fields at the points, and their derivatives by the latent ones."""
+        with torch.enable_grad():
+            latents = {name: x.detach().requires_grad_() for name, x in self.latents(z).items()}
+            values = self._linked(latents)
+            # Each reads its own latent field.
+            slopes = [torch.autograd.grad(values[k].sum(), x)[0] for k, x in latents.items()]
+        detached = {name: value.detach() for name, value in values.items()}
+        return detached, dict(zip(latents, slopes, strict=True))
 
-        parts = [self.by_latents(partial(flux, i), z)[1] for i in range(self.s)]
-        for name in self.fields:
-            slopes = torch.stack([part[name] for part in parts], dim=-1)
-            # Each point reads the fields there alone.
-            moved = (slopes[..., None] * self.latent_slopes(name, z)[:, :, None]).flatten(1, 2)
-            found[name] = self.tests.adjoint(moved.mT).mT
-        return found
+    def fluxes_with(self, e: Tensor, values: dict[str, Tensor]) -> Tensor:
+        """w * flux where fields have these values, (batch, n_points, s)."""
+        wide = {name: value.expand(e.shape[:-1]) for name, value in values.items()}
+        return self.weights[:, None] * self._map(self.term.flux, e, wide)
 
     # --- by the latent fields, (batch, n_points) each: what their links are applied to -----------
 
@@ -251,7 +272,7 @@ class TermEvaluator(nn.Module):
 
     def fluxes_at(self, e: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
         """w * flux, (batch, n_points, s)."""
-        return self.weights[:, None] * self._map(self.term.flux, e, self._linked(latents))
+        return self.fluxes_with(e, self._linked(latents))
 
     def tangent_rows(self, rows: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
         """Rows of d flux/de at e = 0, one at each point, (batch, n_points, s).
