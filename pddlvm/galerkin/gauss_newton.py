@@ -128,7 +128,8 @@ class ResidualRows(Rows):
         return self.reduced.representation.augment(c, b), b, size
 
     def __call__(self, of: Solutions, xi: Tensor) -> Tensor:  # noqa: D102
-        return self.held(of)(xi)
+        z = self.reduced.prior.unstandardise(xi.double())
+        return self.joined(of, self.reduced.residual_of(of[0], z), z)
 
     def linearise(self, of: Solutions, xi: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         return self.held(of).linearise(xi)
@@ -283,14 +284,13 @@ class GaussNewton:
             if not is_going.all():
                 going, part = going[is_going], part.take(is_going.nonzero()[:, 0])
         # Without damping the last step is exact where the residual is affine.
-        best_one = _Linearised(*held.linearise(found))
-        trial, hessian = self._step(best_one, found, unknown, torch.zeros_like(least))
-        rows = held(trial)
-        is_better = _objective(rows, trial) < least
+        here = _Linearised(*held.linearise(found))
+        trial, hessian = self._step(here, found, unknown, torch.zeros_like(least))
+        is_better = _objective(held(trial), trial) < least
         found = torch.where(is_better[:, None], trial, found)
-        rows = torch.where(is_better[:, None], rows, best_one.rows)
         std = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(xi)
-        return found, std, rows.square().sum(-1)
+        # Of the rows themselves, whatever was held.
+        return found, std, self.misfit(of, found)
 
     def _step(
         self, here: "_Linearised", xi: Tensor, unknown: Tensor, damping: Tensor

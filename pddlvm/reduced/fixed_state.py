@@ -3,8 +3,8 @@
     W^T r(z)  =  W^T r(z_0) + sum_x t(x) (k(x; z) - k(x; z_0)),      t = W^T B^T w dflux/dk
 
 Where fluxes are affine in the values k of the fields, the t of all points are made once, and what
-is left is a product with them. Of sums of few operators it is the K_q a. Other fluxes are evaluated
-anew at each z.
+is left is a product with them. Other fluxes are evaluated anew at each z. That they are affine is
+seen at a few draws: who searches looks at the residual itself in the end.
 """
 
 from abc import ABC, abstractmethod

@@ -21,7 +21,7 @@ from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["ReducedModel", "pulled", "slope_of", "stiffness_of"]
 
-_AFFINE = 1e-10
+_N_TRIED, _AFFINE = 8, 1e-10
 _CHUNK, _CACHE = 64, 2**20
 """Samples whose strain matrices (points x s x modes) are formed at once; on a CPU fewer, if these
 have more numbers than a cache holds."""
@@ -59,14 +59,14 @@ def slope_of(
 
 
 def _is_affine_in_fields(term: TermEvaluator, a: Tensor, z: dict[str, Tensor]) -> bool:
-    """Seen at the mean of two draws z."""
+    """Seen at the means of neighbours among some draws z."""
     assert isinstance(term.operator, ScaledOperator)
-    e, values = term.strains(a.to(term.operator.b)), term.linked(z)[0]
-    ends = [term.fluxes_with(e, {k: v[i : i + 1] for k, v in values.items()}) for i in (0, 1)]
-    mean = term.fluxes_with(e, {k: v.mean(0, keepdim=True) for k, v in values.items()})
-    size = sum(end.abs().amax((0, 1)) for end in ends)
-    left = (ends[0] + ends[1] - 2 * mean).abs().amax((0, 1))
-    return bool((left <= _AFFINE * size).all())
+    e = term.strains(a.to(term.operator.b)).expand(_N_TRIED, -1, -1)
+    values = term.linked(z)[0]
+    ends = term.fluxes_with(e, values)
+    mean = term.fluxes_with(e[1:], {k: 0.5 * (v[1:] + v[:-1]) for k, v in values.items()})
+    left = (ends[1:] + ends[:-1] - 2 * mean).abs().amax((0, 1))
+    return bool((left <= _AFFINE * ends.abs().amax((0, 1))).all())
 
 
 def _times(t: Tensor, slopes: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class ReducedModel(nn.Module):
     def affine_in_fields(self) -> tuple[bool, ...]:
         """Of each term at points: are its fluxes affine in the values that fields have there?"""
         generator = torch.Generator().manual_seed(0)
-        xi = self.prior.sample_standard((2,), generator=generator)
+        xi = self.prior.sample_standard((_N_TRIED,), generator=generator)
         c = torch.randn(1, self.n_modes, generator=generator, dtype=torch.float64)
         z, c = (x.to(self.representation.basis) for x in (self.prior.unstandardise(xi), c))
         a, blocks = self.augment(c, z[:1]), self.prior.split(z)

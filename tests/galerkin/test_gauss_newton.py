@@ -7,6 +7,7 @@ import pddlvm
 from pddlvm import fem
 from pddlvm.galerkin.gauss_newton import GaussNewton, ResidualRows, Rows
 from pddlvm.linalg.derivatives import linearise
+from pddlvm.reduced.fixed_state import FixedState
 from problems import poisson
 from problems.poisson import diffusion, load
 
@@ -64,6 +65,23 @@ def test_a_search_that_got_stuck_begins_again():
     assert found.misfit.median() < len(model.sigma_residual)
     assert (found.misfit <= stuck.misfit).all()
     assert torch.equal(found.xi[-1], stuck.xi[-1])
+
+
+def test_a_misfit_is_that_of_the_residual_whatever_a_search_held(model, monkeypatch):
+    z = model.problem.prior.sample((4,), seed=2)
+    u, representation = model.problem.solve(z).float(), model.reduced.representation
+    c, b = representation.project(u), representation.boundary_coordinates_of(u)
+    rows = ResidualRows(model.reduced, model.sigma_residual, b.shape[-1])
+    search, of = GaussNewton(model.problem.prior, rows), rows.of(c, b)
+    take = FixedState.residual
+    # As if a flux were taken for affine, and were not.
+    monkeypatch.setattr(FixedState, "residual", lambda self, z: 2 * take(self, z))
+    start = torch.zeros(4, model.problem.prior.size)
+    found = search(of, start, torch.ones_like(start), 5)
+    z = model.problem.prior.unstandardise(found.xi.double())
+    r = model.reduced.residual_of(of[0], z) / (model.sigma_residual * of[2])
+    torch.testing.assert_close(found.misfit, search.misfit(of, found.xi))
+    assert (found.misfit >= r.square().sum(-1) * (1 - 1e-5)).all()
 
 
 class NearOnly(Rows):
