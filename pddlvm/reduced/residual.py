@@ -53,9 +53,12 @@ def slope_of(
     """d residual / d z of each field that one term reads, (batch, n_rows, size)."""
     if isinstance(term, AffineTerm):
         return term.slope(a, z)
-    slopes = term.field_slopes(term.strains(a), z).items()
-    # Each point reads the fields there alone.
-    return {k: _times(pulled(term, slope), term.latent_slopes(k, z)) for k, slope in slopes}
+    found = {}
+    for name, slope in term.field_slopes(term.strains(a), z).items():
+        # Each point reads the fields there alone.
+        t = pulled(term, slope)
+        found[name] = t @ term.latent_slopes(name, z).to(t)
+    return found
 
 
 def _is_affine_in_fields(term: TermEvaluator, a: Tensor, z: dict[str, Tensor]) -> bool:
@@ -67,10 +70,6 @@ def _is_affine_in_fields(term: TermEvaluator, a: Tensor, z: dict[str, Tensor]) -
     mean = term.fluxes_with(e[1:], {k: 0.5 * (v[1:] + v[:-1]) for k, v in values.items()})
     left = (ends[1:] + ends[:-1] - 2 * mean).abs().amax((0, 1))
     return bool((left <= _AFFINE * ends.abs().amax((0, 1))).all())
-
-
-def _times(t: Tensor, slopes: Tensor) -> Tensor:
-    return t @ slopes.to(t)
 
 
 class ReducedModel(nn.Module):

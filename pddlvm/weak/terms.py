@@ -225,7 +225,7 @@ class TermEvaluator(nn.Module):
 
     def fluxes_of(self, e: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """The same from strains, which terms of one region share."""
-        return self.fluxes_with(e, {name: field(z[name]) for name, field in self.fields.items()})
+        return self.fluxes_with(e, self._values(e, z))
 
     def field_slopes(self, e: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """w * d flux / d of each latent field that is read, (batch, n_points, s) each."""

@@ -247,10 +247,12 @@ def test_unknown_levels_are_found_from_many_sensors(model, method):
         low, high = level.interval(0.99)
         assert low < value < high
         assert level.std < 0.5 * level.mean
-    # Chains of 100 draws each may be told to go on.
-    assert not posterior.diagnostics.verdict.startswith("reject")
-    if method != "laplace":
+    if method == "exact":
+        # Chains of 100 draws each may be told to go on.
+        assert posterior.diagnostics.verdict.startswith(("accept", "refine: R-hat"))
         assert (posterior.diagnostics.rhat < 1.05).all()
+    else:
+        assert posterior.diagnostics.verdict == "accept"
 
 
 def test_results_have_the_batch_and_dtype_of_the_data(model):
