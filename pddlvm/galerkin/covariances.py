@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_share
 from pddlvm.basics.errors import ProblemError
-from pddlvm.galerkin.solved_draws import SolvedDraws
+from pddlvm.galerkin.solved_draws import SolvedDraws, SolvedSystems, n_systems
 from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.reduced.interpolated import Interpolated
@@ -48,6 +48,7 @@ __all__ = [
 
 
 _BATCH, _LEAST_BATCH, _STRAINS_PER_STEP = 256, 64, 700_000
+_DEAR_STRAINS, _LEAST_DRAWS = 16_384, 4096
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class EnergyNorm(Covariance):
                 "EnergyNorm needs an energy that has a minimum, a positive operator; this problem "
                 "is measured in another norm: use Natural() where it is linear, else Dual()"
             )
+        if _is_dear(reduced) and problem.is_linear and problem.is_coercive:
+            return _SolvedEnergyLikelihood(reduced, few, scales, self.tolerance)
         if problem.has_potential:
             return _EnergyLikelihood(reduced, scales, self.tolerance)
         if problem.is_coercive:
@@ -168,6 +171,37 @@ class Isotropic(Covariance):
 class _EnergyLikelihood(Likelihood):
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         return -self.reduced.energy(c, z) / (self.tolerance**2 * self.scales.energy(xi))
+
+
+class _SolvedEnergyLikelihood(Likelihood):
+    """(Pi(c) - min Pi) of a linear problem, from a pool of its matrices."""
+
+    def __init__(
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales, tolerance: float
+    ) -> None:
+        super().__init__(reduced, scales, tolerance)
+        self._solved = SolvedSystems(few, reduced.representation.rows.dtype)
+
+    @property
+    def draws(self) -> Draws:
+        return self._solved
+
+    @property
+    def batch_size(self) -> int:
+        return _BATCH
+
+    def prepare(self) -> None:
+        self._solved.solve()
+
+    def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
+        energy = self._solved.energy(c, xi)
+        return -energy / (self.tolerance**2 * self.scales.energy(xi))
+
+
+def _is_dear(reduced: ReducedModel) -> bool:
+    """Would the physics of a batch take many times what all else in a step does?"""
+    room = n_systems(reduced.n_modes)
+    return reduced.n_strains >= _DEAR_STRAINS and room >= _LEAST_DRAWS
 
 
 class _SecantLikelihood(Likelihood):

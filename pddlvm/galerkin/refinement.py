@@ -28,11 +28,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
+from pddlvm.galerkin.mesh_operators import MeshOperators, Stiffness
 from pddlvm.latent.prediction import unflatten
 from pddlvm.linalg.krylov import conjugate_gradients, gmres
+from pddlvm.reduced.many_matrices import are_many, tangent_at, tangent_of_many
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
-from pddlvm.weak.discretisation import Discretisation
 
 __all__ = [
     "Refined",
@@ -140,11 +141,19 @@ def correct_and_tangent(
     representation = exact.representation
     operators = representation.problem.discretisation(torch.float64, torch.device("cpu"))
     z64, fine = z.detach().double().cpu(), c.double().cpu()
-    for _ in range(n_steps):
+    for step in range(n_steps):
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
-        k = Tangent(reduced.tangent(fine.to(c), z).double().cpu(), reduced.n_modes)
+        if step == 0 or not representation.problem.is_linear:
+            k = Tangent(_tangent(exact, reduced, fine.to(c), z), reduced.n_modes)
         fine = fine - k.solve(r[..., None])[..., 0]
     return fine.to(c.device), k
+
+
+def _tangent(exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
+    """Of the rounded model, but for many draws on a CPU, where the other one is faster."""
+    if c.device.type == "cpu" and are_many(exact, z):
+        return tangent_of_many(exact, z.detach().double().cpu())
+    return reduced.tangent(c, z).double().cpu()
 
 
 def refine(
@@ -170,7 +179,7 @@ def refine(
         max_iterations: Krylov iterations of a sample, in all.
         min_iterations: of a sample that is good enough at the start.
     """
-    chunk = reduced.representation.problem.solver.chunk
+    chunk = MeshOperators.n_at_once(reduced.representation.problem)
     moved = _moved(reduced, reference)
     size, limits = (tolerance, reduction), (max_iterations, min_iterations)
     parts = [
@@ -226,8 +235,7 @@ def _refine(
     min_iterations: int,
 ) -> Refined:
     problem = reduced.representation.problem
-    operators = problem.discretisation(torch.float64, torch.device("cpu"))
-    free = operators.free
+    mesh, free = MeshOperators.of(problem, z), torch.from_numpy(problem.free_dofs)
     units, v = reduced.representation.units, _basis(reduced)
     is_positive = _is_positive(reduced, reference)
     krylov = conjugate_gradients if is_positive else gmres
@@ -240,7 +248,7 @@ def _refine(
     missing = torch.zeros_like(norm)
     enough = torch.full_like(norm, tolerance)
     for newton in range(_MAX_NEWTON + 1):
-        r = operators.balanced(operators.residual(u[active], z[active]))
+        r = mesh.residual(u[active], active)
         error = (r * reference.solve(r)).sum(-1).clamp(min=0).sqrt()
         size = reference.energy_norm(u[active])
         norm[active] = error / size
@@ -256,10 +264,12 @@ def _refine(
         if not len(active) or newton == _MAX_NEWTON:
             break
         at, z_at = u[active], z[active]
-        stiffness = reduced.stiffness(reduced.representation.project(at), z_at)
-        tangents, xi = operators.tangents(at, z_at), problem.prior.standardise(z_at)
-        coarse = Tangent(stiffness, reduced.n_modes)
-        system = _System(operators, reference, tangents, xi, (v, w), coarse, moved)
+        k = tangent_at(reduced, reduced.representation.project(at), z_at)
+        coarse, xi = (
+            Tangent(k[..., : reduced.n_modes], reduced.n_modes),
+            problem.prior.standardise(z_at),
+        )
+        system = _System(mesh.stiffness(at, active), reference, xi, (v, w), coarse, moved)
         target = torch.where(is_good, 0.0, 0.5 * enough)[active] * size
         step, used = krylov(system, -r, target, (most - iterations)[active])
         u[active] = at.index_add(1, free, step)
@@ -292,9 +302,8 @@ class _System:
     `bases` are V and W, `coarse` is W^T K V, `moved` is K0 V or None.
     """
 
-    operators: Discretisation
+    stiffness: Stiffness
     reference: Reference
-    tangents: list[Tensor]
     xi: Tensor
     bases: tuple[Tensor, Tensor]
     coarse: Tangent
@@ -302,12 +311,11 @@ class _System:
 
     def of(self, rows: Tensor) -> "_System":
         """That of some samples."""
-        tangents = [t[rows] for t in self.tangents]
-        coarse = self.coarse.rows(rows)
-        return replace(self, tangents=tangents, xi=self.xi[rows], coarse=coarse)
+        stiffness, coarse = self.stiffness.of(rows), self.coarse.rows(rows)
+        return replace(self, stiffness=stiffness, xi=self.xi[rows], coarse=coarse)
 
     def apply(self, p: Tensor) -> Tensor:
-        return self.operators.apply_tangents(self.tangents, p)
+        return self.stiffness.apply(p)
 
     def riesz(self, r: Tensor) -> Tensor:
         """K0^{-1} r."""

@@ -18,10 +18,15 @@ from pddlvm.basics.random import generator_of
 from pddlvm.linalg.newton import least_squares_step
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced.interpolated import Interpolated
+from pddlvm.reduced.solving import LinearSystems
 
-__all__ = ["SolvedDraws", "SolvedPool"]
+__all__ = ["SolvedDraws", "SolvedPool", "SolvedSystems", "n_systems"]
 
 _N_DRAWS, _CHUNK = 16384, 256
+_N_SYSTEMS, _SYSTEMS = 8192, 1024
+"""Draws with matrices, and those that are made at once: these take longer than solutions do."""
+_ROOM = 2**26
+"""Numbers in matrices, 256 MiB in single precision."""
 _SEED, _LEAST = 314159, 1e-30
 _ODD = 0x9E3779B97F4A7C15
 """Of 64 bits: its powers spread the bits of different coordinates."""
@@ -62,7 +67,7 @@ class SolvedPool(ABC):
 
     @abstractmethod
     def _solve(self, xi: Tensor) -> Tensor:
-        """c* of standard parameters (n, d), (n, n_modes), float64 on the CPU."""
+        """c* of standard parameters (n, d), (n, n_modes), float64 on the CPU; or more of them."""
 
     def solve(self) -> None:
         """Fill the pool; by default when it is first read."""
@@ -123,6 +128,41 @@ class SolvedDraws(SolvedPool):
             k, r = model.stiffness(zero, part), model.residual(zero, part)
             parts.append(-least_squares_step(k, r))
         return torch.cat(parts)
+
+
+class SolvedSystems(SolvedPool):
+    """Those of a linear problem whose K is positive, with K: how far any c is from its minimum.
+
+    For problems that are no sum of few operators, where physics at many points makes a step dear.
+
+    Args:
+        few: the reduced model of a linear problem, float64 on the CPU.
+        dtype: of the draws.
+    """
+
+    def __init__(self, few: Interpolated, dtype: torch.dtype) -> None:
+        m = few.exact.n_modes
+        super().__init__(few.exact.prior, dtype, n_systems(m))
+        self._exact, self._m = few.exact, m
+
+    def energy(self, c: Tensor, xi: Tensor) -> Tensor:
+        """1/2 (c - c*)^T K (c - c*) of c (batch, n_modes), (batch,)."""
+        found = self.solutions(xi.detach())
+        d, k = c - found[:, : self._m], found[:, self._m :].unflatten(1, (self._m, self._m))
+        return 0.5 * (d * (k @ d[..., None])[..., 0]).sum(-1)
+
+    def _solve(self, xi: Tensor) -> Tensor:
+        parts = []
+        for part in self._prior.unstandardise(xi.double()).split(_SYSTEMS):
+            systems = LinearSystems.of(self._exact, part)
+            found = torch.cat([systems.solve(), systems.k.flatten(1)], dim=1)
+            parts.append(found.to(self._dtype))
+        return torch.cat(parts)
+
+
+def n_systems(n_modes: int) -> int:
+    """Draws that there is room for with their matrices."""
+    return min(_N_SYSTEMS, _ROOM // (n_modes * (n_modes + 1)))
 
 
 def _keys(xi: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
 from pddlvm.reduced.linear_fit import LinearFit
-from pddlvm.reduced.linear_terms import LinearTerm, LinearValues
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
 
@@ -104,26 +103,16 @@ class Galerkin:
         self, v: Array, z: Tensor, lift: Tensor, tests: list[Tensor], which: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By one matrix and one residual of a draw, r(c) = r(0) + K V c."""
-        values = [term.at(z) for term in self.linear_terms]
-        r, c = self._linear_residual(lift, values), z.new_zeros(len(z), v.shape[1])
+        linear = self.problem.linear
+        values = linear.at(z)
+        r, c = linear.residual(lift, values), z.new_zeros(len(z), v.shape[1])
         tested = _tested(r, tests, which)
         for i in (tested.norm(dim=1) > noise).nonzero()[:, 0].tolist():
-            pairs = zip(self.linear_terms, values, strict=True)
-            matrix = self.problem.solver.assembler.of_elements([t.elements(x, i) for t, x in pairs])
-            moved = torch.from_numpy(matrix @ v)
+            moved = torch.from_numpy(linear.matrix(values, i) @ v)
             factors = torch.linalg.lu_factor(tests[which[i]].T @ moved)
             c[i] = -torch.linalg.lu_solve(*factors, tested[i, :, None])[:, 0]
             r[i] += moved @ c[i]
         return c, r
-
-    def _linear_residual(self, u: Tensor, values: list[LinearValues]) -> Tensor:
-        """`residual` of a linear problem."""
-        full = torch.zeros_like(u)
-        for linear, own in zip(self.linear_terms, values, strict=True):
-            fluxes = linear.fluxes(linear.term.strains(u), own)
-            if fluxes.any():
-                full = full + linear.term.operator.adjoint(fluxes.flatten(-2))
-        return self.operators.balanced(full[:, self.operators.free])
 
     def _nonlinear(
         self,
@@ -168,18 +157,13 @@ class Galerkin:
         for rows in torch.arange(len(z)).split(self._block):
             own = [u[rows] for u in states]
             if self.problem.is_linear:
-                linear = self.linear_terms[number]
+                linear = self.problem.linear.terms[number]
                 values = linear.at(z[rows])
                 fluxes = [linear.fluxes(term.strains(u), values) for u in own]
             else:
                 fluxes = [term.fluxes(u, self.problem.prior.split(z[rows])) for u in own]
             found.append([term.operator.adjoint(flux.flatten(-2)) for flux in fluxes])
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-    @cached_property
-    def linear_terms(self) -> list[LinearTerm]:
-        """Those of a linear problem."""
-        return [LinearTerm(term, self.problem.prior) for term in self.operators.terms]
 
     @property
     def _block(self) -> int:

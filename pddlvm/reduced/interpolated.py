@@ -4,7 +4,7 @@
 
 by empirical interpolation of D over all points of the mesh (`pddlvm.weak.affine_term`), or over
 those of the cubature where they are too many. Entries of D that are multiples of each other, as
-those of a viscosity, count as one (`pddlvm.reduced.slots`). A log-normal field takes some two
+those of a viscosity, count as one (`pddlvm.weak.slots`). A log-normal field takes some two
 hundred K_q: too many for a training, which draws each z once and would keep them on its device. At
 inference their sum costs a tenth of what the strains at the points of a cubature do, and of a small
 mesh it is right to five digits, derivatives included.
@@ -22,9 +22,9 @@ from pddlvm.linalg.empirical_interpolation import Interpolation, find_interpolat
 from pddlvm.linalg.operators import ScaledOperator
 from pddlvm.parameters.space import ParameterSpace
 from pddlvm.reduced.residual import ReducedModel, stiffness_of
-from pddlvm.reduced.slots import Slots
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.projection import AtPoints, OnMesh
+from pddlvm.weak.slots import Slots
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["Interpolated", "interpolated"]

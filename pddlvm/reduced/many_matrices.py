@@ -1,62 +1,154 @@
 """Reduced matrices of a linear problem for many z.
 
-    K(z) = sum_x sum_k  D(x; z)_{own_k}  B(x)^T F_k B(x)
+    W^T K(z) V = sum_x sum_k  D(x; z)_{own_k}  (B(x) W)^T F_k B(x) V
 
-D has few entries that stand for all (`pddlvm.reduced.slots`): what is multiplied by them is made
-once for all z, where a product B^T D B for each z takes most of a set-up.
+D has few entries that stand for all (`pddlvm.weak.slots`): what is multiplied by them is made
+once for all z, where a product B^T D B for each z takes most of a set-up. Where fluxes are affine
+in the values of fields, so are the entries: seen at some draws, at the first one and at the last.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pddlvm.linalg.operators import ScaledOperator
-from pddlvm.reduced.linear_terms import LinearTerm
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.affine_term import AffineTerm
-from pddlvm.weak.terms import TermEvaluator
+from pddlvm.weak.linear_terms import LinearTerm, LinearValues
 
-__all__ = ["stiffness_of_many"]
+__all__ = ["are_many", "systems_of_many", "tangent_at", "tangent_of_many"]
 
 _CHUNK = 64
 """Draws whose entries are evaluated at once."""
 _MOST = 2**23
 """Numbers of B^T F B at some points that are in memory at once."""
+_AFFINE = 1e-10
+_MANY = 8
+"""Draws from which on it is worth it."""
 
 
-def stiffness_of_many(model: ReducedModel, z: Tensor) -> Tensor:
-    """K of parameters z (n, d), (n, n_modes, n_modes).
+def tangent_at(model: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
+    """`model.tangent(c, z)`, by the faster way; the model is of float64, on the CPU."""
+    return tangent_of_many(model, z) if are_many(model, z) else model.tangent(c, z)
+
+
+def are_many(model: ReducedModel, z: Tensor) -> bool:
+    """Are these draws z (n, d) of a linear problem so many that it is worth it?"""
+    return len(z) >= _MANY and model.representation.problem.is_linear
+
+
+def tangent_of_many(model: ReducedModel, z: Tensor) -> Tensor:
+    """W^T K (V, L) at parameters z (n, d), (n, n_tests, n_columns).
 
     Args:
-        model: of a linear problem, float64 on the CPU, tested by its basis.
+        model: of a linear problem, float64 on the CPU.
         z: parameters.
     """
-    m, rest = model.n_modes, []
-    total = z.new_zeros(len(z), m, m)
-    for term in model.terms:
-        found = None if isinstance(term, AffineTerm) else _together(term, model, z)
-        if found is None:
-            rest.append(term)
-        else:
-            total += found
-    if rest:
-        total += model.tangent_of(rest, z.new_zeros(len(z), m), z)[..., :m]
+    zero = z.new_zeros(len(z), model.n_modes)
+    total = z.new_zeros(len(z), model.n_tests, len(model.representation.rows))
+    for number, term in enumerate(model.terms):
+        together = _Together.of(model, number, z)
+        total += model.tangent_of([term], zero, z) if together is None else together.tangent
     return total
 
 
-def _together(term: TermEvaluator, model: ReducedModel, z: Tensor) -> Tensor | None:
-    """None where too many entries are needed."""
-    linear, s, m = LinearTerm(term, model.prior), term.s, model.n_modes
-    if len(linear.factors) > s:
+def systems_of_many(model: ReducedModel, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without L, and W^T r at c = 0, (n, n_tests)."""
+    m, zero = model.n_modes, z.new_zeros(len(z), model.n_modes)
+    a, blocks = model.augment(zero, z), model.prior.split(z)
+    k = z.new_zeros(len(z), model.n_tests, len(model.representation.rows))
+    r = z.new_zeros(len(z), model.n_tests)
+    for number, term in enumerate(model.terms):
+        together = _Together.of(model, number, z)
+        if together is None:
+            k += model.tangent_of([term], zero, z)
+            r += term.residual(a, blocks)[:, : model.n_tests]
+        else:
+            tangent = together.tangent
+            k += tangent
+            r += (tangent @ a[..., None])[..., 0] + together.load(z)
+    return k[..., :m], r
+
+
+@dataclass(frozen=True)
+class _Together:
+    """A term at points, of which few entries are needed.
+
+    Attributes:
+        model: the model.
+        linear: the term.
+        own: its entries, (n, n_points, n_own).
+    """
+
+    model: ReducedModel
+    linear: LinearTerm
+    own: Tensor
+
+    @classmethod
+    def of(cls, model: ReducedModel, number: int, z: Tensor) -> "_Together | None":
+        """One of the terms, or None where it has too many entries."""
+        term = model.terms[number]
+        if isinstance(term, AffineTerm):
+            return None
+        linear = LinearTerm(term, model.prior)
+        if len(linear.factors) > term.s:
+            return None
+        own = _from_values(linear, z) if model.affine_in_fields[number] else None
+        if own is None:
+            parts = [linear.own(part) for part in z.split(_CHUNK)]
+            known = [part for part in parts if part is not None]
+            if len(known) < len(parts):
+                return None
+            own = torch.cat(known)
+        return cls(model, linear, own)
+
+    @property
+    def tangent(self) -> Tensor:
+        """Its part of W^T K (V, L), (n, n_tests, n_columns)."""
+        term, s = self.linear.term, self.linear.term.s
+        assert isinstance(term.operator, ScaledOperator)
+        assert isinstance(term.tests, ScaledOperator)
+        columns = term.operator.columns.unflatten(0, (-1, s))
+        rows = term.tests.columns[:, : self.model.n_tests].unflatten(0, (-1, s))
+        size = rows.shape[2], columns.shape[2]
+        total = self.own.new_zeros(len(self.own), size[0] * size[1])
+        n_points = max(1, _MOST // total.shape[1])
+        pieces = self.own.split(n_points, dim=1), rows.split(n_points), columns.split(n_points)
+        for d, w, b in zip(*pieces, strict=True):
+            for k, factor in enumerate(self.linear.factors):
+                total.addmm_(d[..., k], (w.mT @ (factor @ b)).flatten(1))
+        return total.unflatten(-1, size)
+
+    def load(self, z: Tensor) -> Tensor:
+        """Its part of W^T r at a = 0, (n or 1, n_tests)."""
+        term, parts = self.linear.term, []
+        assert isinstance(term.operator, ScaledOperator)
+        offset = term.operator.offset.unflatten(0, (-1, term.s))
+        if not offset.any():
+            fluxes = self.linear.at_zero(z)
+            return term.tests.adjoint(fluxes.flatten(-2))[:, : self.model.n_tests]
+        for part, own in zip(z.split(_CHUNK), self.own.split(_CHUNK), strict=True):
+            values = LinearValues(own, None, self.linear.at_zero(part))
+            fluxes = self.linear.fluxes(offset.expand(len(part), -1, -1), values)
+            parts.append(term.tests.adjoint(fluxes.flatten(-2)))
+        return torch.cat(parts)[:, : self.model.n_tests]
+
+
+def _from_values(linear: LinearTerm, z: Tensor) -> Tensor | None:
+    """Entries that are affine in the values of fields; None where the first sample is not so."""
+    expected, term = linear.own(z[:1]), linear.term
+    if expected is None:
         return None
-    parts = [linear.own(part) for part in z.split(_CHUNK)]
-    own = [part for part in parts if part is not None]
-    if len(own) < len(parts):
-        return None
-    assert isinstance(term.operator, ScaledOperator)
-    columns = term.operator.columns[:, :m].unflatten(0, (-1, s))
-    total = z.new_zeros(len(z), m * m)
-    n_points = max(1, _MOST // m**2)
-    for d, b in zip(torch.cat(own).split(n_points, dim=1), columns.split(n_points), strict=True):
-        for k, factor in enumerate(linear.factors):
-            total.addmm_(d[..., k], (b.mT @ (factor @ b)).flatten(1))
-    return total.unflatten(-1, (m, m))
+    values = term.values(linear.prior.split(z))
+    centre = {name: value[:1] for name, value in values.items()}
+    own = expected.expand(len(z), -1, -1)
+    for name, value in values.items():
+        here = centre[name]
+        # As far away as values are large: exact, and no digits are lost.
+        step = torch.where(here.abs().amax() > 0, here.abs().amax(), 1.0)
+        slope = (linear.own_with({**centre, name: here + step}, 1) - expected) / step
+        own = own + (value - here)[..., None] * slope
+    last = {name: value[-1:] for name, value in values.items()}
+    left = (own[-1:] - linear.own_with(last, 1)).abs().amax()
+    return own if bool(left <= _AFFINE * own.abs().amax()) else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.linalg.newton import least_squares, newton
-from pddlvm.reduced.many_matrices import stiffness_of_many
+from pddlvm.reduced.many_matrices import systems_of_many
 from pddlvm.reduced.residual import ReducedModel
 
 __all__ = ["LinearSystems", "solve_reduced"]
@@ -29,8 +29,7 @@ class LinearSystems:
     @classmethod
     def of(cls, model: ReducedModel, z: Tensor) -> "LinearSystems":
         """Those of a model."""
-        zero = z.new_zeros(len(z), model.n_modes)
-        return cls(stiffness_of_many(model, z), model.residual(zero, z))
+        return cls(*systems_of_many(model, z))
 
     def within(self, rotation: Tensor) -> "LinearSystems":
         """The same in fewer modes, combinations (n_modes, n_kept) of these."""

@@ -50,6 +50,11 @@ class Assembler:
         self._indptr = pointers.astype(np.int32)
         self._shape = (n, n)
 
+    @property
+    def n_entries(self) -> int:
+        """Of a matrix."""
+        return len(self._indices)
+
     def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
         return self.of_elements(

@@ -44,6 +44,7 @@ from pddlvm.weak.discretisation import Discretisation
 from pddlvm.weak.form import WeakForm
 from pddlvm.weak.held import check_held
 from pddlvm.weak.held_on import held_on
+from pddlvm.weak.linear_operators import LinearOperators
 from pddlvm.weak.newton import ReferenceSolver
 from pddlvm.weak.probe import probe_of
 from pddlvm.weak.sensitivities import ElementSensitivities
@@ -188,6 +189,11 @@ class Problem(ParametricProblem):
     def is_linear(self) -> bool:
         """Is K the same whatever u is?"""
         return self._exact.is_linear()
+
+    @cached_property
+    def linear(self) -> LinearOperators:
+        """Of a linear problem: its operators from few entries at each point."""
+        return LinearOperators(self._exact, self.solver.assembler)
 
     @cached_property
     def fingerprint(self) -> str:

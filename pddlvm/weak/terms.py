@@ -41,7 +41,7 @@ PointFunction = Callable[..., Any]
 
 _FEW = 2048
 """Points of all samples whose physics costs no more than a level of vmap does."""
-_MANY = 2**17
+_MANY = 2**15
 """Points of all samples from which on samples are better taken a few at a time."""
 _IN_CACHE = 8192
 """Points whose derivatives are taken at once: more leave the caches, five times slower."""
@@ -249,6 +249,10 @@ class TermEvaluator(nn.Module):
             ]
         return dict(zip(latents, (part.detach() for part in found), strict=True))
 
+    def values(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the fields at the points, (batch, n_points) each."""
+        return {name: field(z[name]) for name, field in self.fields.items()}
+
     def linked(self, z: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Values of the fields at the points, and their derivatives by the latent ones."""
         with torch.enable_grad():
@@ -275,11 +279,15 @@ class TermEvaluator(nn.Module):
         return self.fluxes_with(e, self._linked(latents))
 
     def tangent_rows(self, rows: Tensor, latents: Mapping[str, Tensor]) -> Tensor:
+        """`tangent_rows_with` of latent fields."""
+        return self.tangent_rows_with(rows, self._linked(latents))
+
+    def tangent_rows_with(self, rows: Tensor, values: dict[str, Tensor]) -> Tensor:
         """Rows of d flux/de at e = 0, one at each point, (batch, n_points, s).
 
         Args:
             rows: 1 at the row of a point and 0 elsewhere, (batch, n_points, s).
-            latents: the fields.
+            values: of the fields there, (batch, n_points) each.
         """
 
         def at_point(row: Tensor, x: Tensor, values: dict[str, Tensor | float]) -> Tensor:
@@ -287,7 +295,8 @@ class TermEvaluator(nn.Module):
             found: Tensor = pull(row)[0]
             return found
 
-        return self._map(at_point, rows, self._linked(latents))
+        wide = {name: value.expand(rows.shape[:-1]) for name, value in values.items()}
+        return self._map(at_point, rows, wide)
 
     def by_latents(
         self, function: Callable[[dict[str, Tensor]], Tensor], z: Mapping[str, Tensor]
@@ -320,7 +329,7 @@ class TermEvaluator(nn.Module):
 
     def _values(self, e: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The fields at the points, (batch, n_points), for strains e."""
-        return {name: field(z[name]).expand(e.shape[:-1]) for name, field in self.fields.items()}
+        return {name: value.expand(e.shape[:-1]) for name, value in self.values(z).items()}
 
     def _map(
         self,

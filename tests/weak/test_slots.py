@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pddlvm.linalg.empirical_interpolation import find_interpolation
-from pddlvm.reduced.slots import Slots
+from pddlvm.weak.slots import Slots
 
 
 def values(n=6):

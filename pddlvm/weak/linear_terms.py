@@ -2,7 +2,7 @@
 
     D(x; z)_ij = sum_k D(x; z)_{own_k} F_k,ij,      F_k = U_k V_k^T
 
-Of an elastic stiffness all entries are multiples of two or three (`pddlvm.reduced.slots`), and
+Of an elastic stiffness all entries are multiples of two or three (`pddlvm.weak.slots`), and
 these stand in a few rows: one derivative of the flux for each of these, where all of D takes one
 for each strain. Of the strains themselves F_k reads few combinations, so that element matrices
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.parameters.space import ParameterSpace
-from pddlvm.reduced.slots import Slots
 from pddlvm.weak.assembly import element_matrices
+from pddlvm.weak.slots import Slots
 from pddlvm.weak.terms import TermEvaluator
 
 __all__ = ["LinearTerm", "LinearValues"]
@@ -46,6 +46,12 @@ class LinearValues:
     own: Tensor | None
     whole: Tensor | None
     at_zero: Tensor
+
+    def take(self, rows: Tensor | slice) -> "LinearValues":
+        """Those of some of the batch."""
+        own, whole = (None if x is None else x[rows] for x in (self.own, self.whole))
+        is_same = len(self.at_zero) == 1
+        return LinearValues(own, whole, self.at_zero if is_same else self.at_zero[rows])
 
 
 class LinearTerm:
@@ -72,21 +78,35 @@ class LinearTerm:
 
     def at(self, z: Tensor) -> LinearValues:
         """Those of z (batch, d)."""
-        first, at_zero = self._at_zero(z[:1]), self._same
-        if at_zero is None or (first - at_zero).abs().amax() > _RIGHT * at_zero.abs().amax():
-            at_zero = self._at_zero(z)
-        own = self._checked(z, first)
+        at_zero = self.at_zero(z)
+        own = self._checked(z, at_zero[:1])
         return LinearValues(own, self._tangents(z) if own is None else None, at_zero)
+
+    def at_zero(self, z: Tensor) -> Tensor:
+        """w * f, (batch, n_points, s), or (1, n_points, s) where it is the same for all z."""
+        first, same = self._at_zero(z[:1]), self._same
+        if same is None or (first - same).abs().amax() > _RIGHT * same.abs().amax():
+            return self._at_zero(z)
+        return same
 
     def own(self, z: Tensor) -> Tensor | None:
         """w * the entries that stand for all, (batch, n_points, n_own); None where they do not."""
         return self._checked(z, self._at_zero(z[:1]))
 
+    def own_with(self, values: dict[str, Tensor], n: int) -> Tensor:
+        """The same for n samples whose fields have these values, whether they stand or not."""
+        zero, rows = self.term.weights.new_zeros(n, len(self.term.weights), self.term.s), []
+        for i in self._rows.tolist():
+            row = zero.clone()
+            row[..., i] = 1.0
+            rows.append(self.term.tangent_rows_with(row, values))
+        return torch.cat(rows, dim=-1)[..., self._own] * self.term.weights[:, None]
+
     def _checked(self, z: Tensor, at_zero: Tensor) -> Tensor | None:
         """The entries, if they say how the flux of the first sample changes from that at zero."""
         if len(self._rows) == self.term.s:
             return None
-        own, first = self._from_rows(z), z[:1]
+        own, first = self.own_with(self.term.values(self.prior.split(z)), len(z)), z[:1]
         moved = self.term.fluxes_of(self._zero(first) + self._direction, self.prior.split(first))
         left = own[:1] @ (self.factors @ self._direction) - (moved - at_zero)
         size = own[:1].abs().amax() + at_zero.abs().amax()
@@ -117,7 +137,9 @@ class LinearTerm:
         if values.own is not None and not values.own[sample].any():
             return None
         if values.own is None or sum(u.shape[1] for u, _ in self._sides) >= self.term.s:
-            return element_matrices(region.local, self.tangents(one_of(values, sample))[0])
+            return element_matrices(
+                region.local, self.tangents(values.take(slice(sample, sample + 1)))[0]
+            )
         local = torch.from_numpy(region.local)
         own = values.own[sample].unflatten(0, local.shape[:2])
         found = local.new_zeros(len(local), local.shape[3], local.shape[3])
@@ -136,24 +158,8 @@ class LinearTerm:
     def _at_zero(self, z: Tensor) -> Tensor:
         return self.term.fluxes_of(self._zero(z), self.prior.split(z))
 
-    def _from_rows(self, z: Tensor) -> Tensor:
-        zero, latents = self._zero(z), self.term.latents(self.prior.split(z))
-        rows = []
-        for i in self._rows.tolist():
-            row = zero.clone()
-            row[..., i] = 1.0
-            rows.append(self.term.tangent_rows(row, latents))
-        return torch.cat(rows, dim=-1)[..., self._own] * self.term.weights[:, None]
-
     def _zero(self, z: Tensor) -> Tensor:
         return z.new_zeros(len(z), len(self.term.weights), self.term.s)
-
-
-def one_of(values: LinearValues, sample: int) -> LinearValues:
-    """Those of one sample, as a batch."""
-    row = slice(sample, sample + 1)
-    own, whole = (None if x is None else x[row] for x in (values.own, values.whole))
-    return LinearValues(own, whole, values.at_zero)
 
 
 def _sides(factor: Tensor) -> tuple[Tensor, Tensor]:

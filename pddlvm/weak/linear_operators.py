@@ -1,0 +1,55 @@
+"""The residual and the matrix of a linear problem, from few entries at each point.
+
+    r(u, z) = sum_terms B^T (D(x; z) B u + f(x; z)),        K(z) = sum_terms B^T D(x; z) B
+
+What z says is evaluated once (`LinearTerm.at`), for however many u.
+"""
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from pddlvm.weak.assembly import Assembler
+from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.linear_terms import LinearTerm, LinearValues
+
+__all__ = ["LinearOperators"]
+
+
+class LinearOperators:
+    """Those of a discretisation.
+
+    Args:
+        operators: of a linear problem, float64 on the CPU.
+        assembler: of its matrices.
+
+    Attributes:
+        terms: the terms, in its order.
+    """
+
+    def __init__(self, operators: Discretisation, assembler: Assembler) -> None:
+        self._operators, self._assembler = operators, assembler
+        self.terms = [LinearTerm(term, operators.prior) for term in operators.terms]
+
+    @property
+    def n_entries(self) -> int:
+        """Of a matrix."""
+        return self._assembler.n_entries
+
+    def at(self, z: Tensor) -> list[LinearValues]:
+        """Of each term, at parameters z (batch, d)."""
+        return [term.at(z) for term in self.terms]
+
+    def residual(self, u: Tensor, values: list[LinearValues]) -> Tensor:
+        """r without the imbalance of the loads, (batch, n_free), of u (batch, n_dofs)."""
+        full = torch.zeros_like(u)
+        for linear, own in zip(self.terms, values, strict=True):
+            fluxes = linear.fluxes(linear.term.strains(u), own)
+            if fluxes.any():
+                full = full + linear.term.operator.adjoint(fluxes.flatten(-2))
+        return self._operators.balanced(full[:, self._operators.free])
+
+    def matrix(self, values: list[LinearValues], sample: int) -> sp.csc_matrix:
+        """K of one sample, on the free degrees of freedom."""
+        pairs = zip(self.terms, values, strict=True)
+        return self._assembler.of_elements([term.elements(own, sample) for term, own in pairs])
