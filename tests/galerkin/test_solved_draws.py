@@ -11,7 +11,9 @@ from pddlvm.galerkin import covariances, solved_draws
 from pddlvm.galerkin.solved_draws import SolvedDraws, SolvedSystems
 from pddlvm.latent.rows import Rows
 from pddlvm.reduced.interpolated import Interpolated
+from pddlvm.reduced.many_matrices import tangent_of_many
 from pddlvm.reduced.solving import solve_reduced
+from pddlvm.weak.linear_terms import LinearTerm
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,22 @@ def test_a_model_whose_physics_is_dear_trains_on_systems(monkeypatch):
     # Where there is no room for enough of them, a network would learn them by heart.
     monkeypatch.setattr(solved_draws, "_ROOM", 1000)
     assert not isinstance(draws(), SolvedSystems)
+
+
+def test_entries_that_are_affine_in_fields_are_differentiated_at_one_draw(monkeypatch):
+    problem = heated(1)
+    reduced = pddlvm.reduce(problem, pddlvm.ResidualEnriched(n_modes=5)).model(
+        problem, torch.float64
+    )
+    z = problem.prior.sample((12,), seed=2)
+    expected, own_with = tangent_of_many(reduced, z), LinearTerm.own_with
+    asked = []
+
+    def counted(self, values, n):
+        asked.append(n)
+        return own_with(self, values, n)
+
+    monkeypatch.setattr(LinearTerm, "own_with", counted)
+    found = tangent_of_many(reduced, z)
+    assert set(asked) == {1}
+    torch.testing.assert_close(found, expected)
