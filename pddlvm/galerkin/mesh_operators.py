@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.weak.discretisation import Discretisation
+from pddlvm.weak.linear_terms import LinearValues
 from pddlvm.weak.problem import Problem
 
 __all__ = ["MeshOperators", "Stiffness"]
@@ -57,24 +58,6 @@ class MeshOperators(ABC):
         """K there."""
 
 
-class _OfLinear(MeshOperators):
-    def __init__(self, problem: Problem, z: Tensor) -> None:
-        self._linear = problem.linear
-        self._values = self._linear.at(z)
-        self._made: dict[int, sp.csc_matrix] = {}
-
-    def residual(self, u: Tensor, rows: Tensor) -> Tensor:
-        return self._linear.residual(u, [own.take(rows) for own in self._values])
-
-    def stiffness(self, u: Tensor, rows: Tensor) -> "_Assembled":
-        return _Assembled([self._matrix(i) for i in rows.tolist()])
-
-    def _matrix(self, sample: int) -> sp.csc_matrix:
-        if sample not in self._made:
-            self._made[sample] = self._linear.matrix(self._values, sample)
-        return self._made[sample]
-
-
 class _OfAny(MeshOperators):
     def __init__(self, problem: Problem, z: Tensor) -> None:
         self._operators = problem.discretisation(torch.float64, torch.device("cpu"))
@@ -83,8 +66,32 @@ class _OfAny(MeshOperators):
     def residual(self, u: Tensor, rows: Tensor) -> Tensor:
         return self._operators.balanced(self._operators.residual(u, self._z[rows]))
 
-    def stiffness(self, u: Tensor, rows: Tensor) -> "_Pointwise":
+    def stiffness(self, u: Tensor, rows: Tensor) -> Stiffness:
         return _Pointwise(self._operators, self._operators.tangents(u, self._z[rows]))
+
+
+class _OfLinear(_OfAny):
+    def __init__(self, problem: Problem, z: Tensor) -> None:
+        super().__init__(problem, z)
+        self._linear = problem.linear
+        self._values: list[LinearValues] | None = None
+        self._made: dict[int, sp.csc_matrix] = {}
+
+    def residual(self, u: Tensor, rows: Tensor) -> Tensor:
+        if self._values is None:
+            # A single one takes less than what says all of them.
+            return super().residual(u, rows)
+        return self._linear.residual(u, [own.take(rows) for own in self._values])
+
+    def stiffness(self, u: Tensor, rows: Tensor) -> Stiffness:
+        if self._values is None:
+            self._values = self._linear.at(self._z)
+        return _Assembled([self._matrix(i, self._values) for i in rows.tolist()])
+
+    def _matrix(self, sample: int, values: list[LinearValues]) -> sp.csc_matrix:
+        if sample not in self._made:
+            self._made[sample] = self._linear.matrix(values, sample)
+        return self._made[sample]
 
 
 @dataclass(frozen=True)

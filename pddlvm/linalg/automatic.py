@@ -88,13 +88,19 @@ class _Hedged(Factorisation):
         return _Hedged, self._made_of
 
     def solve(self, b: Array, trans: str = "N") -> Array:
+        return self._hedged(lambda factors: factors.solve(b, trans))
+
+    def squared_norms(self, b: Array) -> Array:
+        return self._hedged(lambda factors: factors.squared_norms(b))
+
+    def _hedged(self, ask: Callable[[Factorisation], Array]) -> Array:
         if self._direct is None:
             try:
-                return self._multigrid.solve(b)
+                return ask(self._multigrid)
             except (NotPositiveError, ConvergenceError):
                 self._give_up()
         assert self._direct is not None
-        return self._direct.solve(b, trans)
+        return ask(self._direct)
 
     @property
     def preconditioner(self) -> Callable[[Array], Array] | None:

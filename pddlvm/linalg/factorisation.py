@@ -88,6 +88,11 @@ class Factorisation(ABC):
             ConvergenceError: an iteration did not reach its tolerance.
         """
 
+    def squared_norms(self, b: Array) -> Array:
+        """b^T A^{-1} b of each column of b (n, k), (k,), of a positive A; to some six digits."""
+        found: Array = (b * self.solve(b)).sum(axis=0)
+        return found
+
     @property
     def n_worth(self) -> int:
         """About how many solves cost as much as the factorisation of a positive matrix.

@@ -119,6 +119,11 @@ class Reference:
         xu = torch.from_numpy((self.whole @ u.numpy().T).T)
         return (u * xu).sum(-1).clamp(min=0).sqrt()
 
+    def dual_norm(self, r: Tensor) -> Tensor:
+        """|r|_X', (batch, n_free) -> (batch,), float64 on the CPU; to some six digits."""
+        columns = np.ascontiguousarray(r.numpy().T)
+        return torch.from_numpy(self.factors.squared_norms(columns)).clamp(min=0).sqrt()
+
     def solve(self, r: Tensor) -> Tensor:
         """X^{-1} r for a batch, (batch, n_free), float64 on the CPU inside."""
         return _solve(self.factors, r)

@@ -28,6 +28,7 @@ from pddlvm.linalg import (
     pardiso,
     petsc,
 )
+from pddlvm.linalg.multigrid import MultigridFactors
 from pddlvm.linalg.nearby import solve_nearby
 from pddlvm.linalg.superlu import SuperLUFactors
 from pddlvm.weak import definite
@@ -112,6 +113,41 @@ def test_symmetric_systems_are_solved(solver, name):
     assert misfit(matrix, factors.solve(b), b) < 1e-10
     assert misfit(matrix, factors.solve(b[:, 0]), b[:, 0]) < 1e-10
     assert factors.solve(b[:, :0]).shape == (problem.n_free, 0)
+
+
+@pytest.mark.parametrize("solver", ALL)
+@pytest.mark.parametrize("name", ["poisson", "elasticity"])
+def test_squared_norms_are_those_of_a_solve(solver, name):
+    problem = SYMMETRIC[name]()
+    matrix, b = matrix_of(problem), rough(problem.n_free)
+    near = problem.form.near_nullspace
+    factors = solver().factorise(matrix, symmetric=True, near_nullspace=near)
+    expected = (b * SuperLU().factorise(matrix, symmetric=True).solve(b)).sum(axis=0)
+    np.testing.assert_allclose(factors.squared_norms(b), expected, rtol=1e-6)
+
+
+def test_multigrid_asks_for_fewer_iterations_where_a_norm_is_all(monkeypatch):
+    factors = Multigrid().factorise(matrix_of(poisson()), symmetric=True)
+    asked = []
+    iterate = MultigridFactors._conjugate_gradients
+
+    def counted(self, b, target):
+        found = iterate(self, b, target)
+        asked.append(found[1])
+        return found
+
+    monkeypatch.setattr(MultigridFactors, "_conjugate_gradients", counted)
+    b = rough(factors._a.shape[0])
+    factors.solve(b)
+    n_solve, asked[:] = sum(asked), []
+    factors.squared_norms(b)
+    assert 0 < 2 * sum(asked) <= n_solve + 1
+
+
+def test_a_norm_that_multigrid_does_not_reach_is_an_error():
+    factors = Multigrid(max_iterations=1).factorise(matrix_of(poisson()), symmetric=True)
+    with pytest.raises(pddlvm.ConvergenceError, match="multigrid did not converge"):
+        factors.squared_norms(rough(factors._a.shape[0]))
 
 
 @pytest.mark.parametrize("solver", GENERAL)
