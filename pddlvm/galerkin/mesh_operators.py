@@ -5,6 +5,7 @@ Of a linear problem each K is assembled once; of any other it is what its pointw
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import scipy.sparse as sp
 import torch
@@ -74,23 +75,18 @@ class _OfLinear(_OfAny):
     def __init__(self, problem: Problem, z: Tensor) -> None:
         super().__init__(problem, z)
         self._linear = problem.linear
-        self._values: list[LinearValues] | None = None
         self._made: dict[int, sp.csc_matrix] = {}
 
-    def residual(self, u: Tensor, rows: Tensor) -> Tensor:
-        if self._values is None:
-            # A single one takes less than what says all of them.
-            return super().residual(u, rows)
-        return self._linear.residual(u, [own.take(rows) for own in self._values])
+    @cached_property
+    def _values(self) -> list[LinearValues]:
+        return self._linear.at(self._z, n_checked=len(self._z))
 
     def stiffness(self, u: Tensor, rows: Tensor) -> Stiffness:
-        if self._values is None:
-            self._values = self._linear.at(self._z)
-        return _Assembled([self._matrix(i, self._values) for i in rows.tolist()])
+        return _Assembled([self._matrix(i) for i in rows.tolist()])
 
-    def _matrix(self, sample: int, values: list[LinearValues]) -> sp.csc_matrix:
+    def _matrix(self, sample: int) -> sp.csc_matrix:
         if sample not in self._made:
-            self._made[sample] = self._linear.matrix(values, sample)
+            self._made[sample] = self._linear.matrix(self._values, sample)
         return self._made[sample]
 
 

@@ -265,10 +265,8 @@ def _refine(
             break
         at, z_at = u[active], z[active]
         k = tangent_at(reduced, reduced.representation.project(at), z_at)
-        coarse, xi = (
-            Tangent(k[..., : reduced.n_modes], reduced.n_modes),
-            problem.prior.standardise(z_at),
-        )
+        coarse = Tangent(k[..., : reduced.n_modes], reduced.n_modes)
+        xi = problem.prior.standardise(z_at)
         system = _System(mesh.stiffness(at, active), reference, xi, (v, w), coarse, moved)
         target = torch.where(is_good, 0.0, 0.5 * enough)[active] * size
         step, used = krylov(system, -r, target, (most - iterations)[active])

@@ -4,7 +4,7 @@
 
 D has few entries that stand for all (`pddlvm.weak.slots`): what is multiplied by them is made
 once for all z, where a product B^T D B for each z takes most of a set-up. Where fluxes are affine
-in the values of fields, so are the entries: seen at some draws, at the first one and at the last.
+in the values of fields, so are the entries: seen at the first draw and at the last.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def are_many(model: ReducedModel, z: Tensor) -> bool:
 
 
 def tangent_of_many(model: ReducedModel, z: Tensor) -> Tensor:
-    """W^T K (V, L) at parameters z (n, d), (n, n_tests, n_columns).
+    """W^T K (V, L) at parameters z (n, d), (n, n_tests, n_columns); entries hold at all of them.
 
     Args:
         model: of a linear problem, float64 on the CPU.
@@ -49,12 +49,16 @@ def tangent_of_many(model: ReducedModel, z: Tensor) -> Tensor:
     total = z.new_zeros(len(z), model.n_tests, len(model.representation.rows))
     for number, term in enumerate(model.terms):
         together = _Together.of(model, number, z)
+        together = together if together and together.holds(z) else None
         total += model.tangent_of([term], zero, z) if together is None else together.tangent
     return total
 
 
 def systems_of_many(model: ReducedModel, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without L, and W^T r at c = 0, (n, n_tests)."""
+    """The same without L, and W^T r at c = 0, (n, n_tests), for snapshots and trainings.
+
+    That entries hold is seen at some of the draws: what comes of these systems is measured anyway.
+    """
     m, zero = model.n_modes, z.new_zeros(len(z), model.n_modes)
     a, blocks = model.augment(zero, z), model.prior.split(z)
     k = z.new_zeros(len(z), model.n_tests, len(model.representation.rows))
@@ -102,6 +106,11 @@ class _Together:
                 return None
             own = torch.cat(known)
         return cls(model, linear, own)
+
+    def holds(self, z: Tensor) -> bool:
+        """Are the entries right at each of the draws?"""
+        parts = zip(z.split(_CHUNK), self.own.split(_CHUNK), strict=True)
+        return all(self.linear.holds(own, part, self.linear.at_zero(part)) for part, own in parts)
 
     @property
     def tangent(self) -> Tensor:

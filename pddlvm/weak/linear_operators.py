@@ -36,9 +36,9 @@ class LinearOperators:
         """Of a matrix."""
         return self._assembler.n_entries
 
-    def at(self, z: Tensor) -> list[LinearValues]:
-        """Of each term, at parameters z (batch, d)."""
-        return [term.at(z) for term in self.terms]
+    def at(self, z: Tensor, n_checked: int = 1) -> list[LinearValues]:
+        """Of each term, at parameters z (batch, d); see `LinearTerm.at`."""
+        return [term.at(z, n_checked) for term in self.terms]
 
     def residual(self, u: Tensor, values: list[LinearValues]) -> Tensor:
         """r without the imbalance of the loads, (batch, n_free), of u (batch, n_dofs)."""

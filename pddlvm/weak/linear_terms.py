@@ -76,10 +76,10 @@ class LinearTerm:
         same = at_zero[:1]
         self._same = same if (at_zero - same).abs().amax() <= _RIGHT * same.abs().amax() else None
 
-    def at(self, z: Tensor) -> LinearValues:
-        """Those of z (batch, d)."""
+    def at(self, z: Tensor, n_checked: int = 1) -> LinearValues:
+        """Those of z (batch, d); that entries hold is seen at so many of them."""
         at_zero = self.at_zero(z)
-        own = self._checked(z, at_zero[:1])
+        own = self._checked(z, at_zero[:n_checked], n_checked)
         return LinearValues(own, self._tangents(z) if own is None else None, at_zero)
 
     def at_zero(self, z: Tensor) -> Tensor:
@@ -102,15 +102,19 @@ class LinearTerm:
             rows.append(self.term.tangent_rows_with(row, values))
         return torch.cat(rows, dim=-1)[..., self._own] * self.term.weights[:, None]
 
-    def _checked(self, z: Tensor, at_zero: Tensor) -> Tensor | None:
-        """The entries, if they say how the flux of the first sample changes from that at zero."""
+    def _checked(self, z: Tensor, at_zero: Tensor, n: int = 1) -> Tensor | None:
+        """The entries, if they say how the fluxes of the first n samples change."""
         if len(self._rows) == self.term.s:
             return None
-        own, first = self.own_with(self.term.values(self.prior.split(z)), len(z)), z[:1]
-        moved = self.term.fluxes_of(self._zero(first) + self._direction, self.prior.split(first))
-        left = own[:1] @ (self.factors @ self._direction) - (moved - at_zero)
-        size = own[:1].abs().amax() + at_zero.abs().amax()
-        return own if bool(left.abs().amax() <= _RIGHT * size) else None
+        own = self.own_with(self.term.values(self.prior.split(z)), len(z))
+        return own if self.holds(own[:n], z[:n], at_zero) else None
+
+    def holds(self, own: Tensor, z: Tensor, at_zero: Tensor) -> bool:
+        """Do entries at z say how the flux changes from that at zero, in a random direction?"""
+        moved = self.term.fluxes_of(self._zero(z) + self._direction, self.prior.split(z))
+        left = own @ (self.factors @ self._direction) - (moved - at_zero)
+        size = own.abs().amax((1, 2)) + at_zero.abs().amax((1, 2))
+        return bool((left.abs().amax((1, 2)) <= _RIGHT * size).all())
 
     def tangents(self, values: LinearValues) -> Tensor:
         """w * D, (batch, n_points, s, s)."""

@@ -147,3 +147,17 @@ def test_matrices_of_many_draws_are_those_of_each(make):
     z = problem.prior.sample((5,), seed=3)
     expected = reduced.tangent(z.new_zeros(5, reduced.n_modes), z)
     torch.testing.assert_close(tangent_of_many(reduced, z), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_draw_whose_entries_do_not_hold_is_seen_among_many():
+    problem = layered()
+    reduced = pddlvm.reduce(problem, pddlvm.ResidualEnriched(n_modes=5)).model(
+        problem, torch.float64
+    )
+    z = torch.linspace(0.5, 1.5, 12, dtype=torch.float64)[:, None]
+    z[7] = 1.98
+    expected = reduced.tangent(z.new_zeros(12, reduced.n_modes), z)
+    torch.testing.assert_close(tangent_of_many(reduced, z), expected, rtol=1e-10, atol=1e-12)
+    u = problem.solve(z)
+    refined = pddlvm.LatentVariableModel(problem, seed=0).refine(z).u
+    torch.testing.assert_close(refined, u, rtol=0, atol=1e-9 * float(u.abs().max()))
