@@ -31,7 +31,7 @@ from pddlvm.basics.errors import ConvergenceError
 from pddlvm.galerkin.mesh_operators import MeshOperators, Stiffness
 from pddlvm.latent.prediction import unflatten
 from pddlvm.linalg.krylov import conjugate_gradients, gmres
-from pddlvm.reduced.many_matrices import are_many, tangent_at, tangent_of_many
+from pddlvm.reduced.many_matrices import tangent_at
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
 
@@ -144,16 +144,10 @@ def correct_and_tangent(
     for step in range(n_steps):
         r = representation.test(operators.residual(representation.expand(fine, z64), z64))
         if step == 0 or not representation.problem.is_linear:
-            k = Tangent(_tangent(exact, reduced, fine.to(c), z), reduced.n_modes)
+            # The same for a draw alone and in a batch, whatever is faster.
+            k = Tangent(reduced.tangent(fine.to(c), z).double().cpu(), reduced.n_modes)
         fine = fine - k.solve(r[..., None])[..., 0]
     return fine.to(c.device), k
-
-
-def _tangent(exact: ReducedModel, reduced: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
-    """Of the rounded model, but for many draws on a CPU, where the other one is faster."""
-    if c.device.type == "cpu" and are_many(exact, z):
-        return tangent_of_many(exact, z.detach().double().cpu())
-    return reduced.tangent(c, z).double().cpu()
 
 
 def refine(

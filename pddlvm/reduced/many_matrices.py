@@ -17,7 +17,7 @@ from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.affine_term import AffineTerm
 from pddlvm.weak.linear_terms import LinearTerm, LinearValues
 
-__all__ = ["are_many", "systems_of_many", "tangent_at", "tangent_of_many"]
+__all__ = ["systems_of_many", "tangent_at", "tangent_of_many"]
 
 _CHUNK = 64
 """Draws whose entries are evaluated at once."""
@@ -30,12 +30,9 @@ _MANY = 8
 
 def tangent_at(model: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
     """`model.tangent(c, z)`, by the faster way; the model is of float64, on the CPU."""
-    return tangent_of_many(model, z) if are_many(model, z) else model.tangent(c, z)
-
-
-def are_many(model: ReducedModel, z: Tensor) -> bool:
-    """Are these draws z (n, d) of a linear problem so many that it is worth it?"""
-    return len(z) >= _MANY and model.representation.problem.is_linear
+    if len(z) >= _MANY and model.representation.problem.is_linear:
+        return tangent_of_many(model, z)
+    return model.tangent(c, z)
 
 
 def tangent_of_many(model: ReducedModel, z: Tensor) -> Tensor:
