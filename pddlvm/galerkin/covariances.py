@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pddlvm.basics.checks import check_share
 from pddlvm.basics.errors import ProblemError
-from pddlvm.galerkin.solved_draws import SolvedDraws, SolvedSystems, n_systems
+from pddlvm.galerkin.solved_draws import SolvedDraws, SolvedPool, SolvedSystems, n_systems
 from pddlvm.latent.sites import Draws
 from pddlvm.latent.size import LogQuadratic
 from pddlvm.reduced.interpolated import Interpolated
@@ -173,14 +173,10 @@ class _EnergyLikelihood(Likelihood):
         return -self.reduced.energy(c, z) / (self.tolerance**2 * self.scales.energy(xi))
 
 
-class _SolvedEnergyLikelihood(Likelihood):
-    """(Pi(c) - min Pi) of a linear problem, from a pool of its matrices."""
+class _PoolLikelihood(Likelihood):
+    """One that takes its draws from a pool of solved ones."""
 
-    def __init__(
-        self, reduced: ReducedModel, few: Interpolated, scales: Scales, tolerance: float
-    ) -> None:
-        super().__init__(reduced, scales, tolerance)
-        self._solved = SolvedSystems(few, reduced.representation.rows.dtype)
+    _solved: SolvedPool
 
     @property
     def draws(self) -> Draws:
@@ -192,6 +188,18 @@ class _SolvedEnergyLikelihood(Likelihood):
 
     def prepare(self) -> None:
         self._solved.solve()
+
+
+class _SolvedEnergyLikelihood(_PoolLikelihood):
+    """(Pi(c) - min Pi) of a linear problem, from a pool of its matrices."""
+
+    _solved: SolvedSystems
+
+    def __init__(
+        self, reduced: ReducedModel, few: Interpolated, scales: Scales, tolerance: float
+    ) -> None:
+        super().__init__(reduced, scales, tolerance)
+        self._solved = SolvedSystems(few, reduced.representation.rows.dtype)
 
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         energy = self._solved.energy(c, xi)
@@ -220,23 +228,12 @@ class _DualLikelihood(Likelihood):
         return -0.5 * self.reduced.residual(c, z).square().sum(-1) / eps**2
 
 
-class _NaturalLikelihood(Likelihood):
+class _NaturalLikelihood(_PoolLikelihood):
     def __init__(
         self, reduced: ReducedModel, few: Interpolated, scales: Scales, tolerance: float
     ) -> None:
         super().__init__(reduced, scales, tolerance)
         self._solved = SolvedDraws(few, reduced.representation.rows.dtype)
-
-    @property
-    def draws(self) -> Draws:
-        return self._solved
-
-    @property
-    def batch_size(self) -> int:
-        return _BATCH
-
-    def prepare(self) -> None:
-        self._solved.solve()
 
     def __call__(self, c: Tensor, z: Tensor, xi: Tensor) -> Tensor:
         return self._solved.log_likelihood(c, xi, self.tolerance)
