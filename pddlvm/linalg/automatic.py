@@ -90,8 +90,8 @@ class _Hedged(Factorisation):
     def solve(self, b: Array, trans: str = "N") -> Array:
         return self._hedged(lambda factors: factors.solve(b, trans))
 
-    def squared_norms(self, b: Array) -> Array:
-        return self._hedged(lambda factors: factors.squared_norms(b))
+    def approximate(self, b: Array) -> Array:
+        return self._hedged(lambda factors: factors.approximate(b))
 
     def _hedged(self, ask: Callable[[Factorisation], Array]) -> Array:
         if self._direct is None:

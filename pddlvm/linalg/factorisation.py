@@ -88,9 +88,16 @@ class Factorisation(ABC):
             ConvergenceError: an iteration did not reach its tolerance.
         """
 
+    def approximate(self, b: Array) -> Array:
+        """A^{-1} b of b (n, k), A positive; to some five digits where more would take longer."""
+        return self.solve(b)
+
     def squared_norms(self, b: Array) -> Array:
-        """b^T A^{-1} b of each column of b (n, k), (k,), of a positive A; to some six digits."""
-        found: Array = (b * self.solve(b)).sum(axis=0)
+        """b^T A^{-1} b of each column of b (n, k), (k,), of a positive A; to some six digits.
+
+        What an iteration leaves of them is the square of its error.
+        """
+        found: Array = (b * self.approximate(b)).sum(axis=0)
         return found
 
     @property

@@ -46,7 +46,7 @@ _BLOCK = 16
 _N_RESTARTS = 3
 _SINGULAR = 1e13
 _ROUGH = 1e-5
-"""Residual of a solve that is for a norm alone."""
+"""Residual of a solve that need not be exact."""
 
 
 @dataclass(frozen=True)
@@ -152,22 +152,16 @@ class MultigridFactors(Factorisation):
         return MultigridFactors, self._made_of
 
     def solve(self, b: Array, trans: str = "N") -> Array:  # noqa: D102
-        columns = torch.from_numpy(np.ascontiguousarray(b.reshape(len(b), -1)))
-        parts = [self._solve(part) for part in (self._scale * columns).split(_BLOCK, dim=1)]
-        found = torch.cat(parts, dim=1) if parts else columns
-        return (self._scale * found).numpy().reshape(b.shape)
+        return self._in_blocks(self._solve, b.reshape(len(b), -1)).reshape(b.shape)
 
-    def squared_norms(self, b: Array) -> Array:
-        """See there: what an iteration leaves of them is the square of its error."""
-        columns = self._scale * torch.from_numpy(np.ascontiguousarray(b))
-        found = []
-        for part in columns.split(_BLOCK, dim=1):
-            target = max(_ROUGH, self._made_of[2].tolerance) * part.norm(dim=0)
-            x, _ = self._conjugate_gradients(part, target)
-            if not ((part - self._a @ x).norm(dim=0) <= 2 * target).all():
-                x = self._solve(part)
-            found.append((part * x).sum(0))
-        return torch.cat(found).numpy() if found else np.zeros(0)
+    def approximate(self, b: Array) -> Array:  # noqa: D102
+        return self._in_blocks(self._approximate, b)
+
+    def _in_blocks(self, solve: Callable[[Tensor], Tensor], b: Array) -> Array:
+        columns = torch.from_numpy(np.ascontiguousarray(b))
+        parts = [solve(part) for part in (self._scale * columns).split(_BLOCK, dim=1)]
+        found = torch.cat(parts, dim=1) if parts else columns
+        return (self._scale * found).numpy()
 
     @property
     def preconditioner(self) -> Callable[[Array], Array]:  # noqa: D102
@@ -207,6 +201,12 @@ class MultigridFactors(Factorisation):
             "coefficients jump by many powers of ten? Try solver=pddlvm.linalg.Pardiso() or "
             "pddlvm.linalg.SuperLU(), or Multigrid with a larger tolerance or more max_iterations"
         )
+
+    def _approximate(self, b: Tensor) -> Tensor:
+        target = max(_ROUGH, self._made_of[2].tolerance) * b.norm(dim=0)
+        x, _ = self._conjugate_gradients(b, target)
+        is_good = ((b - self._a @ x).norm(dim=0) <= 2 * target).all()
+        return x if is_good else self._solve(b)
 
     def _conjugate_gradients(self, b: Tensor, target: Tensor) -> tuple[Tensor, int]:
         """x with |b - A x| <= target of each column, or what there is in the end."""

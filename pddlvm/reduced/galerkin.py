@@ -9,12 +9,14 @@ these are the test functions of the least residual in the dual norm.
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.linalg.newton import newton
+from pddlvm.linalg.operators import to_torch_csr
 from pddlvm.reduced.linear_fit import LinearFit
 from pddlvm.reduced.reference import Reference
 from pddlvm.weak.problem import Problem
@@ -103,12 +105,15 @@ class Galerkin:
         self, v: Array, z: Tensor, lift: Tensor, tests: list[Tensor], which: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By one matrix and one residual of a draw, r(c) = r(0) + K V c."""
-        linear = self.problem.linear
+        linear, trial = self.problem.linear, torch.from_numpy(v)
         values = linear.at(z)
         r, c = linear.residual(lift, values), z.new_zeros(len(z), v.shape[1])
         tested = _tested(r, tests, which)
         for i in (tested.norm(dim=1) > noise).nonzero()[:, 0].tolist():
-            moved = torch.from_numpy(linear.matrix(values, i) @ v)
+            # Where K is symmetric its columns are its rows.
+            k = linear.matrix(values, i)
+            rows = sp.csr_matrix(k.T if self.problem.has_potential else k)
+            moved = to_torch_csr(rows, trial.dtype) @ trial
             factors = torch.linalg.lu_factor(tests[which[i]].T @ moved)
             c[i] = -torch.linalg.lu_solve(*factors, tested[i, :, None])[:, 0]
             r[i] += moved @ c[i]

@@ -3,8 +3,7 @@
     W^T K(z) V = sum_x sum_k  D(x; z)_{own_k}  (B(x) W)^T F_k B(x) V
 
 D has few entries that stand for all (`pddlvm.weak.slots`): what is multiplied by them is made
-once for all z, where a product B^T D B for each z takes most of a set-up. Where fluxes are affine
-in the values of fields, so are the entries: seen at the first draw and at the last.
+once for all z, where a product B^T D B for each z takes most of a set-up.
 """
 
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ _CHUNK = 64
 """Draws whose entries are evaluated at once."""
 _MOST = 2**23
 """Numbers of B^T F B at some points that are in memory at once."""
-_AFFINE = 1e-10
 _MANY = 8
 """Draws from which on it is worth it."""
 
@@ -95,14 +93,9 @@ class _Together:
         linear = LinearTerm(term, model.prior)
         if len(linear.factors) > term.s:
             return None
-        own = _from_values(linear, z) if model.affine_in_fields[number] else None
-        if own is None:
-            parts = [linear.own(part) for part in z.split(_CHUNK)]
-            known = [part for part in parts if part is not None]
-            if len(known) < len(parts):
-                return None
-            own = torch.cat(known)
-        return cls(model, linear, own)
+        parts = [linear.own(part) for part in z.split(linear.n_at_once or len(z))]
+        known = [part for part in parts if part is not None]
+        return cls(model, linear, torch.cat(known)) if len(known) == len(parts) else None
 
     def holds(self, z: Tensor) -> bool:
         """Are the entries right at each of the draws?"""
@@ -139,22 +132,3 @@ class _Together:
             fluxes = self.linear.fluxes(offset.expand(len(part), -1, -1), values)
             parts.append(term.tests.adjoint(fluxes.flatten(-2)))
         return torch.cat(parts)[:, : self.model.n_tests]
-
-
-def _from_values(linear: LinearTerm, z: Tensor) -> Tensor | None:
-    """Entries that are affine in the values of fields; None where the first sample is not so."""
-    expected, term = linear.own(z[:1]), linear.term
-    if expected is None:
-        return None
-    values = term.values(linear.prior.split(z))
-    centre = {name: value[:1] for name, value in values.items()}
-    own = expected.expand(len(z), -1, -1)
-    for name, value in values.items():
-        here = centre[name]
-        # As far away as values are large: exact, and no digits are lost.
-        step = torch.where(here.abs().amax() > 0, here.abs().amax(), 1.0)
-        slope = (linear.own_with({**centre, name: here + step}, 1) - expected) / step
-        own = own + (value - here)[..., None] * slope
-    last = {name: value[-1:] for name, value in values.items()}
-    left = (own[-1:] - linear.own_with(last, 1)).abs().amax()
-    return own if bool(left <= _AFFINE * own.abs().amax()) else None

@@ -21,10 +21,12 @@ from pddlvm.validation.effectivity import Effectivity
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
 
 _LARGE_BATCH = 1000
-_N_REFERENCE = 20
+_N_REFERENCE, _N_RUNS, _LONG = 20, 3, 20.0
+"""Timed solutions of the reference solver, how often, and seconds beyond which there are fewer."""
 _LEVELS = (0.5, 0.8, 0.95, 0.99)
 _SAME = 1e-12
 """Relative error of what is the reference, but for rounding."""
+_SHORTEST = 1e-6
 _NOMINAL = np.linspace(0.05, 0.95, 19)
 
 Array = NDArray[np.float64]
@@ -259,24 +261,25 @@ def _mnse_z(model: LatentModel, z: Tensor, found: Tensor) -> float:
 
 def _timings(model: LatentModel, z: Tensor) -> dict[str, float]:
     """Seconds per sample: reference solver, forward map at batch 1 and at a large batch."""
-    problem = model.problem
-    few = z[:_N_REFERENCE]
-    many = problem.prior.sample((_LARGE_BATCH,), seed=1).float()
+    many = model.problem.prior.sample((_LARGE_BATCH,), seed=1).float()
     one = many[:1]
-    problem.solve(few[:1])
     predict = model.quick_answer
     predict(many), predict(one)
     return {
-        "reference": _median_seconds(3, lambda: _in_turn(problem, few)) / len(few),
+        "reference": _seconds_of_reference(model.problem, z[:_N_REFERENCE]),
         "batch 1": _median_seconds(20, lambda: predict(one)),
         "batch 1000": _median_seconds(3, lambda: predict(many)) / _LARGE_BATCH,
     }
 
 
-def _in_turn(problem: ParametricProblem, z: Tensor) -> None:
+def _seconds_of_reference(problem: ParametricProblem, z: Tensor) -> float:
     # Of one process, as those of the map are.
     with in_turn():
-        problem.solve(z)
+        problem.solve(z[:1])
+        n_fit = int(_LONG / max(_median_seconds(1, lambda: problem.solve(z[:1])), _SHORTEST))
+        n_runs = _N_RUNS if n_fit >= _N_RUNS * len(z) else 1
+        few = z[: max(1, n_fit)]
+        return _median_seconds(n_runs, lambda: problem.solve(few)) / len(few)
 
 
 def _median_seconds(n: int, run: Callable[[], object]) -> float:

@@ -10,10 +10,12 @@ for each strain. Of the strains themselves F_k reads few combinations, so that e
 
 have few rows too; and mostly f is the same for all z. That all this holds is seen at two draws, and
 at the first of each batch again, by the flux at zero and its change in a random direction; where it
-does not, D is taken whole.
+does not, D is taken whole. Of many z, entries that are affine in the values of fields are made of
+these values alone, which is seen at the two draws and at the last of each batch.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +31,11 @@ __all__ = ["LinearTerm", "LinearValues"]
 _N_PROBES = 2
 _RIGHT = 1e-10
 _NOTHING = 1e-12
+_MANY = 4
+"""Parameters from which on it is worth it to see whether entries are affine."""
+_CHUNK = 64
+_ROOM = 2**25
+"""Numbers of combined strains that are kept, 256 MiB."""
 _CELLS = 256
 """Cells whose element matrices are made at once: what they read stays in a cache."""
 
@@ -52,6 +59,22 @@ class LinearValues:
         own, whole = (None if x is None else x[rows] for x in (self.own, self.whole))
         is_same = len(self.at_zero) == 1
         return LinearValues(own, whole, self.at_zero if is_same else self.at_zero[rows])
+
+
+@dataclass(frozen=True)
+class _AffineEntries:
+    """Entries at some values of the fields, (1, n_points, n_own), and their slopes in each."""
+
+    centre: dict[str, Tensor]
+    entries: Tensor
+    slopes: dict[str, Tensor]
+
+    def at(self, values: dict[str, Tensor], n: int) -> Tensor:
+        """At other values, (n, n_points, n_own)."""
+        found = self.entries.repeat(n, 1, 1)
+        for name, slope in self.slopes.items():
+            found.addcmul_((values[name] - self.centre[name])[..., None], slope)
+        return found
 
 
 class LinearTerm:
@@ -89,6 +112,11 @@ class LinearTerm:
             return self._at_zero(z)
         return same
 
+    @property
+    def n_at_once(self) -> int | None:
+        """Parameters whose entries are well evaluated together; None: all of them."""
+        return None if self._affine is not None else _CHUNK
+
     def own(self, z: Tensor) -> Tensor | None:
         """w * the entries that stand for all, (batch, n_points, n_own); None where they do not."""
         return self._checked(z, self._at_zero(z[:1]))
@@ -106,8 +134,34 @@ class LinearTerm:
         """The entries, if they say how the fluxes of the first n samples change."""
         if len(self._rows) == self.term.s:
             return None
-        own = self.own_with(self.term.values(self.prior.split(z)), len(z))
+        own = self._entries(self.term.values(self.prior.split(z)), len(z))
         return own if self.holds(own[:n], z[:n], at_zero) else None
+
+    def _entries(self, values: dict[str, Tensor], n: int) -> Tensor:
+        if n >= _MANY and self._affine is not None:
+            own = self._affine.at(values, n)
+            if self._are_entries(own[-1:], {name: value[-1:] for name, value in values.items()}):
+                return own
+        return self.own_with(values, n)
+
+    def _are_entries(self, own: Tensor, values: dict[str, Tensor]) -> bool:
+        left = (own - self.own_with(values, len(own))).abs().amax()
+        return bool(left <= _RIGHT * own.abs().amax())
+
+    @cached_property
+    def _affine(self) -> _AffineEntries | None:
+        """None where they are not affine in the values of fields."""
+        values = self.term.values(self.prior.split(self.prior.sample((_N_PROBES,), seed=0)))
+        centre = {name: value[:1] for name, value in values.items()}
+        entries, slopes = self.own_with(centre, 1), {}
+        for name, here in centre.items():
+            # As far away as values are large: exact, and no digits are lost.
+            step = torch.where(here.abs().amax() > 0, here.abs().amax(), 1.0)
+            moved = self.own_with({**centre, name: here + step}, 1)
+            slopes[name] = (moved - entries) / step
+        found = _AffineEntries(centre, entries, slopes)
+        last = {name: value[-1:] for name, value in values.items()}
+        return found if self._are_entries(found.at(last, 1), last) else None
 
     def holds(self, own: Tensor, z: Tensor, at_zero: Tensor) -> bool:
         """Do entries at z say how the flux changes from that at zero, in a random direction?"""
@@ -144,16 +198,35 @@ class LinearTerm:
             return element_matrices(
                 region.local, self.tangents(values.take(slice(sample, sample + 1)))[0]
             )
-        local = torch.from_numpy(region.local)
-        own = values.own[sample].unflatten(0, local.shape[:2])
-        found = local.new_zeros(len(local), local.shape[3], local.shape[3])
-        parts = (x.split(_CELLS) for x in (local, own, found))
-        for b, d, total in zip(*parts, strict=True):
-            for k, (u, v) in enumerate(self._sides):
-                right = v.T @ b
-                left = right if u is v else u.T @ b
-                weighted = d[..., k, None, None] * left
-                total.baddbmm_(weighted.flatten(1, 2).mT, right.flatten(1, 2))
+        own = values.own[sample].unflatten(0, region.local.shape[:2])
+        n_local = region.local.shape[3]
+        found = own.new_zeros(len(own), n_local, n_local)
+        for i in range(0, len(own), _CELLS):
+            cells = slice(i, i + _CELLS)
+            for k, (left, right) in enumerate(self._strains_of(cells)):
+                weighted = own[cells, :, k, None, None] * left
+                found[cells].baddbmm_(weighted.flatten(1, 2).mT, right.flatten(1, 2))
+        return found
+
+    def _strains_of(self, cells: slice) -> list[tuple[Tensor, Tensor]]:
+        """U_k^T B and V_k^T B of some cells, (n, n_quadrature, r, n_local) each."""
+        if self._strains is not None:
+            return [(u[cells], v[cells]) for u, v in self._strains]
+        return self._combined(cells)
+
+    @cached_property
+    def _strains(self) -> list[tuple[Tensor, Tensor]] | None:
+        """Those of all cells, where there is room for them."""
+        n_cells, n_quadrature, _, n_local = self.term.term.region.local.shape
+        ranks = sum(u.shape[1] if u is v else u.shape[1] + v.shape[1] for u, v in self._sides)
+        fit = n_cells * n_quadrature * ranks * n_local <= _ROOM
+        return self._combined(slice(None)) if fit else None
+
+    def _combined(self, cells: slice) -> list[tuple[Tensor, Tensor]]:
+        b, found = torch.from_numpy(self.term.term.region.local[cells]), []
+        for u, v in self._sides:
+            right = v.T @ b
+            found.append((right if u is v else u.T @ b, right))
         return found
 
     def _tangents(self, z: Tensor) -> Tensor:
