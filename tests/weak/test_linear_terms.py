@@ -39,6 +39,16 @@ def layered():
     return pddlvm.Problem("layered", space, terms, fields, [pddlvm.Dirichlet("left")])
 
 
+def scaled(law, high=2.0):
+    """A conductivity that follows a law of one number."""
+    space = fem.Space(fem.unit_square(4))
+    terms = [
+        pddlvm.Energy(space.interior(), lambda u, du, x, k: 0.5 * law(k) * (du * du).sum() - u)
+    ]
+    fields = {"k": pddlvm.Constant(pddlvm.Uniform(0.5, high))}
+    return pddlvm.Problem("scaled", space, terms, fields, [pddlvm.Dirichlet("left")])
+
+
 MAKE = [
     lambda: poisson.make(4, 2),
     anisotropic,
@@ -73,6 +83,30 @@ def test_few_rows_are_differentiated(monkeypatch):
     assert linear.tangents(values).shape == (2, len(term.weights), 3, 3)
 
 
+@pytest.mark.parametrize(
+    ("law", "asked"),
+    [
+        (lambda k: 3 * k + 1, {1}),  # affine
+        (lambda k: k**2, {1, 5}),  # seen at the two draws
+        (lambda k: torch.where(k > 1.96, k**2, k), {1, 5}),  # seen at the last of the batch
+    ],
+)
+def test_entries_of_many_are_those_of_each(law, asked, monkeypatch):
+    problem, own_with, seen = scaled(law), LinearTerm.own_with, set()
+
+    def counted(self, values, n):
+        seen.add(n)
+        return own_with(self, values, n)
+
+    monkeypatch.setattr(LinearTerm, "own_with", counted)
+    linear = LinearTerm(terms_of(problem)[0], problem.prior)
+    z = torch.tensor([[0.6], [1.2], [1.0], [0.9], [1.98]]).double()
+    found = linear.own(z)
+    assert seen == asked
+    expected = torch.cat([linear.own(one) for one in z.split(1)])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_where_factors_do_not_hold_all_is_differentiated():
     problem = layered()
     (term,) = terms_of(problem)
@@ -84,11 +118,14 @@ def test_where_factors_do_not_hold_all_is_differentiated():
         torch.testing.assert_close(linear.tangents(linear.at(far)), expected)
 
 
+@pytest.mark.parametrize("n", [3, linear_terms._MANY])
+@pytest.mark.parametrize("room", [0, linear_terms._ROOM])
 @pytest.mark.parametrize("make", MAKE)
-def test_fluxes_and_element_matrices_are_those_of_the_term(make):
+def test_fluxes_and_element_matrices_are_those_of_the_term(make, room, n, monkeypatch):
+    monkeypatch.setattr(linear_terms, "_ROOM", room)
     problem = make()
-    z = problem.prior.sample((3,), seed=7)
-    u = torch.rand(3, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
+    z = problem.prior.sample((n,), seed=7)
+    u = torch.rand(n, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
     matrix = problem.solver.assembler
     linear = [LinearTerm(term, problem.prior) for term in terms_of(problem)]
     values = [one.at(z) for one in linear]
