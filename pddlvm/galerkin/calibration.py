@@ -22,12 +22,14 @@ from pddlvm.galerkin.refinement import nearly_exact
 
 __all__ = ["calibrate"]
 
-_MIN_SAMPLES, _MIN_MISFITS = 32, 64
+_MIN_SAMPLES, _MISFITS = 32, 64
+_LARGE = 20_000
+"""Degrees of freedom from which on a draw takes seconds."""
 
 
 def default_n_samples(n_dofs: int) -> int:
-    """1024 draws, on large meshes fewer, so that the calibration stays within seconds."""
-    return max(128, min(1024, 550_000 // n_dofs))
+    """1024 draws, on large meshes fewer, so that the calibration takes no longer than the rest."""
+    return max(128 if n_dofs < _LARGE else 64, min(1024, 550_000 // n_dofs))
 
 
 def calibrate(model: GalerkinMaps, n_samples: int | None, seed: int) -> None:
@@ -37,7 +39,8 @@ def calibrate(model: GalerkinMaps, n_samples: int | None, seed: int) -> None:
     check_count(_MIN_SAMPLES, n_samples=n_samples)
     generator = generator_of(seed)
     _calibrate_maps(model, n_samples, generator)
-    _calibrate_misfit(model, max(_MIN_MISFITS, n_samples // 8), generator)
+    n_misfits = max(min(_MISFITS, n_samples // 2), n_samples // 8)
+    _calibrate_misfit(model, n_misfits, generator)
 
 
 def _calibrate_maps(model: GalerkinMaps, n_samples: int, generator: torch.Generator) -> None:

@@ -115,8 +115,9 @@ def train(
 
     Args:
         model: the model, changed in place. Call again to train on: the schedule starts anew.
-        max_seconds: wall-clock limit; a part of it is kept for the calibration, which takes some
-            seconds, however, and so may end later where the limit is short.
+        max_seconds: wall-clock limit of the steps; a part of it is kept for the calibration. The
+            calibration and the certificates after it take what they need, seconds or, on meshes of
+            10^5 unknowns, minutes, and may end later.
         max_steps: limit on the optimiser steps; runs are repeatable when it is the only limit.
         batch_size: prior draws per step, of all processes; by default what suits the model.
         learning_rates: initial rates of Muon and of Adam.
