@@ -7,6 +7,7 @@ from scipy.linalg import eigh
 
 import pddlvm
 from pddlvm import fem, links
+from pddlvm.weak import coercivity
 from problems import nonlinear_poisson, poisson, shell
 
 
@@ -75,6 +76,26 @@ def test_bounds_enclose_the_generalised_eigenvalues(name):
         assert lower[i] <= values[0] and values[-1] <= upper[i]
         # The fields are smooth on the scale of the mesh, or constant on its parts.
         assert lower[i] > 0.3 * values[0] and upper[i] < 3 * values[-1]
+
+
+def test_multiples_of_the_matrix_at_the_centre_need_no_eigenvalues(monkeypatch):
+    multiple, other = poisson.make(6, n_terms=4), elasticity(2)
+    z = multiple.prior.sample((6,), seed=0)
+    expected = [multiple.coercivity(z)]
+    eigenvalues = torch.linalg.eigvalsh
+    with monkeypatch.context() as patch:
+        patch.setattr(coercivity, "_DIAGONAL", -1.0)
+        expected.append(multiple.coercivity(z))
+    for fast, slow in zip(*expected, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-11, atol=0)
+    asked = []
+    monkeypatch.setattr(
+        torch.linalg, "eigvalsh", lambda a: (asked.append(len(a)), eigenvalues(a))[1]
+    )
+    multiple.coercivity(z)
+    assert not asked
+    other.coercivity(other.prior.sample((2,), seed=0))
+    assert asked == [2]
 
 
 def test_one_coefficient_is_its_own_bound(poisson_1d):
