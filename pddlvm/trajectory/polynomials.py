@@ -10,7 +10,7 @@ solution, and few of those that it is linear in. Half of the draws are spread wi
 a polynomial is worst in its tails.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb, exp, log
 
 import torch
@@ -126,6 +126,9 @@ def fit_polynomial(
     that were left out.
     """
     xi, d = prior.standardise(z), prior.size
+    # Products are compared by logarithms, whose rounding would hang on the units of a.
+    unit = 2.0 ** int(a.abs().max().frexp().exponent)
+    a = a / unit
     fresh = torch.arange(len(xi)) % _LEFT_OUT == 0
     own, right, columns = xi[~fresh], a[~fresh], _columns(xi)
     most, n_least = max(len(xi) // per_term, 1 + d), min(_LEAST, len(own))
@@ -144,7 +147,8 @@ def fit_polynomial(
             break
         large = [term for term in terms if len(term) < 2 or sizes[term] > _NOISE * noise]
         terms = _chosen(large + _likely(sizes, d, set(large)), most)
-    return min(found, key=lambda pair: pair[0])[1]
+    _, best = min(found, key=lambda pair: pair[0])
+    return replace(best, weights=unit * best.weights)
 
 
 def _fit(terms: list[Term], columns: Tensor, xi: Tensor, a: Tensor) -> tuple[Polynomial, float]:

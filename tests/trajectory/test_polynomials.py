@@ -70,6 +70,20 @@ def test_it_has_more_products_where_the_solution_bends():
     assert (found(fresh) - true).norm() < 2e-3 * true.norm()
 
 
+@pytest.mark.parametrize("unit", [2.0**-100, 2.0**-33, 2.0**100])
+def test_units_of_the_solution_choose_no_products(unit):
+    z = draws_of_fit(PRIOR, 300, seed=0)
+    a = linear_in_loads(PRIOR.standardise(z))
+    expected, found = fit_polynomial(PRIOR, z, a), fit_polynomial(PRIOR, z, unit * a)
+    assert torch.equal(found.degrees, expected.degrees)
+    assert torch.equal(found.weights, unit * expected.weights)
+
+
+def test_nothing_is_a_polynomial_too():
+    z, xi = draws(100)
+    assert not fit_polynomial(PRIOR, z, torch.zeros_like(linear_in_loads(xi))).weights.any()
+
+
 def test_few_draws_make_few_products():
     z, xi = draws(40)
     found = fit_polynomial(PRIOR, z, linear_in_loads(xi), per_term=4)
