@@ -82,11 +82,8 @@ def certificates(model: LatentModel) -> Certificates:
     z = model.problem.prior.sample((_N_DRAWS // share,), seed=_SEED)
     bars = model.relative_bars(z) if model.is_calibrated else None
     high_bar = 0.0 if bars is None else float(bars.quantile(0.95))
-    (median, high), corrected = (
-        _summary(model, z, 0),
-        _summary(model, z[: _N_CORRECTED // share], 1),
-    )
-    return Certificates(median, high, corrected[0], corrected[1], high_bar)
+    plain, corrected = _summary(model, z, 0), _summary(model, z[: _N_CORRECTED // share], 1)
+    return Certificates(plain[0], plain[1], corrected[0], corrected[1], high_bar)
 
 
 def _summary(model: LatentModel, z: Tensor, corrections: int) -> list[float]:

@@ -50,7 +50,8 @@ _LINEAR, _NULL = 1e-10, 1e-10
 _ROUND_OFF = 1e-13
 _SLACK = 1e-9
 """More than the rounding of eigenvalues, and of what counts as the kernel of D0."""
-_DIAGONAL = 1e-12
+_MULTIPLE = 1e-10
+"""By how much less than that eigenvalues of a multiple of D0 may differ from it."""
 _MEMORY = 2**26
 """Bytes of pointwise tangents held at once."""
 
@@ -121,6 +122,10 @@ class Pencil:
         size = values.abs().amax(-1, keepdim=True)
         kept = values > _NULL * size
         self.is_definite = bool((values >= -_NULL * size).all() and (diagonal >= 0).all())
+        self._d0, trace = self._scaled(d0), values.sum(-1)
+        self._trace = torch.where(trace > 0, trace, 1.0)
+        least = torch.where(kept, values, torch.inf).amin(-1)
+        self._least = torch.where(least < torch.inf, least, 0.0)
         self._absent = d0.abs().amax(-1) == 0
         self._null = torch.where(kept[..., None, :], 0.0, vectors)
         self._whiten = vectors * torch.where(kept, values, torch.inf).rsqrt()[..., None, :]
@@ -132,9 +137,23 @@ class Pencil:
         Args:
             d: w D at the points, (batch, n_points, s, s).
         """
+        rho = self._multiples(d)
+        if rho is not None:
+            has_range = self._least > 0
+            lower = torch.where(has_range, rho, torch.inf).amin(-1)
+            return lower, torch.where(has_range, rho, -torch.inf).amax(-1)
         white, outside = self.whitened(d)
         lower, upper = ends(white, self.is_kept)
         return torch.where(outside, 0.0, lower), torch.where(outside, torch.inf, upper)
+
+    def _multiples(self, d: Tensor) -> Tensor | None:
+        """rho where D = rho D0 at all points, (batch, n_blocks): no matrix need be whitened."""
+        d = self._scaled(self._matrices(d))
+        rho = d.diagonal(dim1=-2, dim2=-1).sum(-1) / self._trace
+        left = (d - rho[..., None, None] * self._d0).abs().amax((-2, -1))
+        # |lambda - rho| <= |D - rho D0| / lambda_min(D0), and |.| <= k max |.|
+        is_one = d.shape[-1] * left <= _MULTIPLE * rho.abs() * self._least
+        return rho if bool(is_one.all()) else None
 
     def whitened(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices relative to D0, (batch, n_blocks, k, k), and whether D leaves its range."""
@@ -258,15 +277,8 @@ def ends(white: Tensor, is_kept: Tensor | None) -> tuple[Tensor, Tensor]:
             return torch.aminmax(white[..., 0, 0], dim=-1)
         values = torch.linalg.eigvalsh(white)
         return values[..., 0].amin(-1), values[..., -1].amax(-1)
-    diagonal = white.diagonal(dim1=-2, dim2=-1)
-    radius = white.abs().sum(-1) - diagonal.abs()
-    if (radius <= _DIAGONAL * diagonal.abs()).all():
-        # Of a multiple of D0, say: Gershgorin's discs are as good as eigenvalues, and cheap.
-        inside = is_kept > 0
-        lower = torch.where(inside, diagonal - radius, torch.inf).amin((-2, -1))
-        return lower, torch.where(inside, diagonal + radius, -torch.inf).amax((-2, -1))
     # The kernel gets an eigenvalue between those of the range, and does not count.
-    mean = diagonal.sum(-1) / is_kept.sum(-1).clamp(min=1)
+    mean = white.diagonal(dim1=-2, dim2=-1).sum(-1) / is_kept.sum(-1).clamp(min=1)
     values = torch.linalg.eigvalsh(white + torch.diag_embed((1 - is_kept) * mean[..., None]))
     has_range = is_kept.amax(-1) > 0
     lower = torch.where(has_range, values[..., 0], torch.inf).amin(-1)
