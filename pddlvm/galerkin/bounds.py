@@ -17,7 +17,6 @@ widens the bounds.
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from pddlvm.linalg.factorisation import Factorisation
 from pddlvm.linalg.krylov import conjugate_gradients
 from pddlvm.reduced.inf_sup import inf_sup_of
 from pddlvm.reduced.reduction import Reduction
-from pddlvm.reduced.reference import Reference
+from pddlvm.reduced.reference import Reference, by_rows
 from pddlvm.reduced.residual import ReducedModel
 from pddlvm.weak.problem import Problem
 
@@ -196,11 +195,11 @@ class _Energy:
 
     def solve(self, r: Tensor) -> Tensor:
         """K0^{-1} r of balanced r (batch, n_free)."""
-        return torch.from_numpy(self.factors.solve(np.ascontiguousarray(r.numpy().T)).T)
+        return by_rows(self.factors.solve, r)
 
     def approximate(self, r: Tensor) -> Tensor:
         """The same to some digits."""
-        return torch.from_numpy(self.factors.approximate(np.ascontiguousarray(r.numpy().T)).T)
+        return by_rows(self.factors.approximate, r)
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,16 @@ from pddlvm.galerkin.inverse_calibration import (
 )
 from pddlvm.galerkin.model import GalerkinMaps
 from pddlvm.galerkin.refinement import nearly_exact
+from pddlvm.parameters.problem import LARGE
 
 __all__ = ["calibrate"]
 
 _MIN_SAMPLES, _MISFITS = 32, 64
-_LARGE = 20_000
-"""Degrees of freedom from which on a draw takes seconds."""
 
 
 def default_n_samples(n_dofs: int) -> int:
     """1024 draws, on large meshes fewer, so that the calibration takes no longer than the rest."""
-    return max(128 if n_dofs < _LARGE else 64, min(1024, 550_000 // n_dofs))
+    return max(128 if n_dofs <= LARGE else 64, min(1024, 550_000 // n_dofs))
 
 
 def calibrate(model: GalerkinMaps, n_samples: int | None, seed: int) -> None:

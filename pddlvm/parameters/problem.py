@@ -32,7 +32,10 @@ from pddlvm.parameters.given import given_fields
 from pddlvm.parameters.sensitivities import Sensitivities, recorded_solve
 from pddlvm.parameters.space import Block, ParameterSpace
 
-__all__ = ["ParametricProblem", "check_problem"]
+__all__ = ["LARGE", "ParametricProblem", "check_problem"]
+
+LARGE = 20_000
+"""Degrees of freedom from which on what is looked at draw by draw takes seconds each."""
 
 
 class ParametricProblem(ABC):

@@ -93,9 +93,8 @@ class _Together:
         linear = LinearTerm(term, model.prior)
         if len(linear.factors) > term.s:
             return None
-        parts = [linear.own(part) for part in z.split(linear.n_at_once or len(z))]
-        known = [part for part in parts if part is not None]
-        return cls(model, linear, torch.cat(known)) if len(known) == len(parts) else None
+        own = linear.own(z)
+        return None if own is None else cls(model, linear, own)
 
     def holds(self, z: Tensor) -> bool:
         """Are the entries right at each of the draws?"""

@@ -23,7 +23,7 @@ from pddlvm.weak.definite import factorise_positive
 from pddlvm.weak.inner_product import energy_on_mean_free, inner_product
 from pddlvm.weak.problem import Problem
 
-__all__ = ["Centre", "Reference", "orthonormalise"]
+__all__ = ["Centre", "Reference", "by_rows", "orthonormalise"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -125,17 +125,17 @@ class Reference:
 
     def solve(self, r: Tensor) -> Tensor:
         """X^{-1} r for a batch, (batch, n_free), float64 on the CPU inside."""
-        return _solve(self.factors, r)
+        return by_rows(self.factors.solve, r)
 
     def approximate(self, r: Tensor) -> Tensor:
         """The same to some five digits, where more would take longer."""
-        return torch.from_numpy(self.factors.approximate(_columns(r)).T).to(r)
+        return by_rows(self.factors.approximate, r)
 
     @property
     def preconditioner(self) -> Callable[[Tensor], Tensor] | None:
         """r (batch, n_free) -> about X^{-1} r, where that is much cheaper than a solve."""
         rough = self.factors.preconditioner
-        return None if rough is None else lambda r: torch.from_numpy(rough(r.numpy().T).T)
+        return None if rough is None else lambda r: by_rows(rough, r)
 
     def solve_near(self, r: Tensor, xi: Tensor) -> Tensor:
         """About K(z)^{-1} r: K(z_k)^{-1} r with the nearest centre, or K0^{-1} r without centres.
@@ -149,7 +149,7 @@ class Reference:
         w = torch.empty_like(r)
         nearest = self.nearest(xi)
         for k in nearest.unique().tolist():
-            w[nearest == k] = _solve(self.centres[k].factors, r[nearest == k])
+            w[nearest == k] = by_rows(self.centres[k].factors.solve, r[nearest == k])
         return w
 
     def nearest(self, xi: Tensor) -> Tensor:
@@ -209,8 +209,9 @@ def _centres(problem: Problem, xi: Tensor, lift: Tensor, is_dual: bool) -> tuple
     return tuple(found)
 
 
-def _solve(factors: Factorisation, r: Tensor) -> Tensor:
-    return torch.from_numpy(factors.solve(_columns(r)).T).to(r)
+def by_rows(solve: Callable[[Array], Array], r: Tensor) -> Tensor:
+    """What a factorisation does to columns, of the rows of r (batch, n)."""
+    return torch.from_numpy(solve(_columns(r)).T).to(r)
 
 
 def _columns(r: Tensor) -> Array:

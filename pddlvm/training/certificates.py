@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.latent.core import LatentModel
+from pddlvm.parameters.problem import LARGE
 
 __all__ = ["Certificates", "certificates"]
 
@@ -21,8 +22,6 @@ _SMALL = 0.1
 _N_DRAWS = 128
 _N_CORRECTED = 64
 """Fewer, because a correction in strong form is a dense solve."""
-_LARGE = 20_000
-"""Degrees of freedom from which on half as many must do: a residual takes long."""
 _SEED = 30319
 
 
@@ -78,7 +77,8 @@ class Certificates:
 
 def certificates(model: LatentModel) -> Certificates:
     """Those of a few fresh draws; no PDE is solved."""
-    share = 2 if model.problem.n_dofs > _LARGE else 1
+    # Where a residual takes long half as many must do.
+    share = 2 if model.problem.n_dofs > LARGE else 1
     z = model.problem.prior.sample((_N_DRAWS // share,), seed=_SEED)
     bars = model.relative_bars(z) if model.is_calibrated else None
     high_bar = 0.0 if bars is None else float(bars.quantile(0.95))

@@ -15,7 +15,7 @@ from pddlvm.basics.parallel import in_turn
 from pddlvm.galerkin.forward import Forward
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.seen import SeenValues
-from pddlvm.parameters.problem import ParametricProblem
+from pddlvm.parameters.problem import LARGE, ParametricProblem
 from pddlvm.validation.effectivity import Effectivity
 
 __all__ = ["ErrorBars", "ValidationReport", "validate"]
@@ -24,8 +24,8 @@ _LARGE_BATCH = 1000
 _N_REFERENCE, _N_RUNS, _LONG = 20, 3, 20.0
 """Timed solutions of the reference solver, how often, and seconds beyond which there are fewer."""
 _LEVELS = (0.5, 0.8, 0.95, 0.99)
-_LARGE, _N_BOUNDS = 20_000, 20
-"""Degrees of freedom from which on the bounds of so many draws are looked at: they take seconds."""
+_N_BOUNDS = 20
+"""Draws whose bounds are looked at on large meshes."""
 _SAME = 1e-12
 """Relative error of what is the reference, but for rounding."""
 _SHORTEST = 1e-6
@@ -242,7 +242,7 @@ def _effectivity(
     model: LatentModel, seen: tuple[SeenValues, ...], z: Tensor, u: Tensor
 ) -> dict[str, Effectivity]:
     answers: list[Any] = [one.answer for one in seen]
-    if model.problem.n_dofs > _LARGE:
+    if model.problem.n_dofs > LARGE:
         few = slice(_N_BOUNDS)
         answers, u = [model.forward(z[few], corrections=k) for k in range(len(seen))], u[few]
     found = {

@@ -51,7 +51,7 @@ _ROUND_OFF = 1e-13
 _SLACK = 1e-9
 """More than the rounding of eigenvalues, and of what counts as the kernel of D0."""
 _MULTIPLE = 1e-10
-"""By how much less than that eigenvalues of a multiple of D0 may differ from it."""
+"""Of a multiple of D0 eigenvalues differ by less than that, relative to it."""
 _MEMORY = 2**26
 """Bytes of pointwise tangents held at once."""
 
@@ -118,14 +118,12 @@ class Pencil:
         diagonal = d0.diagonal(dim1=-2, dim2=-1)
         # Values of u and of grad u have other units: each entry is measured by its own.
         self._scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
-        values, vectors = torch.linalg.eigh(self._scaled(d0))
+        self._d0 = self._scaled(d0)
+        values, vectors = torch.linalg.eigh(self._d0)
         size = values.abs().amax(-1, keepdim=True)
         kept = values > _NULL * size
         self.is_definite = bool((values >= -_NULL * size).all() and (diagonal >= 0).all())
-        self._d0, trace = self._scaled(d0), values.sum(-1)
-        self._trace = torch.where(trace > 0, trace, 1.0)
-        least = torch.where(kept, values, torch.inf).amin(-1)
-        self._least = torch.where(least < torch.inf, least, 0.0)
+        self._least = torch.where(kept, values, torch.inf).amin(-1)
         self._absent = d0.abs().amax(-1) == 0
         self._null = torch.where(kept[..., None, :], 0.0, vectors)
         self._whiten = vectors * torch.where(kept, values, torch.inf).rsqrt()[..., None, :]
@@ -137,27 +135,33 @@ class Pencil:
         Args:
             d: w D at the points, (batch, n_points, s, s).
         """
-        rho = self._multiples(d)
-        if rho is not None:
-            has_range = self._least > 0
-            lower = torch.where(has_range, rho, torch.inf).amin(-1)
-            return lower, torch.where(has_range, rho, -torch.inf).amax(-1)
-        white, outside = self.whitened(d)
+        raw = self._matrices(d)
+        if (multiples := self._multiples(self._scaled(raw))) is not None:
+            return multiples
+        white, outside = self._relative(raw)
         lower, upper = ends(white, self.is_kept)
         return torch.where(outside, 0.0, lower), torch.where(outside, torch.inf, upper)
 
-    def _multiples(self, d: Tensor) -> Tensor | None:
-        """rho where D = rho D0 at all points, (batch, n_blocks): no matrix need be whitened."""
-        d = self._scaled(self._matrices(d))
-        rho = d.diagonal(dim1=-2, dim2=-1).sum(-1) / self._trace
-        left = (d - rho[..., None, None] * self._d0).abs().amax((-2, -1))
-        # |lambda - rho| <= |D - rho D0| / lambda_min(D0), and |.| <= k max |.|
-        is_one = d.shape[-1] * left <= _MULTIPLE * rho.abs() * self._least
-        return rho if bool(is_one.all()) else None
-
     def whitened(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices relative to D0, (batch, n_blocks, k, k), and whether D leaves its range."""
-        raw = self._matrices(d)
+        return self._relative(self._matrices(d))
+
+    def _multiples(self, d: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The extremes where D = rho D0 at all points but for rounding; no matrix is whitened.
+
+        |lambda - rho| <= |D - rho D0| / lambda_min(D0),    |D| <= k max |D_ij|
+        """
+        whole, of_d0 = (x.diagonal(dim1=-2, dim2=-1).sum(-1) for x in (d, self._d0))
+        has_range = self._least < torch.inf
+        rho = torch.where(has_range, whole / torch.where(has_range, of_d0, 1.0), 0.0)
+        left = (d - rho[..., None, None] * self._d0).abs().amax((-2, -1))
+        off = d.shape[-1] * left / self._least
+        if not ((off <= _MULTIPLE * rho.abs()) & (has_range | (left == 0))).all():
+            return None
+        lower = torch.where(has_range, rho - off, torch.inf).amin(-1)
+        return lower, torch.where(has_range, rho + off, -torch.inf).amax(-1)
+
+    def _relative(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         d = self._scaled(raw)
         size = d.abs().amax((-2, -1))
         outside = ((d @ self._null).abs().amax((-2, -1)) > _NULL * size).any(-1)

@@ -34,6 +34,7 @@ _NOTHING = 1e-12
 _MANY = 4
 """Parameters from which on it is worth it to see whether entries are affine."""
 _CHUNK = 64
+"""Parameters whose entries are derived at once."""
 _ROOM = 2**25
 """Numbers of combined strains that are kept, 256 MiB."""
 _CELLS = 256
@@ -112,14 +113,14 @@ class LinearTerm:
             return self._at_zero(z)
         return same
 
-    @property
-    def n_at_once(self) -> int | None:
-        """Parameters whose entries are well evaluated together; None: all of them."""
-        return None if self._affine is not None else _CHUNK
-
     def own(self, z: Tensor) -> Tensor | None:
         """w * the entries that stand for all, (batch, n_points, n_own); None where they do not."""
-        return self._checked(z, self._at_zero(z[:1]))
+        if len(self._rows) == self.term.s:
+            return None
+        parts = z.split(_CHUNK) if self._affine is None else (z,)
+        found = [self._checked(part, self._at_zero(part[:1])) for part in parts]
+        known = [part for part in found if part is not None]
+        return torch.cat(known) if len(known) == len(found) else None
 
     def own_with(self, values: dict[str, Tensor], n: int) -> Tensor:
         """The same for n samples whose fields have these values, whether they stand or not."""

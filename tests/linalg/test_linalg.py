@@ -102,39 +102,38 @@ def several_levels(monkeypatch):
 SYMMETRIC = {"poisson": poisson, "elasticity": block}
 
 
+def symmetric(solver, name):
+    """A matrix, right-hand sides, and its factors."""
+    problem = SYMMETRIC[name]()
+    matrix, near = matrix_of(problem), problem.form.near_nullspace
+    factors = solver().factorise(matrix, symmetric=True, near_nullspace=near)
+    return matrix, rough(problem.n_free), factors
+
+
 @pytest.mark.parametrize("solver", ALL)
 @pytest.mark.parametrize("name", ["poisson", "elasticity"])
 def test_symmetric_systems_are_solved(solver, name):
-    problem = SYMMETRIC[name]()
-    matrix, b = matrix_of(problem), rough(problem.n_free)
-    near = problem.form.near_nullspace
-    factors = solver().factorise(matrix, symmetric=True, near_nullspace=near)
+    matrix, b, factors = symmetric(solver, name)
     # Ten times the tolerance of the iterations, whose norm is scaled.
     assert misfit(matrix, factors.solve(b), b) < 1e-10
     assert misfit(matrix, factors.solve(b[:, 0]), b[:, 0]) < 1e-10
-    assert factors.solve(b[:, :0]).shape == (problem.n_free, 0)
+    assert factors.solve(b[:, :0]).shape == (len(b), 0)
 
 
 @pytest.mark.parametrize("solver", ALL)
 @pytest.mark.parametrize("name", ["poisson", "elasticity"])
 def test_approximate_solves_are_right_to_some_digits(solver, name):
-    problem = SYMMETRIC[name]()
-    matrix, b = matrix_of(problem), rough(problem.n_free)
-    near = problem.form.near_nullspace
-    factors = solver().factorise(matrix, symmetric=True, near_nullspace=near)
+    matrix, b, factors = symmetric(solver, name)
     found, expected = factors.approximate(b), factors.solve(b)
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
     assert misfit(matrix, found, b) < 1e-4
-    assert factors.approximate(b[:, :0]).shape == (problem.n_free, 0)
+    assert factors.approximate(b[:, :0]).shape == (len(b), 0)
 
 
 @pytest.mark.parametrize("solver", ALL)
 @pytest.mark.parametrize("name", ["poisson", "elasticity"])
 def test_squared_norms_are_those_of_a_solve(solver, name):
-    problem = SYMMETRIC[name]()
-    matrix, b = matrix_of(problem), rough(problem.n_free)
-    near = problem.form.near_nullspace
-    factors = solver().factorise(matrix, symmetric=True, near_nullspace=near)
+    matrix, b, factors = symmetric(solver, name)
     expected = (b * SuperLU().factorise(matrix, symmetric=True).solve(b)).sum(axis=0)
     np.testing.assert_allclose(factors.squared_norms(b), expected, rtol=1e-6)
 
