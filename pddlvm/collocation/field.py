@@ -161,6 +161,8 @@ class FieldForward:
         """
         n = self.mean.shape[-1]
         u = check_vectors(u, "u", n, f"have the values at {n} points on its last axis")
+        if not u.numel():  # `torch.distributions` knows no empty batches
+            return self.mean.new_zeros(u.shape[:-1])
         spread = self.spread
         flat = self.mean.reshape(-1, n).double()
         std = self.std.reshape(flat.shape).double()

@@ -79,7 +79,7 @@ def forward_of(model: Any, z: Tensor, corrections: int, corrected: Tensor | None
     @torch.no_grad()
     def bounds(mean: Callable[[], Tensor]) -> ErrorBounds | None:
         reduced()
-        flat_mean = mean().reshape(len(flat_z), -1).to("cpu", torch.float64)
+        flat_mean = mean().reshape(-1, model.problem.n_dofs).to("cpu", torch.float64)
         found: ErrorBounds | None = model.certifier(flat_mean, flat_z.cpu())
         return found
 

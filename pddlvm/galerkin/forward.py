@@ -97,7 +97,9 @@ class Forward:
         if shown.n_lifts == 1:
             return found
         # Boundary values that follow z have no error bar, and so all digits.
-        values = shown.boundary_values(self._z).to(found).reshape(*found.shape[:-1], -1)
+        values = (
+            shown.boundary_values(self._z).to(found).reshape(*found.shape[:-1], len(shown.fixed))
+        )
         return found.index_copy(-1, shown.fixed.to(found.device), values)
 
     def at(self, observation: LinearObservation) -> Tensor:
@@ -194,7 +196,7 @@ class Forward:
         """
         self._reduced()
         check_quantity(self.representation.problem, quantity)
-        means = self.mean.reshape(len(self._z), -1).to("cpu", torch.float64)
+        means = self.mean.reshape(-1, self.mean.shape[-1]).to("cpu", torch.float64)
         if not quantity.is_linear:
             value, dual = partial(quantity, means, self._z), None
         else:
@@ -239,6 +241,8 @@ class Forward:
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
         u = self.representation.problem.check_solution(u)
+        if not u.numel():  # `torch.distributions` knows no empty batches
+            return self.mean.new_zeros(u.shape[:-1])
         var_c, var_rest = (v.double() for v in self._both_variances)
         free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
         units = self.representation.units

@@ -262,6 +262,57 @@ def test_no_queries_get_no_answers(model, corrections):
     assert model.refine(z).u.shape == model.problem.solve(z).shape == (0, n)
 
 
+OF_NO_QUERIES = {
+    "mean": lambda answer, n: answer.mean,
+    "std": lambda answer, n: answer.std,
+    "interval": lambda answer, n: answer.interval(0.9)[0],
+    "sample": lambda answer, n: answer.sample(),
+    "log_prob": lambda answer, n: answer.log_prob(torch.zeros(0, *n)),
+    "residual_norm": lambda answer, n: answer.residual_norm,
+}
+OF_NO_QUERIES_ON_A_MESH = {
+    "error_bound": lambda answer, n: answer.error_bound,
+    "error_interval": lambda answer, n: answer.error_interval[1],
+    "stability": lambda answer, n: answer.stability,
+}
+ONE_NUMBER = ("log_prob", "residual_norm", *OF_NO_QUERIES_ON_A_MESH)
+
+
+@pytest.mark.parametrize(
+    ("make", "corrections"),
+    [
+        (small.galerkin, 0),
+        (small.galerkin, 1),
+        (small.strong, 0),
+        (small.in_time, 0),
+        (small.in_time, 1),
+    ],
+)
+def test_no_queries_get_no_answers_of_any_kind(make, corrections):
+    model = make()
+    z = model.problem.prior.sample((1,), seed=0)
+    n = tuple(model.forward(z).mean.shape[1:])
+    on_a_mesh = OF_NO_QUERIES_ON_A_MESH if make is small.galerkin else {}
+    answer = model.forward(z[:0], corrections)
+    shapes = {name: ask(answer, n).shape for name, ask in (OF_NO_QUERIES | on_a_mesh).items()}
+    assert shapes == {name: (0,) if name in ONE_NUMBER else (0, *n) for name in shapes}
+
+
+@pytest.mark.parametrize("make", [small.galerkin, small.in_time])
+@pytest.mark.parametrize("of", [torch.mean, torch.amax])
+def test_no_queries_get_no_quantities(make, of):
+    model = make()
+
+    def function(u):
+        return of(u.flatten(1), -1, keepdim=True)
+
+    quantity = pddlvm.Quantity(model.problem, function, "of a field")
+    z = model.problem.prior.sample((1,), seed=0)
+    one, none = (model.forward(z[:k]).of(quantity) for k in (1, 0))
+    assert none.mean.shape == none.std.shape == (0, *one.mean.shape[1:])
+    assert none.interval(0.9)[0].shape == none.mean.shape
+
+
 # Models that were never calibrated
 
 ERROR_BARS = {
