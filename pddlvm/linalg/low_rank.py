@@ -10,6 +10,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from pddlvm.linalg.operators import SparseOperator
+
 __all__ = ["LowRank", "columns_of"]
 
 _MOST = 2**24
@@ -61,7 +63,8 @@ class LowRank:
 
     def diagonal(self) -> Tensor:
         """Variances of the values, (batch, n)."""
-        own = torch.from_numpy(self.rows.power(2) @ self.variances.numpy().T).T
+        squares = SparseOperator(self.rows.power(2))
+        own: Tensor = squares(self.variances)
         return self.factor.square().sum(-1) + own
 
     def dense(self) -> Tensor:

@@ -32,6 +32,7 @@ from pddlvm.latent.one_quantity import OneQuantity, along, certificates, known_o
 from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import unseen
+from pddlvm.linalg.derivatives import root
 from pddlvm.linalg.low_rank import LowRank
 from pddlvm.sensors.quantity import Quantity, check_quantity
 from pddlvm.trajectory.functionals import Functionals, KeptFunctionals
@@ -48,7 +49,7 @@ class TrajectoryForward:
     """q(u | z).
 
     Draws and densities are those of the Gaussian; `interval` has the distribution of single errors
-    as the calibration found it.
+    as the calibration found it. All have a derivative by a z that requires a gradient.
 
     Attributes:
         times: of the values, (n_times,).
@@ -94,7 +95,7 @@ class TrajectoryForward:
         for k, (shapes, rest) in enumerate(zip(self._shapes_at, self._rest_at, strict=True)):
             found[:, k] = scale[:, None] ** 2 * rest
             found[:, k, self._free] += var_a @ (self._v @ shapes).square().T
-        return self._shaped(self.spread * found.sqrt())
+        return self._shaped(self.spread * root(found))
 
     @cached_property
     def residual_norm(self) -> Tensor:
@@ -137,7 +138,7 @@ class TrajectoryForward:
             with unseen():
                 if quantity.is_linear:
                     error = self._error(self._functionals(quantity.matrix))
-                    size = error.diagonal().clamp(min=0).sqrt()
+                    size = root(error.diagonal().clamp(min=0))
                 else:
                     size = along(quantity, self._mean, self._z, self._variance_along)
             xi = problem.prior.standardise(self._z)

@@ -14,16 +14,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pddlvm.basics.checks import (
+    check_backward,
     check_count,
     check_kind,
     check_no_gradient,
-    check_predictions,
     check_real,
+    is_recorded,
 )
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.grad_mode import out_of_inference
 from pddlvm.basics.random import check_seed, seeded
-from pddlvm.basics.unchanged import Unchanged
 from pddlvm.galerkin.gauss_newton import (
     N_INVERSE_CORRECTIONS,
     GaussNewton,
@@ -39,6 +39,7 @@ from pddlvm.latent.networks import NeuralGaussian
 from pddlvm.latent.plausibility import Plausibility, judged, smaller_of_two
 from pddlvm.latent.seen import SeenValues
 from pddlvm.latent.sites import Draws
+from pddlvm.trajectory.answer import MARCH, forward_of
 from pddlvm.trajectory.fields import norm_matrix
 from pddlvm.trajectory.forward import TrajectoryForward
 from pddlvm.trajectory.functionals import KeptFunctionals
@@ -56,7 +57,6 @@ from pddlvm.transient.problem import TransientProblem
 
 __all__ = ["TrajectoryMaps"]
 
-_MOST_CORRECTIONS = 2
 _NONLINEAR_SHARE = 0.25
 """Of the training, for the calibration by marches that take Newton's method."""
 _LEAST = 1e-30
@@ -188,69 +188,27 @@ class TrajectoryMaps(LatentModel):
         Returns:
             A Gaussian over u: `.mean`, `.std` (..., n_times, n_dofs), `.sample`, `.log_prob`,
             `.residual_norm`. Its dtype and device are those of z. The error of the time stepping
-            (`problem.time_error()`) is not in it.
+            (`problem.time_error()`) is not in it. Where z requires a gradient it has one, but for
+            marches.
 
         Raises:
-            InputError, SupportError: z is no parameter vector of the prior, or requires a gradient;
-                times outside of the interval; corrections that there are not.
+            InputError, SupportError: z is no parameter vector of the prior, or is inside of a
+                torch.func transform; times outside of the interval; corrections that there are not,
+                or a march where z requires a gradient.
             ConvergenceError: a prediction is not finite, far from where the map was trained.
         """
-        z = self.problem.prior.check(check_no_gradient(z, "z"))
-        check_count(0, _MOST_CORRECTIONS, corrections=corrections)
-        return self.forward_of(z, corrections, times)
-
-    @torch.no_grad()
-    def forward_of(
-        self,
-        z: Tensor,
-        corrections: int,
-        times: "ArrayLike | Tensor | None" = None,
-        a: Tensor | None = None,
-    ) -> TrajectoryForward:
-        """The same, z not checked; a are the coefficients where they are known, (batch, p)."""
-        like, modes, log_variance = self.sigma_residual, self.modes, None
-        flat = z.detach().to("cpu", torch.float64, copy=True).reshape(-1, z.shape[-1])
-        xi = self.problem.prior.standardise(flat).to(like)
-        if not (corrections or self.is_calibrated):
-            log_variance = self.forward_map(xi)[1]
-        if a is None and corrections:
-            a = modes.solve(flat)
-        elif a is None:
-            a = self.unit * self.forward_map.mean(xi).double().cpu()
-        check_predictions(a, xi)
-        found, same = a, Unchanged(self.uncertainty)
-
-        def variances() -> tuple[Tensor, Tensor]:
-            same().warn_if_not_fitted()
-            if not self.is_calibrated:
-                own = like.new_full((1,), -np.inf) if log_variance is None else log_variance
-                var_a = self.unit**2 * own.double().cpu().exp().expand_as(found)
-                return var_a, found.new_zeros(len(found))
-            return self.variances(xi, flat, found, corrections)
-
-        at, shown = self._at_steps, self.problem.times
-        if times is not None:
-            at, shown = self.problem.between(times), self.problem.check_times(times)
-        is_marched = corrections == _MOST_CORRECTIONS
-        return TrajectoryForward(
-            times=shown,
-            coefficients=a.reshape(*z.shape[:-1], a.shape[-1]).to(z),
-            level=corrections,
-            _like=z.detach(),
-            _z=flat,
-            _a=a,
-            _modes=modes,
-            _marched=(lambda: modes.steps.march(modes.steps.drive(flat))) if is_marched else None,
-            _at=at,
-            _kept=self.functionals,
-            _uncertainty=same,
-            _variances=variances,
-            _certificate=lambda c: self.reduction.certificate(c, flat),
-            _law=self.law_of(corrections),
-        )
+        z = self.problem.prior.check(check_backward(z, "z"))
+        check_count(0, MARCH, corrections=corrections)
+        if corrections == MARCH and is_recorded(z):
+            raise InputError(
+                "z requires a gradient, and marches, corrections=2, have none; take corrections=1, "
+                "or that of problem.solve(z)"
+            )
+        return forward_of(self, z, corrections, times)
 
     @cached_property
-    def _at_steps(self) -> sp.csr_matrix:
+    def at_steps(self) -> sp.csr_matrix:
+        """From the steps to the times that are shown by default: the same."""
         return self.problem.between(self.problem.times)
 
     def log_sizes(self, a: Tensor, z: Tensor, level: int) -> tuple[Tensor, Tensor]:

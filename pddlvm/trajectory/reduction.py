@@ -79,17 +79,17 @@ class TrajectoryReduction:
         """A0^{-1} r in all shapes, (batch, N, n)."""
         steps, scheme = self.steps, self.problem.scheme
         ta, tb = steps.ta[:, steps.h :], steps.tb[:, steps.h :]
-        mass, e = steps.mass, torch.zeros_like(r)
+        mass = steps.mass
+        e: list[Tensor] = []
         factors: dict[tuple[float, float], Tensor] = {}
         for step, pair in enumerate(map(tuple, scheme.diagonals.tolist())):
             if pair not in factors:
                 factors[pair] = torch.linalg.inv(pair[0] * mass + pair[1] * self.k0)
-            first = max(0, step - steps.h - 1)
-            past = torch.einsum("j,bjn->bn", ta[step, first:step], e[:, first:step])
-            b = r[:, step] - past @ mass.T
-            b = b - torch.einsum("j,bjn->bn", tb[step, first:step], e[:, first:step]) @ self.k0.T
-            e[:, step] = b @ factors[pair].T
-        return e
+            b = r[:, step]
+            for j in range(max(0, step - steps.h - 1), step):
+                b = b - ta[step, j] * (e[j] @ mass.T) - tb[step, j] * (e[j] @ self.k0.T)
+            e.append(b @ factors[pair].T)
+        return torch.stack(e, dim=1)
 
 
 def reduce_trajectories(

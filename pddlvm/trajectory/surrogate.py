@@ -16,6 +16,7 @@ from pddlvm.latent.prediction import Prediction
 from pddlvm.latent.surrogate import ModelSurrogate
 from pddlvm.linalg.derivatives import linearise, linearise_at_once
 from pddlvm.sensors.observation import LinearObservation, Observation
+from pddlvm.trajectory.answer import forward_of
 from pddlvm.trajectory.model import TrajectoryMaps
 from pddlvm.trajectory.slopes import linearised_modes
 
@@ -57,7 +58,7 @@ class TrajectorySurrogate(ModelSurrogate):
 
     def forward(self, z: Tensor) -> Prediction:  # noqa: D102
         a = self._coefficients(self.prior.standardise(z))
-        found: Prediction = self.model.forward_of(z, self.corrections, None, a)
+        found: Prediction = forward_of(self.model, z, self.corrections, None, a)
         return found
 
     def mean(self, xi: Tensor) -> Tensor:  # noqa: D102

@@ -145,21 +145,24 @@ def test_outside_of_the_prior_the_posterior_is_next_to_nothing():
         forward.evaluate(outside, {})
 
 
-def test_what_is_in_time_has_no_derivatives():
-    functions = served(in_time())
-    asked = json.dumps({"name": "forward"}).encode()
+def test_quantities_in_strong_form_have_no_derivatives():
+    model = strong()
+    largest = pddlvm.Quantity(model.problem, pddlvm.maximum(model.problem), "maximum")
+    functions = served(model, quantities=[largest])
+    asked = json.dumps({"name": "maximum"}).encode()
     support = answer(functions, "POST", "/ModelInfo", asked).content["support"]
     assert support == dict(Evaluate=True, Gradient=False, ApplyJacobian=False, ApplyHessian=False)
     found = answer(functions, "POST", "/Gradient", asked).content["error"]
-    assert found["type"] == "UnsupportedFeature" and "in time" in found["message"]
+    assert found["type"] == "UnsupportedFeature" and "strong form" in found["message"]
 
 
-def test_what_is_in_strong_form_has_derivatives():
-    model = strong()
+@pytest.mark.parametrize("make", [strong, in_time])
+def test_what_is_in_strong_form_or_in_time_has_derivatives(make):
+    model = make()
     z = model.problem.prior.sample((1,), seed=0).requires_grad_()
     (slope,) = torch.autograd.grad(model.forward(z).mean.sum(), z)
     (forward,) = served(model)
-    weights = torch.ones(model.problem.n_dofs, dtype=torch.float64)
+    weights = torch.ones(forward.n_outputs, dtype=torch.float64)
     found = forward.gradient(z[0].detach(), weights, {})
     assert found.tolist() == pytest.approx(slope[0].tolist(), rel=1e-12)
 
