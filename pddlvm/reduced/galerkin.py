@@ -6,6 +6,7 @@ The second where V alone cannot test a residual (`pddlvm.reduced.reference`): wi
 these are the test functions of the least residual in the dual norm.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -27,8 +28,10 @@ Array = NDArray[np.float64]
 
 _BLOCK, _MOST = 8, 2**25
 """Samples whose pointwise tangents are in memory at once, and the numbers in these."""
-_ROWS = 3
-"""Rows of a linear term that are in memory at once."""
+_ENTRIES = 2**27
+"""Numbers of entries of linear terms that are in memory at once, 1 GiB."""
+_STRAINS = 3
+"""Numbers of each strain that are in memory at once: it, its flux, and a product."""
 _COLUMNS = 16
 """Of V, by which a matrix of a large mesh is multiplied at once: twice as fast as by all."""
 _ROUNDINGS = 4.0
@@ -96,7 +99,7 @@ class Galerkin:
         if self.problem.is_linear:
             parts = [
                 self._linear(v, z[rows], lift[rows], tests, which[rows], noise[rows])
-                for rows in torch.arange(len(z)).split(self._block)
+                for rows in torch.arange(len(z)).split(self._at_once)
             ]
             c, r = (torch.cat(found) for found in zip(*parts, strict=True))
         else:
@@ -108,8 +111,12 @@ class Galerkin:
     ) -> tuple[Tensor, Tensor]:
         """By one matrix and one residual of a draw, r(c) = r(0) + K V c."""
         linear, trial = self.problem.linear, _Trial(torch.from_numpy(v))
-        values = linear.at(z)
-        r, c = linear.residual(lift, values), z.new_zeros(len(z), v.shape[1])
+        values, c = linear.at(z), z.new_zeros(len(z), v.shape[1])
+        parts = [
+            linear.residual(lift[rows], [own.take(rows) for own in values])
+            for rows in torch.arange(len(z)).split(self._block)
+        ]
+        r = torch.cat(parts)
         tested = _tested(r, tests, which)
         for i in (tested.norm(dim=1) > noise).nonzero()[:, 0].tolist():
             moved = trial.moved(linear.matrix(values, i), self.problem.has_potential)
@@ -160,23 +167,35 @@ class Galerkin:
     def residuals_of_term(self, number: int, states: list[Tensor], z: Tensor) -> list[Tensor]:
         """B^T w flux of one term at several u (batch, n_dofs) of the same z, (batch, n_dofs)."""
         term, found = self.operators.terms[number], []
-        for rows in torch.arange(len(z)).split(self._block):
-            own = [u[rows] for u in states]
-            if self.problem.is_linear:
-                linear = self.problem.linear.terms[number]
-                values = linear.at(z[rows])
-                fluxes = [linear.fluxes(term.strains(u), values) for u in own]
-            else:
-                fluxes = [term.fluxes(u, self.problem.prior.split(z[rows])) for u in own]
-            found.append([term.operator.adjoint(flux.flatten(-2)) for flux in fluxes])
+        for rows in torch.arange(len(z)).split(self._at_once):
+            flux_of = self._fluxes(number, z[rows])
+            for part in torch.arange(len(rows)).split(self._block):
+                fluxes = [flux_of(term.strains(u[rows[part]]), part) for u in states]
+                found.append([term.operator.adjoint(flux.flatten(-2)) for flux in fluxes])
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _fluxes(self, number: int, z: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """w flux of one term: of strains of some of the z, and which these are."""
+        if self.problem.is_linear:
+            linear = self.problem.linear.terms[number]
+            values = linear.at(z)
+            return lambda e, rows: linear.fluxes(e, values.take(rows))
+        term, split = self.operators.terms[number], self.problem.prior.split
+        return lambda e, rows: term.fluxes_of(e, split(z[rows]))
+
+    @cached_property
+    def _at_once(self) -> int:
+        """Samples whose entries of a linear problem are in memory at once."""
+        if not self.problem.is_linear:
+            return self._block
+        return max(1, min(_BLOCK, _ENTRIES // self.problem.linear.n_numbers))
 
     @property
     def _block(self) -> int:
-        """Samples whose pointwise tangents, or those rows of them, are in memory at once."""
+        """Samples whose strains and fluxes, or pointwise tangents, are in memory at once."""
         is_linear = self.problem.is_linear
         one = sum(
-            len(term.weights) * term.s * (_ROWS if is_linear else term.s)
+            len(term.weights) * term.s * (_STRAINS if is_linear else term.s)
             for term in self.operators.terms
         )
         return max(1, min(_BLOCK, _MOST // one))

@@ -36,6 +36,11 @@ class LinearOperators:
         """Of a matrix."""
         return self._assembler.n_entries
 
+    @property
+    def n_numbers(self) -> int:
+        """How many are in memory for each z of `at`, of many z."""
+        return sum(term.n_numbers for term in self.terms)
+
     def at(self, z: Tensor, n_checked: int = 1) -> list[LinearValues]:
         """Of each term, at parameters z (batch, d); see `LinearTerm.at`."""
         return [term.at(z, n_checked) for term in self.terms]

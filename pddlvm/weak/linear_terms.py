@@ -33,6 +33,8 @@ _RIGHT = 1e-10
 _NOTHING = 1e-12
 _MANY = 4
 """Parameters from which on it is worth it to see whether entries are affine."""
+_DERIVED = 12
+"""Numbers of a derivative that are in memory at once, for each strain."""
 _CHUNK = 64
 """Parameters whose entries are derived at once."""
 _ROOM = 2**25
@@ -105,6 +107,15 @@ class LinearTerm:
         at_zero = self.at_zero(z)
         own = self._checked(z, at_zero[:n_checked], n_checked)
         return LinearValues(own, self._tangents(z) if own is None else None, at_zero)
+
+    @property
+    def n_numbers(self) -> int:
+        """How many are in memory for each z of `at`, of many z."""
+        n_points, s = len(self.term.weights), self.term.s
+        if len(self._rows) == s:
+            return n_points * s * (s + _DERIVED)
+        of_entries = s * _DERIVED if self._affine is None else len(self._own) + 2
+        return n_points * (of_entries + (s * _DERIVED if self._same is None else 0))
 
     def at_zero(self, z: Tensor) -> Tensor:
         """w * f, (batch, n_points, s), or (1, n_points, s) where it is the same for all z."""

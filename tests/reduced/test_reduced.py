@@ -23,7 +23,7 @@ from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.representation import Units
 from pddlvm.reduced.solving import solve_reduced
 from pddlvm.weak.affine_term import AffineTerm
-from problems import poisson
+from problems import elasticity, poisson
 
 EXACT = 1e-10
 """Relative: rounding, with a margin of a few hundred. Affine terms of finite rank are exact, and so
@@ -359,3 +359,24 @@ def test_reduction_energy_is_that_of_its_coefficients(case):
     c = case.reduction.c
     k = case.model.stiffness(c, z)
     close(torch.einsum("bi,bij,bj->b", c, k, c), case.reduction.energy, EXACT)
+
+
+@pytest.mark.parametrize("small", ["_MOST", "_ENTRIES", "_COLUMNS"])
+@pytest.mark.parametrize("make", [poisson.make, elasticity.make_bracket])
+def test_memory_decides_how_many_draws_are_solved_at_once_and_not_what_they_are(
+    make, small, monkeypatch
+):
+    problem = make(4)
+    v = np.random.default_rng(0).standard_normal((problem.n_free, 5))
+    z = problem.prior.sample((5,), seed=0)
+
+    def solved():
+        galerkin = Galerkin(problem, Reference.of(problem))
+        c, r = galerkin.solve(v, z)
+        u = galerkin.lift(z).index_add(1, galerkin.operators.free, torch.from_numpy(c @ v.T))
+        return torch.from_numpy(c), r, *galerkin.residuals_of_term(0, [u], z)
+
+    together = solved()
+    monkeypatch.setattr(f"pddlvm.reduced.galerkin.{small}", 1)
+    for one, other in zip(solved(), together, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
