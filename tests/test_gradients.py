@@ -242,7 +242,8 @@ def test_jacobians_by_rows_and_quantities(differentiable):
 def quantity_of(made_of: str, name: str) -> pddlvm.Quantity:
     """Several rows, and functions of u, and of u and z."""
     problem = made(made_of).problem
-    n, i = problem.n_dofs, int(problem.free_dofs[3])
+    n = problem.n_dofs
+    i = int(problem.free_dofs[3]) if isinstance(problem, pddlvm.Problem) else 7
     functional = {
         "averages": torch.linspace(-1, 1, 2 * n, dtype=torch.float64).reshape(2, n),
         "maximum": pddlvm.maximum(problem),
@@ -263,13 +264,17 @@ def quantity_of(made_of: str, name: str) -> pddlvm.Quantity:
 )
 @pytest.mark.slow
 def test_derivatives_of_quantities_are_those_of_differences(made_of, name, part, corrections):
-    model, quantity = made(made_of), quantity_of(made_of, name)
+    model = made(made_of)
     n = corrections if model.problem.is_linear else 4 * corrections
+    check_quantity(model, quantity_of(made_of, name), part, n)
+
+
+def check_quantity(model, quantity, part, corrections):
     z = model.problem.prior.sample((2,), seed=3)
-    unit = getattr(model.forward(z, corrections=n).of(quantity), part).abs().mean()
+    unit = getattr(model.forward(z, corrections).of(quantity), part).abs().mean()
 
     def answer(z: Tensor) -> Tensor:
-        return getattr(model.forward(z, corrections=n).of(quantity), part) / unit
+        return getattr(model.forward(z, corrections).of(quantity), part) / unit
 
     # What adjoint solutions leave of a quantity is 1e-9 of it on these meshes, near its rounding.
     tolerances = {"eps": 1e-4, "rtol": 1e-3, "atol": 1e-4}
@@ -285,12 +290,17 @@ def test_bounds_of_quantities_have_no_derivative():
         _ = model.forward(z.requires_grad_()).of(quantity).bound
 
 
-def test_quantities_in_strong_form_have_no_derivative_and_say_so():
-    model = made("strong form")
-    quantity = pddlvm.Quantity(model.problem, pddlvm.maximum(model.problem))
-    z = model.problem.prior.sample(seed=4).requires_grad_()
-    with pytest.raises(pddlvm.InputError, match=r"take that of quantity\(forward\(z\)"):
-        model.forward(z).of(quantity)
+@pytest.mark.parametrize("part", ["mean", "std"])
+@pytest.mark.parametrize("name", ["averages", "maximum", "mixed"])
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * ("two" in name))
+        for name in sorted(IN_STRONG_FORM)
+    ],
+)
+def test_derivatives_of_quantities_in_strong_form_are_those_of_differences(made_of, name, part):
+    check_quantity(made(made_of), quantity_of(made_of, name), part, 0)
 
 
 @pytest.mark.parametrize("name", ["error_bound", "error_interval", "stability"])

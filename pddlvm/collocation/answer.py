@@ -66,9 +66,9 @@ def forward_of(
         with torch.set_grad_enabled(recorded):
             return field.std(*variances())
 
-    @torch.no_grad()
     def spread() -> Spread:
-        return field.spread(*variances()).to(z.device)
+        with torch.set_grad_enabled(recorded):
+            return field.spread(*variances()).to(z.device)
 
     norm = unflatten(residual.exp(), batch)[..., 0].to(z)
     shape = model.uncertainty.forward_shape(level)

@@ -77,7 +77,7 @@ class ErrorField:
     def spread(self, var_c: Tensor, var_rest: Tensor) -> Spread:
         """The parts of the covariance of u, of the same variances."""
         shapes = [self._mode(k) for k in range(self.modes.shape[1])]
-        modes, rest = torch.stack(shapes, dim=-1), self._hats(var_rest.sqrt())
+        modes, rest = torch.stack(shapes, dim=-1), self._hats(root(var_rest))
         modes = self.with_unit(modes.mT).mT
         return Spread(modes, var_c, self.with_unit(rest.double()))
 

@@ -18,6 +18,7 @@ from pddlvm.latent.prediction import OneField, symmetric_interval
 from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import unseen
 from pddlvm.linalg.low_rank import LowRank, columns_of
+from pddlvm.linalg.operators import SparseOperator
 from pddlvm.sensors.quantity import Quantity, check_quantity
 from pddlvm.strong.problem import CollocationProblem
 from pddlvm.strong.unknowns import Unknowns
@@ -107,8 +108,7 @@ class FieldForward:
         """What is asked of the values on the grid, with a law of its own; without bounds.
 
         Raises:
-            InputError: a quantity of another problem, an answer at points of its own, or a z that
-                requires a gradient.
+            InputError: a quantity of another problem, or an answer at points of its own.
         """
         asked = self._asked
         check_quantity(asked.problem, quantity)
@@ -116,11 +116,6 @@ class FieldForward:
             raise InputError(
                 f"the quantity {quantity.name!r} reads the grid of the problem, and this answer is "
                 "at points of its own; ask model.forward(z).of(quantity)"
-            )
-        if asked.z.requires_grad:
-            raise InputError(
-                "z requires a gradient, and forward(z).of(quantity) has none in strong form; take "
-                "that of quantity(forward(z).mean, z), or give z.detach()"
             )
         u = self.mean.reshape(-1, self.mean.shape[-1]).to("cpu", torch.float64)
 
@@ -186,7 +181,7 @@ class FieldForward:
         spread = self.spread.to(torch.device("cpu"))
         rows, touched = columns_of(rows)
         modes = spread.modes[:, touched] * spread.var_c.sqrt()[:, None, :]
-        shapes = torch.stack([torch.from_numpy(rows @ one.numpy()) for one in modes])
+        shapes: Tensor = SparseOperator(rows)(modes.mT).mT
         return LowRank(shapes, rows, spread.rest[:, touched].square())
 
     def _variance_along(self, slope: Tensor) -> Tensor:

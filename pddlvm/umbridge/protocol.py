@@ -151,7 +151,7 @@ def _differentiated(function: Served, asked: dict[str, Any]) -> Tensor:
         raise _RefusedError(
             _BAD,
             "UnsupportedFeature",
-            f"{function.name!r} has no derivatives by z, as quantities in strong form have none",
+            f"{function.name!r} has no derivatives by z, as marches in time have none",
         )
     for name in ("outWrt", "inWrt"):
         if asked.get(name) != 0 or isinstance(asked[name], bool):

@@ -134,7 +134,7 @@ def served(
 
 
 def _has_derivative(function: Function, z: Tensor, corrections: int) -> bool:
-    """Quantities in strong form refuse a z that requires a gradient."""
+    """Marches in time, for one, refuse a z that requires a gradient."""
     try:
         with torch.enable_grad():
             return bool(function(z.clone().requires_grad_(), corrections).requires_grad)

@@ -145,15 +145,13 @@ def test_outside_of_the_prior_the_posterior_is_next_to_nothing():
         forward.evaluate(outside, {})
 
 
-def test_quantities_in_strong_form_have_no_derivatives():
-    model = strong()
-    largest = pddlvm.Quantity(model.problem, pddlvm.maximum(model.problem), "maximum")
-    functions = served(model, quantities=[largest])
-    asked = json.dumps({"name": "maximum"}).encode()
+def test_marches_have_no_derivatives():
+    functions = served(in_time(), corrections=2)
+    asked = json.dumps({"name": "forward"}).encode()
     support = answer(functions, "POST", "/ModelInfo", asked).content["support"]
     assert support == dict(Evaluate=True, Gradient=False, ApplyJacobian=False, ApplyHessian=False)
     found = answer(functions, "POST", "/Gradient", asked).content["error"]
-    assert found["type"] == "UnsupportedFeature" and "strong form" in found["message"]
+    assert found["type"] == "UnsupportedFeature" and "marches" in found["message"]
 
 
 @pytest.mark.parametrize("make", [strong, in_time])
