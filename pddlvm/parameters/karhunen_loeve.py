@@ -45,6 +45,8 @@ Covariance = Callable[[Array], Array]
 """Correlation as a function of the distance in correlation lengths."""
 
 _N_INDUCING = 1000
+_N_CANDIDATES = 2**18
+"""Points among which these are chosen: of millions each choice would read all."""
 _CHUNK = 20_000
 
 
@@ -304,8 +306,11 @@ def _inducing_points(x: Array, volumes: Array) -> tuple[Array, Array]:
     """Farthest-point samples of x, and the volume that is nearest to each."""
     if len(x) <= _N_INDUCING:
         return x, volumes
-    middle = int(np.argmin(((x - x.mean(axis=0)) ** 2).sum(axis=1)))
-    chosen = farthest_points(x, _N_INDUCING, middle)
-    _, owner = cKDTree(x[chosen]).query(x)
+    few = x
+    if len(x) > _N_CANDIDATES:
+        few = x[np.random.default_rng(0).choice(len(x), _N_CANDIDATES, replace=False)]
+    middle = int(np.argmin(((few - few.mean(axis=0)) ** 2).sum(axis=1)))
+    chosen = few[farthest_points(few, _N_INDUCING, middle)]
+    _, owner = cKDTree(chosen).query(x)
     weights = np.bincount(owner, weights=volumes, minlength=_N_INDUCING)
-    return x[chosen], weights.astype(np.float64)
+    return chosen, weights.astype(np.float64)

@@ -134,6 +134,15 @@ def test_eigenvalues_of_the_exponential_covariance(n_cells, tolerance, length):
     np.testing.assert_allclose(eigenvalues(field, space), exact, rtol=tolerance)
 
 
+def test_inducing_points_are_chosen_among_some_of_very_many_cells(monkeypatch):
+    monkeypatch.setattr("pddlvm.parameters.karhunen_loeve._N_CANDIDATES", 2000)
+    space = fem.Space(fem.interval(6000, -1.0, 1.0))
+    field = latent(space, 10, length=0.5, covariance=pddlvm.exponential)
+    exact = exponential_eigenvalues(10, 1.0, 0.5)
+    # Their cells are no longer of one size: 1.0e-4 was measured, with all as candidates 7.6e-5.
+    np.testing.assert_allclose(eigenvalues(field, space), exact, rtol=3e-4)
+
+
 def test_eigenvalues_grow_with_the_variance():
     space = fem.Space(fem.unit_square(4))
     one, three = latent(space, 5), latent(space, 5, std=3.0)
