@@ -8,10 +8,11 @@ for each strain. Of the strains themselves F_k reads few combinations, so that e
 
     sum_x  (U_k^T B)^T D_{own_k} (V_k^T B)
 
-have few rows too; and mostly f is the same for all z. That all this holds is seen at two draws, and
-at the first of each batch again, by the flux at zero and its change in a random direction; where it
-does not, D is taken whole. Of many z, entries that are affine in the values of fields are made of
-these values alone, which is seen at the two draws and at the last of each batch.
+have few rows too; and mostly f is the same for all z. That all this holds is seen at two draws, of
+very many points at some, and at the first of each batch again, by the flux at zero and its change
+in a random direction; where it does not, D is taken whole. Of many z, entries that are affine in
+the values of fields are made of these values alone, which is seen at the two draws and at the last
+of each batch.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from pddlvm.weak.terms import TermEvaluator
 __all__ = ["LinearTerm", "LinearValues"]
 
 _N_PROBES = 2
+_FEW = 4096
+"""Points at which multiples are looked for first, where there are more."""
 _RIGHT = 1e-10
 _NOTHING = 1e-12
 _MANY = 4
@@ -89,18 +92,32 @@ class LinearTerm:
     """
 
     def __init__(self, term: TermEvaluator, prior: ParameterSpace) -> None:
-        self.term, self.prior, s = term, prior, term.s
+        self.term, self.prior = term, prior
         z = prior.sample((_N_PROBES,), seed=0)
-        self.slots = Slots.of(self._tangents(z).flatten(2))
-        self.factors = self.slots.factors.unflatten(-1, (s, s))
-        self._rows = (self.slots.own // s).unique()
-        places = torch.searchsorted(self._rows, self.slots.own // s)
-        self._own = places * s + self.slots.own % s
-        self._direction = normal_like(z.new_zeros(s), (), generator_of(0))
-        self._sides = [_sides(factor) for factor in self.factors]
+        self._direction = normal_like(z.new_zeros(term.s), (), generator_of(0))
         at_zero = self._at_zero(z)
         same = at_zero[:1]
         self._same = same if (at_zero - same).abs().amax() <= _RIGHT * same.abs().amax() else None
+        if len(term.weights) > _FEW:
+            self._take(Slots.of(self._at_some(z)))
+            if self._needs_all or self._checked(z[:1], same) is not None:
+                return
+        self._take(Slots.of(self._tangents(z).flatten(2)))
+
+    def _at_some(self, z: Tensor) -> Tensor:
+        """Tangents at some of the points, (batch, n, s^2)."""
+        chosen = torch.randperm(len(self.term.weights), generator=generator_of(0))[:_FEW]
+        points = self.term.points.take(chosen.sort().values.numpy())
+        few = TermEvaluator.at_points(self.term.term, points, self.term.used)
+        return few.tangents_of(self._zero(z)[:, :_FEW], self.prior.split(z)).flatten(2)
+
+    def _take(self, slots: Slots) -> None:
+        s = self.term.s
+        self.slots, self.factors = slots, slots.factors.unflatten(-1, (s, s))
+        self._rows = (slots.own // s).unique()
+        places = torch.searchsorted(self._rows, slots.own // s)
+        self._own = places * s + slots.own % s
+        self._sides = [_sides(factor) for factor in self.factors]
 
     def at(self, z: Tensor, n_checked: int = 1) -> LinearValues:
         """Those of z (batch, d); that entries hold is seen at so many of them."""
@@ -109,10 +126,15 @@ class LinearTerm:
         return LinearValues(own, self._tangents(z) if own is None else None, at_zero)
 
     @property
+    def _needs_all(self) -> bool:
+        """Do the entries that stand for all stand in all rows?"""
+        return len(self._rows) == self.term.s
+
+    @property
     def n_numbers(self) -> int:
         """How many are in memory for each z of `at`, of many z."""
         n_points, s = len(self.term.weights), self.term.s
-        if len(self._rows) == s:
+        if self._needs_all:
             return n_points * s * (s + _DERIVED)
         of_entries = s * _DERIVED if self._affine is None else len(self._own) + 2
         return n_points * (of_entries + (s * _DERIVED if self._same is None else 0))
@@ -126,7 +148,7 @@ class LinearTerm:
 
     def own(self, z: Tensor) -> Tensor | None:
         """w * the entries that stand for all, (batch, n_points, n_own); None where they do not."""
-        if len(self._rows) == self.term.s:
+        if self._needs_all:
             return None
         parts = z.split(_CHUNK) if self._affine is None else (z,)
         found = [self._checked(part, self._at_zero(part[:1])) for part in parts]
@@ -144,7 +166,7 @@ class LinearTerm:
 
     def _checked(self, z: Tensor, at_zero: Tensor, n: int = 1) -> Tensor | None:
         """The entries, if they say how the fluxes of the first n samples change."""
-        if len(self._rows) == self.term.s:
+        if self._needs_all:
             return None
         own = self._entries(self.term.values(self.prior.split(z)), len(z))
         return own if self.holds(own[:n], z[:n], at_zero) else None

@@ -8,6 +8,7 @@ from pddlvm import fem, links
 from pddlvm.reduced.many_matrices import tangent_of_many
 from pddlvm.weak import linear_terms
 from pddlvm.weak.linear_terms import LinearTerm
+from pddlvm.weak.terms import TermEvaluator
 from problems import elasticity, helmholtz, poisson, stokes
 
 
@@ -62,8 +63,23 @@ def terms_of(problem):
     return problem.discretisation(torch.float64, torch.device("cpu")).terms
 
 
-@pytest.mark.parametrize("make", MAKE)
-def test_they_are_those_of_all_rows(make):
+def cornered():
+    """Another material in one corner."""
+    space = fem.Space(fem.unit_square(8))
+
+    def density(u, du, x, k):
+        stiff = torch.where((x[0] > 0.9) & (x[1] > 0.9), 3.0, 1.0)
+        return 0.5 * k * (du[0] ** 2 + stiff * du[1] ** 2) - u
+
+    terms = [pddlvm.Energy(space.interior(), density)]
+    fields = {"k": pddlvm.Constant(pddlvm.Uniform(1.0, 2.0))}
+    return pddlvm.Problem("cornered", space, terms, fields, [pddlvm.Dirichlet("left")])
+
+
+@pytest.mark.parametrize("few", [8, linear_terms._FEW])
+@pytest.mark.parametrize("make", [*MAKE, cornered])
+def test_they_are_those_of_all_rows(make, few, monkeypatch):
+    monkeypatch.setattr(linear_terms, "_FEW", few)
     problem = make()
     z = problem.prior.sample((3,), seed=7)
     u = torch.rand(3, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
@@ -72,6 +88,23 @@ def test_they_are_those_of_all_rows(make):
         linear = LinearTerm(term, problem.prior)
         found = linear.tangents(linear.at(z))
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_multiples_are_looked_for_at_some_points_and_where_these_miss_one_at_all(monkeypatch):
+    monkeypatch.setattr(linear_terms, "_FEW", 8)
+    asked, tangents_of = [], TermEvaluator.tangents_of
+
+    def counted(self, e, z):
+        asked.append(e.shape[1])
+        return tangents_of(self, e, z)
+
+    monkeypatch.setattr(TermEvaluator, "tangents_of", counted)
+    for problem, again in ((poisson.make(4, 2), False), (cornered(), True)):
+        term = terms_of(problem)[0]
+        asked.clear()
+        linear = LinearTerm(term, problem.prior)
+        assert asked == [8, *[len(term.weights)] * again]
+        assert len(linear.slots.own) == 1 + again
 
 
 def test_few_rows_are_differentiated(monkeypatch):
