@@ -129,19 +129,22 @@ class Discretisation(nn.Module):
 
     @property
     def nonlinear_terms(self) -> tuple[int, ...]:
-        """Numbers of the terms whose tangents depend on u, at the centre of the prior.
+        """Numbers of the terms whose fluxes leave their tangents, at the centre of the prior.
 
-        With strains for rows and columns entries of a tangent are energies, in whatever units.
+        Fluxes times strains are energies, in whatever units.
         """
         z = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
-        rest = self.lift(z)
+        rest, blocks = self.lift(z), self.prior.split(z)
         tangents, found = self.tangents(rest, z), set()
         for u in self._far_from(rest, z, tangents):
-            parts = zip(self.terms, tangents, self.tangents(u, z), strict=True)
-            for i, (term, a, b) in enumerate(parts):
-                size = term.strains(u).square().mean((0, 1)).sqrt()
-                unit = size[:, None] * size
-                if not ((b - a).abs() * unit).max() <= _LINEAR * (a.abs() * unit).max():
+            for i, (term, d) in enumerate(zip(self.terms, tangents, strict=True)):
+                e, start = term.strains(u), term.strains(rest)
+                moved = (e - start)[..., None]
+                left = term.fluxes_of(e, blocks) - term.fluxes_of(start, blocks)
+                left = (left - (d @ moved)[..., 0]).abs()
+                unit = e.square().mean((0, 1)).sqrt()
+                size = (d.abs() @ moved.abs())[..., 0]
+                if not (left * unit).max() <= _LINEAR * (size * unit).max():
                     found.add(i)
         return tuple(sorted(found))
 
