@@ -47,7 +47,8 @@ Covariance = Callable[[Array], Array]
 _N_INDUCING = 1000
 _N_CANDIDATES = 2**18
 """Points among which these are chosen: of millions each choice would read all."""
-_CHUNK = 20_000
+_CHUNK = 256
+"""Points whose correlations with these stay in a cache."""
 
 
 def gaussian(distance: Array) -> Array:
