@@ -42,8 +42,8 @@ _CHUNK = 64
 """Parameters whose entries are derived at once."""
 _ROOM = 2**25
 """Numbers of combined strains that are kept, 256 MiB."""
-_CELLS = 256
-"""Cells whose element matrices are made at once: what they read stays in a cache."""
+_NUMBERS = 2**17
+"""Of element matrices that are made at once: what they read stays in a cache."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,9 @@ class LinearTerm:
         own = values.own[sample].unflatten(0, region.local.shape[:2])
         n_local = region.local.shape[3]
         found = own.new_zeros(len(own), n_local, n_local)
-        for i in range(0, len(own), _CELLS):
-            cells = slice(i, i + _CELLS)
+        n_cells = max(1, _NUMBERS // n_local**2)
+        for i in range(0, len(own), n_cells):
+            cells = slice(i, i + n_cells)
             for k, (left, right) in enumerate(self._strains_of(cells)):
                 weighted = own[cells, :, k, None, None] * left
                 found[cells].baddbmm_(weighted.flatten(1, 2).mT, right.flatten(1, 2))
