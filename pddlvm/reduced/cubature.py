@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _N_PROJECTIONS = 16
+_BLOCK = 8
+"""Draws whose states are on the mesh at once."""
 _MAX_CANDIDATES = 2048
 
 
@@ -189,7 +191,11 @@ def _totals(
     tests = v[:, : representation.n_modes]
     if representation.w is not None:
         tests = torch.from_numpy(representation.w)
-    states = [draws.at_zero @ v.T, draws.a @ v.T]
-    zero, solution = (r @ tests for r in galerkin.residuals_of_term(number, states, draws.z))
+    parts = []
+    for rows in torch.arange(len(draws.z)).split(_BLOCK):
+        states = [a[rows] @ v.T for a in (draws.at_zero, draws.a)]
+        found = galerkin.residuals_of_term(number, states, draws.z[rows])
+        parts.append(torch.stack([r @ tests for r in found]))
+    zero, solution = torch.cat(parts, dim=1)
     both = torch.stack([solution - zero, zero])
     return torch.einsum("knc,ncp->knp", both, torch.from_numpy(directions)).numpy()

@@ -136,12 +136,14 @@ class Discretisation(nn.Module):
         z = self.prior.unstandardise(torch.zeros(1, self.prior.size, dtype=torch.float64))
         rest, blocks = self.lift(z), self.prior.split(z)
         tangents, found = self.tangents(rest, z), set()
-        for u in self._far_from(rest, z, tangents):
-            for i, (term, d) in enumerate(zip(self.terms, tangents, strict=True)):
-                e, start = term.strains(u), term.strains(rest)
+        far = self._far_from(rest, z, tangents)
+        for i, (term, d) in enumerate(zip(self.terms, tangents, strict=True)):
+            start = term.strains(rest)
+            flux = term.fluxes_of(start, blocks)
+            for u in far:
+                e = term.strains(u)
                 moved = (e - start)[..., None]
-                left = term.fluxes_of(e, blocks) - term.fluxes_of(start, blocks)
-                left = (left - (d @ moved)[..., 0]).abs()
+                left = (term.fluxes_of(e, blocks) - flux - (d @ moved)[..., 0]).abs()
                 unit = e.square().mean((0, 1)).sqrt()
                 size = (d.abs() @ moved.abs())[..., 0]
                 if not (left * unit).max() <= _LINEAR * (size * unit).max():
