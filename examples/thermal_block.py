@@ -37,7 +37,7 @@ def bounds(ax: Axes, model: pddlvm.GalerkinModel, n_samples: int) -> None:
         x = range(n_samples)
         name = f"bounds, corrections={corrections}"
         ax.fill_between(x, lower, upper, color=color, alpha=0.3, label=name)
-        ax.plot(x, error[order], color=color, label="true error")
+        ax.plot(x, error[order], color=color, label=f"true error, corrections={corrections}")
     ax.set(yscale="log", xlabel="draw, sorted by error", ylabel="relative error in energy")
     ax.legend()
 
@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> pddlvm.ValidationReport:
     model = pddlvm.LatentVariableModel(problem, seed=0)
     pddlvm.train(model, max_seconds=options.seconds, max_steps=options.steps, progress=True)
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10.5, 4), layout="constrained", gridspec_kw={"wspace": 0.08}
+    )
     z = problem.prior.sample(seed=7)
     forward = model.forward(z)
     assert forward.error_bound is not None
