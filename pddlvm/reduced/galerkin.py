@@ -28,8 +28,8 @@ Array = NDArray[np.float64]
 
 _BLOCK, _MOST = 8, 2**25
 """Samples whose pointwise tangents are in memory at once, and the numbers in these."""
-_ENTRIES = 2**27
-"""Numbers of entries of linear terms that are in memory at once, 1 GiB."""
+_ENTRIES = 2**26
+"""Numbers of entries of linear terms that are in memory at once, 512 MiB."""
 _STRAINS = 3
 """Numbers of each strain that are in memory at once: it, its flux, and a product."""
 _COLUMNS = 16

@@ -128,7 +128,7 @@ def _reduction(
     v = basis.build(galerkin, generator)
     bar.show(0.6, now="reducing the terms")
     z = problem.prior.sample((_N_CUBATURE_DRAWS,), generator=generator)
-    solutions, _ = galerkin.solve(v, z)
+    solutions = galerkin.solve(v, z)[0]
     if not np.any(solutions):
         raise _nothing_to_learn(problem, reference)
     w = representers(galerkin, v, generator) if reference.is_dual else None
