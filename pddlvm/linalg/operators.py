@@ -41,7 +41,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, a: Tensor, a_transposed: Tensor) -> Tensor:
         ctx.pair = (a_transposed, a)
         batch = x.shape[:-1]
-        columns = x.reshape(-1, x.shape[-1]).T.contiguous()
+        columns = x.reshape(batch.numel(), x.shape[-1]).T.contiguous()
         return (a @ columns).T.reshape(*batch, a.shape[0])
 
     @staticmethod

@@ -65,6 +65,7 @@ def tail(values: Tensor, series: tuple[Series, ...]) -> Tensor:
     found = torch.zeros_like(values.flatten(1)[:, 0])
     for axis, (n, own) in enumerate(zip(values.shape[1:], series, strict=True), start=1):
         last = own.coefficients(n)[-max(2, n // 8) :].to(values)
-        highest = last @ values.movedim(axis, -1).flatten(1, -2).mT
+        along = values.movedim(axis, -1)
+        highest = last @ along.reshape(len(along), along.shape[1:-1].numel(), n).mT
         found = found + highest.square().sum(1).mean(-1)
     return found.sqrt()
