@@ -49,6 +49,29 @@ def dot_test(operator, n_columns, n_rows):
     assert abs(e @ q - u @ adjoint) <= 10 * torch.finfo(dtype).eps * scale
 
 
+def slope_test(read, z, unit, rtol, atol):
+    """The derivative of what is read at z is that of differences, by random weights and directions.
+
+    Args:
+        read: z -> values.
+        z: (batch, d).
+        unit: of each parameter.
+    """
+    generator = torch.Generator().manual_seed(1)
+    along = unit * torch.randn(z.shape, generator=generator, dtype=z.dtype)
+    there = read(z)
+    weights = torch.randn(there.shape, generator=generator, dtype=z.dtype) / there.norm()
+
+    def total(z):
+        return (read(z) * weights).sum()
+
+    at = z.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(total(at), at)
+    h = 1e-4
+    difference = (total(z + h * along) - total(z - h * along)) / (2 * h)
+    torch.testing.assert_close((slope * along).sum(), difference, rtol=rtol, atol=atol)
+
+
 def shell(mesh, loads, dirichlet, *, E=1.0, nu=0.3, thickness=0.1):
     """A shell of which the only parameter is its Young's modulus."""
     space = fem.ShellSpace(mesh)

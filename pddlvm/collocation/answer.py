@@ -16,7 +16,7 @@ from pddlvm.basics.errors import InputError
 from pddlvm.basics.unchanged import Unchanged
 from pddlvm.collocation.field import Asked, FieldForward, Spread
 from pddlvm.latent.prediction import unflatten
-from pddlvm.linalg.derivatives import only_once
+from pddlvm.linalg.derivatives import with_slope
 from pddlvm.strong.jets import Jet, rows_of
 from pddlvm.strong.newton import SpaceTimeNewton
 
@@ -95,5 +95,5 @@ def _corrected(newton: SpaceTimeNewton, nodal: Tensor, z: Tensor, n_steps: int) 
             solvers = [newton.factorise(at, own) for at, own in pairs]
         rows = newton.rows(newton.jet(n, there), there).split(1)
         step = torch.cat([solve(r) for solve, r in zip(solvers, rows, strict=True)])
-        n = only_once(n + step - step.detach())
+        n = with_slope(n, step)
     return {k: u.to(nodal.device) for k, u in newton.unlifted(n, there).items()}

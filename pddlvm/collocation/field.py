@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
-from pddlvm.basics.checks import check_shape, check_vectors
+from pddlvm.basics.checks import broadcast_batch, check_shape, check_vectors
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.latent.error_shape import ErrorShape
@@ -156,8 +156,9 @@ class FieldForward:
         """
         n = self.mean.shape[-1]
         u = check_vectors(u, "u", n, f"have the values at {n} points on its last axis")
-        if not u.numel():  # `torch.distributions` knows no empty batches
-            return self.mean.new_zeros(u.shape[:-1])
+        batch = broadcast_batch(u=u, z=self.mean)
+        if not batch.numel():  # `torch.distributions` knows no empty batches
+            return self.mean.new_zeros(batch)
         spread = self.spread
         flat = self.mean.reshape(-1, n).double()
         std = self.std.reshape(flat.shape).double()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
-from pddlvm.basics.checks import check_kind, check_shape
+from pddlvm.basics.checks import broadcast_batch, check_kind, check_shape
 from pddlvm.basics.errors import InputError
 from pddlvm.basics.random import generator_of, normal_like
 from pddlvm.basics.unchanged import Unchanged
@@ -23,7 +23,7 @@ from pddlvm.galerkin.bounds import Certifier, ErrorBounds
 from pddlvm.galerkin.quantities import PrimalDual
 from pddlvm.latent.error_shape import ErrorShape
 from pddlvm.latent.one_quantity import OneQuantity, along, certificates, known_of
-from pddlvm.latent.prediction import OneField, symmetric_interval
+from pddlvm.latent.prediction import OneField, symmetric_interval, unflatten
 from pddlvm.latent.quantity_law import QuantityLaw
 from pddlvm.latent.uncertainty import Uncertainty, unseen
 from pddlvm.linalg.derivatives import root
@@ -97,9 +97,7 @@ class Forward:
         if shown.n_lifts == 1:
             return found
         # Boundary values that follow z have no error bar, and so all digits.
-        values = (
-            shown.boundary_values(self._z).to(found).reshape(*found.shape[:-1], len(shown.fixed))
-        )
+        values = unflatten(shown.boundary_values(self._z).to(found), found.shape[:-1])
         return found.index_copy(-1, shown.fixed.to(found.device), values)
 
     def at(self, observation: LinearObservation) -> Tensor:
@@ -241,8 +239,9 @@ class Forward:
     def log_prob(self, u: Tensor) -> Tensor:
         """Log density of the free degrees of freedom of u, (...,)."""
         u = self.representation.problem.check_solution(u)
-        if not u.numel():  # `torch.distributions` knows no empty batches
-            return self.mean.new_zeros(u.shape[:-1])
+        batch = broadcast_batch(u=u, z=self.c)
+        if not batch.numel():  # `torch.distributions` knows no empty batches
+            return self.c.new_zeros(batch)
         var_c, var_rest = (v.double() for v in self._both_variances)
         free = torch.from_numpy(self.representation.problem.free_dofs).to(var_c.device)
         units = self.representation.units

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.galerkin.refinement import Tangent
-from pddlvm.linalg.derivatives import only_once
+from pddlvm.linalg.derivatives import with_slope
 from pddlvm.reduced.reference import Reference
 from pddlvm.reduced.residual import ReducedModel
 
@@ -32,7 +32,7 @@ def solved(exact: ReducedModel, c: Tensor, z: Tensor) -> Tensor:
         k = Tangent(exact.tangent(c, z), exact.n_modes)
     r = representation.test(operators.residual(representation.expand(c, z), z))
     step = k.solve(r[..., None])[..., 0]
-    return only_once(c - (step - step.detach()))
+    return with_slope(c, -step)
 
 
 def certificate(
@@ -46,5 +46,4 @@ def certificate(
     dual, primal = reference.solve(r), torch.from_numpy((reference.whole @ u.numpy().T).T)
     of_r = (r * dual).sum(-1) / (r.detach() * dual).sum(-1).clamp(min=tiny)
     of_u = (mean * primal).sum(-1) / (u * primal).sum(-1).clamp(min=tiny)
-    change = of_r - of_u
-    return only_once(value * (1 + change - change.detach()))
+    return with_slope(value, value * (of_r - of_u))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import InputError
 
-__all__ = ["linearise", "linearise_at_once", "only_once", "root"]
+__all__ = ["linearise", "linearise_at_once", "only_once", "root", "with_slope"]
 
 
 class _Once(torch.autograd.Function):
@@ -38,6 +38,11 @@ def only_once(x: Tensor) -> Tensor:
     """The same values; a derivative of their derivative is refused."""
     found: Tensor = _Once.apply(x)
     return found
+
+
+def with_slope(value: Tensor, change: Tensor) -> Tensor:
+    """A value, with the derivative of a change; a derivative of its derivative is refused."""
+    return only_once(value + (change - change.detach()))
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

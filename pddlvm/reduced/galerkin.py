@@ -97,8 +97,9 @@ class Galerkin:
         # Boundary values that are a solution leave the rounding of what they cancel.
         noise, (tests, which) = self.rounding(lift), self._tests(v, z)
         if self.problem.is_linear:
+            trial = _Trial(torch.from_numpy(v))
             parts = [
-                self._linear(v, z[rows], lift[rows], tests, which[rows], noise[rows])
+                self._linear(trial, z[rows], lift[rows], tests, which[rows], noise[rows])
                 for rows in torch.arange(len(z)).split(self._at_once)
             ]
             c, r = (torch.cat(found) for found in zip(*parts, strict=True))
@@ -107,11 +108,17 @@ class Galerkin:
         return c.numpy(), r
 
     def _linear(
-        self, v: Array, z: Tensor, lift: Tensor, tests: list[Tensor], which: Tensor, noise: Tensor
+        self,
+        trial: "_Trial",
+        z: Tensor,
+        lift: Tensor,
+        tests: list[Tensor],
+        which: Tensor,
+        noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """By one matrix and one residual of a draw, r(c) = r(0) + K V c."""
-        linear, trial = self.problem.linear, _Trial(torch.from_numpy(v))
-        values, c = linear.at(z), z.new_zeros(len(z), v.shape[1])
+        linear = self.problem.linear
+        values, c = linear.at(z), z.new_zeros(len(z), tests[0].shape[1])
         parts = [
             linear.residual(lift[rows], [own.take(rows) for own in values])
             for rows in torch.arange(len(z)).split(self._block)

@@ -8,7 +8,7 @@ Derivatives of these derivatives are refused.
 import torch
 from torch import Tensor
 
-from pddlvm.linalg.derivatives import only_once
+from pddlvm.linalg.derivatives import with_slope
 from pddlvm.trajectory.modes import Modes
 
 __all__ = ["solved"]
@@ -20,8 +20,8 @@ def solved(modes: Modes, z: Tensor) -> Tensor:
     Raises:
         ConvergenceError: Newton's method did not find it.
     """
+    equations = modes.equations(modes.steps.drive(z))
     with torch.no_grad():
         a = modes.solve(z)
-        tangent = modes.tangent(a, z)
-    step = torch.linalg.solve(tangent, modes.residual(a, z))
-    return only_once(a - (step - step.detach()))
+        tangent = equations.tangent(a)
+    return with_slope(a, -torch.linalg.solve(tangent, equations.residual(a)))

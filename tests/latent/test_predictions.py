@@ -296,6 +296,7 @@ def test_no_queries_get_no_answers_of_any_kind(make, corrections):
     answer = model.forward(z[:0], corrections)
     shapes = {name: ask(answer, n).shape for name, ask in (OF_NO_QUERIES | on_a_mesh).items()}
     assert shapes == {name: (0,) if name in ONE_NUMBER else (0, *n) for name in shapes}
+    assert answer.log_prob(torch.zeros(n)).shape == (0,)
 
 
 @pytest.mark.parametrize("make", [small.galerkin, small.in_time])

@@ -5,6 +5,7 @@ from functools import cache
 import parabolic
 import pytest
 import torch
+from checks import slope_test
 from torch import Tensor
 
 import pddlvm
@@ -36,18 +37,11 @@ def quantity_of(kind: str, name: str) -> pddlvm.Quantity:
 
 
 def check_slope(read, z: Tensor) -> None:
-    """The derivative of what is read at z, in a random direction and by random weights."""
-    generator = torch.Generator().manual_seed(1)
-    along = torch.randn(z.shape, generator=generator, dtype=z.dtype)
-    there = read(z)
-    weights = torch.randn(there.shape, generator=generator, dtype=z.dtype) / there.norm()
-    at = z.clone().requires_grad_()
-    recorded = read(at)
-    torch.testing.assert_close(recorded.detach(), there, rtol=1e-9, atol=1e-12)
-    (slope,) = torch.autograd.grad((recorded * weights).sum(), at)
-    h = 1e-4
-    difference = ((read(z + h * along) - read(z - h * along)) * weights).sum() / (2 * h)
-    torch.testing.assert_close((slope * along).sum(), difference, rtol=1e-4, atol=1e-7)
+    """Derivatives at z are those of differences, and values are those without a graph."""
+    torch.testing.assert_close(
+        read(z.clone().requires_grad_()).detach(), read(z), rtol=1e-9, atol=1e-12
+    )
+    slope_test(read, z, 1.0, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("corrections", [0, 1])
@@ -57,6 +51,18 @@ def test_derivatives_of_trajectories_are_those_of_differences(kind, answer, corr
     model = made(kind)
     z = model.problem.prior.sample((2,), seed=3)
     check_slope(lambda z: getattr(model.forward(z, corrections=corrections), answer), z)
+
+
+@pytest.mark.parametrize("kind", ["boundary", "reaction"])
+def test_those_of_densities_and_draws_too(kind):
+    model = made(kind)
+    z = model.problem.prior.sample((2,), seed=3)
+    u = model.problem.solve(z)
+    rows = torch.linspace(-1, 1, 2 * u[0].numel(), dtype=torch.float64).reshape(2, -1)
+    check_slope(lambda z: model.forward(z).log_prob(u), z)
+    check_slope(lambda z: model.forward(z).sample((2,), seed=1), z)
+    check_slope(lambda z: model.forward(z).interval(0.9)[1], z)
+    check_slope(lambda z: model.forward(z).covariance(rows), z)
 
 
 def test_those_at_own_times_too():
