@@ -15,6 +15,8 @@ from pddlvm.weak.terms import Term
 
 __all__ = ["Assembler", "element_matrices"]
 
+Array = NDArray[np.float64]
+
 
 class Assembler:
     """Sparse tangent matrices on the free degrees of freedom, in one fixed pattern.
@@ -31,11 +33,12 @@ class Assembler:
         number = np.full(n_dofs, -1, dtype=np.int64)
         number[free_dofs] = np.arange(n)
         # Terms on the same degrees of freedom are added up per element first.
-        self._groups: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for i, region in enumerate(self._regions):
-            self._groups.setdefault(id(region.dofs), []).append(i)
+            groups.setdefault(id(region.dofs), []).append(i)
+        self._groups = list(groups.values())
         keys = []
-        for first, *_ in self._groups.values():
+        for first, *_ in self._groups:
             dofs = number[self._regions[first].dofs]
             rows = np.broadcast_to(dofs[:, :, None], (*dofs.shape, dofs.shape[1]))
             columns = np.broadcast_to(dofs[:, None, :], rows.shape)
@@ -57,21 +60,37 @@ class Assembler:
 
     def __call__(self, tangents: list[Tensor]) -> sp.csc_matrix:
         """K of one sample, from its pointwise tangents (n_points, s, s) of each term."""
-        return self.of_elements(
-            [
-                element_matrices(region.local, t) if t.any() else None
-                for region, t in zip(self._regions, tangents, strict=True)
-            ]
-        )
+        elements = [
+            element_matrices(region.local, t) if t.any() else None
+            for region, t in zip(self._regions, tangents, strict=True)
+        ]
+        return self.matrix(self.entries(elements))
 
-    def of_elements(self, elements: list[Tensor | None]) -> sp.csc_matrix:
-        """K from the matrices of all elements of each term; None of one that has no part in it."""
+    def entries(self, elements: list[Tensor | None]) -> Array:
+        """Of K, from matrices of all elements of each term; None of one that has no part in it."""
         data = np.zeros(self._size)
-        for terms, position in zip(self._groups.values(), self._position, strict=True):
+        for terms, position in zip(self._groups, self._position, strict=True):
             parts = [part for i in terms if (part := elements[i]) is not None]
             if parts:
                 values = reduce(torch.add, parts).numpy().ravel()
                 data += np.bincount(position, weights=values, minlength=self._size)
+        return data
+
+    def scattered(self, term: int, elements: Tensor) -> sp.csc_matrix:
+        """The map from weights of element matrices of a term to the `entries` of their sum.
+
+        Args:
+            term: its number.
+            elements: (n_sets, n_cells, n_local, n_local); a column is one of these.
+        """
+        n_sets, n_cells, n_local, _ = elements.shape
+        group = next(g for g, terms in enumerate(self._groups) if term in terms)
+        columns = np.arange(n_sets * n_cells + 1) * n_local**2
+        parts = elements.numpy().ravel(), np.tile(self._position[group], n_sets), columns
+        return sp.csc_matrix(parts, shape=(self._size, n_sets * n_cells))
+
+    def matrix(self, data: Array) -> sp.csc_matrix:
+        """K of these `entries`."""
         data = data[1:] if self._drop else data
         return sp.csc_matrix((data, self._indices, self._indptr), shape=self._shape)
 

@@ -2,11 +2,15 @@
 
     r(u, z) = sum_terms B^T (D(x; z) B u + f(x; z)),        K(z) = sum_terms B^T D(x; z) B
 
-What z says is evaluated once (`LinearTerm.at`), for however many u.
+What z says is evaluated once (`LinearTerm.at`), for however many u. Where a cell has one point, its
+matrix is a sum of few that are the same for all z, times the entries there: then the entries of K
+are a sparse matrix times those of D.
 """
 
+import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pddlvm.weak.assembly import Assembler
@@ -30,6 +34,7 @@ class LinearOperators:
     def __init__(self, operators: Discretisation, assembler: Assembler) -> None:
         self._operators, self._assembler = operators, assembler
         self.terms = [LinearTerm(term, operators.prior) for term in operators.terms]
+        self._maps: dict[int, sp.csc_matrix] = {}
 
     @property
     def n_entries(self) -> int:
@@ -56,5 +61,19 @@ class LinearOperators:
 
     def matrix(self, values: list[LinearValues], sample: int) -> sp.csc_matrix:
         """K of one sample, on the free degrees of freedom."""
-        pairs = zip(self.terms, values, strict=True)
-        return self._assembler.of_elements([term.elements(own, sample) for term, own in pairs])
+        elements: list[Tensor | None] = []
+        entries: list[NDArray[np.float64]] = []
+        for number, (term, at_z) in enumerate(zip(self.terms, values, strict=True)):
+            own = None if at_z.own is None else at_z.own[sample]
+            is_sum = own is not None and own.any() and term.has_few_elements
+            elements.append(None if is_sum else term.elements(at_z, sample))
+            if is_sum and own is not None:
+                entries.append(self._map(number) @ own.T.flatten().numpy())
+        return self._assembler.matrix(sum(entries, self._assembler.entries(elements)))
+
+    def _map(self, number: int) -> sp.csc_matrix:
+        """From the entries of D that stand for all, of one term, to those of K."""
+        if number not in self._maps:
+            units = self.terms[number].unit_elements()
+            self._maps[number] = self._assembler.scattered(number, units)
+        return self._maps[number]

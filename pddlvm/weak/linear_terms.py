@@ -42,6 +42,8 @@ _CHUNK = 64
 """Parameters whose entries are derived at once."""
 _ROOM = 2**25
 """Numbers of combined strains that are kept, 256 MiB."""
+_KEPT = 2**27
+"""Numbers of element matrices of a term that are kept, 1 GiB."""
 _NUMBERS = 2**17
 """Of element matrices that are made at once: what they read stays in a cache."""
 
@@ -242,6 +244,22 @@ class LinearTerm:
                 weighted = own[cells, :, k, None, None] * left
                 found[cells].baddbmm_(weighted.flatten(1, 2).mT, right.flatten(1, 2))
         return found
+
+    @property
+    def has_few_elements(self) -> bool:
+        """Are element matrices sums of `unit_elements`, and is there room for these?"""
+        n_cells, n_quadrature, _, n_local = self.term.term.region.local.shape
+        return n_quadrature == 1 and len(self.factors) * n_cells * n_local**2 <= _KEPT
+
+    def unit_elements(self) -> Tensor:
+        """Element matrices of one of each of the own entries, (n_own, n_cells, n_local, n_local).
+
+        Of cells with one point all others are sums of these, times the entries there.
+        """
+        units = torch.eye(len(self.factors), dtype=torch.float64)[:, None]
+        ones = LinearValues(units.expand(-1, len(self.term.weights), -1), None, units)
+        found = [self.elements(ones, k) for k in range(len(self.factors))]
+        return torch.stack([own for own in found if own is not None])
 
     def _strains_of(self, cells: slice) -> list[tuple[Tensor, Tensor]]:
         """U_k^T B and V_k^T B of some cells, (n, n_quadrature, r, n_local) each."""

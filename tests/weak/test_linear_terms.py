@@ -171,11 +171,14 @@ def test_fluxes_and_element_matrices_are_those_of_the_term(make, room, n, monkey
         elements = [one.elements(own, i) for one, own in zip(linear, values, strict=True)]
         expected = problem.solver.matrix(u[i], z[i]).toarray()
         size = abs(expected).max()
-        assert abs(matrix.of_elements(elements).toarray() - expected).max() < 1e-12 * size
+        found = matrix.matrix(matrix.entries(elements)).toarray()
+        assert abs(found - expected).max() < 1e-12 * size
 
 
+@pytest.mark.parametrize("kept", [0, linear_terms._KEPT])
 @pytest.mark.parametrize("make", [*MAKE, layered])
-def test_residuals_and_matrices_are_those_of_the_mesh(make):
+def test_residuals_and_matrices_are_those_of_the_mesh(make, kept, monkeypatch):
+    monkeypatch.setattr(linear_terms, "_KEPT", kept)
     problem = make()
     z = problem.prior.sample((3,), seed=7)
     u = torch.rand(3, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
@@ -190,6 +193,22 @@ def test_residuals_and_matrices_are_those_of_the_mesh(make):
     expected = problem.solver.matrix(u[1], z[1])
     assert abs(linear.matrix(values, 1) - expected).max() < 1e-12 * abs(expected).max()
     assert linear.n_entries == expected.nnz
+
+
+def test_elements_of_one_point_are_weighted_sums_of_units():
+    space = fem.Space(fem.unit_square(4))
+
+    def density(u, du, x, k, c):
+        return 0.5 * k * (du**2).sum() + 0.5 * c * u**2 - u
+
+    fields = {name: pddlvm.Constant(pddlvm.Uniform(1.0, 2.0)) for name in "kc"}
+    terms = [pddlvm.Energy(space.interior(), density)]
+    problem = pddlvm.Problem("two numbers", space, terms, fields, [pddlvm.Dirichlet("left")])
+    (linear,) = problem.linear.terms
+    values, units = linear.at(problem.prior.sample((2,), seed=1)), linear.unit_elements()
+    assert linear.has_few_elements and len(units) == 2
+    expected = torch.einsum("ck,kcij->cij", values.own[1], units)
+    torch.testing.assert_close(linear.elements(values, 1), expected)
 
 
 def test_a_load_that_only_some_draws_have_is_not_forgotten():
