@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs coverage bench clean
+.PHONY: help demo test test-slow check docs coverage bench bench-peers clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -40,6 +40,14 @@ coverage: .venv/.ready  ## run the fast tests, and say which lines they reach
 bench: .venv/.ready  ## run the benchmarks
 	$(BIN)/python -m benchmarks.run
 
+.venv-peers/.ready: pyproject.toml benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -r benchmarks/peers/requirements.txt -e .
+	touch $@
+
+bench-peers: .venv-peers/.ready  ## run other packages beside ours, in an environment of their own
+	.venv-peers/bin/python -m benchmarks.peers.run
+
 clean:  ## remove the environment, the caches and everything generated
-	rm -rf .venv build dist *.egg-info demo runs site .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info demo runs site .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
