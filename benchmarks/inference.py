@@ -44,9 +44,9 @@ def speed(shorter: float = 1.0) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - start
         ours = float(by_nuts.diagnostics.bulk_size.min()) / seconds
         (mode,) = laplace(FiniteElements(obs), y[None]).modes_of(0)
-        target = Charts([FiniteElementTarget(FiniteElementPosterior(obs, y), mode)])
+        target = Charts.of_parts([FiniteElementTarget(FiniteElementPosterior(obs, y), mode)], 4)
         generator = torch.Generator().manual_seed(0)
-        w = begin(target, torch.ones(1, dtype=torch.float64), 4, generator)
+        target, w = begin(target, [torch.ones(1, dtype=torch.float64)], 4, generator)
         n_draws = max(20, round(60 * shorter))
         start = time.perf_counter()
         xi, _ = hamiltonian(target, w, n_draws // 2, n_draws, generator)

@@ -158,7 +158,7 @@ def _chains(
             total = value @ torch.from_numpy(np.asarray(direction, dtype=np.float64))
             return torch.autograd.grad(total, xi)[0].numpy()
 
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (that is what CUQIpy draws from)
     x = cuqi.distribution.Gaussian(np.zeros(d), 1.0)
     of_x = cuqi.model.Model(forward, range_geometry=n, domain_geometry=d, gradient=gradient)
     y = cuqi.distribution.Gaussian(of_x(x), data.noise_std**2)

@@ -67,7 +67,10 @@ class Proposals:
         """log p of z (n, d) up to a constant, (n,)."""
         prior = self.surrogate.prior
         xi = prior.standardise(z)
-        return self._target.log_prob(xi) + prior.log_slope(xi)
+        target = self._target
+        if isinstance(target, Charts):
+            target = target.on(torch.zeros(len(xi), dtype=torch.long))
+        return target.log_prob(xi) + prior.log_slope(xi)
 
     @cached_property
     def _laplace(self) -> Laplace | None:
@@ -85,7 +88,7 @@ class Proposals:
         modes = [] if laplace is None else laplace.modes_of(0)
         around = modes if len(modes) > 1 else [self._around]
         targets = [SurrogateTarget(self.surrogate, self.y, one, generator) for one in around]
-        return targets[0] if len(targets) == 1 else Charts(targets)
+        return targets[0] if len(targets) == 1 else Charts.of_parts(targets, 1)
 
     @property
     def _around(self) -> Coordinates:

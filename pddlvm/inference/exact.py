@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from pddlvm.inference.finite_element_density import FiniteElementPosterior, FiniteElementTarget
-from pddlvm.inference.surrogate_density import SurrogateTarget, standardise
+from pddlvm.inference.surrogate_density import Standardised
 from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.coordinates import Coordinates
-from pddlvm.sampling.explore import begin, dispersed, explore
+from pddlvm.sampling.explore import STEP, begin, dispersed, explore
 from pddlvm.sampling.hmc import start_at, transition
+from pddlvm.sampling.local import Parts
 from pddlvm.sampling.statistics import khat
 
 __all__ = ["Exact", "exact", "hamiltonian"]
@@ -32,11 +33,7 @@ _KHAT = 0.7
 _INNER = 4
 _N_STARTS = 64
 _ENOUGH_WARMUP, _MOST_WARMUP = 300, 500
-_STEP = 0.3
 _WINDOWS = (0.1, 0.2, 0.3, 0.4)
-
-Modes = tuple[Sequence[SurrogateTarget], Tensor]
-"""The density in the coordinates of each of its modes, and their masses."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Exact:
 @torch.no_grad()
 def exact(
     posterior: FiniteElementPosterior,
-    surrogate: Modes | None,
+    surrogate: Standardised | None,
     own: Callable[[], tuple[list[Coordinates], Tensor]],
     n_chains: int,
     n_draws: int,
@@ -67,8 +64,7 @@ def exact(
 
     Args:
         posterior: the finite element density.
-        surrogate: that of the trained map in each of its modes, and their masses; None where its
-            own maximum was not found.
+        surrogate: that of the trained map; None where its own maximum was not found.
         own: gives the modes of the finite element density and their masses, where needed.
         n_chains: side by side.
         n_draws: per chain; some hundred more adapt the chains where the surrogate is no help.
@@ -76,34 +72,38 @@ def exact(
     """
     shape, starts = math.inf, []
     if surrogate is not None:
-        charts, w, step = standardise(*surrogate, generator)
-        target = _charts(posterior, [part.coordinates for part in charts.parts])
+        charts, w = surrogate.target, surrogate.w
+        modes = charts.local.coordinates
+        target = _charts(posterior, [modes.of(k) for k in range(len(modes.centre))], len(w))
         density = target.value(w)
         shape = khat(density - charts.value(w))
         if shape < _KHAT:
-            start = dispersed(charts, w, n_chains, generator)
-            found = _delayed(target, charts, start, step, n_draws, generator)
+            charts, start = dispersed(charts, w, n_chains, generator)
+            target = target.on(charts.which)
+            found = _delayed(target, charts, start, surrogate.step, n_draws, generator)
             return Exact(*found, shape)
         starts.append((float(density.median()), target, w))
-    modes, masses = own()
-    target = _charts(posterior, modes)
-    w = begin(target, masses, _N_STARTS, generator)
+    own_modes, masses = own()
+    target = _charts(posterior, own_modes, _N_STARTS)
+    target, w = begin(target, [masses], _N_STARTS, generator)
     starts.append((float(target.value(w).median()), target, w))
     _, target, w = max(starts, key=lambda start: start[0])
-    start = dispersed(target, w, n_chains, generator)
+    target, start = dispersed(target, w, n_chains, generator)
     n_warmup = min(_MOST_WARMUP, max(min(n_draws, _ENOUGH_WARMUP), n_draws // 2))
     return Exact(*hamiltonian(target, start, n_warmup, n_draws, generator), shape)
 
 
-def _charts(posterior: FiniteElementPosterior, modes: Sequence[Coordinates]) -> Charts:
-    return Charts([FiniteElementTarget(posterior, one) for one in modes])
+def _charts(
+    posterior: FiniteElementPosterior, modes: Sequence[Coordinates], n_chains: int
+) -> Charts:
+    return Charts.of_parts([FiniteElementTarget(posterior, one) for one in modes], n_chains)
 
 
 def _delayed(
     target: Charts,
     surrogate: Charts,
     w: Tensor,
-    step: float,
+    step: Tensor,
     n_draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
@@ -137,15 +137,17 @@ def hamiltonian(
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
     """Hamiltonian Monte Carlo from eta w (n_chains, d): xi (n_chains, n_draws, d), acceptance."""
-    step = _STEP / w.shape[1] ** 0.25
+    step = w.new_full((1,), STEP / w.shape[1] ** 0.25)
     for share in _WINDOWS:
         n_steps = max(2, round(share * n_warmup))
         visited, step = explore(target, w, n_steps, generator, step)
         # The second half of a window, of all chains, standardises the next one.
-        recent, w = visited[n_steps // 2 :].flatten(0, 1), visited[-1]
-        for part, new in zip(target.parts, target.standardised(recent), strict=True):
+        recent, w = visited[n_steps // 2 :], visited[-1]
+        assert isinstance(target.local, Parts)
+        parts = target.local.targets
+        for part, new in zip(parts, target.standardised(recent), strict=True):
             part.coordinates = new or part.coordinates
-        target = Charts(target.parts)
+        target = Charts.of_parts(parts, len(w))
     visited, step = explore(target, w, max(10, n_warmup // 10), generator, step)
     state = start_at(target, visited[-1])
     found, accepted = [], []

@@ -25,7 +25,14 @@ from pddlvm.inference.density import Density, Draws, Later
 from pddlvm.inference.diagnostics import Diagnostics
 from pddlvm.inference.laplace import Laplace
 from pddlvm.inference.mixture import Mixture
-from pddlvm.inference.of_each import density_of, exact_of, nuts_of, of_each, variational_of
+from pddlvm.inference.of_each import (
+    density_of,
+    exact_of,
+    nuts_of,
+    of_each,
+    side_by_side,
+    variational_of,
+)
 from pddlvm.inference.posterior import Posterior
 from pddlvm.inference.pushed_gaussian import PushedGaussian
 from pddlvm.inference.query import Network, Query
@@ -108,7 +115,7 @@ def _amortized(query: Query, bar: ProgressBar) -> Found:
 def _variational(query: Query, bar: ProgressBar) -> Found:
     centre, factor = query.laplace.modes.centre.clone(), query.laplace.modes.factor.clone()
     elbo = torch.full_like(query.laplace.masses, -torch.inf)
-    for i, best in enumerate(of_each(query, variational_of, bar)):
+    for i, best in enumerate(of_each(query, variational_of, bar, range(len(query.y)))):
         for part, found in zip((centre, factor, elbo), best, strict=True):
             part[: len(found), i] = found
     coordinates = Coordinates(query.surrogate.prior, centre, factor)
@@ -134,13 +141,15 @@ def _gaussian(
 
 
 def _nuts(query: Query, bar: ProgressBar) -> Found:
-    found = of_each(query, nuts_of, bar)
-    xi = torch.stack([one.xi for one in found], dim=2)
-    return Found(_draws(query, xi), partial(density_of, query, [one.target for one in found]), xi)
+    parts = side_by_side(query)
+    found = of_each(query, nuts_of, bar, parts)
+    xi = torch.cat([one.xi for one in found], dim=2)
+    targets = [(rows, one.target) for rows, one in zip(parts, found, strict=True)]
+    return Found(_draws(query, xi), partial(density_of, query, targets), xi)
 
 
 def _exact(query: Query, bar: ProgressBar) -> Found:
-    found = of_each(query, exact_of, bar)
+    found = of_each(query, exact_of, bar, range(len(query.y)))
     xi = torch.stack([one.xi for one in found], dim=2)
     acceptance = torch.tensor([one.acceptance for one in found], dtype=torch.float64)
     shape = torch.tensor([one.khat for one in found], dtype=torch.float64)

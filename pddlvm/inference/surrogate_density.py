@@ -1,4 +1,4 @@
-"""Unnormalised posterior densities of one data set, with gradients.
+"""Unnormalised posterior densities, with gradients.
 
 The forward map is cheap and a little off, its Galerkin correction accurate and dearer. Where the
 posterior is, their difference is smooth:
@@ -27,12 +27,15 @@ from torch import Tensor
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.basics.parallel import Watch, nobody
 from pddlvm.latent.surrogate import Surrogate
+from pddlvm.linalg.low_rank import LowRank
 from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.coordinates import FAR, Coordinates
-from pddlvm.sampling.explore import begin, cautious, explore
+from pddlvm.sampling.explore import STEP, begin, cautious, explore
+from pddlvm.sampling.local import LocalDensity
 from pddlvm.sampling.target import Target
+from pddlvm.sensors.widened import Widened
 
-__all__ = ["SurrogateTarget", "standardise"]
+__all__ = ["Standardised", "SurrogateDensity", "SurrogateTarget", "standardise"]
 
 _N_DRAWS = 128
 _REACH = 4.0
@@ -44,8 +47,120 @@ _MAX_WINDOWS = 6
 _WIDEST = 1.5
 
 
+class SurrogateDensity(LocalDensity):
+    """N(y; h(xi), noise + error of h) p(xi) around modes, differentiable.
+
+    Args:
+        surrogate: predicts the data.
+        y: data at each mode, (n_modes, n), float64; NaN where nothing was measured.
+        coordinates: in which the density is about standard at each mode.
+        generator: for the draws that B is fitted to, the same at all modes.
+    """
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        y: Tensor,
+        coordinates: Coordinates,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(coordinates)
+        self.surrogate, self.data, self.seen = surrogate, y, ~torch.isnan(y)
+        n_modes, d = coordinates.centre.shape
+        nothing = _Fit(y.new_zeros(1 + d, y.shape[1]), y.new_zeros(y.shape[1], 0), True)
+        fits, is_fitted = [nothing] * n_modes, [False] * n_modes
+        if surrogate.corrections:
+            w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
+            for k, xi in enumerate(_near(coordinates.of((slice(None), None)).xi_of(w))):
+                with torch.no_grad():
+                    corrected = surrogate.mean(xi)
+                good = _plausible(corrected)
+                if good.double().mean() > _LEAST_GOOD:
+                    fits[k], is_fitted[k] = self._fit(w[good], xi[good], corrected[good]), True
+        self.is_fitted = torch.tensor(is_fitted)
+        self.weights = torch.stack([fit.weights for fit in fits])
+        self.needs_map = torch.tensor([fit.needs_map for fit in fits])
+        # Beyond its draws a correction of the map stays what it is; without the map it goes on.
+        self.reach = torch.where(self.needs_map, _REACH, math.inf).double()
+        centre = _near(coordinates.xi_of(torch.zeros(n_modes, d, dtype=y.dtype)))
+        error, noise = self._error(centre), surrogate.observation.noise
+        widest = max(fit.factor.shape[1] for fit in fits)
+        left = [torch.nn.functional.pad(f.factor, (0, widest - f.factor.shape[1])) for f in fits]
+        self.noise_of_corrected = noise.widened(self.seen, error)
+        self.noise = noise.widened(self.seen, error.plus(torch.stack(left)))
+
+    def _error(self, centre: Tensor) -> LowRank:
+        """Covariance of the error of what is believed at each mode."""
+        if self.is_fitted.all() or not self.surrogate.corrections:
+            return self.surrogate.error(centre)
+        parts = [
+            (self.surrogate if is_fitted else self.surrogate.uncorrected()).error(one[None])
+            for is_fitted, one in zip(self.is_fitted.tolist(), centre, strict=True)
+        ]
+        return LowRank.joined(parts)
+
+    def _fit(self, w: Tensor, xi: Tensor, corrected: Tensor) -> "_Fit":
+        """B by corrected predictions, with the map or, where that is better, without."""
+        with torch.no_grad():
+            predicted = self.surrogate.predict(xi)
+        with_map = _Fit.of(_linear(w, torch.tensor(_REACH)), corrected - predicted, True)
+        alone = _Fit.of(_linear(w, torch.tensor(math.inf)), corrected, False)
+        return with_map if with_map.size <= alone.size else alone
+
+    def log_prob(self, xi: Tensor, w: Tensor, mode: Tensor) -> Tensor:
+        """Log density of xi (n, d), (n,), which has the coordinates w at modes (n,)."""
+        misfit = self._of(self.data, mode) - self._data(xi, w, mode)
+        value = self._noise(self.noise, mode).log_prob(misfit)
+        return _finite(value + self.surrogate.prior.standard_log_prob(xi))
+
+    def value(self, w: Tensor, mode: Tensor) -> Tensor:  # noqa: D102
+        coordinates = self._coordinates(mode)
+        return self.log_prob(coordinates.xi_of(w), w, mode) + coordinates.log_jacobian(w)
+
+    def value_and_gradient(self, w: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        with torch.enable_grad():
+            at = w.detach().requires_grad_()
+            value = self.value(at, mode)
+            (gradient,) = torch.autograd.grad(value.sum(), at)
+        return value.detach(), gradient
+
+    @torch.no_grad()
+    def left_out(self, w: Tensor, mode: Tensor) -> Tensor:
+        """What the fit of the correction leaves, of log densities at w (n, d), (n,)."""
+        found, rows = w.new_zeros(len(w)), self._of(self.is_fitted, mode).expand(len(w)).nonzero()
+        if len(rows):
+            w, mode = w[rows[:, 0]], mode[rows[:, 0]]
+            xi, data = self._coordinates(mode).xi_of(w), self._of(self.data, mode)
+            corrected = data - self.surrogate.mean(_near(xi))
+            fitted = data - self._data(xi, w, mode)
+            after = self._noise(self.noise_of_corrected, mode).log_prob(corrected)
+            before = self._noise(self.noise, mode).log_prob(fitted)
+            found[rows[:, 0]] = _finite(after) - _finite(before)
+        return found
+
+    def _data(self, xi: Tensor, w: Tensor, mode: Tensor) -> Tensor:
+        data = xi.new_zeros(len(xi), self.data.shape[1])
+        if self.needs_map.any():
+            predicted = self.surrogate.predict(_near(xi))
+            data = torch.where(self._of(self.needs_map, mode)[:, None], predicted, data)
+        if self.is_fitted.any():
+            features = _linear(w, self._of(self.reach, mode)[:, None])
+            data = data + (features[:, None] @ self._of(self.weights, mode))[:, 0]
+        return data
+
+    def _of(self, parts: Tensor, mode: Tensor) -> Tensor:
+        """Those of modes (n,); of a single one it stands for all."""
+        return parts if len(parts) == 1 else parts[mode]
+
+    def _noise(self, noise: Widened, mode: Tensor) -> Widened:
+        return noise if len(self.data) == 1 else noise.at(mode)
+
+    def _coordinates(self, mode: Tensor) -> Coordinates:
+        return self.coordinates if len(self.data) == 1 else self.coordinates.of(mode)
+
+
 class SurrogateTarget(Target):
-    """N(y; h(xi), noise + error of h) p(xi), differentiable.
+    """The density of one data set around one mode.
 
     Args:
         surrogate: predicts the data.
@@ -62,131 +177,124 @@ class SurrogateTarget(Target):
         generator: torch.Generator,
     ) -> None:
         super().__init__(coordinates)
-        self.surrogate = surrogate
-        self.data = y
-        self.seen = ~torch.isnan(y)
-        d = len(coordinates.centre)
-        self.weights: Tensor | None = None
-        self.needs_map = True
-        self.reach = _REACH
-        left = y.new_zeros(len(y), 0)
-        if surrogate.corrections:
-            w = torch.randn(_N_DRAWS + 4 * d, d, generator=generator, dtype=y.dtype)
-            xi = _near(coordinates.xi_of(w))
-            with torch.no_grad():
-                corrected = surrogate.mean(xi)
-            good = _plausible(corrected)
-            if good.double().mean() > _LEAST_GOOD:
-                left = self._fit(w[good], xi[good], corrected[good])
-            else:
-                surrogate = surrogate.uncorrected()
-        centre = _near(coordinates.xi_of(torch.zeros(1, d, dtype=y.dtype)))
-        error, noise = surrogate.error(centre), surrogate.observation.noise
-        self.noise_of_corrected = noise.widened(self.seen[None], error)
-        self.noise = noise.widened(self.seen[None], error.plus(left[None]))
-
-    def _fit(self, w: Tensor, xi: Tensor, corrected: Tensor) -> Tensor:
-        """Fit B to corrected predictions, and return a factor of the covariance of the rest."""
-        with torch.no_grad():
-            predicted = self.surrogate.predict(xi)
-        with_map = _Fit.of(_linear(w, _REACH), corrected - predicted)
-        alone = _Fit.of(_linear(w, math.inf), corrected)
-        self.needs_map = with_map.size <= alone.size
-        # Beyond its draws a correction of the map stays what it is; without the map it goes on.
-        fit, self.reach = (with_map, _REACH) if self.needs_map else (alone, math.inf)
-        self.weights = fit.weights
-        return fit.factor
-
-    def moved_to(self, coordinates: Coordinates, generator: torch.Generator) -> "SurrogateTarget":
-        """The same data in other coordinates, the map corrected around their centre."""
-        return SurrogateTarget(self.surrogate, self.data, coordinates, generator)
+        self._density = SurrogateDensity(surrogate, y[None], coordinates.of(None), generator)
 
     def log_prob(self, xi: Tensor) -> Tensor:
         """Log density of xi (batch, d), differentiable, (batch,)."""
-        return self._log_prob(xi, self.coordinates.w_of(xi))
+        return self._density.log_prob(xi, self.coordinates.w_of(xi), _only(xi))
 
     def value(self, w: Tensor) -> Tensor:  # noqa: D102
-        xi = self.coordinates.xi_of(w)
-        return self._log_prob(xi, w) + self.coordinates.log_jacobian(w)
-
-    @torch.no_grad()
-    def left_out(self, w: Tensor) -> Tensor:
-        """What the fit of the correction leaves, of log densities at w (batch, d), (batch,)."""
-        if self.weights is None:
-            return super().left_out(w)
-        xi = self.coordinates.xi_of(w)
-        corrected = self.noise_of_corrected.log_prob(self.data - self.surrogate.mean(_near(xi)))
-        return _finite(corrected) - _finite(self.noise.log_prob(self.data - self._data(xi, w)))
-
-    def _log_prob(self, xi: Tensor, w: Tensor) -> Tensor:
-        value = self.noise.log_prob(self.data - self._data(xi, w))
-        return _finite(value + self.surrogate.prior.standard_log_prob(xi))
-
-    def _data(self, xi: Tensor, w: Tensor) -> Tensor:
-        data = xi.new_zeros(len(self.data))
-        if self.needs_map:
-            data = self.surrogate.predict(_near(xi))
-        if self.weights is not None:
-            data = data + _linear(w, self.reach) @ self.weights
-        return data
+        return self._density.value(w, _only(w))
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        with torch.enable_grad():
-            at = w.detach().requires_grad_()
-            value = self.value(at)
-            (gradient,) = torch.autograd.grad(value.sum(), at)
-        return value.detach(), gradient
+        return self._density.value_and_gradient(w, _only(w))
+
+    def left_out(self, w: Tensor) -> Tensor:  # noqa: D102
+        return self._density.left_out(w, _only(w))
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Densities in coordinates that are about standard, with chains that have settled there.
+
+    Attributes:
+        target: the densities, for these chains.
+        w: where the chains are, eta (n_chains, d).
+        step: of each density, (n_densities,).
+    """
+
+    target: Charts
+    w: Tensor
+    step: Tensor
 
 
 @torch.no_grad()
 def standardise(
-    modes: Sequence[SurrogateTarget],
-    masses: Tensor,
+    surrogate: Surrogate,
+    y: Tensor,
+    modes: Sequence[Sequence[Coordinates]],
+    masses: Sequence[Tensor],
     generator: torch.Generator,
     watch: Watch = nobody,
-) -> tuple[Charts, Tensor, float]:
-    """The same density in better coordinates, draws eta (n_chains, d) of it, and a step size.
+) -> Standardised:
+    """Densities of data sets side by side, explored from their modes.
 
     Args:
-        modes: the density, in the coordinates of each of its modes.
-        masses: about those of the modes, (n_modes,).
+        surrogate: predicts the data.
+        y: data sets, (n_data, n).
+        modes: of each, in whose coordinates its density is about standard.
+        masses: about those of the modes, (n_modes,) each.
         generator: of everything random.
         watch: is told the share that is done, half of what is left with each window.
 
     Raises:
-        ConvergenceError: no chain is where the density is positive.
+        ConvergenceError: no chain of a data set is where its density is positive.
     """
-    target = Charts(modes)
-    start = begin(target, masses, _N_CHAINS, generator)
-    visited, step = _window(target, start, generator, watch, 0)
+    known, n = [list(own) for own in modes], len(y)
+    target, w = begin(_charts(surrogate, y, known, generator), masses, _N_CHAINS, generator)
+    visited, step = _window(target, w, y.new_full((n,), STEP), generator, watch, 0)
+    w, active, own = visited[-1].unflatten(0, (n, -1)), list(range(n)), target
     for k in range(_MAX_WINDOWS):
         # The second half of the window; its spread along each direction is 1 where all is well.
-        recent = visited[_N_STEPS // 2 :].flatten(0, 1)
-        better = [
-            part if here is None else part.moved_to(here, generator)
-            for part, here in zip(modes, target.standardised(recent, _WIDEST), strict=True)
-        ]
-        if all(new is old for new, old in zip(better, modes, strict=True)):
+        better = iter(own.standardised(visited[_N_STEPS // 2 :], _WIDEST))
+        moved = []
+        for i in active:
+            found = [next(better) for _ in known[i]]
+            known[i] = [new or old for new, old in zip(found, known[i], strict=True)]
+            if any(new is not None for new in found):
+                moved.append(i)
+        if not moved:
             break
-        modes, target = better, Charts(better)
-        visited, step = _window(target, visited[-1], generator, watch, k + 1)
-    inside = visited[-1][torch.isfinite(target.value(visited[-1]))]
-    if len(inside) == 0:
+        active = moved
+        which = torch.arange(len(active)).repeat_interleave(_N_CHAINS)
+        own = _charts(surrogate, y[active], [known[i] for i in active], generator).on(which)
+        start = w[active].flatten(0, 1)
+        visited, step[active] = _window(own, start, step[active], generator, watch, k + 1)
+        w[active] = visited[-1].unflatten(0, (len(active), -1))
+    if own is not target:
+        target = _charts(surrogate, y, known, generator).on(target.which)
+    w = w.flatten(0, 1)
+    inside = torch.isfinite(target.value(w)).nonzero()[:, 0]
+    if len(target.which[inside].unique()) < n:
         raise ConvergenceError(
             "no draw has a positive density: the data contradict the model, its noise or its prior"
         )
-    return target, inside, step
+    return Standardised(target.of(inside), w[inside], step)
+
+
+def _charts(
+    surrogate: Surrogate,
+    y: Tensor,
+    modes: Sequence[Sequence[Coordinates]],
+    generator: torch.Generator,
+) -> Charts:
+    count = [len(own) for own in modes]
+    each = [mode for own in modes for mode in own]
+    centre, factor = torch.stack([m.centre for m in each]), torch.stack([m.factor for m in each])
+    rows = torch.arange(len(y)).repeat_interleave(torch.tensor(count))
+    coordinates = Coordinates(surrogate.prior, centre, factor)
+    return Charts(SurrogateDensity(surrogate, y[rows], coordinates, generator), count, rows)
 
 
 def _window(
-    target: Charts, start: Tensor, generator: torch.Generator, watch: Watch, k: int
-) -> tuple[Tensor, float]:
-    """The k-th one: where chains are, (n_steps, n_chains, d), and their step size."""
+    target: Charts,
+    start: Tensor,
+    step: Tensor,
+    generator: torch.Generator,
+    watch: Watch,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """The k-th one: where chains are, (n_steps, n_chains, d), and their step sizes."""
 
     def tell(share: float) -> None:
         watch(1 - 0.5**k * (1 - 0.5 * share))
 
-    return explore(target, start, _N_STEPS, generator, acceptance=cautious, watch=tell)
+    return explore(target, start, _N_STEPS, generator, step, cautious, tell)
+
+
+def _only(w: Tensor) -> Tensor:
+    """Of a single mode all are."""
+    return w.new_zeros(len(w), dtype=torch.long)
 
 
 def _near(xi: Tensor) -> Tensor:
@@ -204,23 +312,27 @@ def _finite(log_density: Tensor) -> Tensor:
     return torch.where(torch.isfinite(log_density), log_density, -torch.inf)
 
 
-def _linear(w: Tensor, reach: float) -> Tensor:
-    return torch.cat([torch.ones_like(w[..., :1]), w.clamp(-reach, reach)], dim=-1)
+def _linear(w: Tensor, reach: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(w[..., :1]), w.clamp(min=-reach, max=reach)], dim=-1)
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Least squares: weights (n_features, n), and F (n, n_draws) of what they leave, F F^T."""
+    """Least squares: weights (n_features, n), and F (n, n_draws) of what they leave, F F^T.
+
+    `needs_map`: they are of what the map leaves.
+    """
 
     weights: Tensor
     factor: Tensor
+    needs_map: bool
 
     @classmethod
-    def of(cls, features: Tensor, values: Tensor) -> "_Fit":
+    def of(cls, features: Tensor, values: Tensor, needs_map: bool) -> "_Fit":
         # The driver that is taken by default rounds differently from call to call.
         weights = torch.linalg.lstsq(features, values, driver="gelsd").solution
         rest = values - features @ weights
-        return cls(weights, rest.T / (len(features) - features.shape[1]) ** 0.5)
+        return cls(weights, rest.T / (len(features) - features.shape[1]) ** 0.5, needs_map)
 
     @property
     def size(self) -> float:

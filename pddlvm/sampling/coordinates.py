@@ -8,6 +8,7 @@ chains need a smooth map. The error bars of the inverse map need none, and are t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,8 +95,8 @@ class Coordinates:
         """Those in which N(mean, factor factor^T) of w is standard."""
         return Coordinates(self.prior, self.eta(mean), self.factor @ factor)
 
-    def of(self, i: int | slice) -> "Coordinates":
-        """Those of one data set of a batch, or of some."""
+    def of(self, i: Any) -> "Coordinates":
+        """Those of one data set of a batch, or of some; `i` is any index of its axes."""
         return Coordinates(self.prior, self.centre[i], self.factor[i])
 
     def slope(self, w: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""First draws of a density with modes, and the step size with which chains move there.
+"""First draws of densities with modes, and the step sizes with which chains move there.
 
 Many chains side by side cost little more than one. They start at the Gaussians of the modes, in all
 of them, and move where the density is narrow, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,30 +14,58 @@ from pddlvm.sampling.charts import Charts
 from pddlvm.sampling.hmc import StepSize, start_at, transition
 from pddlvm.sampling.target import Target
 
-__all__ = ["begin", "cautious", "dispersed", "explore"]
+__all__ = ["STEP", "begin", "cautious", "dispersed", "explore", "mean"]
 
-_STEP = 0.3
+STEP = 0.3
 _STUCK, _WEIGHT = 0.05, 3.0
 
 
-def begin(target: Charts, masses: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Draws eta (n, d) of the Gaussians of the modes, in turn by their masses (n_modes,)."""
-    d = target.centres.shape[1]
-    of = torch.searchsorted(masses.cumsum(0), (torch.arange(n) + 0.5).to(masses) / n)
-    of = of.clamp(max=len(masses) - 1)
-    w = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return target.centres[of] + (target.factors[of] @ w[..., None])[..., 0]
+def mean(probability: Tensor) -> Tensor:
+    """Of acceptance probabilities (..., n), (...,)."""
+    return probability.mean(-1)
 
 
-def dispersed(target: Charts, w: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Of draws w, n that begin in all modes in turn: chains that do not mix then disagree."""
-    region = target.region(w)
-    rows = torch.randperm(len(w), generator=generator)
-    present = region.unique()
-    turns = [rows[region[rows] == k] for k in present]
-    return torch.stack(
-        [w[turns[i % len(turns)][i // len(turns) % len(turns[i % len(turns)])]] for i in range(n)]
-    )
+def begin(
+    target: Charts, masses: Sequence[Tensor], n: int, generator: torch.Generator
+) -> tuple[Charts, Tensor]:
+    """n chains of each density, and where they begin, eta (n_densities * n, d).
+
+    Draws of the Gaussians of the modes, in turn by their masses.
+
+    Args:
+        target: the densities.
+        masses: of the modes of each, (n_modes,).
+        n: chains of each.
+        generator: of the draws.
+    """
+    at, mode, first = (torch.arange(n) + 0.5) / n, [], 0
+    for own in masses:
+        k = torch.searchsorted(own.cumsum(0), at.to(own)).clamp(max=len(own) - 1)
+        mode.append(first + k)
+        first += len(own)
+    of = torch.cat(mode)
+    w = torch.randn(len(of), target.centres.shape[1], generator=generator, dtype=torch.float64)
+    eta = target.centres[of] + (target.factors[of] @ w[..., None])[..., 0]
+    return target.on(torch.arange(len(masses)).repeat_interleave(n)), eta
+
+
+def dispersed(
+    target: Charts, w: Tensor, n: int, generator: torch.Generator
+) -> tuple[Charts, Tensor]:
+    """n chains of each density, and where they begin: draws w (n_chains, d) of all of its modes.
+
+    They begin in all modes in turn: chains that do not mix then disagree.
+    """
+    region, found = target.region(w), []
+    for k in range(len(target.n_modes)):
+        own = (target.which == k).nonzero()[:, 0]
+        rows = own[torch.randperm(len(own), generator=generator)]
+        turns = [rows[region[rows] == mode] for mode in region[rows].unique()]
+        for i in range(n):
+            turn = turns[i % len(turns)]
+            found.append(turn[i // len(turns) % len(turn)])
+    which = torch.arange(len(target.n_modes)).repeat_interleave(n)
+    return target.on(which), w[torch.stack(found)]
 
 
 @torch.no_grad()
@@ -46,25 +74,26 @@ def explore(
     w: Tensor,
     n_steps: int,
     generator: torch.Generator,
-    step: float = _STEP,
-    acceptance: Callable[[Tensor], Tensor] = torch.mean,
+    step: Tensor,
+    acceptance: Callable[[Tensor], Tensor] = mean,
     watch: Watch = nobody,
-) -> tuple[Tensor, float]:
-    """Chains from w (n_chains, d), (n_steps, n_chains, d), and the step size they settle on.
+) -> tuple[Tensor, Tensor]:
+    """Chains from w (n_chains, d), (n_steps, n_chains, d), and the step sizes they settle on.
 
     Args:
-        target: what they sample.
+        target: what they sample: one density, or several that have as many chains each.
         w: where they start.
         n_steps: transitions of each.
         generator: of everything random.
-        step: the first one.
-        acceptance: what the step follows, of the acceptance probabilities (n_chains,).
+        step: the first sizes, one for each density, (n_densities,).
+        acceptance: what a step follows, of acceptance probabilities (..., n), (...,); their mean.
         watch: is told the share that is done.
     """
     state, size, visited = start_at(target, w), StepSize(step), []
     for k in range(n_steps):
-        state, probability = transition(target, state, size.current, generator)
-        size.update(float(acceptance(probability)))
+        steps = size.current.repeat_interleave(len(w) // len(step))
+        state, probability = transition(target, state, steps, generator)
+        size.update(acceptance(probability.unflatten(0, (len(step), -1))))
         visited.append(state.w)
         watch((k + 1) / n_steps)
     return torch.stack(visited), size.final
@@ -72,4 +101,5 @@ def explore(
 
 def cautious(probability: Tensor) -> Tensor:
     """The mean, less where chains cannot move: 0.8 may hide that a fifth of them are stuck."""
-    return probability.mean() - _WEIGHT * (probability < _STUCK).double().mean()
+    stuck = (probability < _STUCK).double().mean(-1)
+    return (mean(probability) - _WEIGHT * stuck).clamp(min=0.0)

@@ -5,8 +5,8 @@
 
 L standardises the mode where a chain is, so that the mass is the identity and a trajectory of a
 quarter of a period has length pi / 2; lengths are drawn around it, the same for all chains. Before
-each trajectory a chain may jump to another mode. The step follows
-the acceptance of all chains by dual averaging (Hoffman and Gelman, 2014, algorithm 5).
+each trajectory a chain may jump to another mode. Steps follow acceptance probabilities by dual
+averaging (Hoffman and Gelman, 2014, algorithm 5).
 """
 
 import math
@@ -42,35 +42,55 @@ class State:
             torch.where(taken[:, None], self.gradient, other.gradient),
         )
 
+    def take(self, rows: Tensor) -> "State":
+        """Those of some chains."""
+        return State(self.w[rows], self.value[rows], self.gradient[rows])
+
+    def put(self, rows: Tensor, other: "State") -> None:
+        """Have some chains be where others are."""
+        self.w[rows], self.value[rows], self.gradient[rows] = other.w, other.value, other.gradient
+
+    def clone(self) -> "State":
+        """The same in memory of its own."""
+        return State(self.w.clone(), self.value.clone(), self.gradient.clone())
+
 
 class StepSize:
-    """Dual averaging of log eps."""
+    """Dual averaging of log eps, for each of a batch.
 
-    def __init__(self, initial: float) -> None:
-        self.centre = math.log(10 * initial)
-        self.log_step = math.log(initial)
-        self.log_mean = 0.0
-        self.error = 0.0
-        self.count = 0
+    It is drawn to the first sizes, which are good guesses here: where all chains are rejected at a
+    first step that is ten times as large, those that follow are a thousand times too small.
 
-    def update(self, acceptance: float) -> None:
-        """Follow the mean acceptance probability of one transition."""
-        self.count += 1
-        weight = 1 / (self.count + _T0)
-        self.error = (1 - weight) * self.error + weight * (_ACCEPTANCE - acceptance)
-        self.log_step = self.centre - math.sqrt(self.count) / _GAMMA * self.error
-        share = self.count**-_KAPPA
-        self.log_mean = share * self.log_step + (1 - share) * self.log_mean
+    Args:
+        initial: the first ones, (...,).
+    """
+
+    def __init__(self, initial: Tensor) -> None:
+        self.centre, self.log_step = initial.log(), initial.log()
+        self.log_mean = torch.zeros_like(initial)
+        self.error = torch.zeros_like(initial)
+        self.count = torch.zeros_like(initial)
+
+    def update(self, acceptance: Tensor, rows: Tensor | slice = slice(None)) -> None:
+        """Follow the acceptance probabilities of one transition, of some of the batch."""
+        self.count[rows] += 1
+        count = self.count[rows]
+        weight = 1 / (count + _T0)
+        error = (1 - weight) * self.error[rows] + weight * (_ACCEPTANCE - acceptance)
+        log_step = self.centre[rows] - count.sqrt() / _GAMMA * error
+        share = count**-_KAPPA
+        self.log_mean[rows] = share * log_step + (1 - share) * self.log_mean[rows]
+        self.error[rows], self.log_step[rows] = error, log_step
 
     @property
-    def current(self) -> float:
-        """The step while adapting."""
-        return math.exp(self.log_step)
+    def current(self) -> Tensor:
+        """The steps while adapting."""
+        return self.log_step.exp()
 
     @property
-    def final(self) -> float:
-        """The averaged step."""
-        return math.exp(self.log_mean) if self.count else self.current
+    def final(self) -> Tensor:
+        """The averaged steps."""
+        return torch.where(self.count > 0, self.log_mean, self.log_step).exp()
 
 
 def start_at(target: Target, w: Tensor) -> State:
@@ -86,7 +106,7 @@ def jumped(target: Target, state: State, generator: torch.Generator) -> State:
 
 
 def leapfrog(
-    target: Target, factor: Tensor, step: float | Tensor, w: Tensor, p: Tensor, gradient: Tensor
+    target: Target, factor: Tensor, step: Tensor, w: Tensor, p: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One step of w and p (n_chains, d), and the log density and its gradient where it ends."""
     p = p + 0.5 * step * (factor.mT @ gradient[..., None])[..., 0]
@@ -96,28 +116,36 @@ def leapfrog(
 
 
 def transition(
-    target: Target, state: State, step: float, generator: torch.Generator
+    target: Target, state: State, step: Tensor, generator: torch.Generator
 ) -> tuple[State, Tensor]:
-    """One trajectory of each chain: the new state and the acceptance probabilities (n_chains,)."""
-    draw = float(torch.rand((), generator=generator, dtype=torch.float64))
-    n_steps = min(_MAX_STEPS, max(1, round(_LENGTH * (0.5 + draw) / step)))
+    """One trajectory of each chain: the new state and the acceptance probabilities (n_chains,).
+
+    Args:
+        target: what the chains sample.
+        state: where they are.
+        step: of each, (n_chains,), or of all of them.
+        generator: of everything random.
+    """
+    draw = torch.rand((), generator=generator, dtype=torch.float64)
+    n_steps = (_LENGTH * (0.5 + draw) / step).round().clamp(1, _MAX_STEPS)
+    step = step.expand(len(state.w))[:, None]
     state = jumped(target, state, generator)
     region = target.region(state.w)
     factor = target.factor(region)
     p = torch.randn(state.w.shape, generator=generator, dtype=state.w.dtype)
     start = state.value - 0.5 * p.square().sum(-1)
-    w, gradient, value = state.w, state.gradient, state.value
-    lost = torch.zeros(len(w), dtype=torch.bool)
-    for _ in range(n_steps):
-        w, p, value, gradient = leapfrog(target, factor, step, w, p, gradient)
-        gain = value - 0.5 * p.square().sum(-1) - start
+    now, lost = state, torch.zeros(len(p), dtype=torch.bool)
+    for k in range(int(n_steps.max())):
+        w, momentum, value, gradient = leapfrog(target, factor, step, now.w, p, now.gradient)
+        moves = (k < n_steps).expand(len(p)) & ~lost
+        now = State(w, value, gradient).where(moves, now)
+        p = torch.where(moves[:, None], momentum, p)
+        gain = now.value - 0.5 * p.square().sum(-1) - start
         # A trajectory that left the region where steps are stable is rejected, and waits.
-        lost = lost | ~(gain > -_MAX_ENERGY) | (target.region(w) != region)
+        lost = lost | ~(gain > -_MAX_ENERGY) | (target.region(now.w) != region)
         if lost.all():
             break
-        w = torch.where(lost[:, None], state.w, w)
-        p, gradient = (torch.where(lost[:, None], 0.0, part) for part in (p, gradient))
+        now, p = state.where(lost, now), torch.where(lost[:, None], 0.0, p)
     probability = torch.where(lost, 0.0, gain.clamp(max=0).exp())
-    uniform = torch.rand(len(w), generator=generator, dtype=w.dtype)
-    taken = uniform < probability
-    return State(w, value, gradient).where(taken, state), probability
+    uniform = torch.rand(len(p), generator=generator, dtype=p.dtype)
+    return now.where(uniform < probability, state), probability

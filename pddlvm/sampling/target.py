@@ -44,6 +44,10 @@ class Target(ABC):
         d = len(self.coordinates.centre)
         return torch.eye(d, dtype=torch.float64).expand(len(region), d, d)
 
+    def of(self, rows: Tensor) -> "Target":
+        """The same for some of the chains, (n,): of one density for all of them."""
+        return self
+
     def jump(self, w: Tensor, generator: torch.Generator) -> Tensor:
         """Chains w (batch, d) after a try to jump to other modes, of which there are none."""
         return w

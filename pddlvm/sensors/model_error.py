@@ -307,6 +307,9 @@ class _WidenedDiscrepant(Widened):
     noise: Discrepant
     spectrum: _Spectrum
 
+    def at(self, index: Tensor) -> "_WidenedDiscrepant":
+        return _WidenedDiscrepant(self.seen[index], self.noise, self.spectrum.at(index))
+
     def log_prob(self, misfit: Tensor) -> Tensor:
         found = self.noise.spectral(torch.where(self.seen, misfit, 0.0), self.spectrum)
         lost = (self.seen & ~torch.isfinite(misfit)).any(-1)

@@ -29,6 +29,10 @@ class Widened(ABC):
     seen: Tensor
 
     @abstractmethod
+    def at(self, index: Tensor) -> "Widened":
+        """Those of some of the batch."""
+
+    @abstractmethod
     def log_prob(self, misfit: Tensor) -> Tensor:
         """Log density of misfits (..., batch, n), (..., batch); those that do not count may be NaN.
 
@@ -45,6 +49,9 @@ class WidenedGaussian(Widened):
     """
 
     precision: Precision
+
+    def at(self, index: Tensor) -> "WidenedGaussian":  # noqa: D102
+        return WidenedGaussian(self.seen[index], self.precision.at(index))
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         white = self.precision.white(torch.where(self.seen, misfit, 0.0))
@@ -71,6 +78,9 @@ class Rescaled(Widened):
         """Of noise of this scale."""
         variance = (error.diagonal() * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
         return cls(seen, noise, (1 + variance / scale**2).sqrt())
+
+    def at(self, index: Tensor) -> "Rescaled":  # noqa: D102
+        return Rescaled(self.seen[index], self.noise, self.growth[index])
 
     def log_prob(self, misfit: Tensor) -> Tensor:  # noqa: D102
         scaled = torch.where(self.seen, misfit / self.growth, torch.nan)

@@ -23,7 +23,7 @@ from pddlvm.basics.random import check_seed
 from pddlvm.parameters.priors import Prior
 from pddlvm.parameters.space import Block, ParameterSpace
 from pddlvm.sampling.coordinates import Coordinates
-from pddlvm.sampling.explore import explore
+from pddlvm.sampling.explore import STEP, explore
 from pddlvm.sampling.nuts import nuts
 from pddlvm.sampling.random_walk import random_walk
 from pddlvm.sampling.statistics import bulk_size, rhat
@@ -278,10 +278,11 @@ def _by_gradients(
     """
     walked, _ = random_walk(target, start, _N_WALK, _N_WALK // 2, generator)
     target, w = _standardised(target, walked, walked[:, -1])
+    step = w.new_full((1,), STEP)
     for _ in range(_N_WINDOWS):
-        visited, step = explore(target, w, _N_STEPS, generator)
+        visited, step = explore(target, w, _N_STEPS, generator, step)
         target, w = _standardised(target, visited[_N_STEPS // 2 :], visited[-1])
-    return target, nuts(target, w, step, n_draws, generator)
+    return target, nuts(target, w, step.expand(len(w)), n_draws, generator)
 
 
 def _standardised(target: _Target, draws: Tensor, w: Tensor) -> tuple[_Target, Tensor]:

@@ -131,8 +131,9 @@ def coordinates(k, scale=1.0):
 @pytest.mark.slow
 def test_chains_jump_between_modes_by_their_masses(generator):
     # Coordinates that are a little off: jumps are accepted or not.
-    target = Charts([TwoGaussians(coordinates(0, 0.8)), TwoGaussians(coordinates(1, 1.3))])
-    draws = nuts(target, CENTRES[[0, 1, 0, 1]], 0.5, 500, generator)
+    parts = [TwoGaussians(coordinates(0, 0.8)), TwoGaussians(coordinates(1, 1.3))]
+    target = Charts.of_parts(parts, 4)
+    draws = nuts(target, CENTRES[[0, 1, 0, 1]], torch.full((4,), 0.5).double(), 500, generator)
     assert (rhat(draws) < 1.03).all()
     size = float(bulk_size(draws).min())
     assert size > 200
@@ -161,7 +162,7 @@ def test_draws_have_what_their_trajectories_leave_out(generator):
     target = Tilted(Coordinates.plain(coordinates(0).prior))
     # One chain starts where the density is zero.
     start = CENTRES[0] + STDS[0] * torch.tensor([[0.0, 0.0], [3.5, 0.0]] * 20).double()
-    draws = nuts(target, start, 0.5, 150, generator)
+    draws = nuts(target, start, torch.full((len(start),), 0.5).double(), 150, generator)
     found = (draws - CENTRES[0]) / STDS[0]
     assert (rhat(draws) < 1.05).all()
     size = float(bulk_size(draws).min())
@@ -177,7 +178,7 @@ def test_draws_have_what_their_trajectories_leave_out(generator):
 def test_chains_that_do_not_mix_disagree(generator):
     # Without jumps no chain leaves its mode.
     target = TwoGaussians(Coordinates.plain(coordinates(0).prior))
-    draws = nuts(target, CENTRES[[0, 1, 0, 1]], 0.2, 50, generator)
+    draws = nuts(target, CENTRES[[0, 1, 0, 1]], torch.full((4,), 0.2).double(), 50, generator)
     # Of ranks, two halves that do not meet: about 1.8, where 1.01 is asked for.
     assert (rhat(draws) > 1.5).all()
 
@@ -187,7 +188,13 @@ def test_chains_have_their_own_moments_and_are_repeatable():
     start = torch.zeros(4, 2).double()
 
     def drawn():
-        return nuts(target, start, 0.5, 200, torch.Generator().manual_seed(1))
+        return nuts(
+            target,
+            start,
+            torch.full((len(start),), 0.5).double(),
+            200,
+            torch.Generator().manual_seed(1),
+        )
 
     draws = drawn()
     assert torch.equal(draws, drawn())

@@ -91,6 +91,8 @@ def test_what_was_found_is_not_computed_again(model, sensors, y, method, tmp_pat
     (module, name), y, after = CASES[method], y[1:], 1
     if method == "laplace":
         monkeypatch.setattr(search_module, "_MOST", 1)
+    if method == "nuts":
+        monkeypatch.setattr(of_each_module, "_AT_ONCE", 1)
     expected = model.infer(y, sensors, **asked(method))
     checkpoints = pddlvm.Checkpoints(tmp_path / "job", every=1e6)
     counted, calls = stopping(getattr(module, name), after)
@@ -123,12 +125,12 @@ def test_a_chain_goes_on_where_it_was(model, sensors, y, tmp_path, monkeypatch):
         with journal(kept, "chain") as solves:
             posterior = FiniteElementPosterior(sensors, y[2], solves)
             plain = Coordinates.plain(model.problem.prior)
-            target = Charts([FiniteElementTarget(posterior, plain)])
+            target = Charts.of_parts([FiniteElementTarget(posterior, plain)], 2)
             start = torch.zeros(2, model.problem.n_parameters, dtype=torch.float64)
             generator = torch.Generator().manual_seed(0)
             state = start_at(target, start)
             for _ in range(6):
-                state, _ = transition(target, state, 0.1, generator)
+                state, _ = transition(target, state, torch.tensor(0.1).double(), generator)
             return state.w
 
     counted, calls = stopping(density_module._each, 1000)
