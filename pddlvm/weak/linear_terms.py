@@ -42,6 +42,8 @@ _CHUNK = 64
 """Parameters whose entries are derived at once."""
 _ROOM = 2**25
 """Numbers of combined strains that are kept, 256 MiB."""
+_STRAINS = 2**24
+"""Numbers of the strains of some samples that are in memory at once."""
 _KEPT = 2**27
 """Numbers of element matrices of a term that are kept, 1 GiB."""
 _NUMBERS = 2**17
@@ -159,6 +161,10 @@ class LinearTerm:
 
     def own_with(self, values: dict[str, Tensor], n: int) -> Tensor:
         """The same for n samples whose fields have these values, whether they stand or not."""
+        if n > 1 and n * len(self.term.weights) * self.term.s > _STRAINS:
+            wide = {name: v.expand(n, -1) for name, v in values.items()}
+            each = [{name: v[i : i + 1] for name, v in wide.items()} for i in range(n)]
+            return torch.cat([self.own_with(one, 1) for one in each])
         zero, rows = self.term.weights.new_zeros(n, len(self.term.weights), self.term.s), []
         for i in self._rows.tolist():
             row = zero.clone()
@@ -219,11 +225,11 @@ class LinearTerm:
             return values.at_zero.expand_as(e)
         if values.own is None:
             assert values.whole is not None
-            moved = (values.whole @ e[..., None])[..., 0]
-        else:
-            parts = zip(values.own.unbind(-1), self.factors, strict=True)
-            moved = torch.stack([d[..., None] * (e @ f.T) for d, f in parts]).sum(0)
-        return moved + values.at_zero
+            return (values.whole @ e[..., None])[..., 0] + values.at_zero
+        found = values.at_zero.expand_as(e).clone()
+        for d, f in zip(values.own.unbind(-1), self.factors, strict=True):
+            found.addcmul_(d[..., None], e @ f.T)
+        return found
 
     def elements(self, values: LinearValues, sample: int) -> Tensor | None:
         """Element matrices of one sample, (n_cells, n_local, n_local); None of a load alone."""

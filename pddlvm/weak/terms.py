@@ -43,6 +43,8 @@ _FEW = 2048
 """Points of all samples whose physics costs no more than a level of vmap does."""
 _MANY = 2**15
 """Points of all samples from which on samples are better taken a few at a time."""
+_MOST = 2**17
+"""Points whose physics is taken at once: what it leaves in memory on the way has many numbers."""
 _IN_CACHE = 8192
 """Points whose derivatives are taken at once: more leave the caches, five times slower."""
 
@@ -346,6 +348,9 @@ class TermEvaluator(nn.Module):
             return torch.cat(
                 [self._map(function, x, dict(zip(names, v, strict=True))) for x, *v in parts]
             )
+
+        if n_at_once is None and n_points > _MOST:
+            n_at_once = _MOST
 
         def at_point(e: Tensor, x: Tensor, *fields: Tensor) -> Any:
             return function(e, x, {**dict(zip(names, fields, strict=True)), **self.numbers})

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.func import vmap
 
 import pddlvm
 from pddlvm import fem, links
 from pddlvm.reduced.many_matrices import tangent_of_many
-from pddlvm.weak import linear_terms
+from pddlvm.weak import linear_terms, terms
 from pddlvm.weak.linear_terms import LinearTerm
 from pddlvm.weak.terms import TermEvaluator
 from problems import elasticity, helmholtz, poisson, stokes
@@ -175,10 +176,12 @@ def test_fluxes_and_element_matrices_are_those_of_the_term(make, room, n, monkey
         assert abs(found - expected).max() < 1e-12 * size
 
 
+@pytest.mark.parametrize("strains", [0, linear_terms._STRAINS])
 @pytest.mark.parametrize("kept", [0, linear_terms._KEPT])
 @pytest.mark.parametrize("make", [*MAKE, layered])
-def test_residuals_and_matrices_are_those_of_the_mesh(make, kept, monkeypatch):
+def test_residuals_and_matrices_are_those_of_the_mesh(make, kept, strains, monkeypatch):
     monkeypatch.setattr(linear_terms, "_KEPT", kept)
+    monkeypatch.setattr(linear_terms, "_STRAINS", strains)
     problem = make()
     z = problem.prior.sample((3,), seed=7)
     u = torch.rand(3, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
@@ -193,6 +196,22 @@ def test_residuals_and_matrices_are_those_of_the_mesh(make, kept, monkeypatch):
     expected = problem.solver.matrix(u[1], z[1])
     assert abs(linear.matrix(values, 1) - expected).max() < 1e-12 * abs(expected).max()
     assert linear.n_entries == expected.nnz
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_points_are_taken_some_at_a_time(n, monkeypatch):
+    problem, taken = poisson.make(4, 2), []
+    z = problem.prior.sample((n,), seed=7)
+    u = torch.rand(n, problem.n_dofs, generator=torch.Generator().manual_seed(0)).double()
+    (stored, _) = terms_of(problem)
+    values = problem.prior.split(z)
+    expected = stored.fluxes(u, values), stored.energy(u, values)
+    monkeypatch.setattr(terms, "_MOST", 7)
+    monkeypatch.setattr(
+        terms, "vmap", lambda f, **kwargs: taken.append(kwargs) or vmap(f, **kwargs)
+    )
+    torch.testing.assert_close((stored.fluxes(u, values), stored.energy(u, values)), expected)
+    assert {"chunk_size": 7} in taken
 
 
 def test_elements_of_one_point_are_weighted_sums_of_units():
