@@ -115,9 +115,12 @@ def _amortized(query: Query, bar: ProgressBar) -> Found:
 def _variational(query: Query, bar: ProgressBar) -> Found:
     centre, factor = query.laplace.modes.centre.clone(), query.laplace.modes.factor.clone()
     elbo = torch.full_like(query.laplace.masses, -torch.inf)
-    for i, best in enumerate(of_each(query, variational_of, bar, range(len(query.y)))):
+    together = side_by_side(query)
+    for rows, best in zip(together, of_each(query, variational_of, bar, together), strict=True):
+        # Modes follow on each other, data set by data set.
+        where = (query.laplace.masses[:, rows.start : rows.stop].T > 0).nonzero()
         for part, found in zip((centre, factor, elbo), best, strict=True):
-            part[: len(found), i] = found
+            part[where[:, 1], rows.start + where[:, 0]] = found
     coordinates = Coordinates(query.surrogate.prior, centre, factor)
     parts = [PushedGaussian(coordinates.of(k)) for k in range(len(elbo))]
     # The best masses of Gaussians that do not overlap.
@@ -141,10 +144,10 @@ def _gaussian(
 
 
 def _nuts(query: Query, bar: ProgressBar) -> Found:
-    parts = side_by_side(query)
-    found = of_each(query, nuts_of, bar, parts)
+    together = side_by_side(query)
+    found = of_each(query, nuts_of, bar, together)
     xi = torch.cat([one.xi for one in found], dim=2)
-    targets = [(rows, one.target) for rows, one in zip(parts, found, strict=True)]
+    targets = [(rows, one.target) for rows, one in zip(together, found, strict=True)]
     return Found(_draws(query, xi), partial(density_of, query, targets), xi)
 
 

@@ -33,14 +33,12 @@ _AT_ONCE, _ROOM = 16, 2**16
 """Data sets whose chains move together, and numbers of a chain of each that are in memory."""
 
 
-def variational_of(query: Query, i: int, watch: Watch) -> list[Tensor]:
-    """Centre, factor and ELBO of each mode."""
-    found = []
-    for target in query.targets(i):
-        mean, spread, elbo = variational(target, query.generator)
-        best = target.coordinates.moved(mean, spread)
-        found.append((best.centre, best.factor, best.centre.new_tensor(elbo)))
-    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+def variational_of(query: Query, rows: range, watch: Watch) -> list[Tensor]:
+    """Centres, factors and ELBOs of the modes of some data sets, one after the other."""
+    density = query.density(rows)
+    mean, factor, elbo = variational(density, query.generator)
+    best = density.coordinates.moved(mean, factor)
+    return [best.centre, best.factor, elbo]
 
 
 @dataclass(frozen=True)

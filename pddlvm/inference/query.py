@@ -13,7 +13,7 @@ from pddlvm.inference.finite_element_surrogate import FiniteElements
 from pddlvm.inference.laplace import Laplace, laplace
 from pddlvm.inference.resumed import Kept
 from pddlvm.inference.search import search
-from pddlvm.inference.surrogate_density import Standardised, SurrogateTarget, standardise
+from pddlvm.inference.surrogate_density import Standardised, SurrogateDensity, standardise
 from pddlvm.latent.core import LatentModel
 from pddlvm.latent.surrogate import Surrogate
 from pddlvm.sensors.observation import Observation
@@ -90,10 +90,11 @@ class Query:
         """A new generator from the seed."""
         return torch.Generator().manual_seed(self.seed)
 
-    def targets(self, i: int) -> list[SurrogateTarget]:
-        """The surrogate density of a data set around each of its modes."""
-        modes = self.laplace.modes_of(i)
-        return [SurrogateTarget(self.surrogate, self.y[i], m, self.generator) for m in modes]
+    def density(self, rows: range) -> SurrogateDensity:
+        """The surrogate densities of some data sets around their modes."""
+        modes = [self.laplace.modes_of(i) for i in rows]
+        y = self.y[rows.start : rows.stop]
+        return SurrogateDensity.around(self.surrogate, y, modes, self.generator)
 
     def standardised(self, rows: range, watch: Watch = nobody) -> Standardised:
         """The surrogate densities of some data sets, explored from their modes."""

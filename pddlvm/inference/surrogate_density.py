@@ -89,6 +89,20 @@ class SurrogateDensity(LocalDensity):
         self.noise_of_corrected = noise.widened(self.seen, error)
         self.noise = noise.widened(self.seen, error.plus(torch.stack(left)))
 
+    @classmethod
+    def around(
+        cls,
+        surrogate: Surrogate,
+        y: Tensor,
+        modes: Sequence[Sequence[Coordinates]],
+        generator: torch.Generator,
+    ) -> "SurrogateDensity":
+        """Of data sets y (n_data, n), around the modes of each, one after the other."""
+        each = [mode for own in modes for mode in own]
+        centre, factor = (torch.stack([getattr(m, k) for m in each]) for k in ("centre", "factor"))
+        rows = torch.arange(len(y)).repeat_interleave(torch.tensor([len(own) for own in modes]))
+        return cls(surrogate, y[rows], Coordinates(surrogate.prior, centre, factor), generator)
+
     def _error(self, centre: Tensor) -> LowRank:
         """Covariance of the error of what is believed at each mode."""
         if self.is_fitted.all() or not self.surrogate.corrections:
@@ -269,11 +283,8 @@ def _charts(
     generator: torch.Generator,
 ) -> Charts:
     count = [len(own) for own in modes]
-    each = [mode for own in modes for mode in own]
-    centre, factor = torch.stack([m.centre for m in each]), torch.stack([m.factor for m in each])
-    rows = torch.arange(len(y)).repeat_interleave(torch.tensor(count))
-    coordinates = Coordinates(surrogate.prior, centre, factor)
-    return Charts(SurrogateDensity(surrogate, y[rows], coordinates, generator), count, rows)
+    density = SurrogateDensity.around(surrogate, y, modes, generator)
+    return Charts(density, count, torch.zeros(0, dtype=torch.long))
 
 
 def _window(

@@ -1,4 +1,4 @@
-"""A Gaussian by the ELBO for one data set.
+"""Gaussians by the ELBO, one at each mode.
 
     maximise  E_q [ log p(y | h(w)) + log p(w) ] + H(q),      q(w) = N(m, L L^T)
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
-from pddlvm.sampling.target import Target
+from pddlvm.sampling.local import LocalDensity
 
 __all__ = ["variational"]
 
@@ -24,32 +24,38 @@ _N_PAIRS = 32
 _RATE = 0.03
 
 
-def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mean m (d,) and factor L (d, d) of the best Gaussian, and its ELBO for eta.
+def variational(density: LocalDensity, generator: torch.Generator) -> list[Tensor]:
+    """Means m (n_modes, d) and factors L (n_modes, d, d) of the best Gaussians, and their ELBO.
+
+    The ELBO (n_modes,) is that of eta. All take the same draws: none depends on its neighbours.
 
     Args:
-        target: a density whose coordinates are about standardised.
+        density: in coordinates that are about standardised.
         generator: of the draws.
 
     Raises:
-        ConvergenceError: the ELBO or its gradient is not finite.
+        ConvergenceError: an ELBO or its gradient is not finite.
     """
-    d = len(target.coordinates.centre)
-    mean = torch.zeros(d, dtype=torch.float64, requires_grad=True)
-    raw = torch.zeros(d, d, dtype=torch.float64, requires_grad=True)
+    n, d = density.coordinates.centre.shape
+    mean = torch.zeros(n, d, dtype=torch.float64, requires_grad=True)
+    raw = torch.zeros(n, d, d, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([mean, raw], lr=_RATE)
     averages = [torch.zeros_like(mean), torch.zeros_like(raw)]
+
+    def mean_value(mean: Tensor, factor: Tensor) -> Tensor:
+        e = _draws(d, generator)
+        w = mean[:, None] + torch.cat([e, -e]) @ factor.mT
+        mode = torch.arange(n).repeat_interleave(w.shape[1])
+        return density.value(w.flatten(0, 1), mode).unflatten(0, (n, -1)).mean(1)
+
     with torch.enable_grad():
         for k in range(_N_STEPS):
             optimizer.param_groups[0]["lr"] = _RATE * (
                 0.01 + math.cos(0.5 * math.pi * k / _N_STEPS)
             )
-            e = _draws(d, generator)
-            factor = raw.tril(-1) + raw.diagonal().exp().diag()
-            w = mean + torch.cat([e, -e]) @ factor.T
-            elbo = target.value(w).mean() + raw.diagonal().sum()
+            elbo = mean_value(mean, _factor(raw)) + _log_size(raw)
             optimizer.zero_grad()
-            (-elbo).backward()
+            (-elbo.sum()).backward()
             optimizer.step()
             # The last half is averaged: what noise is left in the steps goes.
             if 2 * k >= _N_STEPS:
@@ -60,13 +66,20 @@ def variational(target: Target, generator: torch.Generator) -> tuple[Tensor, Ten
         raise ConvergenceError(
             "the ELBO is not finite: do the data contradict the model, its noise or its prior?"
         )
-    factor = raw_mean.tril(-1) + raw_mean.diagonal().exp().diag()
-    e = _draws(d, generator)
+    factor = _factor(raw_mean)
     with torch.no_grad():
-        mean_value = float(target.value(found + torch.cat([e, -e]) @ factor.T).mean())
+        value = mean_value(found, factor)
     # |L| of the coordinates too: modes are compared in eta.
-    size = raw_mean.diagonal().sum() + target.coordinates.factor.diagonal().abs().log().sum()
-    return found, factor, mean_value + float(size)
+    own = density.coordinates.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    return [found, factor, value + _log_size(raw_mean) + own]
+
+
+def _factor(raw: Tensor) -> Tensor:
+    return raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+
+
+def _log_size(raw: Tensor) -> Tensor:
+    return raw.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _draws(d: int, generator: torch.Generator) -> Tensor:

@@ -91,8 +91,7 @@ def test_what_was_found_is_not_computed_again(model, sensors, y, method, tmp_pat
     (module, name), y, after = CASES[method], y[1:], 1
     if method == "laplace":
         monkeypatch.setattr(search_module, "_MOST", 1)
-    if method == "nuts":
-        monkeypatch.setattr(of_each_module, "_AT_ONCE", 1)
+    monkeypatch.setattr(of_each_module, "_AT_ONCE", 1)
     expected = model.infer(y, sensors, **asked(method))
     checkpoints = pddlvm.Checkpoints(tmp_path / "job", every=1e6)
     counted, calls = stopping(getattr(module, name), after)
@@ -105,8 +104,7 @@ def test_what_was_found_is_not_computed_again(model, sensors, y, method, tmp_pat
     monkeypatch.setattr(module, name, counted)
     found = model.infer(y, sensors, **asked(method), checkpoints=checkpoints, resume=True)
     same(found, expected)
-    # Of several modes "variational" has a call each.
-    assert len(calls) == len(y) - after or method == "variational"
+    assert len(calls) == len(y) - after
     # All of it is there now.
     n_calls = len(calls)
     again = model.infer(y, sensors, **asked(method), checkpoints=checkpoints, resume=True)
