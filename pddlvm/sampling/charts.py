@@ -10,6 +10,7 @@ side stand chains of several densities, each with modes of its own.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -53,7 +54,9 @@ class Charts(Target):
 
     def on(self, which: Tensor) -> "Charts":
         """The same for chains of these densities."""
-        return Charts(self.local, self.n_modes, which)
+        other = copy(self)
+        other.which = which
+        return other
 
     def region(self, w: Tensor) -> Tensor:  # noqa: D102
         modes = self._modes[self.which]

@@ -127,25 +127,27 @@ def transition(
         generator: of everything random.
     """
     draw = torch.rand((), generator=generator, dtype=torch.float64)
-    n_steps = (_LENGTH * (0.5 + draw) / step).round().clamp(1, _MAX_STEPS)
+    n_steps = (_LENGTH * (0.5 + draw) / step).round().clamp(1, _MAX_STEPS).expand(len(state.w))
     step = step.expand(len(state.w))[:, None]
     state = jumped(target, state, generator)
     region = target.region(state.w)
     factor = target.factor(region)
     p = torch.randn(state.w.shape, generator=generator, dtype=state.w.dtype)
     start = state.value - 0.5 * p.square().sum(-1)
-    now, lost = state, torch.zeros(len(p), dtype=torch.bool)
+    now, lost = state.clone(), torch.zeros(len(p), dtype=torch.bool)
     for k in range(int(n_steps.max())):
-        w, momentum, value, gradient = leapfrog(target, factor, step, now.w, p, now.gradient)
-        moves = (k < n_steps).expand(len(p)) & ~lost
-        now = State(w, value, gradient).where(moves, now)
-        p = torch.where(moves[:, None], momentum, p)
-        gain = now.value - 0.5 * p.square().sum(-1) - start
-        # A trajectory that left the region where steps are stable is rejected, and waits.
-        lost = lost | ~(gain > -_MAX_ENERGY) | (target.region(now.w) != region)
-        if lost.all():
+        rows = ((k < n_steps) & ~lost).nonzero()[:, 0]
+        if not len(rows):
             break
-        now, p = state.where(lost, now), torch.where(lost[:, None], 0.0, p)
+        own, at = target.of(rows), now.take(rows)
+        w, p[rows], value, gradient = leapfrog(
+            own, factor[rows], step[rows], at.w, p[rows], at.gradient
+        )
+        now.put(rows, State(w, value, gradient))
+        gain = value - 0.5 * p[rows].square().sum(-1) - start[rows]
+        # A trajectory that left the region where steps are stable is rejected, and waits.
+        lost[rows] = ~(gain > -_MAX_ENERGY) | (own.region(w) != region[rows])
+    gain = now.value - 0.5 * p.square().sum(-1) - start
     probability = torch.where(lost, 0.0, gain.clamp(max=0).exp())
     uniform = torch.rand(len(p), generator=generator, dtype=p.dtype)
     return now.where(uniform < probability, state), probability
