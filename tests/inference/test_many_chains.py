@@ -142,6 +142,27 @@ def test_a_density_of_many_data_sets_is_that_of_each(model, noise, generator):
         torch.testing.assert_close(left_out[rows], alone.left_out(w[rows]), rtol=1e-4, atol=1e-4)
 
 
+def test_corrections_that_fail_for_some_are_left_out_there(model):
+    sensors = pddlvm.PointObservation(model.problem, POINTS, 0.01)
+    y = sensors.apply(model.problem.solve(torch.tensor([[0.3], [0.3]]).double()))
+    surrogate = model.surrogate(sensors, corrections=1)
+    at_any = surrogate.mean
+    surrogate.mean = lambda xi: torch.where(xi.abs() < 6, at_any(xi), torch.nan)
+    # Nearly all draws around the second are out there.
+    centre, factor = torch.tensor([[0.3], [0.0]]), torch.tensor([[[0.02]], [[1e6]]])
+    coordinates = Coordinates(surrogate.prior, centre.double(), factor.double())
+    many = SurrogateDensity(surrogate, y, coordinates, torch.Generator().manual_seed(0))
+    assert many.is_fitted.tolist() == [True, False]
+    w, mode = torch.tensor([[0.5], [3e-7]]).double(), torch.arange(2)
+    assert many.left_out(w, mode)[1] == 0
+    value, gradient = many.value_and_gradient(w, mode)
+    for k in range(2):
+        generator = torch.Generator().manual_seed(0)
+        alone = SurrogateTarget(surrogate, y[k], coordinates.of(k), generator)
+        expected = alone.value_and_gradient(w[[k]])
+        torch.testing.assert_close((value[[k]], gradient[[k]]), expected, rtol=1e-4, atol=1e-3)
+
+
 def test_coordinates_of_each_become_those_of_its_draws(model, generator):
     sensors = pddlvm.PointObservation(model.problem, POINTS, 0.01)
     y = sensors.apply(model.problem.solve(model.problem.prior.sample((3,), seed=1)))
