@@ -121,7 +121,7 @@ class Galerkin:
         values, c = linear.at(z), z.new_zeros(len(z), tests[0].shape[1])
         parts = [
             linear.residual(lift[rows], [own.take(rows) for own in values])
-            for rows in torch.arange(len(z)).split(self._block)
+            for rows in torch.arange(len(z)).split(self._block if lift.any() else len(z))
         ]
         r = torch.cat(parts)
         tested = _tested(r, tests, which)

@@ -52,9 +52,10 @@ class LinearOperators:
 
     def residual(self, u: Tensor, values: list[LinearValues]) -> Tensor:
         """r without the imbalance of the loads, (batch, n_free), of u (batch, n_dofs)."""
-        full = torch.zeros_like(u)
+        full, is_zero = torch.zeros_like(u), not u.any()
         for linear, own in zip(self.terms, values, strict=True):
-            fluxes = linear.fluxes(linear.term.strains(u), own)
+            # At zero there is often one flux for all z.
+            fluxes = own.at_zero if is_zero else linear.fluxes(linear.term.strains(u), own)
             if fluxes.any():
                 full = full + linear.term.operator.adjoint(fluxes.flatten(-2))
         return self._operators.balanced(full[:, self._operators.free])

@@ -189,6 +189,8 @@ def test_residuals_and_matrices_are_those_of_the_mesh(make, kept, strains, monke
     linear, values = problem.linear, problem.linear.at(z)
     expected = operators.balanced(operators.residual(u, z))
     torch.testing.assert_close(linear.residual(u, values), expected, rtol=1e-9, atol=1e-11)
+    at_zero = operators.balanced(operators.residual(0 * u, z))
+    torch.testing.assert_close(linear.residual(0 * u, values), at_zero, rtol=1e-9, atol=1e-11)
     some = [own.take(torch.tensor([2, 0])) for own in values]
     torch.testing.assert_close(
         linear.residual(u[[2, 0]], some), expected[[2, 0]], rtol=1e-9, atol=1e-11
