@@ -48,7 +48,7 @@ class Case:
     def row(
         self, who: str, setting: str, seconds: float, predict: Callable[[Tensor], Tensor]
     ) -> dict[str, Any]:
-        """The relative L2 error of predictions, its median and worst, and the time of one query.
+        """The relative L2 error of predictions, its mean and worst, and the time of one query.
 
         Args:
             who: and the version.

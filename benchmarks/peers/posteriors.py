@@ -18,14 +18,14 @@ from torch import Tensor
 
 import pddlvm
 from benchmarks.peers.case import Case
+from pddlvm.sampling.coordinates import FAR
 from pddlvm.sampling.statistics import bulk_size
 
 __all__ = ["Data", "metropolis", "neural", "no_u_turn", "ours"]
 
 _GRID = [[(i + 0.5) / 5, (j + 0.5) / 5] for i in range(5) for j in range(5)]
-_FAR, _REJECTED = 12.0, 1e6
-"""Prior standard deviations beyond which warm-up may step, and no solution is asked for; and what
-stands in the place of data there."""
+_REJECTED = 1e6
+"""In the place of data so far from the prior that no solution is asked for: warm-up steps there."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ def _chains(
 
     def forward(x: np.ndarray) -> np.ndarray:
         xi = torch.from_numpy(np.asarray(x, dtype=np.float64))
-        if xi.abs().max() > _FAR:
+        if xi.abs().max() > FAR:
             return np.full(n, _REJECTED)
         return sensors.apply(problem.solve(problem.prior.unstandardise(xi))).numpy()
 
     def gradient(direction: np.ndarray, x: np.ndarray) -> np.ndarray:
         xi = torch.from_numpy(np.asarray(x, dtype=np.float64)).requires_grad_()
-        if xi.detach().abs().max() > _FAR:
+        if xi.detach().abs().max() > FAR:
             return np.zeros(d)
         with torch.enable_grad():
             value = sensors.apply(problem.solve(problem.prior.unstandardise(xi)))

@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
     options = parser.parse_args()
-    os.environ.setdefault("DDE_BACKEND", "pytorch")
     shorter = 0.05 if options.quick else 1.0
     results: dict[str, Any] = {
         "versions": {name: version(name) for name in _PACKAGES},

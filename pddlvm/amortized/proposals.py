@@ -67,10 +67,8 @@ class Proposals:
         """log p of z (n, d) up to a constant, (n,)."""
         prior = self.surrogate.prior
         xi = prior.standardise(z)
-        target = self._target
-        if isinstance(target, Charts):
-            target = target.on(torch.zeros(len(xi), dtype=torch.long))
-        return target.log_prob(xi) + prior.log_slope(xi)
+        chains = torch.zeros(len(xi), dtype=torch.long)
+        return self._target.of(chains).log_prob(xi) + prior.log_slope(xi)
 
     @cached_property
     def _laplace(self) -> Laplace | None:

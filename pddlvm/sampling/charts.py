@@ -11,6 +11,7 @@ side stand chains of several densities, each with modes of its own.
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,10 +50,10 @@ class Charts(Target):
         """One density by a target around each of its modes."""
         return cls(Parts(parts), [len(parts)], torch.zeros(n_chains, dtype=torch.long))
 
-    def of(self, rows: Tensor) -> "Charts":  # noqa: D102
+    def of(self, rows: Tensor) -> Self:  # noqa: D102
         return self.on(self.which[rows])
 
-    def on(self, which: Tensor) -> "Charts":
+    def on(self, which: Tensor) -> Self:
         """The same for chains of these densities."""
         other = copy(self)
         other.which = which

@@ -124,7 +124,7 @@ class _Trees:
         self.factor[rows] = target.factor(region)
         self.energy[rows] = state.value - 0.5 * p.square().sum(-1)
         for end in (self.left, self.right, self.end):
-            end.w[rows], end.p[rows], end.gradient[rows] = state.w, p, state.gradient
+            end.put(rows, _End(state.w, p, state.gradient))
         self.drawn.put(rows, state)
         self.weight[rows], self.momentum[rows] = 0.0, p
         self.gain[rows], self.n_points[rows], self.depth[rows] = 0.0, 0.0, 0
@@ -177,9 +177,9 @@ class _Trees:
 
     def _joined(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Take in the subtrees of some chains; whether their trajectories end so, (n_rows,)."""
-        forwards, end = self.is_forwards[rows], self.end
+        forwards = self.is_forwards[rows]
         for side, own in ((self.right, rows[forwards]), (self.left, rows[~forwards])):
-            side.w[own], side.p[own], side.gradient[own] = end.w[own], end.p[own], end.gradient[own]
+            side.put(own, self.end.take(own))
         # Later points are preferred: those of the new half as a whole, by its weight.
         weight, new_weight = self.weight[rows], self.new_weight[rows]
         draw = torch.rand(len(rows), generator=generator, dtype=weight.dtype).log()
@@ -191,15 +191,8 @@ class _Trees:
         ends = _turns(self.left.p[rows], self.right.p[rows], self.momentum[rows])
         ends |= self.depth[rows] == _MAX_DEPTH
         self._sprout(rows[~ends], generator)
-        self.end = self.right.where(self.is_forwards, self.left).where(_among(rows, end.p), end)
+        self.end.put(rows, self.right.where(self.is_forwards, self.left).take(rows))
         return ends
-
-
-def _among(rows: Tensor, like: Tensor) -> Tensor:
-    """Which numbers are among some, (n,)."""
-    found = torch.zeros(len(like), dtype=torch.bool)
-    found[rows] = True
-    return found
 
 
 @dataclass
@@ -214,6 +207,14 @@ class _End:
         """This end for the chains that are taken (n_chains,), the other for the rest."""
         pairs = ((self.w, other.w), (self.p, other.p), (self.gradient, other.gradient))
         return _End(*(torch.where(taken[:, None], a, b) for a, b in pairs))
+
+    def take(self, rows: Tensor) -> "_End":
+        """Those of some chains."""
+        return _End(self.w[rows], self.p[rows], self.gradient[rows])
+
+    def put(self, rows: Tensor, other: "_End") -> None:
+        """Have some chains end where others do."""
+        self.w[rows], self.p[rows], self.gradient[rows] = other.w, other.p, other.gradient
 
 
 def _turns(first: Tensor, last: Tensor, momentum: Tensor) -> Tensor:

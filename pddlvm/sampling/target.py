@@ -1,6 +1,7 @@
 """What chains move on: a log density of w with its gradient, which may have several modes."""
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Target(ABC):
         d = len(self.coordinates.centre)
         return torch.eye(d, dtype=torch.float64).expand(len(region), d, d)
 
-    def of(self, rows: Tensor) -> "Target":
+    def of(self, rows: Tensor) -> Self:
         """The same for some of the chains, (n,): of one density for all of them."""
         return self
 
