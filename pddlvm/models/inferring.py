@@ -61,7 +61,8 @@ class InferringModel(LatentModel):
                 "laplace": Gauss-Newton on the corrected map, then a Gaussian: milliseconds.
                 "amortized": a network that was trained for these sensors by `amortize`, or is, on
                     first use; then any data take a millisecond.
-                "variational": the best Gaussian, by the ELBO on the corrected map.
+                "variational": the best Gaussian, by the ELBO on the corrected map; where it is not
+                    the posterior, one of its mean and covariance, by weighted draws.
                 "nuts": no-U-turn sampling of the corrected map.
                 "exact": Markov chains on the finite element likelihood.
             n_samples: draws of "nuts" and "exact", all chains together.

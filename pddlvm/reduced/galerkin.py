@@ -56,6 +56,7 @@ class Galerkin:
         self._v = np.zeros((problem.n_free, 0))
         self._w = [self._v for _ in reference.centres]
         self._fit, self._fitted = LinearFit(problem.prior.size), self._v
+        self._kept: list[tuple[Tensor, Array]] = []
 
     def lift(self, z: Tensor) -> Tensor:
         """L a(z), (batch, n_dofs)."""
@@ -97,7 +98,7 @@ class Galerkin:
         # Boundary values that are a solution leave the rounding of what they cancel.
         noise, (tests, which) = self.rounding(lift), self._tests(v, z)
         if self.problem.is_linear:
-            trial = _Trial(torch.from_numpy(v))
+            trial = _Trial(torch.from_numpy(v), self._is_symmetric)
             parts = [
                 self._linear(trial, z[rows], lift[rows], tests, which[rows], noise[rows])
                 for rows in torch.arange(len(z)).split(self._at_once)
@@ -126,10 +127,10 @@ class Galerkin:
         r = torch.cat(parts)
         tested = _tested(r, tests, which)
         for i in (tested.norm(dim=1) > noise).nonzero()[:, 0].tolist():
-            moved = trial.moved(linear.matrix(values, i), self.problem.has_potential)
-            factors = torch.linalg.lu_factor(tests[which[i]].T @ moved)
+            k = self._rows(linear.matrix(values, i))
+            factors = torch.linalg.lu_factor(trial.tested(k, tests[which[i]]))
             c[i] = -torch.linalg.lu_solve(*factors, tested[i, :, None])[:, 0]
-            r[i] += moved @ c[i]
+            r[i] += k @ (trial.v @ c[i])
         return c, r
 
     def _nonlinear(
@@ -143,25 +144,24 @@ class Galerkin:
         tolerance: float,
     ) -> tuple[Tensor, Tensor]:
         """By Newton's method, from a linear fit to what was solved before."""
-        trial, everything = torch.from_numpy(v), torch.arange(len(z))
-        columns = _Trial(trial)
+        everything = torch.arange(len(z))
+        trial = _Trial(torch.from_numpy(v), self._is_symmetric)
 
         def residual(rows: Tensor, c: Tensor) -> Tensor:
-            u = lift[rows].index_add(1, self.operators.free, c @ trial.T)
+            u = lift[rows].index_add(1, self.operators.free, c @ trial.v.T)
             return self.residual(u, z[rows])
 
         def tested(rows: Tensor, c: Tensor) -> Tensor:
             return _tested(residual(rows, c), tests, which[rows])
 
         def stiffness(rows: Tensor, c: Tensor) -> Tensor:
-            u = lift[rows].index_add(1, self.operators.free, c @ trial.T)
+            u = lift[rows].index_add(1, self.operators.free, c @ trial.v.T)
             found = []
             for part in torch.arange(len(rows)).split(self._block):
                 tangents = self.operators.tangents(u[part], z[rows[part]])
                 for i, k in enumerate(which[rows[part]].tolist()):
                     matrix = self.problem.solver.assembler([t[i] for t in tangents])
-                    moved = columns.moved(matrix, self.problem.has_potential)
-                    found.append(tests[k].T @ moved)
+                    found.append(trial.tested(self._rows(matrix), tests[k]))
             return torch.stack(found)
 
         xi, fit, c = self.problem.prior.standardise(z), self._fit_in(v), self.start(v, z)
@@ -170,6 +170,28 @@ class Galerkin:
         c = newton(tested, stiffness, c, tolerance, torch.maximum(tolerance * size, noise))
         fit.add(xi, c)
         return c, residual(everything, c)
+
+    def keep(self, z: Tensor, c: Array) -> None:
+        """Solutions that are near those in every wider basis, for `draws`."""
+        self._kept.append((z, c))
+
+    def draws(self, v: Array, n: int, generator: torch.Generator) -> tuple[Tensor, Array]:
+        """Parameters and solutions in V: those that were kept while V was made, then new ones.
+
+        Where a draw costs a matrix of the mesh, each that is solved twice is one too many.
+        """
+        z, c = (
+            torch.zeros(0, self.problem.prior.size, dtype=torch.float64),
+            np.zeros((0, v.shape[1])),
+        )
+        for z_kept, c_kept in reversed(self._kept):
+            wide = np.pad(c_kept, ((0, 0), (0, v.shape[1] - c_kept.shape[1])))
+            z, c = torch.cat([z, z_kept]), np.concatenate([c, wide])
+        z, c = z[:n], c[:n]
+        if len(z) < n:
+            new = self.problem.prior.sample((n - len(z),), generator=generator)
+            z, c = torch.cat([z, new]), np.concatenate([c, self.solve(v, new)[0]])
+        return z, c
 
     def residuals_of_term(self, number: int, states: list[Tensor], z: Tensor) -> list[Tensor]:
         """B^T w flux of one term at several u (batch, n_dofs) of the same z, (batch, n_dofs)."""
@@ -196,6 +218,15 @@ class Galerkin:
         if not self.problem.is_linear:
             return self._block
         return max(1, min(_BLOCK, _ENTRIES // self.problem.linear.n_numbers))
+
+    @property
+    def _is_symmetric(self) -> bool:
+        """Is W_k^T K V symmetric?"""
+        return self.problem.has_potential and not self.reference.is_dual
+
+    def _rows(self, k: sp.csc_matrix) -> Tensor:
+        """K, whose columns are its rows where it is symmetric."""
+        return to_torch_csr(sp.csr_matrix(k.T if self.problem.has_potential else k), torch.float64)
 
     @property
     def _block(self) -> int:
@@ -243,19 +274,20 @@ class Galerkin:
 
 
 class _Trial:
-    """V in slices that stay in the cache while a sparse matrix is multiplied by them."""
+    """V, and its slices, which stay in the cache while a sparse matrix is multiplied by them."""
 
-    def __init__(self, v: Tensor) -> None:
+    def __init__(self, v: Tensor, is_symmetric: bool) -> None:
+        self.v, self._is_symmetric = v, is_symmetric
         self._slices = [part.contiguous() for part in v.split(_COLUMNS, dim=1)]
-        self._product = torch.empty_like(v)
 
-    def moved(self, k: sp.csc_matrix, is_symmetric: bool) -> Tensor:
-        """K V, in memory that the next product takes."""
-        # Where K is symmetric its columns are its rows.
-        rows = to_torch_csr(sp.csr_matrix(k.T if is_symmetric else k), self._product.dtype)
-        for part, own in zip(self._slices, self._product.split(_COLUMNS, dim=1), strict=True):
-            own.copy_(rows @ part)
-        return self._product
+    def tested(self, k: Tensor, w: Tensor) -> Tensor:
+        """W^T K V; where it is V^T K V of a symmetric K, from its upper triangle."""
+        found, n = w.new_zeros(w.shape[1], self.v.shape[1]), 0
+        for part in self._slices:
+            columns = slice(n, n := n + part.shape[1])
+            rows = slice(n) if self._is_symmetric else slice(None)
+            found[rows, columns] = w[:, rows].T @ (k @ part)
+        return found.triu() + found.triu(1).T if self._is_symmetric else found
 
 
 def _tested(r: Tensor, tests: list[Tensor], which: Tensor) -> Tensor:

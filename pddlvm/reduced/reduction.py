@@ -127,8 +127,7 @@ def _reduction(
     bar.show(0.2, now="making the basis")
     v = basis.build(galerkin, generator)
     bar.show(0.6, now="reducing the terms")
-    z = problem.prior.sample((_N_CUBATURE_DRAWS,), generator=generator)
-    solutions = galerkin.solve(v, z)[0]
+    z, solutions = galerkin.draws(v, _N_CUBATURE_DRAWS, generator)
     if not np.any(solutions):
         raise _nothing_to_learn(problem, reference)
     w = representers(galerkin, v, generator) if reference.is_dual else None

@@ -1,11 +1,12 @@
-"""Gaussians by the ELBO, one at each mode.
+"""Gaussians by the ELBO, one at each mode, that are then given the moments of the posterior.
 
     maximise  E_q [ log p(y | h(w)) + log p(w) ] + H(q),      q(w) = N(m, L L^T)
 
 in the coordinates of the Laplace approximation, where it starts: m = 0, L = I. The draws of a step
 come in pairs w = m +- L e whose second moment is exactly the identity: for a Gaussian posterior the
 gradient has no noise at all. The second half of a fixed number of steps is averaged, which a
-training of networks (`pddlvm.training.fit`) has no use for.
+training of networks (`pddlvm.training.fit`) has no use for. What is best by the ELBO is narrower
+than a posterior that is not normal: mean and covariance come from weighted draws (`moments`).
 """
 
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pddlvm.basics.errors import ConvergenceError
 from pddlvm.sampling.local import LocalDensity
+from pddlvm.sampling.moments import matched
 
 __all__ = ["variational"]
 
@@ -25,9 +27,10 @@ _RATE = 0.03
 
 
 def variational(density: LocalDensity, generator: torch.Generator) -> list[Tensor]:
-    """Means m (n_modes, d) and factors L (n_modes, d, d) of the best Gaussians, and their ELBO.
+    """Means m (n_modes, d) and factors L (n_modes, d, d) of Gaussians, and ELBOs (n_modes,).
 
-    The ELBO (n_modes,) is that of eta. All take the same draws: none depends on its neighbours.
+    The ELBO is that of eta, of the Gaussians before they are given moments. All take the same
+    draws: none depends on its neighbours.
 
     Args:
         density: in coordinates that are about standardised.
@@ -71,7 +74,7 @@ def variational(density: LocalDensity, generator: torch.Generator) -> list[Tenso
         value = mean_value(found, factor)
     # |L| of the coordinates too: modes are compared in eta.
     own = density.coordinates.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return [found, factor, value + _log_size(raw_mean) + own]
+    return [*matched(density, found, factor, generator), value + _log_size(raw_mean) + own]
 
 
 def _factor(raw: Tensor) -> Tensor:
