@@ -68,8 +68,7 @@ class TransientSolver:
         asked = torch.from_numpy(self._scheme.asked)
         groups: list[tuple[list[Tensor], list[int]]] = []
         left = []
-        for i, own in enumerate(rows[:, asked]):
-            tangents = self._terms.stiffness(own)
+        for i, tangents in enumerate(self._terms.stiffness_of_each(rows[:, asked])):
             if tangents is None:
                 left.append(i)
                 continue

@@ -56,18 +56,26 @@ class MovingTerms:
 
         They are (n_points, s, s) of each term.
         """
-        found = []
+        return self.stiffness_of_each(rows[None])[0]
+
+    def stiffness_of_each(self, rows: Tensor) -> list[list[Tensor] | None]:
+        """The same of several samples, (n, n_times, d)."""
+        found: list[list[Tensor] | None] = [[] for _ in rows]
         terms = zip(self.operators.terms, self.moves, self._is_load, strict=True)
         for term, moves, is_load in terms:
             if is_load:
                 size = term.weights.numel()
-                found.append(torch.zeros(size, term.s, term.s, dtype=torch.float64))
-                continue
-            first = self._tangents(term, rows[:1])
-            later = self._chunks(rows[1:]) if moves else ()
-            if any((self._tangents(term, part) != first).any() for part in later):
-                return None
-            found.append(first[0])
+                first = torch.zeros(len(rows), size, term.s, term.s, dtype=torch.float64)
+            else:
+                first = torch.cat([self._tangents(term, z) for z in self._chunks(rows[:, 0])])
+            for i, of_sample in enumerate(found):
+                if of_sample is None:
+                    continue
+                later = self._chunks(rows[i, 1:]) if moves and not is_load else ()
+                if any((self._tangents(term, part) != first[i]).any() for part in later):
+                    found[i] = None
+                else:
+                    of_sample.append(first[i])
         return found
 
     def residuals(self, u: Tensor, rows: Tensor) -> Tensor:

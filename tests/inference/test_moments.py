@@ -104,3 +104,12 @@ def test_what_is_right_is_left_as_it_is(generator):
     found = matched(Normal(mean, factor), mean[None], factor[None], generator)
     assert torch.equal(found[0][0], mean)
     assert torch.equal(found[1][0], factor)
+
+
+def test_a_density_that_is_not_reached_changes_nothing(generator):
+    # Two hundred standard deviations away, and a thousandth as wide.
+    density = Normal(torch.full((2,), 200.0).double(), 1e-3 * torch.eye(2).double())
+    start = torch.zeros(1, 2).double(), torch.eye(2).double()[None]
+    density.value = lambda w, mode: Normal.value(density, w, mode).clamp(min=-1e4)
+    for found, own in zip(matched(density, *start, generator), start, strict=True):
+        assert torch.equal(found, own)
