@@ -51,6 +51,7 @@ def small_models(pytestconfig):
         patch("pddlvm.trajectory.reduction._MOST_TERMS", 400),
         patch("pddlvm.galerkin.solved_draws._N_DRAWS", 512),
         patch("pddlvm.collocation.projection._N_DRAWS", 1024),
+        patch("pddlvm.latent.quantity_laws._MOST", 256),
     ):
         yield
 

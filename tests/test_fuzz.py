@@ -35,7 +35,7 @@ MESHES = Path(__file__).parents[1] / "meshes"
 SECONDS = 10
 GB = 10**9 if sys.platform == "darwin" else 10**6
 """As the system counts the memory of processes."""
-FEW, MANY = 24, 2000
+FEW, MANY = 12, 2000
 
 Mutate = Callable[[bytes, random.Random], bytes]
 COUNTS = pytest.mark.parametrize("n", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_dtype_and_device_are_those_of_z_and_rounding_is_in_the_error_bar(model)
 def test_draws_are_solved_once_for_a_problem_and_laws_fitted_once(monkeypatch):
     model = trained(poisson.make(4, n_terms=2))
     problem, solves = model.problem, []
-    assert quantity_laws.n_draws_of(problem) == 1024
+    n = quantity_laws.n_draws_of(problem)
     solve = type(problem).solve
     monkeypatch.setattr(
         type(problem), "solve", lambda self, z: (solves.append(len(z)), solve(self, z))[1]
@@ -102,12 +103,18 @@ def test_draws_are_solved_once_for_a_problem_and_laws_fitted_once(monkeypatch):
     # A mean needs no law.
     _ = first.mean
     assert not solves
-    assert first.n_draws == 1024 and solves == [1024]
+    assert first.n_draws == n and solves == [n]
     std = first.std
     _ = model.forward(z, corrections=1).of(quantities_of_maximum(problem)).std
-    assert solves == [1024]
+    assert solves == [n]
     monkeypatch.setattr(quantity_laws.QuantityLaw, "of_errors", None)
     assert torch.equal(model.forward(z).of(quantity).std, std)
+
+
+@pytest.mark.parametrize(("shape", "n"), [((25,), 1024), ((11, 1000), 128), ((5000,), 220)])
+def test_of_large_solutions_there_are_fewer_draws(shape, n, monkeypatch):
+    monkeypatch.setattr(quantity_laws, "_MOST", 1024)  # That of users, whatever tests take.
+    assert quantity_laws.n_draws_of(SimpleNamespace(solution_shape=shape)) == n
 
 
 def quantities_of_maximum(problem):

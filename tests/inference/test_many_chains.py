@@ -60,14 +60,14 @@ def test_chains_of_several_densities_have_the_moments_of_each(generator):
     masses = [torch.ones(1), torch.ones(1), torch.tensor([0.5, 0.5])]
     target, w = begin(three(), [m.double() for m in masses], 16, generator)
     assert target.which.tolist() == [0] * 16 + [1] * 16 + [2] * 16
-    visited, step = explore(target, w, 40, generator, torch.full((3,), 0.3).double(), cautious)
-    assert visited.shape == (40, 48, 2) and step.shape == (3,)
+    visited, step = explore(target, w, 30, generator, torch.full((3,), 0.3).double(), cautious)
+    assert visited.shape == (30, 48, 2) and step.shape == (3,)
     target, start = dispersed(target, visited[-1], 8, generator)
-    draws = nuts(target, start, step.repeat_interleave(8), 300, generator)
+    draws = nuts(target, start, step.repeat_interleave(8), 150, generator)
     for k, own in enumerate(draws.unflatten(0, (3, 8))):
         assert (rhat(own) < 1.05).all()
         size = float(bulk_size(own).min())
-        assert size > 200
+        assert size > 100
         if k < 2:
             flat, std = own.flatten(0, 1), Normals.stds[k]
             torch.testing.assert_close(
@@ -92,10 +92,10 @@ def test_no_chain_waits_for_the_slowest(generator):
     target.local.value_and_gradient = counted
     # Steps of a density that are a tenth of the others' take trajectories ten times as long.
     step = torch.tensor([1.0, 0.1, 1.0]).double().repeat_interleave(8)
-    nuts(target, start, step, 50, generator)
+    nuts(target, start, step, 20, generator)
     alone = target.on(torch.ones(8, dtype=torch.long))
     own_calls, calls[:] = len(calls), []
-    nuts(alone, start[8:16], step[8:16], 50, generator)
+    nuts(alone, start[8:16], step[8:16], 20, generator)
     assert own_calls < 2.5 * len(calls)
     # What trajectories leave out is computed for many at once.
     assert max(target.local.left_for) > 8
@@ -180,6 +180,7 @@ def test_coordinates_of_each_become_those_of_its_draws(model, generator):
     assert settled.target.which.unique().tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_posteriors_of_a_batch_are_those_of_smaller_ones(model, monkeypatch):
     sensors = pddlvm.PointObservation(model.problem, POINTS, 0.01)
     y = sensors.simulate(model.problem.solve(model.problem.prior.sample((3,), seed=1)), seed=2)
