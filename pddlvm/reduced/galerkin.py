@@ -180,18 +180,12 @@ class Galerkin:
 
         Where a draw costs a matrix of the mesh, each that is solved twice is one too many.
         """
-        z, c = (
-            torch.zeros(0, self.problem.prior.size, dtype=torch.float64),
-            np.zeros((0, v.shape[1])),
-        )
-        for z_kept, c_kept in reversed(self._kept):
-            wide = np.pad(c_kept, ((0, 0), (0, v.shape[1] - c_kept.shape[1])))
-            z, c = torch.cat([z, z_kept]), np.concatenate([c, wide])
-        z, c = z[:n], c[:n]
-        if len(z) < n:
-            new = self.problem.prior.sample((n - len(z),), generator=generator)
-            z, c = torch.cat([z, new]), np.concatenate([c, self.solve(v, new)[0]])
-        return z, c
+        parts = self._kept[::-1]
+        if (n_new := n - sum(len(z) for z, _ in parts)) > 0:
+            new = self.problem.prior.sample((n_new,), generator=generator)
+            parts.append((new, self.solve(v, new)[0]))
+        wide = [np.pad(c, ((0, 0), (0, v.shape[1] - c.shape[1]))) for _, c in parts]
+        return torch.cat([z for z, _ in parts])[:n], np.concatenate(wide)[:n]
 
     def residuals_of_term(self, number: int, states: list[Tensor], z: Tensor) -> list[Tensor]:
         """B^T w flux of one term at several u (batch, n_dofs) of the same z, (batch, n_dofs)."""

@@ -380,3 +380,19 @@ def test_memory_decides_how_many_draws_are_solved_at_once_and_not_what_they_are(
     monkeypatch.setattr(f"pddlvm.reduced.galerkin.{small}", 1)
     for one, other in zip(solved(), together, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+
+
+def test_draws_are_those_that_made_the_basis_and_then_new_ones(generator):
+    problem = poisson.make(8, n_terms=3)
+    galerkin = Galerkin(problem, Reference.of(problem))
+    v = pddlvm.ResidualEnriched(12).build(galerkin, generator)
+    few = galerkin.draws(v, 8, generator)
+    z, c = galerkin.draws(v, 60, generator)
+    assert torch.equal(z[:8], few[0]) and np.array_equal(c[:8], few[1])
+    assert len(z.unique(dim=0)) == len(z) == 60 and c.shape == (60, v.shape[1])
+    exact = galerkin.solve(v, z)[0]
+    error = np.linalg.norm(c - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    # Of most draws of a round one percent is left outside of a basis; the last ones are new.
+    assert np.median(error[:8]) < 0.01 and error.max() < 0.2
+    assert error[-8:].max() < 1e-9
+    assert (error > 1e-9).any()
