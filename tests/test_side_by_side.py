@@ -224,10 +224,12 @@ def test_checks_of_posteriors_are_equal(model, sensors, y, engine):
 
 
 @pytest.mark.slow
-def test_a_posterior_from_processes_has_the_model_of_this_one(model, sensors, y):
+def test_a_posterior_from_processes_has_the_model_of_this_one(model, sensors, y, monkeypatch):
+    monkeypatch.setattr("pddlvm.inference.of_each._AT_ONCE", 1)
     with on(LOKY):
         posterior = model.infer(y, sensors, "nuts", n_samples=16, n_chains=2)
-    targets = posterior._log_density.args[0]
-    surrogates = {id(part.surrogate) for target in targets for part in target.parts}
-    assert len(surrogates) == 1
-    assert targets[0].parts[0].surrogate.model is model
+    query, targets = posterior._log_density.args
+    assert [list(rows) for rows, _ in targets] == [[0], [1]]
+    for _, target in targets:
+        assert target.local.surrogate is query.surrogate
+    assert query.surrogate.model is model
