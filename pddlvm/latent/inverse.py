@@ -26,18 +26,20 @@ _FARTHEST = 9.0
 _N_NODES = 6
 _N_PAIRS, _INSIDE = 512, 1e-9
 """Of even draws; and the ends of their levels."""
+_ROUNDING = 1e-6
 _SURPRISING = 1e-3
 _UNKNOWN = "reject: nothing is known of the errors of this map; train it, or call model.calibrate()"
 
 
 @dataclass(frozen=True)
 class Inverse:
-    """p(z | u): m + s T(g) in the standard coordinates xi of the prior, truncated to its support.
+    """p(z | u): m + s T(g) in the standard coordinates xi of the prior, truncated to its reach.
 
         xi = m + s T(g),   g ~ N(0, 1) between alpha and beta,   xi(alpha), xi(beta) the bounds
 
-    Only Uniform blocks have bounds. Known parameters have s = 0 and are certain. Moments and
-    quantiles of parameters that the prior correlates, functions of several xi, are those of draws.
+    Where the support has no end, the bounds are those beyond which 3e-7 of the prior lies. Known
+    parameters have s = 0 and are certain. Moments and quantiles of parameters that the prior
+    correlates, functions of several xi, are those of draws.
 
     Attributes:
         xi_mean, xi_std: m and s, (..., d); m lies in the support.
@@ -108,13 +110,15 @@ class Inverse:
         return self._quantile(level.to(self.xi_mean.device))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z, (...,): -inf outside the support; known parameters are left out."""
+        """Log density of z, (...,): -inf beyond the bounds; known parameters are left out."""
         z = self.prior.vectors(z).to(self.xi_mean.device)
         broadcast_batch(z=z, mean=self.xi_mean)
         inside = self.prior.contains(z)
         # Something harmless where z is outside, so that no NaN arises.
         z = torch.where(inside, z, self.median.to(z))
         xi = self.prior.standardise(z)
+        low, high = self._ends
+        inside = inside & (xi > low - _ROUNDING) & (xi < high + _ROUNDING)
         unknown = self.xi_std > 0
         std = torch.where(unknown, self.xi_std, 1.0)
         density = self._shape.log_prob((xi - self.xi_mean) / std) - std.log()
@@ -173,10 +177,20 @@ class Inverse:
         return ErrorShape(self.shape.values.to(self.xi_mean.device, torch.float64))
 
     @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest xi, (..., d), float64: as far as the prior reaches, and m +- s.
+
+        Tails of errors are fitted to all draws: those of a wide s would leave the prior.
+        """
+        m, s = self.xi_mean.double(), self.xi_std.double()
+        (first, last), (low, high) = self.prior.standard_bounds(m), self.prior.reach(m)
+        return (m - s).minimum(low).maximum(first), (m + s).maximum(high).minimum(last)
+
+    @cached_property
     def _limits(self) -> tuple[Tensor, Tensor]:
         """alpha and beta, (..., d), float64."""
         m, s = self.xi_mean.double(), self.xi_std.double().clamp(min=1e-300)
-        low, high = self.prior.standard_bounds(m)
+        low, high = self._ends
         ends = ((low - m) / s).clamp(max=0), ((high - m) / s).clamp(min=0)
         alpha, beta = (self._shape.inverse(end)[0] for end in ends)
         return alpha, beta

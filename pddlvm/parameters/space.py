@@ -25,6 +25,9 @@ from pddlvm.parameters.priors import Prior
 
 __all__ = ["Block", "ParameterSpace"]
 
+_FARTHEST = 5.0
+"""Standard deviations of a normal number; 3e-7 lie beyond on either side."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -206,6 +209,17 @@ class ParameterSpace:
             low, high = torch.tensor(bounds, dtype=like.dtype, device=like.device).unbind(-1)
             self._bounds[key] = (low, high)
         return self._bounds[key]
+
+    def reach(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The support; where it has no end, xi beyond which 3e-7 of the prior lies, (d,) each."""
+        low, high = self.standard_bounds(like)
+        left, right = (x.to(like) for x in self._farthest)
+        return torch.where(low.isinf(), left, low), torch.where(high.isinf(), right, high)
+
+    @cached_property
+    def _farthest(self) -> tuple[Tensor, Tensor]:
+        eta = torch.full((self.size,), _FARTHEST, dtype=torch.float64)
+        return self.from_normal(-eta), self.from_normal(eta)
 
     def clamp_standard(self, xi: Tensor) -> Tensor:
         """xi moved into the support, (..., d)."""
