@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> tuple[pddlvm.ValidationReport, i
     budget: dict[str, Any] = {"max_seconds": options.seconds}
     if options.steps is not None:
         budget = {"max_steps": options.steps}
-    pddlvm.train(model, **budget)
+    pddlvm.train(model, **budget, progress=True)
     report = pddlvm.validate(model, options.samples)
     print(report)
     z = problem.prior.sample(seed=4)

@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> tuple[pddlvm.Posterior, pddlvm.Poster
     options.out.mkdir(parents=True, exist_ok=True)
 
     model = pddlvm.LatentVariableModel(heat.make(options.n), seed=0)
-    pddlvm.train(model, max_seconds=options.seconds, max_steps=options.steps)
+    pddlvm.train(model, max_seconds=options.seconds, max_steps=options.steps, progress=True)
     problem = model.problem
     sensors = pddlvm.PointObservation(problem, POINTS, NOISE, times=TIMES)
     z = problem.prior.sample(seed=5)

@@ -46,7 +46,7 @@ def panels(problem: pddlvm.Problem, z: torch.Tensor, axes: np.ndarray) -> None:
 def learn(problem: pddlvm.Problem, budget: dict[str, Any], path: Path) -> pddlvm.ValidationReport:
     """Train a model; one draw of it beside the reference solution, and the viscosity from data."""
     model = pddlvm.LatentVariableModel(problem)
-    pddlvm.train(model, **budget)
+    pddlvm.train(model, **budget, progress=True)
     report = pddlvm.validate(model, n_samples=50)
     print(f"errors in energy: {report.relative_norm:.1e}, {report.relative_norm_corrected:.1e}")
     print("+-2 std hold", {k: round(v, 3) for k, v in report.coverage_of.items()}, "of u and p")
