@@ -124,7 +124,7 @@ def draw(
         else:
             colours = data[owner] if per_cell else data[t].mean(axis=0)
             picture = PolyCollection(
-                list(p.T[t.T]), array=colours, edgecolors="face", linewidth=0.3, **style
+                list(p.T[t.T]), array=colours, linewidth=0.0, antialiased=False, **style
             )
             ax.add_collection(picture)
             ax.autoscale_view()
