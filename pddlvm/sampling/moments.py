@@ -56,8 +56,7 @@ def matched(
     e = torch.randn(n, d, generator=generator, dtype=mean.dtype)
     everything = torch.arange(len(mean))
     ratio = _values(density, mean[:, None] + e @ factor.mT, everything) + 0.5 * e.square().sum(-1)
-    share = 1 / ratio.softmax(1).square().sum(1) / n
-    modes = (~(share >= _CLOSE)).nonzero()[:, 0]
+    modes = (~(_worth(ratio.softmax(1)) >= _CLOSE * n)).nonzero()[:, 0]
     if len(modes):
         found = _moved(density, mean[modes], factor[modes], modes, n, generator)
         mean, factor = (
@@ -114,6 +113,11 @@ def _values(density: LocalDensity, w: Tensor, modes: Tensor) -> Tensor:
     return torch.where(torch.isfinite(values), values, -torch.finfo(values.dtype).max)
 
 
+def _worth(weights: Tensor) -> Tensor:
+    """How many independent draws those of each mode are worth, (n_modes,)."""
+    return 1 / weights.square().sum(1)
+
+
 def _weights(
     log_target: Tensor, log_gaussian: Tensor, log_proposal: Tensor, least: float
 ) -> tuple[Tensor, Tensor]:
@@ -126,7 +130,7 @@ def _weights(
         return (power * log_ratio + log_gaussian - log_proposal).softmax(1)
 
     def is_enough(power: Tensor) -> Tensor:
-        return 1 / weights(power).square().sum(1, keepdim=True) >= least
+        return (_worth(weights(power)) >= least)[:, None]
 
     low, high = torch.zeros_like(log_ratio[:, :1]), torch.ones_like(log_ratio[:, :1])
     low = torch.where(is_enough(high), high, low)
